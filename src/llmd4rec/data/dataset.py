@@ -1,0 +1,250 @@
+"""The prepared data set: item sequences as offsets + values, a catalogue, and a split.
+
+Everything downstream (batches, models, distillation, evaluation) sees only this class. Items and users are dense
+indices `0..I-1` and `0..U-1`; there is no padding item, so nothing can mistake it for a candidate.
+
+On disk a data set is a folder that is memory-mapped when loaded:
+
+    dataset.json        format version, counts, settings of `prepare`, fingerprint
+    offsets.npy         int64  [U + 1]  user u's interactions are items[offsets[u]:offsets[u+1]], oldest first
+    items.npy           int32  [N]
+    times.npy           int64  [N]      seconds since 1970 (optional; `NO_TIME` where unknown)
+    train_end.npy       int64  [U]      flat position behind user u's last training interaction
+    valid.npy test.npy  int64  [V] [T]  flat positions of the held-out targets, ascending, at most one per user each
+    users.parquet       user_id (string), in index order
+    catalogue.parquet   item_id (string), then text fields and other columns, in index order
+    report.json .md     what was read, dropped and why
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmd4rec.errors import DataError
+from llmd4rec.files import atomic_dir, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT_VERSION = 1
+#: The value of `times` where an interaction's time is unknown.
+NO_TIME = np.iinfo(np.int64).min
+
+Int64Array = NDArray[np.int64]
+Int32Array = NDArray[np.int32]
+SplitName = Literal["valid", "test"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Item sequences per user, a catalogue and a split. See the module's docstring for shapes."""
+
+    user_ids: pl.Series
+    catalogue: pl.DataFrame
+    offsets: Int64Array
+    items: Int32Array
+    train_end: Int64Array
+    valid: Int64Array
+    test: Int64Array
+    times: Int64Array | None = None
+    text_fields: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    # ---- counts -------------------------------------------------------------------------------------------------
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        """|I|: every item of the catalogue, with or without interactions."""
+        return self.catalogue.height
+
+    @property
+    def num_interactions(self) -> int:
+        """N."""
+        return len(self.items)
+
+    # ---- views --------------------------------------------------------------------------------------------------
+    def targets(self, split: SplitName) -> Int64Array:
+        """Flat positions of the held-out targets of `split`; [V] or [T], ascending."""
+        return self.valid if split == "valid" else self.test
+
+    def users_of(self, positions: Int64Array) -> Int64Array:
+        """The user of each flat position; same shape."""
+        return np.searchsorted(self.offsets, positions, side="right") - 1
+
+    def history(self, position: int) -> Int32Array:
+        """The items that user interacted with before flat position `position`, oldest first."""
+        user = int(self.users_of(np.asarray([position]))[0])
+        return self.items[self.offsets[user] : position]
+
+    @cached_property
+    def train_counts(self) -> Int64Array:
+        """How often each item occurs in the training part; [I]."""
+        counts = np.zeros(self.num_items, dtype=np.int64)
+        inside = np.arange(self.num_interactions) < np.repeat(self.train_end, np.diff(self.offsets))
+        np.add.at(counts, self.items[inside], 1)
+        return counts
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The catalogue's identifiers in index order."""
+        return self.catalogue["item_id"].to_list()
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        """Identifier → index."""
+        return {item_id: index for index, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """What to call each item in front of a person: its title where it has one, else its identifier."""
+        if "title" not in self.catalogue.columns:
+            return self.item_ids
+        pairs = zip(self.catalogue["title"].to_list(), self.item_ids, strict=True)
+        return [title or item_id for title, item_id in pairs]
+
+    def texts(self, fields: Sequence[str] | None = None) -> list[str]:
+        """One line per item made of its text fields, `field: value` joined by `; ` (empty when it has none).
+
+        Args:
+            fields: which columns of the catalogue; default: :attr:`text_fields`.
+
+        Raises:
+            DataError: a field is not a column of the catalogue.
+        """
+        names = list(self.text_fields if fields is None else fields)
+        for name in names:
+            if name not in self.catalogue.columns:
+                known = ", ".join(column for column in self.catalogue.columns if column != "item_id") or "none"
+                raise DataError(
+                    f"the catalogue has no column {name!r}", f"Name some of its columns instead; it has: {known}."
+                )
+        columns = [self.catalogue[name].cast(pl.String).to_list() for name in names]
+        lines = []
+        for values in zip(*columns, strict=True) if columns else ((),) * self.num_items:
+            lines.append("; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip()))
+        return lines
+
+    # ---- identity -----------------------------------------------------------------------------------------------
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything a model or a metric can depend on: sequences, split, identifiers, texts."""
+        digest = hashlib.sha256()
+        for array in (self.offsets, self.items, self.train_end, self.valid, self.test, self.times):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        for column in [self.user_ids, *self.catalogue.select(pl.all().cast(pl.String)).iter_columns()]:
+            digest.update(column.name.encode())
+            for text in column.to_list():
+                digest.update(b"\0" if text is None else b"\1" + text.encode())
+        return digest.hexdigest()[:32]
+
+    # ---- in and out ---------------------------------------------------------------------------------------------
+    @classmethod
+    def from_frames(
+        cls,
+        interactions: pl.DataFrame | pl.LazyFrame | pd.DataFrame,
+        items: pl.DataFrame | pl.LazyFrame | pd.DataFrame | None = None,
+        **settings: Any,
+    ) -> Dataset:
+        """Cleans, indexes and splits two frames; the settings are those of :class:`~llmd4rec.data.prepare.Prepare`.
+
+        Args:
+            interactions: one row per interaction: user, item, and a timestamp or position if known. polars or pandas.
+            items: one row per item: its identifier and any text columns.
+
+        Raises:
+            DataError: a column is missing or cannot be understood; nothing is left after cleaning.
+        """
+        from llmd4rec.data.prepare import Prepare, prepare_frames
+
+        return prepare_frames(interactions, items, Prepare(**settings))
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Writes the folder described in the module's docstring; same data set, same bytes. All or nothing."""
+        with atomic_dir(Path(path), replace=overwrite) as folder:
+            arrays = {"offsets": self.offsets, "items": self.items, "train_end": self.train_end}
+            arrays |= {"valid": self.valid, "test": self.test}
+            if self.times is not None:
+                arrays["times"] = self.times
+            for name, array in arrays.items():
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            pl.DataFrame({"user_id": self.user_ids}).write_parquet(folder / "users.parquet")
+            self.catalogue.write_parquet(folder / "catalogue.parquet")
+            write_json(
+                folder / "dataset.json",
+                {
+                    "format": FORMAT_VERSION,
+                    "fingerprint": self.fingerprint,
+                    "users": self.num_users,
+                    "items": self.num_items,
+                    "interactions": self.num_interactions,
+                    "validation_targets": len(self.valid),
+                    "test_targets": len(self.test),
+                    "text_fields": list(self.text_fields),
+                    "settings": self.settings,
+                },
+            )
+            write_json(folder / "report.json", self.report)
+            if self.report:
+                from llmd4rec.data.prepare import report_markdown
+
+                (folder / "report.md").write_text(report_markdown(self.report), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Dataset:
+        """Opens a prepared folder, arrays memory-mapped read-only.
+
+        Raises:
+            DataError: the folder is missing, incomplete, of another format version, or inconsistent.
+        """
+        path = Path(path)
+        if not (path / "dataset.json").is_file():
+            raise DataError(
+                f"{path} is not a prepared data set (it has no dataset.json)",
+                f"Make one with: llmd4rec prepare --interactions FILE --out {path}",
+            )
+        head = read_json(path / "dataset.json")
+        if head.get("format") != FORMAT_VERSION:
+            raise DataError(
+                f"{path} has data format {head.get('format')!r}; this version reads {FORMAT_VERSION}",
+                "Run `llmd4rec prepare` again.",
+            )
+        try:
+            arrays = {
+                name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("offsets", "items", "train_end", "valid", "test")
+            }
+            times_file = path / "times.npy"
+            times = np.load(times_file, mmap_mode="r", allow_pickle=False) if times_file.exists() else None
+            users = pl.read_parquet(path / "users.parquet")["user_id"]
+            catalogue = pl.read_parquet(path / "catalogue.parquet")
+            report = read_json(path / "report.json")
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error
+        counts = (len(users), catalogue.height, len(arrays["items"]))
+        if counts != (head["users"], head["items"], head["interactions"]):
+            raise DataError(f"{path} is damaged: its files do not agree", "Run `llmd4rec prepare` again.")
+        return cls(
+            user_ids=users,
+            catalogue=catalogue,
+            times=times,
+            text_fields=tuple(head["text_fields"]),
+            settings=head["settings"],
+            report=report,
+            path=path,
+            **arrays,
+        )

@@ -1,0 +1,52 @@
+"""What every model is: histories in, states out, and a table of items to compare them with.
+
+    scores = states @ item_table.T          states_ND, item_table_ID  →  scores_NI
+
+Losses, ranks, weights, publishing, evaluation and export are written against this and nothing else, so that a model
+that can produce states and a table can be trained, distilled, evaluated and served.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A sequence encoder with a prediction layer over the whole catalogue. Implemented by `torch.nn.Module`s."""
+
+    #: The longest history the model reads; older items are cut off.
+    max_length: int
+
+    @property
+    def num_items(self) -> int:
+        """|I|, the rows of the item table."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """d, the width of states and item table."""
+        ...
+
+    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """States at every position, shape [B, L, d]; the state at t has seen items_BL[:, :t+1] and nothing later.
+
+        Args:
+            items_BL: item indices, int64, padded on the right with any valid index.
+            lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
+        """
+        ...
+
+    def item_table(self) -> Tensor:
+        """The prediction layer's table, shape [I, d], differentiable when training."""
+        ...
+
+
+def last_states(ranker: Ranker, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    """The state behind each whole history, shape [B, d]."""
+    states_BLD = ranker.states(items_BL, lengths_B)
+    rows = torch.arange(len(lengths_B), device=states_BLD.device)
+    return states_BLD[rows, lengths_B - 1]
