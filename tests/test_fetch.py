@@ -1,0 +1,196 @@
+"""Fetching: every way a download can go wrong must end in a verified file or in one readable error."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmd4rec import fetch as module
+from llmd4rec.errors import FetchError, LLMD4RecError
+from llmd4rec.fetch import Package, RemoteFile, Url, fetch
+
+BODY = b"user,item\n" * 5000
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", "http://example.com/file")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[:1000] if self.path == "/cut" else BODY)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LLMD4REC_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+    handler = type("Handler", (_Handler,), {"asked": asked})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        running.shutdown()
+
+
+def _leftovers(cache: Path) -> list[str]:
+    return [p.name for p in cache.rglob("*") if p.name.endswith(".part") or p.name.startswith(".download")]
+
+
+def test_downloads_once_and_then_reads_the_cache(server: tuple[str, list[str]], cache: Path) -> None:
+    address, asked = server
+    file = RemoteFile("sets/log.csv", (Url(f"{address}/log"),), DIGEST)
+    assert fetch(file).read_bytes() == BODY
+    assert fetch(file) == cache / "files/sets/log.csv"
+    assert asked == ["/log"]
+
+
+def test_a_damaged_cached_file_is_fetched_again(server: tuple[str, list[str]]) -> None:
+    file = RemoteFile("log.csv", (Url(f"{server[0]}/log"),), DIGEST)
+    fetch(file).write_bytes(BODY[:-1])
+    assert fetch(file).read_bytes() == BODY
+    assert len(server[1]) == 2
+
+
+@pytest.mark.parametrize("page", ["cut", "missing", "elsewhere"])
+def test_a_bad_origin_is_named_and_the_next_one_used(
+    server: tuple[str, list[str]], cache: Path, page: str
+) -> None:
+    bad, good = Url(f"{server[0]}/{page}"), Url(f"{server[0]}/log")
+    with pytest.raises(FetchError) as caught:
+        fetch(RemoteFile("log.csv", (bad,), None))
+    assert str(bad) in caught.value.what
+    assert {"cut": "1,000 of 50,000", "missing": "404", "elsewhere": "not https"}[page] in caught.value.what
+    assert str(cache / "files/log.csv") in caught.value.remedy
+    assert not (cache / "files/log.csv").exists()
+    assert not _leftovers(cache)
+    assert fetch(RemoteFile("log.csv", (bad, good), None)).read_bytes() == BODY
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(server: tuple[str, list[str]], cache: Path) -> None:
+    with pytest.raises(FetchError, match=f"SHA-256 {DIGEST}, expected 000"):
+        fetch(RemoteFile("log.csv", (Url(f"{server[0]}/log"),), "0" * 64))
+    assert not (cache / "files/log.csv").exists()
+
+
+def test_an_unknown_checksum_is_recorded_and_holds(server: tuple[str, list[str]]) -> None:
+    file = RemoteFile("log.csv", (Url(f"{server[0]}/log"),), None)
+    path = fetch(file)
+    path.write_bytes(b"tampered")
+    assert fetch(file).read_bytes() == BODY, "the recorded digest must reject the altered copy"
+    path.with_name("log.csv.sha256").write_text("1" * 64)
+    with pytest.raises(FetchError, match="expected 111"):
+        fetch(file)
+
+
+def test_offline_asks_nobody_but_takes_a_file_put_there_by_hand(
+    server: tuple[str, list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMD4REC_OFFLINE", "1")
+    file = RemoteFile("log.csv", (Url(f"{server[0]}/log"),), DIGEST)
+    with pytest.raises(FetchError, match="LLMD4REC_OFFLINE"):
+        fetch(file)
+    (cache / "files/log.csv").write_bytes(BODY)
+    assert fetch(file).read_bytes() == BODY
+    assert not server[1]
+
+
+def test_no_network_fails_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A resolver that hangs, as it does behind many firewalls: the socket's own timeout does not cover it.
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(module.reachable, "__defaults__", (0.3,))
+    monkeypatch.setattr(module.socket, "create_connection", lambda *_: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(FetchError, match="no answer within"):
+        fetch(RemoteFile("log.csv", (Url("https://example.com/log"),), DIGEST))
+    assert time.monotonic() - start < 2
+
+
+def test_plain_http_and_paths_out_of_the_cache_are_refused() -> None:
+    with pytest.raises(FetchError, match="not https"):
+        fetch(RemoteFile("log.csv", (Url("http://example.com/log"),), DIGEST))
+    with pytest.raises(ValueError, match="inside the cache"):
+        fetch(RemoteFile("../log.csv", (), DIGEST))
+
+
+def test_a_full_disk_is_not_blamed_on_the_origin(
+    server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_download", full)
+    with pytest.raises(LLMD4RecError, match="disk is full") as caught:
+        fetch(RemoteFile("log.csv", (Url(f"{server[0]}/log"),), DIGEST))
+    assert not isinstance(caught.value, FetchError)
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes a package index out of a folder with one wheel; gives the wheel's SHA-256."""
+    index = tmp_path / "index"
+    index.mkdir()
+    path = index / "toy_weights-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("toy_weights/log.csv", BODY)
+        archive.writestr("../escape.txt", "x")
+        archive.writestr(
+            "toy_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "toy_weights-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr("toy_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_package_member_is_taken_from_the_wheel(
+    wheel: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Package("toy-weights", "1.0", "toy_weights/log.csv", wheel)
+    assert fetch(RemoteFile("log.csv", (good,), DIGEST)).read_bytes() == BODY
+    assert not _leftovers(cache)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(cache))
+    missing = Package("toy-weights", "1.0", "toy_weights/other.csv", wheel)
+    with pytest.raises(FetchError, match=r"holds no file toy_weights/other\.csv"):
+        fetch(RemoteFile("other.csv", (missing,), None))
+
+
+def test_package_failures_are_named(wheel: str) -> None:
+    altered = Package("toy-weights", "1.0", "toy_weights/log.csv", "0" * 64)
+    absent = Package("toy-weights", "9.9", "toy_weights/log.csv", wheel)
+    with pytest.raises(FetchError) as caught:
+        fetch(RemoteFile("log.csv", (altered, absent), DIGEST))
+    assert "wheel has SHA-256" in caught.value.what
+    assert "No matching distribution" in caught.value.what
