@@ -1,0 +1,140 @@
+"""Batches of training windows: every training position once per epoch, all positions of a window in one pass.
+
+A *training position* is a pair (history, next item) inside the training part of a user's sequence. They are numbered
+0..P-1 in (user, time) order; a published teacher has one state per number, whatever windows the student reads.
+
+A user's inputs longer than the model's window are cut into windows that overlap by half, and each position is trained
+in the window that shows it the most history. So nothing of a long sequence is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmd4rec.data.dataset import Dataset, Int64Array
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of windows, padded on the right with item 0.
+
+    Attributes:
+        items_BL: item indices read.
+        lengths_B: real length of each window.
+        loss_mask_BL: where a next item is to be predicted; its true entries in row order are the N positions.
+        target_N: the true next items.
+        position_N: the numbers of those training positions, 0..P-1.
+    """
+
+    items_BL: Tensor
+    lengths_B: Tensor
+    loss_mask_BL: Tensor
+    target_N: Tensor
+    position_N: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
+        return Batch(
+            self.items_BL.to(device),
+            self.lengths_B.to(device),
+            self.loss_mask_BL.to(device),
+            self.target_N.to(device),
+            self.position_N,
+        )
+
+
+class TrainingWindows:
+    """All training positions of a data set, as windows of at most `max_length` items."""
+
+    def __init__(self, dataset: Dataset, max_length: int) -> None:
+        self._items = dataset.items
+        self.max_length = max_length
+        starts = np.asarray(dataset.offsets[:-1])
+        inputs = np.maximum(np.asarray(dataset.train_end) - starts - 1, 0)  # the last training item is only a target
+        first_number = np.concatenate([[0], np.cumsum(inputs)])
+        #: P, the number of training positions.
+        self.num_positions = int(first_number[-1])
+        # Window j of a user reads max_length inputs and trains those that the windows before it have not.
+        stride = max(1, max_length // 2)
+        extra = np.maximum(inputs - max_length, 0)
+        windows = np.where(inputs > 0, 1 + -(-extra // stride), 0)
+        user = np.repeat(np.arange(len(inputs)), windows)
+        nth = np.arange(len(user)) - np.repeat(np.cumsum(windows) - windows, windows)
+        end = np.minimum(max_length + nth * stride, inputs[user])
+        begin = np.maximum(end - max_length, 0)
+        fresh = np.where(nth == 0, 0, max_length + (nth - 1) * stride)
+        self._begin: Int64Array = starts[user] + begin
+        self._length: Int64Array = end - begin
+        self._fresh: Int64Array = fresh - begin  # first row of the window whose target is its own to train
+        self._number: Int64Array = first_number[user] + begin
+
+    def __len__(self) -> int:
+        return len(self._begin)
+
+    def targets(self) -> Int64Array:
+        """The true next item of every training position, in the order of their numbers; [P]."""
+        targets = np.empty(self.num_positions, dtype=np.int64)
+        for windows in np.array_split(np.arange(len(self)), max(1, len(self) // 4096)):
+            batch = self.batch(windows)
+            targets[batch.position_N.numpy()] = batch.target_N.numpy()
+        return targets
+
+    def batch(self, windows: Int64Array) -> Batch:
+        """The given windows as one batch."""
+        length = self._length[windows]
+        column = np.arange(int(length.max()))
+        real = column < length[:, None]
+        index = np.where(real, self._begin[windows, None] + column, self._begin[windows, None])
+        mask = real & (column >= self._fresh[windows, None])
+        return Batch(
+            items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
+            lengths_B=torch.from_numpy(length),
+            loss_mask_BL=torch.from_numpy(mask),
+            target_N=torch.from_numpy(self._items[(index + 1)[mask]].astype(np.int64)),
+            position_N=torch.from_numpy((self._number[windows, None] + column)[mask]),
+        )
+
+    def shuffled(self, tokens: int, rng: np.random.Generator, limit: int | None = None) -> list[Int64Array]:
+        """One epoch's windows in random order, grouped into batches of about `tokens` trained positions.
+
+        Windows of similar length share a batch, so little is computed on padding: the order is drawn over all
+        windows, sorted by length only within chunks of 32 batches, and the batches are shuffled again.
+
+        Args:
+            tokens: trained positions per batch, about.
+            rng: source of randomness.
+            limit: train only about so many positions, of windows drawn at random (for epochs that would take hours).
+        """
+        order = rng.permutation(len(self))
+        own = self._length - self._fresh
+        if limit is not None and limit < self.num_positions:
+            order = order[: int(np.searchsorted(np.cumsum(own[order]), limit)) + 1]
+        batches: list[Int64Array] = []
+        for chunk in _split_by_sum(order, own, 32 * tokens):
+            by_length = chunk[np.argsort(self._length[chunk], kind="stable")]
+            batches += _split_by_sum(by_length, own, tokens)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def in_order(self, tokens: int) -> Iterator[Int64Array]:
+        """All windows, longest first, grouped into batches that read at most about `tokens` items with padding."""
+        order = np.argsort(-self._length, kind="stable")
+        start = 0
+        while start < len(order):
+            count = max(1, tokens // int(self._length[order[start]]))
+            yield order[start : start + count]
+            start += count
+
+
+def _split_by_sum(order: Int64Array, size: Int64Array, most: int) -> list[Int64Array]:
+    """Cuts `order` into runs whose sizes add up to about `most` each."""
+    if not len(order):
+        return []
+    total = np.cumsum(size[order])
+    parts = max(1, round(float(total[-1]) / most))
+    cuts = np.searchsorted(total, np.arange(1, parts) * total[-1] / parts)
+    return [part for part in np.split(order, np.unique(cuts)) if len(part)]

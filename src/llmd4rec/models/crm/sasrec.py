@@ -1,0 +1,104 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), over a full softmax.
+
+    history  i_1 ... i_t                       item indices, oldest first
+    x        E[i] + P[position]                item table E (also the prediction layer), learned positions P
+    blocks   x = x + Attention(Norm(x));  x = x + FFN(Norm(x))      causal, dropout on every branch
+    state_t  Norm(x_t)                         scores = state_t @ E.T
+
+Choices, where implementations differ: items and prediction layer share one table, as in the paper; positions are
+counted from the start of the window, so the state at t does not depend on how long the history becomes later and one
+pass trains every position; normal initialisation with deviation 0.02 in place of scaling by √d.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SASRec(BaseModel):
+    """Settings of SASRec; :meth:`build` makes the network."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["sasrec"] = "sasrec"
+    dim: int = Field(64, ge=1, description="width d of states and item table")
+    layers: int = Field(2, ge=0, description="attention blocks")
+    heads: int = Field(2, ge=1, description="attention heads; must divide dim")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
+    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
+
+    def build(self, num_items: int, seed: int) -> SASRecNetwork:
+        """A freshly initialised network for a catalogue of `num_items`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return SASRecNetwork(num_items, self)
+
+
+class SASRecNetwork(nn.Module):
+    """The network; a :class:`~llmd4rec.models.ranker.Ranker`."""
+
+    def __init__(self, num_items: int, settings: SASRec) -> None:
+        super().__init__()
+        self.max_length = settings.max_length
+        self.items = nn.Embedding(num_items, settings.dim)
+        self.positions = nn.Embedding(settings.max_length, settings.dim)
+        self.norm_in = nn.LayerNorm(settings.dim)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    @property
+    def num_items(self) -> int:
+        """|I|."""
+        return self.items.num_embeddings
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.items.embedding_dim
+
+    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """States [B, L, d]; see :class:`~llmd4rec.models.ranker.Ranker`."""
+        length = items_BL.shape[1]
+        x_BLD = self.items(items_BL) + self.positions.weight[:length]
+        x_BLD = self.dropout(self.norm_in(x_BLD))
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return x_BLD
+
+    def item_table(self) -> Tensor:
+        """The shared item table [I, d]."""
+        return self.items.weight
+
+
+class Block(nn.Module):
+    """One block: causal self-attention, then a feed-forward network, each behind a residual connection."""
+
+    def __init__(self, settings: SASRec) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.qkv = nn.Linear(settings.dim, 3 * settings.dim)
+        self.out = nn.Linear(settings.dim, settings.dim)
+        self.norm1 = nn.LayerNorm(settings.dim)
+        self.norm2 = nn.LayerNorm(settings.dim)
+        self.up = nn.Linear(settings.dim, 4 * settings.dim)
+        self.down = nn.Linear(4 * settings.dim, settings.dim)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """[B, L, d] → [B, L, d]."""
+        batch, length, dim = x_BLD.shape
+        q, k, v = self.qkv(x_BLD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        p = self.dropout.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        x_BLD = self.norm1(x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim))))
+        return self.norm2(x_BLD + self.dropout(self.down(F.gelu(self.up(x_BLD)))))
