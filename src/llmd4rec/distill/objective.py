@@ -104,7 +104,7 @@ def ranking_loss(
         label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I.
         block_elements: bound on the elements of one block of scores.
     """
-    total, ce, kl, weight_N, rank_N = _Walk.apply(
+    total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
         states_ND, table_ID, target_N, lesson, distill, bias_I, label_smoothing, block_elements
     )
     return LossParts(total, ce, kl, weight_N if lesson is not None else None, rank_N)
@@ -196,7 +196,7 @@ class _Walk(torch.autograd.Function):
         return total, ce, kl, weight_N, rank_N
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_states_ND, grad_table_ID = ctx.saved_tensors
         scale = gradients[0]
         return grad_states_ND * scale, grad_table_ID * scale, None, None, None, None, None, None
@@ -205,7 +205,9 @@ class _Walk(torch.autograd.Function):
 class _Buffers:
     """The few blocks of positions × items that exist, allocated once and reused."""
 
-    def __init__(self, rows: int, items: int, like: Tensor, has_teacher: bool, distill: Distill | None) -> None:
+    def __init__(
+        self, rows: int, items: int, like: Tensor, has_teacher: bool, distill: Distill | None
+    ) -> None:
         self.scores = like.new_empty(rows, items)
         self.teacher = like.new_empty(rows, items) if has_teacher else self.scores
         self.soft = like.new_empty(rows, items) if has_teacher else self.scores
@@ -219,7 +221,9 @@ def _ranks(scores_nI: Tensor, true_n1: Tensor, bias_I: Tensor | None) -> Tensor:
     return (above_nI.to(scores_nI.dtype) @ bias_I.exp()).round().long().clamp(min=1)
 
 
-def _divergence_(teacher_nI: Tensor, scores_nI: Tensor, soft_nI: Tensor, temperature: float, bias_I: Tensor | None) -> Tensor:
+def _divergence_(
+    teacher_nI: Tensor, scores_nI: Tensor, soft_nI: Tensor, temperature: float, bias_I: Tensor | None
+) -> Tensor:
     """KL( teacher ‖ student ) at a temperature, per row; leaves `p_student - p_teacher` in `teacher_nI`.
 
     `scores_nI` is read only; `soft_nI` is scratch space.
@@ -251,7 +255,9 @@ def _tempered_(scores_nI: Tensor, temperature: float, bias_I: Tensor) -> Tensor:
     return scores_nI
 
 
-def draw_candidates(target_N: Tensor, num_items: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw_candidates(
+    target_N: Tensor, num_items: int, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates for one step of a large catalogue: the batch's true items and a uniform draw from all others.
 
     The log-Q correction makes each drawn item stand for `(I - own) / draws` items, so that the partition function over
@@ -273,7 +279,9 @@ def draw_candidates(target_N: Tensor, num_items: int, draws: int, generator: tor
     candidate_C, order = torch.cat([own, drawn]).sort()
     bias_C = torch.zeros(len(candidate_C))
     if len(drawn):
-        bias_C[len(own) :] = float(torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64)))
+        bias_C[len(own) :] = float(
+            torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64))
+        )
     row_N = torch.searchsorted(candidate_C, target_N.cpu())
     device = target_N.device
     return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)

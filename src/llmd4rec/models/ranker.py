@@ -8,29 +8,29 @@ that can produce states and a table can be trained, distilled, evaluated and ser
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-@runtime_checkable
-class Ranker(Protocol):
-    """A sequence encoder with a prediction layer over the whole catalogue. Implemented by `torch.nn.Module`s."""
+class Ranker(nn.Module, ABC):
+    """A sequence encoder with a prediction layer over the whole catalogue."""
 
     #: The longest history the model reads; older items are cut off.
     max_length: int
 
     @property
+    @abstractmethod
     def num_items(self) -> int:
         """|I|, the rows of the item table."""
-        ...
 
     @property
+    @abstractmethod
     def dim(self) -> int:
         """d, the width of states and item table."""
-        ...
 
+    @abstractmethod
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """States at every position, shape [B, L, d]; the state at t has seen items_BL[:, :t+1] and nothing later.
 
@@ -38,11 +38,18 @@ class Ranker(Protocol):
             items_BL: item indices, int64, padded on the right with any valid index.
             lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
         """
-        ...
 
+    @abstractmethod
     def item_table(self) -> Tensor:
         """The prediction layer's table, shape [I, d], differentiable when training."""
-        ...
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The tensors a checkpoint must hold to rebuild this model; everything, unless a subclass knows better."""
+        return dict(self.state_dict())
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        """Restores what :meth:`saved_state` gave."""
+        self.load_state_dict(state)
 
 
 def last_states(ranker: Ranker, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
@@ -50,3 +57,11 @@ def last_states(ranker: Ranker, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
     states_BLD = ranker.states(items_BL, lengths_B)
     rows = torch.arange(len(lengths_B), device=states_BLD.device)
     return states_BLD[rows, lengths_B - 1]
+
+
+def count_parameters(ranker: nn.Module) -> tuple[int, int]:
+    """All and trainable parameters."""
+    return (
+        sum(parameter.numel() for parameter in ranker.parameters()),
+        sum(parameter.numel() for parameter in ranker.parameters() if parameter.requires_grad),
+    )

@@ -2,8 +2,8 @@
 
     history  i_1 ... i_t                       item indices, oldest first
     x        E[i] + P[position]                item table E (also the prediction layer), learned positions P
-    blocks   x = x + Attention(Norm(x));  x = x + FFN(Norm(x))      causal, dropout on every branch
-    state_t  Norm(x_t)                         scores = state_t @ E.T
+    blocks   x = Norm(x + Attention(x));  x = Norm(x + FFN(x))      causal, dropout on every branch
+    state_t  x_t                               scores = state_t @ E.T
 
 Choices, where implementations differ: items and prediction layer share one table, as in the paper; positions are
 counted from the start of the window, so the state at t does not depend on how long the history becomes later and one
@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.models.ranker import Ranker
+
 
 class SASRec(BaseModel):
     """Settings of SASRec; :meth:`build` makes the network."""
@@ -29,7 +31,9 @@ class SASRec(BaseModel):
     dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="attention blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward"
+    )
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     def build(self, num_items: int, seed: int) -> SASRecNetwork:
@@ -39,7 +43,7 @@ class SASRec(BaseModel):
             return SASRecNetwork(num_items, self)
 
 
-class SASRecNetwork(nn.Module):
+class SASRecNetwork(Ranker):
     """The network; a :class:`~llmd4rec.models.ranker.Ranker`."""
 
     def __init__(self, num_items: int, settings: SASRec) -> None:
@@ -69,7 +73,7 @@ class SASRecNetwork(nn.Module):
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.ranker.Ranker`."""
         length = items_BL.shape[1]
-        x_BLD = self.items(items_BL) + self.positions.weight[:length]
+        x_BLD: Tensor = self.items(items_BL) + self.positions.weight[:length]
         x_BLD = self.dropout(self.norm_in(x_BLD))
         for block in self.blocks:
             x_BLD = block(x_BLD)
@@ -100,5 +104,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(x_BLD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         p = self.dropout.p if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
-        x_BLD = self.norm1(x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim))))
-        return self.norm2(x_BLD + self.dropout(self.down(F.gelu(self.up(x_BLD)))))
+        x_BLD = self.norm1(
+            x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
+        )
+        y_BLD: Tensor = self.norm2(x_BLD + self.dropout(self.down(F.gelu(self.up(x_BLD)))))
+        return y_BLD

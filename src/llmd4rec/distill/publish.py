@@ -1,0 +1,149 @@
+"""Publishing a teacher: its states at every training position and its item table, in a memory-mapped folder.
+
+From N × D numbers any block of the teacher's full output distribution is rebuilt by one matrix product, so nothing of
+size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
+
+    teacher.json   format, counts, data fingerprint, what was published
+    states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
+    table.npy      float32 [I, D]
+    rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
+from llmd4rec.errors import ModelError, RunError
+from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.progress import bar
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An opened published teacher."""
+
+    states: NDArray[np.floating]
+    table: Tensor
+    rank: NDArray[np.int32]
+
+    def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
+        """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
+        numbers = position_N.numpy()
+        device = self.table.device
+        table = self.table if candidate_C is None else self.table[candidate_C]
+        return Lesson(
+            states_NK=torch.from_numpy(self.states[numbers]).to(device),
+            table_IK=table,
+            rank_N=torch.from_numpy(self.rank[numbers]).to(device),
+        )
+
+
+@torch.inference_mode()
+def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch_items: int = 4096) -> None:
+    """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
+
+    Args:
+        ranker: the model that will teach; its training flag is left as it was.
+        dataset: whose training positions to answer.
+        folder: replaced if it exists.
+        label: what is published, written into teacher.json.
+        batch_items: items read per forward pass.
+
+    Raises:
+        ModelError: a state is not a finite number.
+    """
+    windows = TrainingWindows(dataset, ranker.max_length)
+    was_training = ranker.training
+    ranker.eval()
+    device = next(ranker.parameters()).device
+    table = ranker.item_table().float()
+    table_DI = table.t().contiguous()
+    try:
+        with atomic_dir(folder, replace=True) as temporary:
+            shape = (windows.num_positions, ranker.dim)
+            states = np.lib.format.open_memmap(
+                temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape
+            )
+            rank = np.empty(windows.num_positions, dtype=np.int32)
+            with bar(f"publishing {label}", windows.num_positions, "positions") as progress:
+                for chosen in windows.in_order(batch_items):
+                    batch = windows.batch(chosen).to(device)
+                    states_ND = ranker.states(batch.items_BL, batch.lengths_B)[batch.loss_mask_BL].float()
+                    if not bool(torch.isfinite(states_ND).all()):
+                        raise ModelError(
+                            f"cannot publish {label}: a state is not a finite number",
+                            "Training diverged; lower its learning rate.",
+                        )
+                    if float(states_ND.abs().max()) > 6e4 and states.dtype == np.float16:
+                        states = _widen(temporary / "states.npy", states)
+                    # Ranks are those of the distribution that the student will see: of the rounded states.
+                    states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
+                    numbers = batch.position_N.numpy()
+                    states[numbers] = states_ND.cpu().numpy()
+                    rank[numbers] = _true_ranks(states_ND.float(), table_DI, batch.target_N).cpu().numpy()
+                    progress.advance(len(numbers))
+            states.flush()
+            np.save(temporary / "table.npy", table.cpu().numpy())
+            np.save(temporary / "rank.npy", rank)
+            write_json(
+                temporary / "teacher.json",
+                {
+                    "format": FORMAT_VERSION,
+                    "label": label,
+                    "data": dataset.fingerprint,
+                    "positions": windows.num_positions,
+                    "dim": ranker.dim,
+                    "items": ranker.num_items,
+                },
+            )
+    finally:
+        ranker.train(was_training)
+
+
+def _widen(path: Path, states: np.memmap) -> np.memmap:
+    wide = np.lib.format.open_memmap(
+        path.with_suffix(".wide.npy"), mode="w+", dtype=np.float32, shape=states.shape
+    )
+    wide[:] = states
+    path.with_suffix(".wide.npy").replace(path)
+    return wide
+
+
+def _true_ranks(states_ND: Tensor, table_DI: Tensor, target_N: Tensor) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // table_DI.shape[1])
+    ranks = []
+    for start in range(0, len(target_N), rows):
+        target_n = target_N[start : start + rows]
+        scores_nI = states_ND[start : start + rows] @ table_DI
+        ranks.append((scores_nI >= scores_nI.gather(1, target_n[:, None])).sum(1))
+    return torch.cat(ranks) if ranks else target_N.new_empty(0)
+
+
+def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teacher:
+    """Opens a published teacher, states memory-mapped, table on `device`.
+
+    Raises:
+        RunError: it is missing, of another format, or was published for other data.
+    """
+    head = read_json(folder / "teacher.json")
+    if head["format"] != FORMAT_VERSION or head["data"] != dataset.fingerprint:
+        raise RunError(
+            f"{folder} was published for other data or by another version", "Delete it and train again."
+        )
+    return Teacher(
+        states=np.load(folder / "states.npy", mmap_mode="r"),
+        table=torch.from_numpy(np.load(folder / "table.npy")).to(device),
+        rank=np.load(folder / "rank.npy"),
+    )

@@ -1,0 +1,328 @@
+"""Fitting one student to one objective: epochs chosen by validation, interruptible anywhere, resumable exactly.
+
+The loop knows no model and no method: it asks a Ranker for states, hands them with its item table to the ranking loss,
+and keeps the weights with the best validation NDCG@10. Everything random depends on the run's seed and on names
+(phase, epoch, step), or is saved with the checkpoint, so a resumed training continues to the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from llmd4rec.data.batches import Batch, TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.objective import Distill, LossParts, draw_candidates, ranking_loss
+from llmd4rec.distill.publish import Teacher
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.progress import bar
+from llmd4rec.training import checkpoint
+from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed
+from llmd4rec.training.tracking import MetricsLog
+
+#: Bins of the weights' histogram in the log, over [0, 2].
+WEIGHT_BINS = 20
+
+
+class Training(BaseModel):
+    """How one model is trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: int = Field(100, ge=0, description="at most so many epochs")
+    patience: int = Field(
+        5, ge=1, description="stop after so many epochs without a better validation NDCG@10"
+    )
+    batch: int = Field(256, ge=1, description="training positions per step, about")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="what the rate does afterwards")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    clip: float | None = Field(
+        None, gt=0, description="largest gradient norm; longer gradients are scaled down"
+    )
+    epoch_positions: int | None = Field(
+        None, ge=1, description="train only about so many positions, drawn anew, in each epoch (null: all)"
+    )
+    full_softmax_items: int = Field(
+        200_000, ge=1, description="larger catalogues are trained on drawn candidates with a log-Q correction"
+    )
+    candidates: int = Field(
+        16_384, ge=1, description="items drawn per step when the catalogue is larger than that"
+    )
+    checkpoint_seconds: float = Field(60, ge=0, description="save at the first step after so many seconds")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out of a training.
+
+    Attributes:
+        best_value: validation NDCG@10 of the weights kept.
+        best_epoch: when they were reached; 0 is the state training started from.
+        epochs: how many were run.
+        seconds: time spent in training steps and validation, interruptions not counted.
+    """
+
+    best_value: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+@dataclass
+class _Progress:
+    """Where a training stands; saved as JSON with each checkpoint."""
+
+    epoch: int = 1
+    step: int = 0  # steps done in this epoch
+    total_steps: int = 0
+    best_value: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    log_size: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    weight_counts: list[int] = field(default_factory=lambda: [0] * WEIGHT_BINS)
+
+
+def fit(
+    ranker: Ranker,
+    dataset: Dataset,
+    settings: Training,
+    folder: Path,
+    *,
+    phase: str,
+    seed: int,
+    validate: Callable[[Ranker], float],
+    log: MetricsLog,
+    teacher: Teacher | None = None,
+    distill: Distill | None = None,
+) -> Fitted:
+    """Trains `ranker` in place and leaves it with its best weights, which are also in `folder`/best.safetensors.
+
+    Args:
+        ranker: the student, on its device.
+        dataset: its training positions are the samples.
+        settings: optimiser, schedule, stopping.
+        folder: checkpoints; an unfinished training found there is continued.
+        phase: name of this training in the log and in seeds.
+        seed: the run's seed.
+        validate: gives the validation NDCG@10 of the ranker.
+        log: where each epoch's figures go.
+        teacher: whom to listen to, if anybody.
+        distill: how.
+
+    Raises:
+        DataError: there is nothing to train on.
+        RunError: the loss is not a finite number; the best checkpoint so far is kept.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+    """
+    windows = TrainingWindows(dataset, ranker.max_length)
+    if not windows.num_positions:
+        raise DataError(
+            "there is nothing to train on: no user has two interactions in the training part",
+            "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
+        )
+    parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    trainer = _Trainer(
+        ranker, dataset, windows, settings, optimizer, list(parameters), folder, phase, seed, log
+    )
+    trainer.teacher, trainer.distill = teacher, distill
+    return trainer.run(validate)
+
+
+class _Trainer:
+    def __init__(
+        self,
+        ranker: Ranker,
+        dataset: Dataset,
+        windows: TrainingWindows,
+        settings: Training,
+        optimizer: torch.optim.Optimizer,
+        names: list[str],
+        folder: Path,
+        phase: str,
+        seed: int,
+        log: MetricsLog,
+    ) -> None:
+        self.ranker, self.dataset, self.windows, self.settings = ranker, dataset, windows, settings
+        self.optimizer, self.names, self.folder = optimizer, names, folder
+        self.phase, self.seed, self.log = phase, seed, log
+        self.device = next(ranker.parameters()).device
+        self.teacher: Teacher | None = None
+        self.distill: Distill | None = None
+        self.at = _Progress(log_size=log.size)
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
+        self.planned_steps = max(1, round(per_epoch / settings.batch)) * settings.epochs
+
+    def run(self, validate: Callable[[Ranker], float]) -> Fitted:
+        clock = time.perf_counter()
+        if self.last.exists():
+            self._resume()
+        else:
+            # Epoch 0 is a candidate: a student that starts from a trained state is never made worse.
+            torch.manual_seed(derive_seed(self.seed, self.phase))
+            self._judge(validate(self.ranker), epoch=0)
+        started = clock - self.at.seconds
+        self._saved_at = time.perf_counter()
+        with deferred_signals() as stop:
+            while self.at.epoch <= self.settings.epochs and not self._out_of_patience():
+                self._epoch(started, stop)
+                value = validate(self.ranker)
+                self.at.seconds = time.perf_counter() - started
+                self._judge(value, self.at.epoch)
+                self.at.epoch, self.at.step, self.at.sums = self.at.epoch + 1, 0, {}
+                self.at.weight_counts = [0] * WEIGHT_BINS
+                self.at.log_size = self.log.size
+                if stop:
+                    self._save()
+                stop.raise_if_set()
+        self.ranker.load_saved_state(checkpoint.load(self.best, self.device)[0])
+        self.last.unlink(missing_ok=True)
+        return Fitted(self.at.best_value, self.at.best_epoch, self.at.epoch - 1, self.at.seconds)
+
+    def _out_of_patience(self) -> bool:
+        return self.at.epoch - 1 - self.at.best_epoch >= self.settings.patience
+
+    # ---- one epoch ----------------------------------------------------------------------------------------------
+    def _epoch(self, started: float, stop: StopRequest) -> None:
+        at, settings = self.at, self.settings
+        rng = np.random.default_rng(derive_seed(self.seed, self.phase, at.epoch))
+        batches = self.windows.shuffled(settings.batch, rng, settings.epoch_positions)
+        self.ranker.train()
+        with bar(f"{self.phase} epoch {at.epoch}", len(batches), "steps", start=at.step) as progress:
+            for chosen in batches[at.step :]:
+                batch = self.windows.batch(chosen)
+                parts = self._step(batch)
+                loss = float(parts.total.detach())
+                if not math.isfinite(loss):
+                    raise RunError(
+                        f"{self.phase}: the loss is {loss} in epoch {at.epoch}, step {at.step + 1}",
+                        f"The best weights so far are in {self.best}. Lower the learning rate and train again.",
+                    )
+                at.step, at.total_steps = at.step + 1, at.total_steps + 1
+                self._account(parts, len(batch.target_N))
+                progress.advance(note=f"loss {loss:.3f}  best {max(at.best_value, 0):.4f}")
+                overdue = time.perf_counter() - self._saved_at > settings.checkpoint_seconds
+                if stop or (overdue and at.step < len(batches)):
+                    at.seconds = time.perf_counter() - started
+                    self._save()
+                stop.raise_if_set()
+
+    def _step(self, batch: Batch) -> LossParts:
+        position_N = batch.position_N
+        batch = batch.to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self._rate(self.at.total_steps)
+        states_ND = self.ranker.states(batch.items_BL, batch.lengths_B)[batch.loss_mask_BL]
+        table_ID = self.ranker.item_table()
+        target_N, bias, candidate_C = batch.target_N, None, None
+        if self.ranker.num_items > self.settings.full_softmax_items:
+            drawn = torch.Generator().manual_seed(
+                derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
+            )
+            candidate_C, target_N, bias = draw_candidates(
+                target_N, self.ranker.num_items, self.settings.candidates, drawn
+            )
+            table_ID = table_ID[candidate_C]
+        lesson = self.teacher.lesson(position_N, candidate_C) if self.teacher is not None else None
+        parts = ranking_loss(
+            states_ND,
+            table_ID,
+            target_N,
+            lesson,
+            self.distill,
+            bias_I=bias,
+            label_smoothing=self.settings.label_smoothing,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        parts.total.backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip)
+        self.optimizer.step()
+        return parts
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _rate(self, step: int) -> float:
+        """The learning rate at a step, as a share of its peak."""
+        if step < self.settings.warmup:
+            return (step + 1) / self.settings.warmup
+        if self.settings.schedule == "constant":
+            return 1.0
+        done = (step - self.settings.warmup) / max(1, self.planned_steps - self.settings.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _account(self, parts: LossParts, positions: int) -> None:
+        sums = self.at.sums
+        sums["positions"] = sums.get("positions", 0.0) + positions
+        sums["ce"] = sums.get("ce", 0.0) + float(parts.ce) * positions
+        sums["kl"] = sums.get("kl", 0.0) + float(parts.kl) * positions
+        if parts.weight_N is not None:
+            counts = torch.histc(parts.weight_N.float().cpu(), WEIGHT_BINS, 0, 2)
+            self.at.weight_counts = [a + int(b) for a, b in zip(self.at.weight_counts, counts, strict=True)]
+            sums["weight"] = sums.get("weight", 0.0) + float(parts.weight_N.sum())
+
+    # ---- validation and checkpoints -----------------------------------------------------------------------------
+    def _judge(self, value: float, epoch: int) -> None:
+        at = self.at
+        improved = value > at.best_value
+        if improved:
+            at.best_value, at.best_epoch = value, epoch
+            checkpoint.save(
+                self.best, self.ranker.saved_state(), {"phase": self.phase, "epoch": epoch, "value": value}
+            )
+        positions = max(1.0, at.sums.get("positions", 0.0))
+        self.log.append(
+            phase=self.phase,
+            epoch=epoch,
+            validation_ndcg=value,
+            best=improved,
+            seconds=round(at.seconds, 3),
+            **({"ce": at.sums["ce"] / positions} if epoch else {}),
+            **(
+                {
+                    "kl": at.sums["kl"] / positions,
+                    "weight_mean": at.sums["weight"] / positions,
+                    "weight_counts": at.weight_counts,
+                }
+                if epoch and self.teacher is not None
+                else {}
+            ),
+        )
+
+    def _save(self) -> None:
+        tensors = {f"model/{name}": tensor for name, tensor in self.ranker.saved_state().items()}
+        tensors |= checkpoint.optimizer_tensors(self.optimizer, self.names)
+        tensors["random/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.save(self.last, tensors, {"phase": self.phase, "progress": vars(self.at)})
+        self._saved_at = time.perf_counter()
+
+    def _resume(self) -> None:
+        tensors, state = checkpoint.load(self.last)
+        self.at = _Progress(**state["progress"])
+        model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+        self.ranker.load_saved_state(model)
+        checkpoint.load_optimizer(self.optimizer, self.names, tensors)
+        torch.set_rng_state(tensors["random/cpu"])
+        if self.device.type == "cuda" and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+        self.log.rewind(self.at.log_size)

@@ -1,0 +1,127 @@
+"""The machine a run uses: device, threads, random seeds, and a record of all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import signal
+import subprocess
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from llmd4rec.errors import ConfigError
+
+
+def select_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else Apple's, else the CPU; anything else is torch's name for a device.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used: {first}", "Set device to auto or cpu.") from error
+    return device
+
+
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A seed for one purpose (a phase, an epoch, a step) that depends on nothing but the run's seed and its name."""
+    return zlib.crc32(repr((seed, *parts)).encode()) & 0x7FFFFFFF
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised after a checkpoint was written because the run was asked to stop.
+
+    Attributes:
+        signal_number: the signal that asked.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Whether a signal has asked to stop; see :func:`deferred_signals`."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def raise_if_set(self) -> None:
+        """Raises :class:`Interrupted` if a signal came."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[StopRequest]:
+    """While active, the first SIGINT or SIGTERM only sets the flag; a second one interrupts at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        if request.signal_number is not None:
+            raise Interrupted(number)
+        request.signal_number = number
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and threads, for the run folder."""
+    packages = ("llmd4rec", "torch", "transformers", "peft", "numpy", "polars", "safetensors", "pydantic")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from; None for an installed package."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        if done.returncode == 0 and (folder.parents[2] / ".git").exists():
+            return done.stdout.strip()
+    return None
