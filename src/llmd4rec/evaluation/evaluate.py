@@ -1,0 +1,233 @@
+"""Evaluates one model on the held-out targets of a data set: full ranking, metrics, slices, per-user
+results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmd4rec.data.dataset import Dataset, SplitName
+from llmd4rec.errors import ConfigError, DataError, ModelError
+from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.metrics import CUTOFFS, coverage, mean_metrics, ndcg, popularity
+from llmd4rec.evaluation.ranking import Ranking, Seen, rank_targets
+from llmd4rec.evaluation.slices import slice_masks
+from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.progress import bar
+
+SeenItems = Literal["keep", "remove"]
+
+#: Coverage and popularity are those of this many items per user.
+SHOWN = 10
+#: Users whose states are computed before they are ranked together; bounds the memory for states.
+USERS_AT_ONCE = 4096
+
+
+def evaluate(
+    ranker: Ranker,
+    dataset: Dataset,
+    *,
+    split: SplitName = "test",
+    seen: SeenItems = "remove",
+    cutoffs: Sequence[int] = CUTOFFS,
+    model: str = "crm",
+    stage: str = "distilled",
+    batch_size: int = 256,
+    max_users: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Ranks every held-out target of `split` among the whole catalogue.
+
+    The history of a target is everything its user did before it (for a test target that includes the
+    validation item), cut to the model's `max_length` most recent items. Users with nothing before their
+    target cannot be given to a sequential model and are left out.
+
+    Args:
+        ranker: the model; put into evaluation mode and set back afterwards.
+        dataset: the data set the model was made for.
+        split: `test`, or `valid` (never choose settings on `test`).
+        seen: `remove`: items of the whole history are no candidates, and a target that is itself in the
+            history is a miss; `keep`: every item is a candidate.
+        cutoffs: the k of HR, NDCG and MRR.
+        model: which model this is (`crm` or `llm`); carried along.
+        stage: which state of it (`alone` or `distilled`); carried along.
+        batch_size: histories encoded at once.
+        max_users: evaluate a random sample of this many users; None: all.
+        seed: of that sample.
+        device: where to compute; the model is moved there. None: where it is.
+
+    Raises:
+        DataError: the split has no target with a history.
+        ModelError: the model was made for another catalogue, or its scores are NaN or infinite.
+        ConfigError: a cutoff is below 1, or `split` or `seen` is unknown.
+    """
+    if not cutoffs or min(cutoffs) < 1:
+        raise ConfigError(f"cutoffs are {list(cutoffs)}", "Give at least one whole number from 1.")
+    positions = _targets(dataset, split, max_users, seed)
+    k = max(SHOWN, *cutoffs)
+    what = f"evaluating {model} {stage}"
+    ranking = _rank(ranker, dataset, positions, seen, k=k, batch_size=batch_size, device=device, what=what)
+
+    users, targets = dataset.users_of(positions), dataset.items[positions]
+    masks = slice_masks(dataset, positions)
+    metrics = mean_metrics(ranking.ranks, cutoffs)
+    metrics[f"coverage@{SHOWN}"] = coverage(ranking.top[:, :SHOWN], dataset.num_items)
+    metrics[f"popularity@{SHOWN}"] = popularity(ranking.top[:, :SHOWN], dataset.train_counts)
+    slices = {
+        name: {"users": int(mask.sum()), **mean_metrics(ranking.ranks[mask], cutoffs)} for name, mask in masks.items()
+    }
+    item_ids = dataset.catalogue["item_id"]
+    per_user = pl.DataFrame(
+        {
+            "user_id": dataset.user_ids.gather(users),
+            "item_id": item_ids.gather(targets),
+            "rank": ranking.ranks,
+            "history_length": positions - dataset.offsets[users],
+            "train_count": dataset.train_counts[targets],
+            **masks,
+        }
+    )
+    return Evaluation(
+        metrics=metrics,
+        slices=slices,
+        users=len(positions),
+        model=model,
+        stage=stage,
+        seen=seen,
+        split=split,
+        per_user=per_user,
+        top=ranking.top,
+    )
+
+
+def validation_ndcg(
+    ranker: Ranker,
+    dataset: Dataset,
+    seen: SeenItems = "remove",
+    max_users: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    k: int = 10,
+) -> float:
+    """Mean NDCG@k over the validation targets, or over a seeded sample of `max_users` of them; for early
+    stopping.
+
+    The same ranks as :func:`evaluate` with `split="valid"`, without lists, slices and tables. The same seed
+    gives the same users, so that epochs can be compared.
+
+    Raises:
+        DataError: there is no validation target with a history.
+        ModelError: as for :func:`evaluate`.
+    """
+    positions = _targets(dataset, "valid", max_users, seed)
+    ranking = _rank(ranker, dataset, positions, seen, k=0, batch_size=batch_size, device=None, what="validating")
+    return float(ndcg(ranking.ranks, k).mean())
+
+
+def _targets(dataset: Dataset, split: SplitName, max_users: int | None, seed: int) -> NDArray[np.int64]:
+    """The targets to rank, ascending: those with a history, or a sample of them."""
+    if split not in ("valid", "test"):
+        raise ConfigError(f"split is {split!r}", "Choose 'test' or 'valid'.")
+    positions = np.asarray(dataset.targets(split))
+    positions = positions[positions > dataset.offsets[dataset.users_of(positions)]]
+    if len(positions) == 0:
+        raise DataError(
+            f"the data set has no {split} targets with a history",
+            "Prepare it with a split that holds items out, or evaluate the other split.",
+        )
+    if max_users is not None and max_users < len(positions):
+        if max_users < 1:
+            raise ConfigError(f"max_users is {max_users}", "Give a whole number from 1, or leave it out.")
+        positions = np.sort(np.random.default_rng(seed).choice(positions, max_users, replace=False))
+    return positions
+
+
+def _rank(
+    ranker: Ranker,
+    dataset: Dataset,
+    positions: NDArray[np.int64],
+    seen: SeenItems,
+    *,
+    k: int,
+    batch_size: int,
+    device: torch.device | str | None,
+    what: str,
+) -> Ranking:
+    """Ranks in the order of `positions`."""
+    if seen not in ("keep", "remove"):
+        raise ConfigError(f"seen is {seen!r}", "Choose 'keep' or 'remove'.")
+    if ranker.num_items != dataset.num_items:
+        raise ModelError(
+            f"the model knows {ranker.num_items} items, the catalogue has {dataset.num_items}",
+            "Evaluate it on the data set it was trained on.",
+        )
+    starts = dataset.offsets[dataset.users_of(positions)]
+    # Histories of similar length share a batch, which leaves less padding to compute.
+    order = np.argsort(np.minimum(positions - starts, ranker.max_length), kind="stable")
+    ranks = np.empty(len(positions), dtype=np.int64)
+    top = np.empty((len(positions), k), dtype=np.int32)
+    with _evaluation_mode(ranker, device) as where, bar(what, len(positions), "users") as progress:
+        table_ID = ranker.item_table()
+        for chunk in _split(order, USERS_AT_ONCE):
+            states_BD = []
+            for batch in _split(chunk, batch_size):
+                items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], ranker.max_length)
+                states_BD.append(last_states(ranker, items_BL.to(where), lengths_B.to(where)))
+                progress.advance(len(batch))
+            ranking = rank_targets(
+                torch.cat(states_BD),
+                table_ID,
+                dataset.items[positions[chunk]].astype(np.int64),
+                _seen(dataset, starts[chunk], positions[chunk]) if seen == "remove" else None,
+                k,
+            )
+            ranks[chunk], top[chunk] = ranking.ranks, ranking.top
+    return Ranking(ranks, top)
+
+
+def _split(values: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _histories(
+    dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int
+) -> tuple[Tensor, Tensor]:
+    """The most recent items of flat ranges starts..ends, right-padded with 0: [B, L]; and lengths [B]."""
+    starts = np.maximum(starts, ends - max_length)
+    lengths = ends - starts
+    columns = np.arange(lengths.max())
+    flat = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
+    items = np.where(columns < lengths[:, None], dataset.items[flat], 0)
+    return torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths)
+
+
+def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Seen:
+    """All items of flat ranges starts..ends, in their order."""
+    counts = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+    return Seen(offsets, dataset.items[flat])
+
+
+@contextlib.contextmanager
+def _evaluation_mode(ranker: Ranker, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Evaluation mode without gradients; yields the device of the model and restores its training flag."""
+    if device is not None:
+        ranker.to(device)
+    parameter: Any = next(ranker.parameters(), None)
+    was_training = ranker.training
+    ranker.eval()
+    try:
+        with torch.inference_mode():
+            yield torch.device("cpu") if parameter is None else parameter.device
+    finally:
+        ranker.train(was_training)

@@ -1,0 +1,101 @@
+"""The result of evaluating one model, in memory and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmd4rec.errors import RunError
+from llmd4rec.files import atomic_dir, read_json, write_json
+
+HEAD, PER_USER, TOP = "evaluation.json", "per_user.parquet", "top.npy"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one model ranked the held-out targets of one split.
+
+    Attributes:
+        metrics: `hr@k`, `ndcg@k`, `mrr@k` at every cutoff, `coverage@10` (share of the catalogue recommended
+            to anyone) and `popularity@10` (mean training count of what is recommended).
+        slices: name → {"users": how many, and the ranking metrics over them; only `users` where nobody is in
+            it}.
+        users: how many targets were ranked.
+        model: `crm` or `llm`.
+        stage: `alone` or `distilled`.
+        seen: `keep` or `remove`: whether items of the history were candidates.
+        split: `valid` or `test`.
+        per_user: one row per target in the order of the data set: `user_id`, `item_id` (the true item),
+            `rank`, `history_length`, `train_count` (of the true item), and a boolean column per slice.
+        top: the best item indices per row of `per_user`, best first, [U, k]; -1 where no candidate was left.
+    """
+
+    metrics: dict[str, float]
+    slices: dict[str, dict[str, Any]]
+    users: int
+    model: str
+    stage: str
+    seen: str
+    split: str
+    per_user: pl.DataFrame
+    top: NDArray[np.int32]
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """The rank of every target, [U]; 1 is best, `ranking.NO_CANDIDATE` a miss at any cutoff."""
+        return self.per_user["rank"].to_numpy()
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures without the per-user part. These keys are published and stay."""
+        return {
+            "metrics": self.metrics,
+            "slices": self.slices,
+            "users": self.users,
+            "model": self.model,
+            "stage": self.stage,
+            "seen": self.seen,
+            "split": self.split,
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Writes `evaluation.json`, `per_user.parquet` and `top.npy`, all or nothing.
+
+        Replaces an evaluation that is there already.
+
+        Raises:
+            RunError: the folder holds anything else.
+        """
+        folder = Path(folder)
+        foreign = {path.name for path in folder.iterdir()} - {HEAD, PER_USER, TOP} if folder.is_dir() else set()
+        if foreign:
+            raise RunError(f"{folder} holds other files ({min(foreign)})", "Choose a folder of its own.")
+        with atomic_dir(folder, replace=True) as temporary:
+            write_json(temporary / HEAD, self.to_json())
+            self.per_user.write_parquet(temporary / PER_USER)
+            np.save(temporary / TOP, self.top, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Evaluation:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            RunError: the folder holds no evaluation, or a damaged one.
+        """
+        folder = Path(folder)
+        if not (folder / HEAD).is_file():
+            raise RunError(f"{folder} holds no evaluation", "Make one with: llmd4rec evaluate RUN")
+        head = read_json(folder / HEAD)
+        try:
+            per_user = pl.read_parquet(folder / PER_USER)
+            top = np.load(folder / TOP, allow_pickle=False)
+            evaluation = cls(per_user=per_user, top=top, **head)
+        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"{folder} is damaged: {error}", "Run `llmd4rec evaluate` again.") from error
+        if not evaluation.users == per_user.height == len(top):
+            raise RunError(f"{folder} is damaged: its files do not agree", "Run `llmd4rec evaluate` again.")
+        return evaluation

@@ -1,0 +1,70 @@
+"""Small data sets made directly from arrays, and a model whose scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.models.ranker import Ranker
+
+
+def make_dataset(
+    sequences: Sequence[Sequence[int]], num_items: int, times: Sequence[Sequence[int]] | None = None
+) -> Dataset:
+    """Leave-one-out over `sequences`: the last item is the test target, the one before it the validation target."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Dataset(
+        user_ids=pl.Series("user_id", [f"u{user}" for user in range(len(sequences))]),
+        catalogue=pl.DataFrame(
+            {
+                "item_id": [f"i{item}" for item in range(num_items)],
+                "title": [f"Item {item}" for item in range(num_items)],
+            }
+        ),
+        offsets=offsets,
+        items=np.concatenate(sequences).astype(np.int32),
+        train_end=offsets[1:] - 2,
+        valid=offsets[1:] - 2,
+        test=offsets[1:] - 1,
+        times=None if times is None else np.concatenate(times).astype(np.int64),
+        text_fields=("title",),
+    )
+
+
+def random_dataset(users: int, items: int, seed: int = 0, longest: int = 12) -> Dataset:
+    """Random sequences of 3 to `longest` items."""
+    rng = np.random.default_rng(seed)
+    return make_dataset([rng.integers(0, items, rng.integers(3, longest + 1)) for _ in range(users)], items)
+
+
+class LastItemModel(Ranker):
+    """Its state is the last item's row of `table`; remembers what it was asked."""
+
+    def __init__(self, table: Tensor, max_length: int = 5) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.clone())
+        self.max_length = max_length
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.modes: list[tuple[bool, bool]] = []
+
+    @property
+    def num_items(self) -> int:
+        return len(self.table)
+
+    @property
+    def dim(self) -> int:
+        return self.table.shape[1]
+
+    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        self.batches.append((items_BL, lengths_B))
+        self.modes.append((self.training, torch.is_inference_mode_enabled()))
+        return self.table[items_BL]
+
+    def item_table(self) -> Tensor:
+        return self.table
