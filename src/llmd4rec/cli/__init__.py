@@ -1,1 +1,74 @@
-"""."""
+"""The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, train
+from llmd4rec.errors import LLMD4RecError
+
+app = typer.Typer(
+    name="llmd4rec",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Sequential recommenders that cost no more to serve than SASRec, taught by a language model.\n\n"
+        "A first run, from a log to recommendations:\n\n"
+        "  llmd4rec prepare --interactions log.csv --items items.csv --out data/mine\n\n"
+        "  llmd4rec train --data data/mine --run runs/first\n\n"
+        '  llmd4rec recommend runs/first --history "item1,item2" -k 10'
+    ),
+)
+app.command("prepare")(prepare.prepare)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("recommend")(recommend.recommend)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("export")(export.export)
+app.add_typer(data.app, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from llmd4rec import __version__
+
+        typer.echo(f"llmd4rec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None: ...
+
+
+def main() -> None:
+    """Entry point: errors meant for the user become a message and exit code 2; an interruption keeps its code."""
+    try:
+        app()
+    except LLMD4RecError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt as interruption:
+        number = getattr(interruption, "signal_number", 2)
+        message = "stopped." if not hasattr(interruption, "signal_number") else "stopped; a checkpoint was written."
+        _fail(f"{message}\n  Run the same command again to go on from here.", 128 + number, label="")
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"the disk is full: {error.filename or ''}\n  Free some space, then run the same command again.", 2)
+
+
+def _fail(message: str, code: int, label: str = "error: ") -> None:
+    print(f"{label}{message}", file=sys.stderr)
+    sys.exit(code)

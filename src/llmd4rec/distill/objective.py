@@ -136,7 +136,7 @@ class _Walk(torch.autograd.Function):
         ce_sum = torch.zeros((), dtype=torch.float64, device=states_ND.device)
         kl_sum = torch.zeros((), dtype=torch.float64, device=states_ND.device)
         rank_N = torch.empty(positions, dtype=torch.int64, device=states_ND.device)
-        weight_N = torch.ones(positions if lesson is not None else 0, device=states_ND.device)
+        weight_N = states_ND.new_ones(positions if lesson is not None else 0)
         grad_states_ND = torch.empty_like(states_ND) if wants_gradient else None
         grad_table_ID = torch.zeros_like(table_ID) if wants_gradient else None
 
@@ -158,7 +158,7 @@ class _Walk(torch.autograd.Function):
                 if distill.weighting == "rank":
                     student = rank_N if lesson.student_rank_N is None else lesson.student_rank_N
                     weight_n.copy_(rank_weights(student[block], lesson.rank_N[block]))
-                weighted_n1 = (weight_n[:, None] * distill.strength).to(scores_nI.dtype)
+                weighted_n1 = weight_n[:, None] * distill.strength
                 teacher_nI = buffers.teacher[:n]
                 torch.mm(lesson.states_NK[block].to(table_ID.dtype), lesson.table_IK.t(), out=teacher_nI)
                 if bias_I is not None:
@@ -205,9 +205,7 @@ class _Walk(torch.autograd.Function):
 class _Buffers:
     """The few blocks of positions × items that exist, allocated once and reused."""
 
-    def __init__(
-        self, rows: int, items: int, like: Tensor, has_teacher: bool, distill: Distill | None
-    ) -> None:
+    def __init__(self, rows: int, items: int, like: Tensor, has_teacher: bool, distill: Distill | None) -> None:
         self.scores = like.new_empty(rows, items)
         self.teacher = like.new_empty(rows, items) if has_teacher else self.scores
         self.soft = like.new_empty(rows, items) if has_teacher else self.scores
@@ -279,9 +277,7 @@ def draw_candidates(
     candidate_C, order = torch.cat([own, drawn]).sort()
     bias_C = torch.zeros(len(candidate_C))
     if len(drawn):
-        bias_C[len(own) :] = float(
-            torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64))
-        )
+        bias_C[len(own) :] = float(torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64)))
     row_N = torch.searchsorted(candidate_C, target_N.cpu())
     device = target_N.device
     return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)

@@ -37,6 +37,8 @@ class Teacher:
     states: NDArray[np.floating]
     table: Tensor
     rank: NDArray[np.int32]
+    #: The student's ranks at the start of the round, where the weights are to use those.
+    student_rank: NDArray[np.int32] | None = None
 
     def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
         """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
@@ -47,6 +49,9 @@ class Teacher:
             states_NK=torch.from_numpy(self.states[numbers]).to(device),
             table_IK=table,
             rank_N=torch.from_numpy(self.rank[numbers]).to(device),
+            student_rank_N=(
+                None if self.student_rank is None else torch.from_numpy(self.student_rank[numbers]).to(device)
+            ),
         )
 
 
@@ -73,9 +78,7 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, ranker.dim)
-            states = np.lib.format.open_memmap(
-                temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape
-            )
+            states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape)
             rank = np.empty(windows.num_positions, dtype=np.int32)
             with bar(f"publishing {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
@@ -113,9 +116,7 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
 
 
 def _widen(path: Path, states: np.memmap) -> np.memmap:
-    wide = np.lib.format.open_memmap(
-        path.with_suffix(".wide.npy"), mode="w+", dtype=np.float32, shape=states.shape
-    )
+    wide = np.lib.format.open_memmap(path.with_suffix(".wide.npy"), mode="w+", dtype=np.float32, shape=states.shape)
     wide[:] = states
     path.with_suffix(".wide.npy").replace(path)
     return wide
@@ -139,9 +140,7 @@ def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teache
     """
     head = read_json(folder / "teacher.json")
     if head["format"] != FORMAT_VERSION or head["data"] != dataset.fingerprint:
-        raise RunError(
-            f"{folder} was published for other data or by another version", "Delete it and train again."
-        )
+        raise RunError(f"{folder} was published for other data or by another version", "Delete it and train again.")
     return Teacher(
         states=np.load(folder / "states.npy", mmap_mode="r"),
         table=torch.from_numpy(np.load(folder / "table.npy")).to(device),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def rank_weights(student_rank_N: Tensor, teacher_rank_N: Tensor) -> Tensor:
-    """The weight of each sample's distillation term, in [0, 2]; float32, shape [N].
+    """The weight of each sample's distillation term, in [0, 2]; float64, shape [N].
 
     Args:
         student_rank_N: rank of the true item under the model being trained, 1 = best. Integers or floats.
@@ -24,7 +24,7 @@ def rank_weights(student_rank_N: Tensor, teacher_rank_N: Tensor) -> Tensor:
 
     Source: LLMD4Rec's sample-wise adaptive weights w1, w2.
     """
-    student, teacher = student_rank_N.float(), teacher_rank_N.float()
+    student, teacher = student_rank_N.double(), teacher_rank_N.double()
     listen = 1 + (student - teacher) / teacher.clamp(min=1)
     ignore = 1 - (teacher - student) / student.clamp(min=1)
     return torch.where(student > teacher, listen, ignore).clamp(0, 2)

@@ -31,9 +31,7 @@ class SASRec(BaseModel):
     dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="attention blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward"
-    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     def build(self, num_items: int, seed: int) -> SASRecNetwork:
@@ -104,8 +102,6 @@ class Block(nn.Module):
         q, k, v = self.qkv(x_BLD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         p = self.dropout.p if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
-        x_BLD = self.norm1(
-            x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
-        )
+        x_BLD = self.norm1(x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim))))
         y_BLD: Tensor = self.norm2(x_BLD + self.dropout(self.down(F.gelu(self.up(x_BLD)))))
         return y_BLD

@@ -1,0 +1,47 @@
+"""`llmd4rec compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmd4rec.cli.evaluate import Model, Seen, Stage
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run folder: what is compared against.")],
+    run_b: Annotated[Path, typer.Argument(help="Another run folder, or the same one.")],
+    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = Model.crm,
+    stage_a: Annotated[Stage | None, typer.Option(help="Of the first run [default: distilled if it has it].")] = None,
+    stage_b: Annotated[Stage | None, typer.Option(help="Of the second run [default: distilled if it has it].")] = None,
+    seen: Annotated[Seen | None, typer.Option(help="[default: as in the second run]")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare two models user by user: differences with an interval and a paired test, overall and by slice.
+
+    Examples:
+
+      llmd4rec compare runs/first runs/first --stage-a alone --stage-b distilled
+
+      llmd4rec compare runs/sasrec runs/mutual --json
+    """
+    import json
+
+    from llmd4rec.distill.results import default_stage, saved_or_scored
+    from llmd4rec.distill.run import Run
+    from llmd4rec.evaluation.significance import compare as compare_evaluations
+
+    a, b = Run.open(run_a), Run.open(run_b)
+    name = model.value
+    chosen_seen = seen.value if seen else b.settings.evaluation.seen
+    first = saved_or_scored(a, name, stage_a.value if stage_a else default_stage(a, name), chosen_seen)
+    second = saved_or_scored(b, name, stage_b.value if stage_b else default_stage(b, name), chosen_seen)
+    result = compare_evaluations(first, second)
+    if json_output:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    from rich.console import Console
+
+    Console().print(result.table())

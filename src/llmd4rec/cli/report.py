@@ -1,0 +1,29 @@
+"""`llmd4rec report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it [default: RUN/report.html].")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run, and print its before/after table.
+
+    Example:
+
+      llmd4rec report runs/first
+    """
+    from llmd4rec.distill.results import print_table, score_run
+    from llmd4rec.distill.run import Run
+
+    opened = Run.open(run)
+    results = score_run(opened, opened.load_data(data), report_path=out)
+    print_table(results, opened)

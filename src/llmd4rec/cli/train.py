@@ -1,0 +1,65 @@
+"""`llmd4rec train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file of settings; leave it out for all defaults.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Folder made by `llmd4rec prepare`.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", "-r", help="Run folder; an unfinished run is continued.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option(help="Afterwards score every model on the test items and write report.html.")
+    ] = True,
+    show_settings: Annotated[bool, typer.Option("--show-settings", help="Print every setting and stop.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train a recommender and a language model that teach each other.
+
+    Trains the CRM (SASRec) alone, then the language model, then both in rounds of mutual distillation, choosing epochs
+    and rounds on the validation items. Ctrl-C leaves a run that the same command continues to the same numbers.
+
+    Examples:
+
+      llmd4rec train --data data/mine --run runs/first
+
+      llmd4rec train my.yaml -d data/mine -r runs/r3 --set rounds=3 --set llm.layers=8
+
+      llmd4rec train -d data/mine -r runs/alone --set rounds=0        (SASRec alone)
+    """
+    from llmd4rec.config import describe, load_settings
+    from llmd4rec.distill.settings import MutualDistillation
+
+    if show_settings:
+        _print_settings(describe(MutualDistillation))
+        return
+    settings = load_settings(MutualDistillation, config, overrides or ())
+    if data is None or run is None:
+        raise typer.BadParameter("give --data DATA and --run RUN (see --help for an example)")
+
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.distill.results import print_table, score_run
+
+    trained = settings.fit(Dataset.load(data), run)
+    if evaluate:
+        results = score_run(trained, Dataset.load(data))
+        print_table(results, trained, as_json=json_output)
+
+
+def _print_settings(rows: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "default", "what it is", box=None, header_style="bold")
+    for key, default, description in rows:  # type: ignore[attr-defined]
+        table.add_row(key, repr(default), description)
+    Console().print(table)

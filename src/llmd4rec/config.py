@@ -1,0 +1,137 @@
+"""Settings of a run: one YAML, checked; every default written out; errors that name the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from llmd4rec.errors import ConfigError
+from llmd4rec.files import atomic_file
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:
+    """Reads a YAML file of settings and applies `key.key=value` overrides.
+
+    Args:
+        kind: the settings' model.
+        path: the file; None for all defaults. An empty file or `{}` is valid.
+        overrides: as given to `--set`; values are YAML, so `[5, 10]`, `null` and `true` mean what they say.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path} does not exist", "Give a YAML file; one with only {} means defaults.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read as YAML: {error}", "Correct the file.") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}, not settings", "Write `key: value` lines.")
+    for override in overrides:
+        _apply(values, override)
+    return check(kind, values, str(path) if path is not None else "the settings")
+
+
+def check(kind: type[M], values: dict[str, Any], where: str) -> M:
+    """Builds `kind` from plain values.
+
+    Raises:
+        ConfigError: with every wrong key and value, and the nearest known key.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
+        raise ConfigError(f"{where}: " + "; ".join(lines), remedy) from error
+
+
+def dump_settings(settings: BaseModel) -> str:
+    """All settings, defaults included, as YAML."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save_settings(settings: BaseModel, path: Path) -> None:
+    """Writes :func:`dump_settings` atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(dump_settings(settings), encoding="utf-8")
+
+
+def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
+    """Every setting as (dotted key, default, what it is)."""
+    for name, info in kind.model_fields.items():
+        nested = _model_of(info.annotation)
+        if nested is not None:
+            yield from describe(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info.get_default(call_default_factory=True), info.description or ""
+
+
+def differences(a: BaseModel, b: BaseModel) -> list[str]:
+    """The dotted keys in which two settings of one kind differ, with both values."""
+    flat_a, flat_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in flat_b if flat_a.get(key) != flat_b[key]]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {key}: {parent!r} is no group of settings", "Check the key.")
+    values[last] = value
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _model_of(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    parent: type[BaseModel] | None = kind
+    for part in location[:-1]:
+        field = parent.model_fields.get(part) if parent is not None else None
+        parent = _model_of(field.annotation) if field is not None else parent
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = list(parent.model_fields) if parent is not None else []
+        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if nearest:
+            return f"unknown setting {key!r}; did you mean {'.'.join([*location[:-1], nearest[0]])!r}?"
+        everywhere = [name for name, _, _ in describe(kind)]
+        same_end = [name for name in everywhere if name.split(".")[-1] == location[-1]]
+        hint = same_end or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.3) or known
+        return f"unknown setting {key!r}; the nearest known is {hint[0]!r}" if hint else f"unknown setting {key!r}"
+    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

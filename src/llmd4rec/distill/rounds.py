@@ -1,0 +1,145 @@
+"""The alternating loop of mutual distillation (LLMD4Rec, arXiv 2505.18120).
+
+    crm-alone                      the CRM on its own                           (all there is when rounds = 0)
+    llm-alone                      the LLM on its own, reading the CRM's items  (E4SRec, all positions in one pass)
+    round r:
+        downward   publish the CRM; its item table goes into the LLM; train the LLM on L_rec + λ1 · w1 · KL
+        upward     publish the LLM; train the CRM on L_rec + λ2 · w2 · KL
+    until the validation NDCG@10 of the model that is learned for stops improving
+
+Nothing couples the two but the published teacher, and nothing is added to either model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.publish import Teacher, open_teacher, publish
+from llmd4rec.distill.run import Run, use_threads
+from llmd4rec.distill.settings import MutualDistillation, Student
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
+from llmd4rec.models.ranker import Ranker, count_parameters
+from llmd4rec.progress import say
+from llmd4rec.training import checkpoint
+from llmd4rec.training.fit import fit
+from llmd4rec.training.runtime import select_device
+
+
+def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None = None) -> Run:
+    """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
+    path = Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run") if folder is None else Path(folder)
+    use_threads(settings)
+    run = Run.start(path, settings, data)
+    if not run.record.finished:
+        _Rounds(run, data).run()
+    return run
+
+
+class _Rounds:
+    def __init__(self, run: Run, data: Dataset) -> None:
+        self.run_folder, self.data, self.settings = run, data, run.settings
+        self.device = select_device(run.settings.device)
+
+    def run(self) -> None:
+        settings, record = self.settings, self.run_folder.record
+        self._train("crm", "crm-alone")
+        if settings.rounds:
+            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
+            self._train("llm", "llm-alone")
+        why = "all rounds done" if settings.rounds else ""
+        for number in range(1, settings.rounds + 1):
+            if settings.direction != "up":
+                self._train("llm", f"llm-round-{number}", teacher=self._latest("crm", number))
+            if settings.direction != "down":
+                newest = number + 1 if settings.direction == "both" else number
+                self._train("crm", f"crm-round-{number}", teacher=self._latest("llm", newest))
+            if settings.direction != "both":
+                why = "one round: the teacher does not change"
+                break
+            if self._stalled(number):
+                why = f"round {number} did not improve the validation NDCG@10"
+                break
+        record.finished, record.stopped_because = True, why
+        self.run_folder.save()
+        shutil.rmtree(self.run_folder.folder / "teachers", ignore_errors=True)
+
+    def _latest(self, model: Student, number: int) -> str:
+        """The stage whose model teaches in round `number`: the last one trained before it."""
+        return f"{model}-alone" if number == 1 else f"{model}-round-{number - 1}"
+
+    def _stalled(self, number: int) -> bool:
+        values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
+        values += [self.run_folder.record.stages[f"crm-round-{n}"]["validation_ndcg"] for n in range(1, number + 1)]
+        return number - int(np.argmax(values)) >= self.settings.round_patience
+
+    # ---- one stage ----------------------------------------------------------------------------------------------
+    def _train(self, model: Student, stage: str, teacher: str | None = None) -> None:
+        run, settings = self.run_folder, self.settings
+        if stage in run.record.stages:
+            return
+        say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
+        number = int(stage.rsplit("-", 1)[1]) if teacher else 0
+        lesson = self._publish(teacher) if teacher else None
+        if lesson is not None and settings.ranks == "round-start":
+            lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
+        ranker = self._starting_point(model, stage, number)
+        folder = run.checkpoint_of(stage)
+        if not (folder / "last.safetensors").exists():
+            run.log.rewind(run.record.log_size)
+        fitted = fit(
+            ranker,
+            self.data,
+            getattr(settings.training, model),
+            folder,
+            phase=stage,
+            seed=settings.seed,
+            validate=self._validate,
+            log=run.log,
+            teacher=lesson,
+            distill=settings.distill(model) if lesson is not None else None,
+        )
+        total, trainable = count_parameters(ranker)
+        run.record.stages[stage] = {
+            "validation_ndcg": fitted.best_value,
+            **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
+            "taught_by": teacher,
+            "parameters": total,
+            "trainable_parameters": trainable,
+        }
+        run.record.log_size = run.log.size
+        run.save()
+        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+
+    def _validate(self, ranker: Ranker) -> float:
+        chosen = self.settings.evaluation
+        return validation_ndcg(ranker, self.data, chosen.seen, chosen.validation_users, self.settings.seed)
+
+    def _starting_point(self, model: Student, stage: str, number: int) -> Ranker:
+        """The student before its training: fresh or from the round before, with the CRM's items injected."""
+        run, settings = self.run_folder, self.settings
+        ranker = run.build(model, stage)
+        goes_on = number > 0 and (settings.crm_start if model == "crm" else settings.llm_start) == "continue"
+        if goes_on:
+            tensors, _ = checkpoint.load(run.checkpoint_of(self._latest(model, number)) / "best.safetensors")
+            ranker.load_saved_state(tensors)
+        if model == "llm" and settings.inject != "never":
+            renewed = settings.inject == "every-round" and number > 0
+            if renewed or not goes_on:
+                source = self._latest("crm", number) if renewed else "crm-alone"
+                inject_items(ranker, run.load_stage("crm", source).item_table().detach())
+        return ranker
+
+    def _publish(self, stage: str) -> Teacher:
+        """The published teacher of a finished stage; made once, teachers of stages before it are deleted."""
+        folder = self.run_folder.folder / "teachers" / stage
+        if not folder.exists():
+            model: Student = "crm" if stage.startswith("crm") else "llm"
+            publish(self.run_folder.load_stage(model, stage), self.data, folder, label=stage)
+        return open_teacher(folder, self.data, self.device)

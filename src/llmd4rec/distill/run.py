@@ -1,0 +1,235 @@
+"""A run folder: what was trained, with which settings, on which data, and how to get the models back.
+
+    config.yaml        every setting, defaults written out
+    environment.json   versions, machine, threads, commit
+    run.json           data set, stages done and their figures
+    metrics.jsonl      one line per epoch
+    catalogue.parquet  item_id and title in index order, so that the run can answer without the data set
+    text_vectors.safetensors   what the LLM reads of the catalogue's texts
+    checkpoints/STAGE/best.safetensors
+    evaluation/        per-user results and metrics of each model
+    report.html
+
+A *stage* is one training: `crm-alone`, `llm-alone`, `llm-round-1`, `crm-round-1`, ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+import torch
+
+from llmd4rec.config import check, differences, load_settings, save_settings
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.settings import MutualDistillation, Student
+from llmd4rec.errors import RunError
+from llmd4rec.files import atomic_file, read_json, write_json
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.training import checkpoint
+from llmd4rec.training.runtime import derive_seed, environment, select_device
+from llmd4rec.training.tracking import MetricsLog
+
+if TYPE_CHECKING:
+    from llmd4rec.distill.recommend import Recommender
+
+FORMAT_VERSION = 1
+Stage = Literal["alone", "distilled"]
+
+
+@dataclass
+class Record:
+    """What run.json holds."""
+
+    data: str
+    data_path: str | None
+    items: int
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    log_size: int = 0
+    finished: bool = False
+    stopped_because: str = ""
+    format: int = FORMAT_VERSION
+
+
+class Run:
+    """A run folder, open."""
+
+    def __init__(self, folder: Path, settings: MutualDistillation, record: Record) -> None:
+        self.folder, self.settings, self.record = folder, settings, record
+        self.log = MetricsLog(folder / "metrics.jsonl")
+
+    # ---- making and opening -------------------------------------------------------------------------------------
+    @classmethod
+    def start(cls, folder: Path, settings: MutualDistillation, data: Dataset) -> Run:
+        """A new run folder, or the unfinished or finished one that is there.
+
+        Raises:
+            RunError: the folder holds another run or something else.
+        """
+        if (folder / "run.json").exists():
+            run = cls.open(folder)
+            run.require(data)
+            changed = [line for line in differences(run.settings, settings) if not line.startswith(("device", "threads"))]
+            if changed:
+                raise RunError(
+                    f"{folder} holds a run with other settings: {'; '.join(changed)}",
+                    "Choose another run folder, or use the settings in its config.yaml to continue it.",
+                )
+            return run
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
+        run = cls(folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items))
+        save_settings(settings, folder / "config.yaml")
+        write_json(folder / "environment.json", environment())
+        with atomic_file(folder / "catalogue.parquet") as temporary:
+            pl.DataFrame({"item_id": data.item_ids, "title": data.titles}).write_parquet(temporary)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Opens an existing run folder.
+
+        Raises:
+            RunError: it is no run folder, or of another format version.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise RunError(
+                f"{folder} is not a run folder (it has no run.json)",
+                f"Make one with: llmd4rec train --data DATA --run {folder}",
+            )
+        values = read_json(folder / "run.json")
+        if values.get("format") != FORMAT_VERSION:
+            raise RunError(
+                f"{folder} has run format {values.get('format')!r}; this version reads {FORMAT_VERSION}",
+                "Use the version of llmd4rec that made it.",
+            )
+        return cls(folder, load_settings(MutualDistillation, folder / "config.yaml"), Record(**values))
+
+    def save(self) -> None:
+        """Writes run.json."""
+        write_json(self.folder / "run.json", vars(self.record))
+
+    def require(self, data: Dataset) -> None:
+        """Refuses data that is not this run's.
+
+        Raises:
+            RunError: the fingerprints differ.
+        """
+        if data.fingerprint != self.record.data:
+            raise RunError(
+                f"{self.folder} was trained on other data than {data.path or 'the given data set'} "
+                f"(fingerprints {self.record.data[:8]} and {data.fingerprint[:8]})",
+                f"Use its own data set{f', {self.record.data_path}' if self.record.data_path else ''}, "
+                "or train a new run on this one.",
+            )
+
+    def load_data(self, path: Path | None = None) -> Dataset:
+        """The run's data set, from `path` or from where it was trained.
+
+        Raises:
+            DataError: it is not there.
+            RunError: it is not the run's, or the run does not know where it is.
+        """
+        where = path or (Path(self.record.data_path) if self.record.data_path else None)
+        if where is None:
+            raise RunError(f"{self.folder} does not know where its data set is", "Say it with --data.")
+        data = Dataset.load(where)
+        self.require(data)
+        return data
+
+    # ---- models -------------------------------------------------------------------------------------------------
+    def checkpoint_of(self, stage: str) -> Path:
+        """The folder of one training."""
+        return self.folder / "checkpoints" / stage
+
+    def stage_of(self, model: Student, stage: Stage) -> str:
+        """Which training holds that model: for `distilled` the round with the best validation.
+
+        Raises:
+            RunError: this run has no such model.
+        """
+        if stage == "alone":
+            names = [f"{model}-alone"]
+        else:
+            names = [name for name in self.record.stages if name.startswith(f"{model}-round-")]
+        done = [name for name in names if name in self.record.stages]
+        if not done:
+            have = ", ".join(self.record.stages) or "nothing yet"
+            raise RunError(
+                f"{self.folder} has no {stage} {model.upper()} (it has: {have})",
+                "Choose another --model or --stage, or continue the run with `llmd4rec train`.",
+            )
+        return max(done, key=lambda name: self.record.stages[name]["validation_ndcg"])
+
+    def models(self) -> list[tuple[Student, Stage]]:
+        """The models this run can give, in the order of a before/after table."""
+        order: list[tuple[Student, Stage]] = [
+            ("crm", "alone"), ("crm", "distilled"), ("llm", "alone"), ("llm", "distilled")
+        ]  # fmt: skip
+        found = []
+        for model, stage in order:
+            prefix = f"{model}-alone" if stage == "alone" else f"{model}-round-"
+            if any(name.startswith(prefix) for name in self.record.stages):
+                found.append((model, stage))
+        return found
+
+    def build(self, model: Student, stage_name: str) -> Ranker:
+        """A freshly initialised model of the run's settings, on its device."""
+        from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
+
+        device = select_device(self.settings.device)
+        seed = derive_seed(self.settings.seed, "weights", stage_name)
+        if model == "crm":
+            return self.settings.crm.build(self.record.items, seed).to(device)
+        vectors = load_text_vectors(self.folder)
+        return build_llm(self.settings.llm, self.record.items, self.settings.crm.dim, vectors, seed, device)
+
+    def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
+        """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
+        return self.load_stage(model, self.stage_of(model, stage))
+
+    def load_stage(self, model: Student, stage_name: str) -> Ranker:
+        """The model that one training ended with, in evaluation mode."""
+        ranker = self.build(model, stage_name)
+        tensors, _ = checkpoint.load(self.checkpoint_of(stage_name) / "best.safetensors")
+        ranker.load_saved_state(tensors)
+        return ranker.eval()
+
+    @property
+    def served_stage(self) -> Stage:
+        """`distilled` where the run has a distilled CRM, else `alone`."""
+        return "distilled" if ("crm", "distilled") in self.models() else "alone"
+
+    def recommender(self, model: Student = "crm", stage: Stage | None = None) -> Recommender:
+        """A trained model together with the catalogue, ready to answer."""
+        from llmd4rec.distill.recommend import Recommender
+
+        catalogue = pl.read_parquet(self.folder / "catalogue.parquet")
+        ranker = self.load(model, stage or (self.served_stage if model == "crm" else "distilled"))
+        return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
+
+    @property
+    def crm(self) -> Recommender:
+        """The served CRM with its catalogue."""
+        return self.recommender("crm")
+
+    @property
+    def llm(self) -> Recommender:
+        """The distilled LLM with the catalogue (the one trained alone if the run has no other)."""
+        stage: Stage = "distilled" if ("llm", "distilled") in self.models() else "alone"
+        return self.recommender("llm", stage)
+
+
+def parse_settings(values: dict[str, Any]) -> MutualDistillation:
+    """Checks plain values as settings of a run."""
+    return check(MutualDistillation, values, "the settings")
+
+
+def use_threads(settings: MutualDistillation) -> None:
+    """Applies the run's thread count, if it names one."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)

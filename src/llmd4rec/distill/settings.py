@@ -1,0 +1,99 @@
+"""The settings of a run: what learns, from whom, in how many rounds. `MutualDistillation` is the whole config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmd4rec.distill.objective import Distill
+from llmd4rec.models.crm import CRM, SASRec
+from llmd4rec.models.llm.recommender import LLMRecommender
+from llmd4rec.training.fit import Training
+
+if TYPE_CHECKING:
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.distill.run import Run
+
+Student = Literal["crm", "llm"]
+
+
+class Trainings(BaseModel):
+    """How each of the two models is trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crm: Training = Field(default_factory=Training)
+    llm: Training = Field(
+        default_factory=lambda: Training(
+            epochs=8, patience=1, batch=512, learning_rate=1e-3, weight_decay=0.01, schedule="constant", clip=1.0
+        )
+    )
+
+
+class EvaluationSettings(BaseModel):
+    """How models are compared and selected."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seen: Literal["keep", "remove"] = Field("remove", description="whether items of the history are candidates")
+    cutoffs: tuple[int, ...] = Field((5, 10, 20), description="the k of HR, NDCG and MRR")
+    validation_users: int | None = Field(
+        20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
+    )
+
+
+class MutualDistillation(BaseModel):
+    """Mutual distillation between a conventional model (CRM) and a language model (LLM): all settings of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(0, ge=0, description="everything random in the run follows from it")
+    rounds: int = Field(2, ge=0, description="at most so many rounds; 0 trains the CRM alone")
+    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
+    direction: Literal["both", "up", "down"] = Field(
+        "both", description="up: only the LLM teaches the CRM; down: only the CRM teaches the LLM"
+    )
+    weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
+    ranks: Literal["current", "round-start"] = Field(
+        "current", description="the student's rank in the weights: as it is now, or at the start of the round"
+    )
+    inject: Literal["every-round", "once", "never"] = Field(
+        "every-round", description="when the CRM's item table becomes the LLM's item embedding"
+    )
+    lambda_down: float = Field(1.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
+    lambda_up: float = Field(4.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
+    temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
+    temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
+    scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
+    crm_start: Literal["restart", "continue"] = Field(
+        "restart", description="each round trains the CRM from scratch, or goes on from the round before"
+    )
+    llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
+    crm: CRM = Field(default_factory=SASRec)
+    llm: LLMRecommender = Field(default_factory=LLMRecommender)
+    training: Trainings = Field(default_factory=Trainings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    threads: int | None = Field(None, ge=1, description="CPU threads (null: torch's choice)")
+
+    def distill(self, student: Student) -> Distill:
+        """How the given student listens to the other model."""
+        down = student == "llm"
+        return Distill(
+            strength=self.lambda_down if down else self.lambda_up,
+            temperature=self.temperature_down if down else self.temperature_up,
+            weighting=self.weights,
+            scale_by_t2=self.scale_by_t2,
+        )
+
+    def fit(self, data: Dataset, folder: Path | str | None = None) -> Run:
+        """Trains on `data`; continues an unfinished run found in `folder` (a temporary folder when None).
+
+        Raises:
+            RunError: the folder holds a run of other data or settings.
+        """
+        from llmd4rec.distill.rounds import train
+
+        return train(self, data, folder)

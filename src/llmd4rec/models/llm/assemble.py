@@ -1,0 +1,95 @@
+"""Putting the LLM-centric model together from its settings: backbone, text vectors, recommender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.errors import ConfigError
+from llmd4rec.files import atomic_file
+from llmd4rec.models.llm.backbone import Backbone, load_backbone, resolve_layers
+from llmd4rec.models.llm.item_text import encode_texts, standardise
+from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.progress import say
+
+_FILE = "text_vectors.safetensors"
+
+
+def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, device: torch.device) -> None:
+    """Encodes the catalogue's texts, once, into `folder`; writes nothing where no text is wanted or there is none.
+
+    Raises:
+        ConfigError: `items: text`, and the catalogue has no text at all.
+    """
+    if "text" not in settings.items or (folder / _FILE).exists():
+        return
+    texts = data.texts(settings.text_fields)
+    if not any(texts):
+        if settings.items == "text":
+            raise ConfigError(
+                "llm.items is text, but no item of this data set has a text",
+                "Prepare it with --items and --text-cols, or set llm.items to id.",
+            )
+        say("  no item has a text: the language model reads identifiers only")
+        return
+    llm = _backbone(settings, device) if settings.encoder == "llm" else None
+    vectors = standardise(encode_texts(texts, settings.encoder, llm=llm))
+    with atomic_file(folder / _FILE) as temporary:
+        save_file({"text_vectors": torch.from_numpy(vectors).contiguous()}, temporary)
+
+
+def load_text_vectors(folder: Path) -> Tensor | None:
+    """What :func:`prepare_text_vectors` wrote, [I, T]; None if it wrote nothing."""
+    path = folder / _FILE
+    return load_file(path)["text_vectors"] if path.exists() else None
+
+
+def build_llm(
+    settings: LLMRecommender,
+    num_items: int,
+    crm_dim: int,
+    text_vectors: Tensor | None,
+    seed: int,
+    device: torch.device,
+) -> LLMRecommenderNetwork:
+    """A freshly initialised LLM-centric recommender on `device`.
+
+    Its item embedding starts as random numbers, which is all it ever gets where no CRM table is injected.
+    """
+    network = LLMRecommenderNetwork(
+        _backbone(settings, device),
+        num_items,
+        items=settings.items if text_vectors is not None else "id",
+        id_dim=crm_dim,
+        text_vectors=text_vectors,
+        dim=settings.dim,
+        prompt=settings.prompt,
+        response=settings.response,
+        max_length=settings.max_length,
+        dropout=settings.dropout,
+        lora=settings.lora,
+        tune=settings.tune,
+        init_table_from_crm=settings.init_table_from_crm,
+        seed=seed,
+    )
+    if network.uses_id:
+        generator = torch.Generator().manual_seed(seed)
+        network.inject(torch.randn(num_items, crm_dim, generator=generator))
+    return network.to(device)
+
+
+def inject_items(ranker: Ranker, table_ID: Tensor) -> None:
+    """ID-embedding injection: the CRM's item table becomes the LLM's item embedding, where the LLM reads identifiers."""
+    assert isinstance(ranker, LLMRecommenderNetwork)
+    if ranker.uses_id:
+        ranker.inject(table_ID)
+
+
+def _backbone(settings: LLMRecommender, device: torch.device) -> Backbone:
+    layers = resolve_layers(settings.layers, device)
+    return load_backbone(settings.model, layers=layers, gguf_file=settings.gguf_file, device=device)

@@ -1,0 +1,183 @@
+"""The block-wise loss against plain autograd, which holds everything at once."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmd4rec.distill.objective import Distill, Lesson, draw_candidates, ranking_loss
+from llmd4rec.distill.weights import rank_weights
+
+N, I, D, K = 37, 53, 8, 13
+
+
+def problem(seed: int = 0, spread: float = 1.0):
+    torch.manual_seed(seed)
+    states = (torch.randn(N, D, dtype=torch.float64) * spread).requires_grad_()
+    table = (torch.randn(I, D, dtype=torch.float64) * spread).requires_grad_()
+    target = torch.randint(I, (N,))
+    t_states, t_table = torch.randn(N, K, dtype=torch.float64), torch.randn(I, K, dtype=torch.float64)
+    return states, table, target, t_states, t_table
+
+
+def ranks(scores, target):
+    return (scores >= scores.gather(1, target[:, None])).sum(1)
+
+
+def plain(states, table, target, t_states, t_table, distill: Distill, smoothing=0.0, student_rank=None):
+    scores, teacher = states @ table.T, t_states @ t_table.T
+    ce = F.cross_entropy(scores, target, label_smoothing=smoothing)
+    T = distill.temperature
+    kl = F.kl_div((scores / T).log_softmax(1), (teacher / T).log_softmax(1), log_target=True, reduction="none").sum(1)
+    weight = torch.ones(N, dtype=torch.float64)
+    if distill.weighting == "rank":
+        own = ranks(scores, target) if student_rank is None else student_rank
+        weight = rank_weights(own, ranks(teacher, target)).double()
+    kl = (weight * kl).mean() * (T**2 if distill.scale_by_t2 else 1)
+    return ce + distill.strength * kl, ce, kl, weight
+
+
+@pytest.mark.parametrize("block", [1, I, 5 * I + 3, 10**6])
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 0.5])
+@pytest.mark.parametrize("weighting", ["rank", "none"])
+@pytest.mark.parametrize("scale_by_t2", [True, False])
+def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weighting, scale_by_t2):
+    states, table, target, t_states, t_table = problem()
+    distill = Distill(1.7, temperature, weighting, scale_by_t2)
+    expected, ce, kl, weight = plain(states, table, target, t_states, t_table, distill)
+    wanted = torch.autograd.grad(3 * expected, [states, table])
+
+    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states, table, target, lesson, distill, block_elements=block)
+    got = torch.autograd.grad(3 * parts.total, [states, table])
+
+    torch.testing.assert_close(parts.total, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parts.ce, ce.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parts.kl, kl.detach(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.rank_N, ranks(states @ table.T, target))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_without_a_teacher_it_is_cross_entropy(smoothing):
+    states, table, target, *_ = problem(1)
+    expected = F.cross_entropy(states @ table.T, target, label_smoothing=smoothing)
+    wanted = torch.autograd.grad(expected, [states, table])
+    parts = ranking_loss(states, table, target, label_smoothing=smoothing, block_elements=3 * I)
+    got = torch.autograd.grad(parts.total, [states, table])
+    torch.testing.assert_close(parts.total, expected)
+    assert parts.weight_N is None
+    assert parts.kl == 0
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_ranks_at_the_start_of_the_round_decide_when_given():
+    states, table, target, t_states, t_table = problem(2)
+    start = torch.randint(1, I + 1, (N,))
+    distill = Distill(1.0, 1.0, "rank", True)
+    expected, *_, weight = plain(states, table, target, t_states, t_table, distill, student_rank=start)
+    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target), start)
+    parts = ranking_loss(states, table, target, lesson, distill)
+    torch.testing.assert_close(parts.total, expected)
+    torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
+
+
+def test_scores_of_thousands_stay_finite():
+    states, table, target, t_states, t_table = problem(3, spread=60.0)
+    lesson = Lesson(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states.float(), table.float(), target, lesson, Distill(1.0, 0.5))
+    parts.total.backward()
+    assert torch.isfinite(parts.total)
+    assert torch.isfinite(states.grad).all()
+    assert torch.isfinite(table.grad).all()
+
+
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
+    states, table, target, *_ = problem(4)
+    lesson = Lesson(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
+    with_teacher = ranking_loss(states, table, target, lesson, Distill(5.0, 2.0))
+    alone = ranking_loss(states, table, target)
+    assert abs(with_teacher.kl) < 1e-12
+    for a, b in zip(
+        torch.autograd.grad(with_teacher.total, [states, table]),
+        torch.autograd.grad(alone.total, [states, table]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_block_of_positions_by_items_is_held(monkeypatch):
+    """The largest tensor made during loss and gradient is a block, the states or a table: never N × I."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    largest = max(largest, leaf.numel())
+            return result
+
+    positions, items, block = 400, 3000, 30_000
+    states, table = torch.randn(positions, D, requires_grad=True), torch.randn(items, D, requires_grad=True)
+    t_states, t_table = torch.randn(positions, K).half(), torch.randn(items, K)
+    target = torch.randint(items, (positions,))
+    with Watch():
+        lesson = Lesson(t_states, t_table, torch.ones(positions, dtype=torch.int32))
+        ranking_loss(states, table, target, lesson, Distill(), block_elements=block).total.backward()
+    assert largest <= max(block, items * K)
+    assert largest < positions * items
+
+
+def test_drawn_candidates_estimate_the_full_partition_without_bias():
+    torch.manual_seed(0)
+    items, draws = 4000, 400
+    scores = torch.randn(items, dtype=torch.float64)
+    target = torch.randint(items, (64,))
+    full = scores.exp().sum()
+    estimates = []
+    for seed in range(400):
+        candidate, row, bias = draw_candidates(target, items, draws, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(candidate[row], target)
+        assert len(candidate.unique()) == len(candidate)
+        estimates.append((scores[candidate] + bias).exp().sum())
+    estimate = torch.stack(estimates)
+    assert abs(estimate.mean() - full) < 4 * estimate.std() / len(estimates) ** 0.5
+    assert abs(estimate.mean() / full - 1) < 0.01
+
+
+def test_loss_over_all_items_as_candidates_is_the_full_loss():
+    states, table, target, t_states, t_table = problem(5)
+    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target))
+    distill = Distill(1.3, 2.0)
+    zero = torch.zeros(I, dtype=torch.float64)
+    full = ranking_loss(states, table, target, lesson, distill)
+    biased = ranking_loss(states, table, target, lesson, distill, bias_I=zero)
+    torch.testing.assert_close(biased.total, full.total)
+
+
+def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
+    """A bias of log(3) on an item is the same as having the item three times, at any temperature."""
+    states, table, target, t_states, t_table = problem(6)
+    table, states = table.detach(), states.detach()
+    copies = torch.ones(I, dtype=torch.long)
+    copies[torch.randperm(I)[:20]] = 3
+    copies[target] = 1
+    repeated = torch.arange(I).repeat_interleave(copies)
+    target_repeated = torch.searchsorted(repeated, target)
+    distill = Distill(1.3, 2.0, "none")
+    rank = torch.ones(N)
+    many = ranking_loss(
+        states, table[repeated], target_repeated, Lesson(t_states, t_table[repeated], rank), distill
+    )
+    few = ranking_loss(
+        states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=copies.double().log()
+    )
+    torch.testing.assert_close(few.total, many.total)
+    torch.testing.assert_close(few.rank_N, many.rank_N)
