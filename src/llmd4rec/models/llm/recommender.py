@@ -1,0 +1,328 @@
+"""A language model as a sequential recommender: items in as soft tokens, scores over the whole catalogue out.
+
+A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec paper builds on. Design choices:
+
+- One pass, all positions. The instruction stands before the items and attention is causal, so the hidden state at item
+  t is what E4SRec would compute from a sample of its own that ends at t. One sequence trains all its positions.
+- The prompt is the same for everyone, so it is encoded once per call, with gradients, and its keys and values are
+  shared by the batch (`expanded_cache`). Padding is on the right, where no real position looks: no padding mask.
+- Item token = `W_in E[i] + b` of the CRM's item table E ("ID-embedding injection": a frozen copy, renewed each round),
+  or a small tower over the item's text vector, or their sum. Their size is matched to the model's own token embeddings,
+  because a pre-trained block that is fed vectors of another scale gives little but noise.
+- The token head is dropped. `dim=None` is the paper's output layer, a free table [I, width] against the last hidden
+  state; `dim=k` puts a linear map to k before it, which is what makes large catalogues affordable.
+- Trained: maps, towers, table and LoRA. Frozen: the base model and E.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.models.llm.backbone import (
+    Backbone,
+    LoRA,
+    add_lora,
+    embedding_rms,
+    expanded_cache,
+    trainable_state,
+)
+from llmd4rec.models.ranker import Ranker
+
+ItemInputs = Literal["id", "text", "id+text"]
+Tuning = Literal["lora", "full", "frozen"]
+_TABLE_STD = 0.02
+
+PROMPT = "Given the items a user interacted with, in order, predict the item the user will interact with next."
+RESPONSE = " Items:"
+
+
+class LLMRecommender(BaseModel):
+    """Settings of the language model as a recommender."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("HuggingFaceTB/SmolLM2-135M", description="Hugging Face id, folder, or .gguf file")
+    layers: int | Literal["auto"] | None = Field(
+        "auto", description="how many layers to keep, from the first; auto: 4 on a CPU, all on a GPU; null: all"
+    )
+    gguf_file: str | None = Field(None, description="name of a .gguf file inside the folder or repository")
+    items: ItemInputs = Field("id+text", description="what an item token is made of")
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description='what turns item texts into vectors: a sentence encoder, or "llm" for the language model itself',
+    )
+    text_fields: list[str] | None = Field(None, description="columns of the catalogue; null: those of the data set")
+    prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
+    response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
+    dim: int | None = Field(64, ge=1, description="width of states and item table; null: that of the language model")
+    init_table_from_crm: bool = Field(
+        False, description="start the item table at the CRM's (needs dim to be the CRM's)"
+    )
+    max_length: int = Field(50, ge=1, description="the longest history read")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on item tokens")
+    tune: Tuning = Field("lora", description="what of the language model is trained")
+    lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
+
+
+class LLMRecommenderNetwork(Ranker):
+    """A Ranker around a causal language model. Takes the backbone over: adapters are put into it in place.
+
+    Args:
+        backbone: a loaded decoder; one recommender each.
+        num_items: I.
+        items: what an item token is made of.
+        id_dim: d, the width of the CRM's item table (ignored without "id").
+        text_vectors: [I, T], one per item, zero where an item has no text; needed with "text", kept as a constant.
+        dim: k, the width of states and item table; None: that of the backbone.
+        prompt: instruction before the items; may be empty.
+        response: marker behind the instruction, before the items; may be empty.
+        max_length: the longest history read.
+        dropout: on item tokens.
+        lora: the adapters; needed with tune="lora", otherwise unused.
+        tune: what of the backbone is trained: adapters, everything but the token embeddings, or nothing.
+        init_table_from_crm: the table's id part is the injected table plus a learned difference that starts at zero;
+            needs dim == id_dim.
+        seed: of every random initial value; the global random state is left as it was.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        ModelError: the prompt and a history do not fit the model's context.
+    """
+
+    injected: Tensor
+    injected_rms: Tensor
+    text_vectors: Tensor | None
+    _prompt_tokens: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_items: int,
+        *,
+        items: ItemInputs = "id",
+        id_dim: int = 0,
+        text_vectors: Tensor | None = None,
+        dim: int | None = None,
+        prompt: str = "",
+        response: str = "",
+        max_length: int = 50,
+        dropout: float = 0.0,
+        lora: LoRA | None = None,
+        tune: Tuning = "lora",
+        init_table_from_crm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.uses_id, self.uses_text = "id" in items.split("+"), "text" in items.split("+")
+        _check_settings(self, num_items, id_dim, text_vectors, dim, lora, tune, init_table_from_crm)
+        self.max_length, self._num_items, self._dim = max_length, num_items, dim or backbone.width
+        tokens = _prompt_tokens(backbone, prompt, response)
+        _check_context(backbone, len(tokens) + max_length)
+        self.register_buffer("_prompt_tokens", torch.tensor(tokens, dtype=torch.long), persistent=False)
+
+        scale = embedding_rms(backbone.model)
+        if tune == "lora" and lora is not None:
+            add_lora(backbone, lora, seed)
+        else:
+            backbone.model.requires_grad_(tune == "full")
+            backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+        self.decoder = backbone.model
+        self.dropout = nn.Dropout(dropout)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # Two parts are summed where there are two; each then carries half of the token's variance.
+            part = scale / (self.uses_id + self.uses_text) ** 0.5
+            self.id_in = _linear(id_dim, backbone.width, part) if self.uses_id else None
+            self.text_in = _tower(text_vectors, backbone.width, part) if self.uses_text else None
+            self.head = nn.Linear(backbone.width, self._dim) if dim is not None else None
+            self.table = nn.Parameter(torch.empty(num_items, self._dim).normal_(0.0, _TABLE_STD))
+            self.text_out = _tower(text_vectors, self._dim, _TABLE_STD) if self.uses_text else None
+        self.register_buffer("injected", torch.zeros(num_items, id_dim if self.uses_id else 0))
+        self.register_buffer("injected_rms", torch.zeros(()))
+        self.register_buffer("text_vectors", text_vectors, persistent=False)
+        self.init_table_from_crm = init_table_from_crm
+        if init_table_from_crm:
+            nn.init.zeros_(self.table)
+        self.to(next(backbone.model.parameters()).device)
+
+    # ---- Ranker -----------------------------------------------------------------------------------------------
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self._num_items
+
+    @property
+    def dim(self) -> int:
+        """k, or the backbone's width."""
+        return self._dim
+
+    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.ranker.Ranker`.
+
+        `lengths_B` changes nothing: what stands on the right of a position never reaches it.
+
+        Raises:
+            ModelError: the items are made of identifiers and no item table was injected yet.
+        """
+        batch, length = items_BL.shape
+        tokens_BLW = self.dropout(self.item_tokens(items_BL)).to(self._precision)
+        cache, offset = None, len(self._prompt_tokens)
+        if offset:
+            prompt = self.decoder(input_ids=self._prompt_tokens[None], use_cache=True)
+            cache = expanded_cache(prompt.past_key_values, batch)
+        positions = torch.arange(offset, offset + length, device=items_BL.device)[None]
+        hidden_BLW = self.decoder(
+            inputs_embeds=tokens_BLW, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state.to(self.table.dtype)
+        return hidden_BLW if self.head is None else self.head(hidden_BLW)  # type: ignore[no-any-return]
+
+    def item_table(self) -> Tensor:
+        """The output layer, [I, dim]: free part, plus the tower's where items have text, plus E where asked for."""
+        table_ID: Tensor = self.table
+        if self.init_table_from_crm:
+            table_ID = table_ID + self._injected()
+        if self.text_out is not None:
+            table_ID = table_ID + self.text_out(self.text_vectors)
+        return table_ID
+
+    # ---- items in ---------------------------------------------------------------------------------------------
+    def item_tokens(self, items: Tensor) -> Tensor:
+        """Input embeddings of items of any shape [...], giving [..., width]."""
+        parts: list[Tensor] = []
+        if self.id_in is not None:
+            # One number scales the whole table, so that W_in sees the same size whichever CRM and round it is from.
+            parts.append(self.id_in(self._injected()[items] / self.injected_rms))
+        if self.text_in is not None and self.text_vectors is not None:
+            parts.append(self.text_in(self.text_vectors[items]))
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def inject(self, table_ID: Tensor) -> None:
+        """Copies the CRM's item table [I, d] into the frozen E; to be repeated whenever the CRM was trained.
+
+        Raises:
+            ModelError: the table has another shape or holds infinite or undefined numbers.
+        """
+        if table_ID.shape != self.injected.shape:
+            raise ModelError(
+                f"the injected item table has shape {tuple(table_ID.shape)}, expected {tuple(self.injected.shape)}",
+                "Use the item table of a model trained on the same data set, and its width as id_dim.",
+            )
+        if not torch.isfinite(table_ID).all():
+            raise ModelError("the injected item table holds infinite or undefined numbers", "Train that model again.")
+        with torch.no_grad():
+            self.injected.copy_(table_ID)
+            self.injected_rms.copy_(self.injected.double().pow(2).mean().sqrt().clamp_min(1e-12))
+
+    def _injected(self) -> Tensor:
+        if not self.injected_rms > 0:
+            raise ModelError(
+                "no item table was injected into the language model yet",
+                "Train the conventional model first and inject its item table.",
+            )
+        return self.injected
+
+    # ---- saving -----------------------------------------------------------------------------------------------
+    def saved_state(self) -> dict[str, Tensor]:
+        """What training changed, by name: trained parameters and the injected table. The base model is not among it."""
+        state = trainable_state(self)
+        return {**state, "injected": self.injected.detach(), "injected_rms": self.injected_rms.detach()}
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what :meth:`saved_state` gave.
+
+        Raises:
+            ModelError: names or shapes differ: the state is of a recommender with other settings.
+        """
+        own = self.saved_state()
+        differing = sorted(own.keys() ^ state.keys())
+        differing += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+        if differing:
+            raise ModelError(
+                f"the saved language model does not fit these settings: {', '.join(differing[:3])}",
+                "Use the settings and the data set it was trained with.",
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return next(self.decoder.parameters()).dtype
+
+
+# ---- initial values -------------------------------------------------------------------------------------------
+def _linear(inputs: int, outputs: int, rms: float) -> nn.Linear:
+    """A linear map that turns inputs of unit size into outputs of size `rms`."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, 0.0, rms / inputs**0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _tower(text_vectors: Tensor | None, outputs: int, rms: float) -> nn.Sequential:
+    """Linear, GELU, Linear from text vectors to `outputs`; over these vectors its outputs start with size `rms`."""
+    assert text_vectors is not None
+    size = text_vectors.shape[1]
+    hidden = min(size, outputs)
+    present = text_vectors[text_vectors.abs().sum(1) > 0]
+    first, last = _linear(size, hidden, 1.0), _linear(hidden, outputs, 1.0)
+    tower = nn.Sequential(first, nn.GELU(), last)
+    if len(present):
+        with torch.no_grad():
+            first.weight /= present.pow(2).mean().sqrt()
+            last.weight *= rms / tower(present).pow(2).mean().sqrt()
+    return tower
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------
+def _check_settings(
+    model: LLMRecommenderNetwork,
+    num_items: int,
+    id_dim: int,
+    text_vectors: Tensor | None,
+    dim: int | None,
+    lora: LoRA | None,
+    tune: Tuning,
+    init_table_from_crm: bool,
+) -> None:
+    if model.uses_id and id_dim < 1:
+        raise ConfigError("items made of identifiers need the width of the CRM's item table", "Set id_dim.")
+    if init_table_from_crm and not (model.uses_id and dim == id_dim):
+        raise ConfigError(
+            f"init_table_from_crm needs items with identifiers and dim equal to the CRM's ({dim} is not {id_dim})",
+            f"Set dim to {id_dim}, or switch init_table_from_crm off.",
+        )
+    if model.uses_text and (text_vectors is None or text_vectors.ndim != 2 or len(text_vectors) != num_items):
+        shape = None if text_vectors is None else tuple(text_vectors.shape)
+        raise ConfigError(
+            f"items made of text need one text vector for each of {num_items} items; got shape {shape}",
+            "Encode the texts of the whole catalogue, or set items to id.",
+        )
+    if tune == "lora" and lora is None:
+        raise ConfigError('tune is "lora" but no adapters are configured', 'Set lora, or set tune to "frozen".')
+
+
+def _prompt_tokens(backbone: Backbone, prompt: str, response: str) -> list[int]:
+    """Tokens of the prompt with whatever its tokenizer puts in front of a text, then those of the response."""
+    tokenizer = backbone.tokenizer
+    tokens: list[int] = list(tokenizer(prompt)["input_ids"]) if prompt else []
+    while tokens and tokens[-1] == tokenizer.eos_token_id:
+        tokens.pop()  # an end-of-text mark would cut the items off from the instruction
+    if response:
+        tokens += tokenizer(response, add_special_tokens=False)["input_ids"]
+    return tokens
+
+
+def _check_context(backbone: Backbone, needed: int) -> None:
+    available = getattr(backbone.model.config, "max_position_embeddings", None)
+    if available is not None and needed > available:
+        raise ModelError(
+            f"{backbone.name} reads {available} tokens; prompt and history need {needed}",
+            "Shorten the prompt or max_length, or choose another model.",
+        )
