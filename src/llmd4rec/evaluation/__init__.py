@@ -2,5 +2,6 @@
 
 from llmd4rec.evaluation.evaluate import evaluate, validation_ndcg
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.significance import Comparison, compare
 
-__all__ = ["Evaluation", "evaluate", "validation_ndcg"]
+__all__ = ["Comparison", "Evaluation", "compare", "evaluate", "validation_ndcg"]
