@@ -44,6 +44,20 @@ Int32Array = NDArray[np.int32]
 SplitName = Literal["valid", "test"]
 
 
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuses to write a data set where something else is; only a prepared data set is ever replaced.
+
+    Raises:
+        DataError: `path` exists and is not an empty folder, and `overwrite` is false or it holds something else.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / "dataset.json").is_file():
+        raise DataError(f"{path} already exists and is no prepared data set", "Choose another folder.")
+    if not overwrite:
+        raise DataError(f"{path} already exists", "Choose another folder, or pass --overwrite.")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Item sequences per user, a catalogue and a split. See the module's docstring for shapes."""
@@ -129,14 +143,19 @@ class Dataset:
         names = list(self.text_fields if fields is None else fields)
         for name in names:
             if name not in self.catalogue.columns:
-                known = ", ".join(column for column in self.catalogue.columns if column != "item_id") or "none"
+                known = (
+                    ", ".join(column for column in self.catalogue.columns if column != "item_id") or "none"
+                )
                 raise DataError(
-                    f"the catalogue has no column {name!r}", f"Name some of its columns instead; it has: {known}."
+                    f"the catalogue has no column {name!r}",
+                    f"Name some of its columns instead; it has: {known}.",
                 )
         columns = [self.catalogue[name].cast(pl.String).to_list() for name in names]
         lines = []
         for values in zip(*columns, strict=True) if columns else ((),) * self.num_items:
-            lines.append("; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip()))
+            lines.append(
+                "; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip())
+            )
         return lines
 
     # ---- identity -----------------------------------------------------------------------------------------------
@@ -160,7 +179,7 @@ class Dataset:
         items: pl.DataFrame | pl.LazyFrame | pd.DataFrame | None = None,
         **settings: Any,
     ) -> Dataset:
-        """Cleans, indexes and splits two frames; the settings are those of :class:`~llmd4rec.data.prepare.Prepare`.
+        """Cleans, indexes and splits two frames; the settings are those of :class:`~llmd4rec.data.settings.Prepare`.
 
         Args:
             interactions: one row per interaction: user, item, and a timestamp or position if known. polars or pandas.
@@ -171,10 +190,15 @@ class Dataset:
         """
         from llmd4rec.data.prepare import Prepare, prepare_frames
 
-        return prepare_frames(interactions, items, Prepare(**settings))
+        return prepare_frames(interactions, items, Prepare.from_settings(settings))
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Writes the folder described in the module's docstring; same data set, same bytes. All or nothing."""
+        """Writes the folder described in the module's docstring; same data set, same bytes. All or nothing.
+
+        Raises:
+            DataError: `path` exists, and `overwrite` is false or it is no prepared data set.
+        """
+        check_target(Path(path), overwrite=overwrite)
         with atomic_dir(Path(path), replace=overwrite) as folder:
             arrays = {"offsets": self.offsets, "items": self.items, "train_end": self.train_end}
             arrays |= {"valid": self.valid, "test": self.test}
@@ -200,7 +224,7 @@ class Dataset:
             )
             write_json(folder / "report.json", self.report)
             if self.report:
-                from llmd4rec.data.prepare import report_markdown
+                from llmd4rec.data.report import report_markdown
 
                 (folder / "report.md").write_text(report_markdown(self.report), encoding="utf-8")
 

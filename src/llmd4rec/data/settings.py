@@ -1,0 +1,113 @@
+"""The settings of `prepare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from llmd4rec.errors import ConfigError
+
+Order = Literal["auto", "timestamp", "position", "row"]
+Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
+Split = Literal["leave-one-out", "temporal"]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """How a log and a catalogue become a :class:`~llmd4rec.data.dataset.Dataset`.
+
+    Args:
+        user_col, item_col, time_col, position_col: columns of the interactions; None: guessed from the names in use.
+        item_id_col: the identifier's column in the catalogue; None: the interactions' item column, else guessed.
+        text_cols: text columns of the catalogue, the most telling first; None: guessed.
+        order_by: what a user's interactions are ordered by; `auto` takes the position if there is one, else the
+            timestamp, else the rows as they stand. Ties keep the order of the rows.
+        duplicates: `exact` drops rows equal in user, item, time and position to an earlier one (rows that carry
+            neither time nor position are never that: they may be genuine repeats); `keep` keeps all;
+            `drop-consecutive` also drops an item that follows itself; `drop` keeps a user's first of each item.
+        k_core: drops users and items with fewer interactions until none is left; 0: off.
+        min_history: the shortest sequence kept.
+        max_history: keeps only the last so many interactions of each user; None: all.
+        split: `leave-one-out` holds out each user's last interaction for test and the one before for validation,
+            of users with at least 3; `temporal` cuts the whole log at two moments.
+        test_fraction, valid_fraction: the share of interactions behind the later and between the two cuts
+            (`temporal` only).
+        keep_unseen_items: keeps the items of the catalogue that have no interaction.
+
+    Raises:
+        ConfigError: a value is out of range, or two contradict each other.
+    """
+
+    user_col: str | None = None
+    item_col: str | None = None
+    time_col: str | None = None
+    position_col: str | None = None
+    item_id_col: str | None = None
+    text_cols: tuple[str, ...] | None = None
+    order_by: Order = "auto"
+    duplicates: Duplicates = "exact"
+    k_core: int = 0
+    min_history: int = 1
+    max_history: int | None = None
+    split: Split = "leave-one-out"
+    test_fraction: float = 0.1
+    valid_fraction: float = 0.1
+    keep_unseen_items: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Prepare:
+        """From keyword settings.
+
+        Raises:
+            ConfigError: a name is unknown (says the nearest), or a value is wrong.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known are: {', '.join(known)}."
+                raise ConfigError(f"unknown setting {name!r}", hint)
+        values = dict(settings)
+        if isinstance(values.get("text_cols"), list | tuple):
+            values["text_cols"] = tuple(values["text_cols"])
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("order_by", Order), ("duplicates", Duplicates), ("split", Split)):
+            allowed = get_args(kind)
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} cannot be {getattr(self, name)!r}", f"Choose one of: {', '.join(allowed)}."
+                )
+        if isinstance(self.text_cols, str):
+            raise ConfigError("text_cols is one string", "Give a list of column names.")
+        for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):
+            value = getattr(self, name)
+            if value is None and name == "max_history":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} is {value!r}", f"It must be a whole number of at least {least}.")
+        if self.max_history is not None and self.max_history < max(self.min_history, self.k_core):
+            raise ConfigError(
+                f"max_history {self.max_history} is below min_history {self.min_history} or k_core {self.k_core}",
+                "Sequences cannot be longer and shorter at once: raise one or lower the other.",
+            )
+        for name in ("test_fraction", "valid_fraction"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value < 1:
+                raise ConfigError(f"{name} is {value!r}", "It must lie between 0 and 1.")
+        if self.test_fraction + self.valid_fraction >= 1:
+            raise ConfigError("test_fraction and valid_fraction leave nothing to train on", "Lower them.")
+        if self.split == "temporal" and self.order_by in ("position", "row"):
+            raise ConfigError(
+                f"a temporal split cannot be ordered by {self.order_by}",
+                "Leave order_by at auto: the split orders by timestamp, ties by position.",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by name, ready for JSON."""
+        return dataclasses.asdict(self)

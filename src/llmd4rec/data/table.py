@@ -1,0 +1,96 @@
+"""A table to read from: a file or a frame, with the name by which errors call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from llmd4rec.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The number of each data row, from 1, uint32.
+ROW = "__row__"
+_SAMPLE = 10_000
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to be read, at most a few times.
+
+    Args:
+        lazy: the rows, in file order, without row numbers.
+        where: what to call it in messages.
+        about: file name, format and checksum for the report.
+        explain: turns an error met while reading into one that names the row; returns if it cannot.
+    """
+
+    lazy: pl.LazyFrame
+    where: str
+    about: dict[str, Any] = field(default_factory=dict)
+    explain: Callable[[Exception], None] = lambda _: None
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """The columns and their types."""
+        try:
+            return dict(self.lazy.collect_schema())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def collect(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
+        """The given expressions over all rows; `ROW` is there to be selected.
+
+        Raises:
+            DataError: the content cannot be read.
+        """
+        numbered = self.lazy.with_row_index(ROW, offset=1)
+        try:
+            return numbered.select(expressions).collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def sample(self, column: str) -> pl.Series:
+        """The first values of a column that are there."""
+        try:
+            return self.lazy.select(column).drop_nulls().head(_SAMPLE).collect(engine="streaming").to_series()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def value(self, column: str, row: int) -> Any:
+        """One value, for an error message."""
+        return self.lazy.select(column).slice(row - 1, 1).collect(engine="streaming").item()
+
+    def _unreadable(self, error: Exception) -> DataError:
+        if isinstance(error, MemoryError):
+            raise error
+        self.explain(error)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return DataError(
+            f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again."
+        )
+
+
+def table_of(frame: pl.DataFrame | pl.LazyFrame | pd.DataFrame, where: str) -> Table:
+    """A table over a polars or pandas frame.
+
+    Raises:
+        DataError: it is neither, or a pandas column mixes types that cannot stand in one column.
+    """
+    if isinstance(frame, pl.LazyFrame):
+        return Table(frame, where)
+    if isinstance(frame, pl.DataFrame):
+        return Table(frame.lazy(), where)
+    if type(frame).__module__.startswith("pandas"):
+        try:
+            return Table(pl.from_pandas(frame.rename(columns=str)).lazy(), where)
+        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{where} cannot be converted from pandas: {error}",
+                "Give each column one type, for example with .astype(str).",
+            ) from error
+    raise DataError(f"{where} is a {type(frame).__name__}, not a table", "Give a polars or pandas frame.")

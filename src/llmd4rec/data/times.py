@@ -1,0 +1,110 @@
+"""Times as they come (seconds to nanoseconds, ISO strings, dates) → whole seconds since 1970.
+
+The full precision is kept as long as interactions are being ordered; only the stored time is cut to seconds.
+Strings without a time zone are taken as UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmd4rec.errors import DataError
+
+#: How many of the unit make a second, by name.
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+#: Year first, or a month by name or Amazon's `07 9, 2012`. `03/04/2012` means two days, so it is refused.
+_FORMATS = tuple(
+    f"{date}{time}"
+    for date in ("%Y-%m-%d", "%Y/%m/%d", "%m %d, %Y", "%b %d, %Y", "%B %d, %Y")
+    for time in ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z", " %H:%M", "T%H:%M")
+)
+_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """How to read one column of times.
+
+    Args:
+        value: the expression that gives a number per row; null where it is blank or unreadable.
+        unit: the number's unit, one of `UNITS`; None: to be guessed by size.
+    """
+
+    value: pl.Expr
+    unit: str | None
+
+
+def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> TimePlan:
+    """Chooses how to read `column` from its type and, for strings, from its first values.
+
+    Raises:
+        DataError: the type cannot be a time.
+    """
+    raw = pl.col(column)
+    if dtype.is_integer() or dtype == pl.Null:
+        return TimePlan(raw.cast(pl.Int64, strict=False), None)
+    if dtype.is_float() or dtype.is_decimal():
+        number = raw.cast(pl.Float64)
+        return TimePlan(pl.when(number.is_finite()).then(number), None)
+    if isinstance(dtype, pl.Datetime):
+        return TimePlan(raw.dt.epoch("us"), "microseconds")
+    if dtype == pl.Date:
+        return TimePlan(raw.cast(pl.Datetime("us")).dt.epoch("us"), "microseconds")
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return _plan_strings(column, sample.cast(pl.String))
+    raise DataError(
+        f"{where}, column {column!r}: {dtype} is no time",
+        "Name another column with --time-col, or order by something else with --order-by.",
+    )
+
+
+def _plan_strings(column: str, sample: pl.Series) -> TimePlan:
+    """Numbers if the first values are, else the date formats that fit any of them."""
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    values = sample.str.strip_chars()
+    values = values.filter(values != "").head(_SAMPLE)
+    for kind in (pl.Int64, pl.Float64):
+        if values.cast(kind, strict=False).null_count() == 0:
+            number = text.cast(kind, strict=False)
+            return TimePlan(pl.when(number.cast(pl.Float64).is_finite()).then(number), None)
+    fitting = [form for form in _FORMATS if values.to_frame("t").select(_parse(pl.col("t"), form)).item(0, 0)]
+    tried = fitting or _FORMATS[:1]
+    return TimePlan(pl.coalesce([_moments(text, form) for form in tried]), "microseconds")
+
+
+def _moments(text: pl.Expr, form: str) -> pl.Expr:
+    zoned = form.endswith("%#z")
+    if zoned:
+        text = text.str.replace(r"\s*(Z|UTC)$", "+0000")
+    parsed = text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if zoned else None)
+    return parsed.dt.epoch("us")
+
+
+def _parse(text: pl.Expr, form: str) -> pl.Expr:
+    return _moments(text, form).is_not_null().any()
+
+
+def guess_unit(values: pl.Series) -> str:
+    """The unit of a column of numbers by the size of its median: seconds stay below 10^11 until the year 5138."""
+    median = values.abs().median()
+    size = float(median) if isinstance(median, int | float) else 0.0
+    for unit, limit in (("seconds", 1e11), ("milliseconds", 1e14), ("microseconds", 1e17)):
+        if size < limit:
+            return unit
+    return "nanoseconds"
+
+
+def to_seconds(values: pl.Series, unit: str) -> pl.Series:
+    """Whole seconds since 1970, rounded down, int64 with nulls kept."""
+    if values.dtype.is_float():
+        return (values / UNITS[unit]).floor().cast(pl.Int64)
+    return values if unit == "seconds" else values // UNITS[unit]
+
+
+def as_text(seconds: Any) -> str:
+    """Seconds since 1970 as `2024-01-31 12:34:56`."""
+    return str(np.datetime64(int(seconds), "s")).replace("T", " ")

@@ -1,0 +1,120 @@
+"""Unpacking gzip and zstandard, and turning other encodings into UTF-8, with truncation noticed.
+
+Compression is told by the content, not the name: files are often renamed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+from llmd4rec.errors import DataError
+from llmd4rec.progress import bar
+
+_CHUNK = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def unpacked(path: Path, folder: Path, encoding: str) -> Path:
+    """`path` itself if it is plain UTF-8 or binary, else an unpacked, recoded copy in `folder`.
+
+    Raises:
+        DataError: the file is damaged or cut short, or is not in `encoding`.
+    """
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError as error:
+        raise DataError(
+            f"unknown encoding {encoding!r}", "Common are utf-8, latin-1, cp1252, utf-16."
+        ) from error
+    with path.open("rb") as file:
+        magic = file.read(4)
+    packed = magic[:2] == _GZIP or magic == _ZSTD
+    if not packed and codec == "utf-8" and magic[:2] not in _UTF16:
+        return path
+    if not packed and magic == b"PAR1":
+        return path
+    target = folder / "plain"
+    with target.open("wb") as out, bar(f"Unpacking {path.name}", path.stat().st_size, "B") as progress:
+        blocks = _blocks(path, magic)
+        recode = None
+        for block, consumed in blocks:
+            if recode is None:
+                recode = _recoder(codec, block)
+            try:
+                out.write(recode(block))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path} is not in {encoding}: {error.reason}", "Name another --encoding."
+                ) from error
+            progress.advance(consumed)
+    return target
+
+
+class _Recode:
+    """From one encoding to UTF-8, block by block."""
+
+    def __init__(self, codec: str) -> None:
+        self._decoder = codecs.getincrementaldecoder(codec)()
+
+    def __call__(self, block: bytes) -> bytes:
+        return self._decoder.decode(block).encode("utf-8")
+
+
+def _recoder(codec: str, first: bytes) -> _Recode | type[bytes]:
+    if first[:4] == b"PAR1":
+        return bytes
+    if first[:2] in _UTF16:
+        return _Recode("utf-16")
+    return bytes if codec == "utf-8" else _Recode(codec)
+
+
+def _blocks(path: Path, magic: bytes) -> Iterator[tuple[bytes, int]]:
+    """Unpacked blocks, and how many bytes of the file each took."""
+    with path.open("rb") as file:
+        if magic[:2] == _GZIP:
+            yield from _gunzip(path, file)
+        elif magic == _ZSTD:
+            yield from _unzstd(path, file)
+        else:
+            while block := file.read(_CHUNK):
+                yield block, len(block)
+
+
+def _gunzip(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    at = 0
+    try:
+        with gzip.GzipFile(fileobj=file) as stream:
+            while block := stream.read(_CHUNK):
+                now = file.tell()
+                yield block, now - at
+                at = now
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _unzstd(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    try:
+        while block := file.read(_CHUNK):
+            rest = block
+            while rest:
+                if stream.eof:
+                    stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                yield stream.decompress(rest), len(rest)
+                rest = stream.unused_data if stream.eof else b""
+    except zstandard.ZstdError as error:
+        raise _damaged(path, error) from error
+    if not stream.eof:
+        raise _damaged(path, "it ends too early")
+
+
+def _damaged(path: Path, why: object) -> DataError:
+    return DataError(f"{path} is damaged or cut short: {why}", "Get the file again.")
