@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -64,7 +64,7 @@ def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -
 
 def track(iterable: Iterable[T], what: str, total: float | None = None, unit: str = "it") -> Iterator[T]:
     """Iterates with a :func:`bar`."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with bar(what, total, unit) as running:
         for element in iterable:

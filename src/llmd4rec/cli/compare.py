@@ -13,7 +13,7 @@ from llmd4rec.cli.evaluate import Model, Seen, Stage
 def compare(
     run_a: Annotated[Path, typer.Argument(help="A run folder: what is compared against.")],
     run_b: Annotated[Path, typer.Argument(help="Another run folder, or the same one.")],
-    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = Model.crm,
+    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
     stage_a: Annotated[Stage | None, typer.Option(help="Of the first run [default: distilled if it has it].")] = None,
     stage_b: Annotated[Stage | None, typer.Option(help="Of the second run [default: distilled if it has it].")] = None,
     seen: Annotated[Seen | None, typer.Option(help="[default: as in the second run]")] = None,
@@ -34,10 +34,10 @@ def compare(
     from llmd4rec.evaluation.significance import compare as compare_evaluations
 
     a, b = Run.open(run_a), Run.open(run_b)
-    name = model.value
-    chosen_seen = seen.value if seen else b.settings.evaluation.seen
-    first = saved_or_scored(a, name, stage_a.value if stage_a else default_stage(a, name), chosen_seen)
-    second = saved_or_scored(b, name, stage_b.value if stage_b else default_stage(b, name), chosen_seen)
+    name = model
+    chosen_seen = seen or b.settings.evaluation.seen
+    first = saved_or_scored(a, name, stage_a or default_stage(a, name), chosen_seen)
+    second = saved_or_scored(b, name, stage_b or default_stage(b, name), chosen_seen)
     result = compare_evaluations(first, second)
     if json_output:
         typer.echo(json.dumps(result.to_json()))

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class Model(StrEnum):
-    """Which of the two models."""
-
-    crm = "crm"
-    llm = "llm"
-
-
-class Stage(StrEnum):
-    """Before or after mutual distillation."""
-
-    alone = "alone"
-    distilled = "distilled"
-
-
-class Seen(StrEnum):
-    """Whether items of the history are candidates."""
-
-    keep = "keep"
-    remove = "remove"
-
-
-class Split(StrEnum):
-    """Which held-out items."""
-
-    test = "test"
-    valid = "valid"
+Model = Literal["crm", "llm"]
+Stage = Literal["alone", "distilled"]
+Seen = Literal["keep", "remove"]
+Split = Literal["test", "valid"]
 
 
 def evaluate(
@@ -42,14 +18,14 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
-    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = Model.crm,
+    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
     ] = None,
     seen: Annotated[
         Seen | None, typer.Option(help="Whether items of the history are candidates [default: as in the run].")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which held-out items.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rank the whole catalogue for every held-out item: HR, NDCG, MRR, slices, coverage, popularity.
@@ -64,21 +40,21 @@ def evaluate(
     """
     import json
 
-    from llmd4rec.distill.results import default_stage, score
+    from llmd4rec.distill.results import default_stage, evaluation_table, score
     from llmd4rec.distill.run import Run
 
     opened = Run.open(run)
     result = score(
         opened,
         opened.load_data(data),
-        model.value,
-        stage.value if stage else default_stage(opened, model.value),
-        seen=seen.value if seen else None,
-        split=split.value,
+        model,
+        stage or default_stage(opened, model),
+        seen=seen,
+        split=split,
     )
     if json_output:
         typer.echo(json.dumps(result.to_json()))
         return
     from rich.console import Console
 
-    Console().print(result.table())
+    Console().print(evaluation_table(result))

@@ -36,6 +36,10 @@ def export(
     opened = Run.open(run)
     folder = out or opened.folder / "export"
     summary = export_run(
-        opened, opened.load_data(data), folder, stage.value if stage else default_stage(opened, "crm"), overwrite=overwrite
+        opened,
+        opened.load_data(data),
+        folder,
+        stage or default_stage(opened, "crm"),
+        overwrite=overwrite,
     )
     typer.echo(f"{folder}: {summary}")

@@ -20,11 +20,11 @@ def recommend(
         ),
     ],
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
-    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = Model.crm,
+    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
     ] = None,
-    seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = Seen.remove,
+    seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = "remove",
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -43,15 +43,15 @@ def recommend(
     from llmd4rec.distill.run import Run
 
     opened = Run.open(run)
-    chosen = stage.value if stage else default_stage(opened, model.value)
-    recommender = opened.recommender(model.value, chosen)
+    chosen = stage or default_stage(opened, model)
+    recommender = opened.recommender(model, chosen)
     items = parse_history(history)
-    found = recommender.recommend(items, k, seen=seen.value, skip_unknown=skip_unknown)
+    found = recommender.recommend(items, k, seen=seen, skip_unknown=skip_unknown)
     if json_output:
         typer.echo(
             json.dumps(
                 {
-                    "model": model.value,
+                    "model": model,
                     "stage": chosen,
                     "history": items,
                     "recommendations": [item.to_json() for item in found],

@@ -55,9 +55,7 @@ class TrainingWindows:
         self._items = dataset.items
         self.max_length = max_length
         starts = np.asarray(dataset.offsets[:-1])
-        inputs = np.maximum(
-            np.asarray(dataset.train_end) - starts - 1, 0
-        )  # the last training item is only a target
+        inputs = np.maximum(np.asarray(dataset.train_end) - starts - 1, 0)  # the last training item is only a target
         first_number = np.concatenate([[0], np.cumsum(inputs)])
         #: P, the number of training positions.
         self.num_positions = int(first_number[-1])

@@ -1,6 +1,7 @@
 """The loss of mutual distillation, computed block by block, with its gradient in the same walk.
 
-    L = mean_s CE(s)  +  λ · mean_s( w(s) · KL( p_teacher(s; T) ‖ p_student(s; T) ) )        p(s; T) = softmax(scores / T)
+    L = mean_s CE(s)  +  λ · mean_s( w(s) · KL( p_teacher(s; T) ‖ p_student(s; T) ) )
+    p(s; T) = softmax(scores / T)
 
 over the whole catalogue (LLMD4Rec's L_llm with λ1, T1, w1 and L_crm with λ2, T2, w2 are this one loss with the roles
 exchanged). A student's scores are `states_ND @ table_ID.T`, a teacher's `t_states_NK @ t_table_IK.T`. The walk takes a

@@ -71,7 +71,9 @@ class Run:
         if (folder / "run.json").exists():
             run = cls.open(folder)
             run.require(data)
-            changed = [line for line in differences(run.settings, settings) if not line.startswith(("device", "threads"))]
+            changed = [
+                line for line in differences(run.settings, settings) if not line.startswith(("device", "threads"))
+            ]
             if changed:
                 raise RunError(
                     f"{folder} holds a run with other settings: {'; '.join(changed)}",
@@ -80,7 +82,9 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items))
+        run = cls(
+            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
+        )
         save_settings(settings, folder / "config.yaml")
         write_json(folder / "environment.json", environment())
         with atomic_file(folder / "catalogue.parquet") as temporary:

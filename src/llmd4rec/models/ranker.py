@@ -55,7 +55,7 @@ class Ranker(nn.Module, ABC):
 def last_states(ranker: Ranker, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
     """The state behind each whole history, shape [B, d]."""
     states_BLD = ranker.states(items_BL, lengths_B)
-    rows = torch.arange(len(lengths_B), device=states_BLD.device)
+    rows = torch.arange(lengths_B.shape[0], device=states_BLD.device)
     return states_BLD[rows, lengths_B - 1]
 
 

@@ -46,9 +46,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
             state = json.loads((file.metadata() or {}).get("llmd4rec", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
-        raise RunError(
-            f"{path} does not exist", "The run has not come that far; run `train` again."
-        ) from error
+        raise RunError(f"{path} does not exist", "The run has not come that far; run `train` again.") from error
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}", "Delete it and run `train` again.") from error
     if state.get("format") != FORMAT_VERSION:

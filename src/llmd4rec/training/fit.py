@@ -40,27 +40,21 @@ class Training(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     epochs: int = Field(100, ge=0, description="at most so many epochs")
-    patience: int = Field(
-        5, ge=1, description="stop after so many epochs without a better validation NDCG@10"
-    )
+    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(256, ge=1, description="training positions per step, about")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
-    clip: float | None = Field(
-        None, gt=0, description="largest gradient norm; longer gradients are scaled down"
-    )
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
     epoch_positions: int | None = Field(
         None, ge=1, description="train only about so many positions, drawn anew, in each epoch (null: all)"
     )
     full_softmax_items: int = Field(
         200_000, ge=1, description="larger catalogues are trained on drawn candidates with a log-Q correction"
     )
-    candidates: int = Field(
-        16_384, ge=1, description="items drawn per step when the catalogue is larger than that"
-    )
+    candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
     checkpoint_seconds: float = Field(60, ge=0, description="save at the first step after so many seconds")
 
 
@@ -135,12 +129,8 @@ def fit(
             "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
         )
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    trainer = _Trainer(
-        ranker, dataset, windows, settings, optimizer, list(parameters), folder, phase, seed, log
-    )
+    optimizer = torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+    trainer = _Trainer(ranker, dataset, windows, settings, optimizer, list(parameters), folder, phase, seed, log)
     trainer.teacher, trainer.distill = teacher, distill
     return trainer.run(validate)
 
@@ -233,9 +223,7 @@ class _Trainer:
         table_ID = self.ranker.item_table()
         target_N, bias, candidate_C = batch.target_N, None, None
         if self.ranker.num_items > self.settings.full_softmax_items:
-            drawn = torch.Generator().manual_seed(
-                derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
-            )
+            drawn = torch.Generator().manual_seed(derive_seed(self.seed, self.phase, "draw", self.at.total_steps))
             candidate_C, target_N, bias = draw_candidates(
                 target_N, self.ranker.num_items, self.settings.candidates, drawn
             )
@@ -285,9 +273,7 @@ class _Trainer:
         improved = value > at.best_value
         if improved:
             at.best_value, at.best_epoch = value, epoch
-            checkpoint.save(
-                self.best, self.ranker.saved_state(), {"phase": self.phase, "epoch": epoch, "value": value}
-            )
+            checkpoint.save(self.best, self.ranker.saved_state(), {"phase": self.phase, "epoch": epoch, "value": value})
         positions = max(1.0, at.sums.get("positions", 0.0))
         self.log.append(
             phase=self.phase,

@@ -84,7 +84,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
     cut = any(point.value < low for point in points)
     note = f"<p class='note'>First epochs below {low:.3f} lie under the chart.</p>" if cut else ""
     return (
-        f'<ul class="legend">{legend}<li><i class="swatch ring"></i>best epoch, the one that is kept</li></ul>'
+        f'<ul class="legend">{legend}<li><i class="swatch ring"></i>best epoch</li></ul>'
         '<div class="chart" tabindex="0" role="group" aria-label="Validation NDCG@10 per epoch. Arrow keys read the '
         f'points."><div class="plot">{"".join(bands)}{ticks}<svg viewBox="0 0 100 100" preserveAspectRatio="none" '
         f'aria-hidden="true">{"".join(lines)}</svg>{"".join(dots)}</div></div>{note}{_curve_table(phases, names)}'
@@ -200,7 +200,8 @@ def weights(histograms: Sequence[WeightHistogram]) -> str:
         mean = 100 * (histogram.mean - first) / ((last - first) or 1)
         student = "llm" if histogram.direction == "w1" else "crm"
         cells.append(
-            f'<figure class="hist {student}"><figcaption><b>Round {histogram.round}, <var>{esc(histogram.direction)}</var></b>'
+            f'<figure class="hist {student}"><figcaption><b>Round {histogram.round}, '
+            f"<var>{esc(histogram.direction)}</var></b>"
             f'<span>mean {histogram.mean:.2f}</span></figcaption><div class="bars" tabindex="0" role="group" '
             f'aria-label="Distribution of {esc(histogram.direction)} in round {histogram.round}. Arrow keys read the '
             f'bars.">{"".join(bars)}<b style="left:{mean:.1f}%"></b></div>'

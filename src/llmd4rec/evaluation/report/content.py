@@ -37,7 +37,7 @@ class ModelRow:
         stage: `alone` or `distilled`.
         metrics: test metrics, such as `hr@10`, `ndcg@10` (also `coverage@10`, `popularity@10` where known).
         parameters: what is needed to serve it.
-        train_seconds: spent training it, all rounds together.
+        train_seconds: spent training it and everything it was made from.
         ms_per_request: time to answer one request.
     """
 

@@ -10,7 +10,7 @@ from llmd4rec.evaluation.report.content import Example, ModelRow, ReportContent
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
 
-#: The metric a report leads with.
+#: The metric a report leads with, if it was measured.
 LEAD = "ndcg@10"
 #: Below this p value a difference is called one.
 LEVEL = 0.05
@@ -30,30 +30,40 @@ def p_value(p: float) -> str:
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
+def lead_metric(content: ReportContent) -> str:
+    """`ndcg@10`, or NDCG at the first cutoff that was measured."""
+    measured = [list(row.metrics) for row in content.rows]
+    if content.comparison is not None:
+        measured.insert(0, list(content.comparison.overall.metrics))
+    names = [name for metrics in measured for name in metrics if name.startswith("ndcg@")]
+    return LEAD if LEAD in names or not names else names[0]
+
+
 def finding(content: ReportContent) -> str:
     """The report's first sentence, as text: what distillation did to the lead metric, or how good the model is."""
+    lead = lead_metric(content)
     if content.comparison is not None:
-        d = content.comparison.overall.metrics[LEAD]
+        d = content.comparison.overall.metrics[lead]
         gain = p_value(d.p) if d.relative is None else f"{percent(d.relative)}, {p_value(d.p)}"
         if d.p < LEVEL and d.difference > 0:
-            return f"Distillation lifted {metric_name(LEAD)} from {d.first:.4f} to {d.second:.4f} ({gain})."
+            return f"Distillation lifted {metric_name(lead)} from {d.first:.4f} to {d.second:.4f} ({gain})."
         if d.p < LEVEL and d.difference < 0:
-            return f"Distillation lowered {metric_name(LEAD)} from {d.first:.4f} to {d.second:.4f} ({gain})."
+            return f"Distillation lowered {metric_name(lead)} from {d.first:.4f} to {d.second:.4f} ({gain})."
         return (
-            f"Distillation did not measurably change {metric_name(LEAD)}: {d.first:.4f} before, {d.second:.4f} after "
+            f"Distillation did not measurably change {metric_name(lead)}: {d.first:.4f} before, {d.second:.4f} after "
             f"({gain})."
         )
     for row in content.rows:
-        if LEAD in row.metrics:
+        if lead in row.metrics:
             name = content.crm if row.model == "crm" else content.llm
             what = "trained alone" if row.stage == "alone" else "after distillation"
-            return f"{_capital(name)} {what} reaches {metric_name(LEAD)} {row.metrics[LEAD]:.4f}."
+            return f"{_capital(name)} {what} reaches {metric_name(lead)} {row.metrics[lead]:.4f}."
     return "This run has not been evaluated yet."
 
 
 def opening(content: ReportContent) -> str:
     """The finding, how it was measured, and the four figures to remember."""
-    comparison = content.comparison
+    comparison, lead = content.comparison, lead_metric(content)
     how = ""
     tiles: list[str] = []
     if comparison is not None:
@@ -66,16 +76,14 @@ def opening(content: ReportContent) -> str:
         )
         later = comparison.slices.get("later_day")
         if later is not None:
-            how += " " + _later_day(later, comparison)
+            how += " " + _later_day(later, comparison, lead)
         how += "</p>"
-        for name in (LEAD, "hr@10"):
-            if name in comparison.overall.metrics:
-                tiles.append(_metric_tile(name, comparison.overall.metrics[name]))
+        tiles += [_metric_tile(name, comparison.overall.metrics[name]) for name in (lead, _hit_rate(lead))]
         hit = comparison.overlap
         net = hit.only_second - hit.only_first
         tiles.append(
             _tile(
-                "Users served better",
+                "Users gained, net",
                 f"{net:+,}".replace("-", "−"),
                 f"true item among the first 10: {hit.only_second:,} gained, {hit.only_first:,} lost",
             )
@@ -92,13 +100,14 @@ def before_and_after(content: ReportContent) -> str:
     """All models in one table, with what they cost."""
     if not content.rows:
         return ""
-    best = max((row.metrics.get(LEAD, 0.0) for row in content.rows), default=0.0) or 1.0
+    lead = lead_metric(content)
+    best = max(row.metrics.get(lead, 0.0) for row in content.rows) or 1.0
     columns: list[tuple[str, Callable[[ModelRow], str]]] = [
-        ("HR@10", lambda row: _figure(row.metrics.get("hr@10"))),
-        ("NDCG@10", lambda row: _bar_figure(row, best)),
+        (metric_name(_hit_rate(lead)), lambda row: _figure(row.metrics.get(_hit_rate(lead)))),
+        (metric_name(lead), lambda row: _bar_figure(row.metrics.get(lead), best)),
         ("catalogue shown", lambda row: _share(row.metrics.get("coverage@10"))),
         ("parameters", lambda row: _count(row.parameters)),
-        ("training", lambda row: _duration(row.train_seconds)),
+        ("training, total", lambda row: _duration(row.train_seconds)),
         ("per request", lambda row: "" if row.ms_per_request is None else f"{row.ms_per_request:.3g} ms"),
     ]
     columns = [(name, show) for name, show in columns if any(show(row) for row in content.rows)]
@@ -112,10 +121,13 @@ def before_and_after(content: ReportContent) -> str:
             f'<tr class="{esc(row.model)} {esc(row.stage)}"><th scope="row"><i class="swatch {esc(row.model)}"></i>'
             f"{esc(_capital(name))}<small>{stage}</small></th>{cells}</tr>"
         )
+    distilled = any(row.stage == "distilled" for row in content.rows)
     return _section(
         "before-after",
-        "Before and after",
-        "The distilled recommender is served exactly like the one trained alone: same architecture, same parameters.",
+        "Before and after" if distilled else "What it scores and what it costs",
+        "The distilled recommender is served exactly like the one trained alone: same architecture, same parameters."
+        if distilled
+        else "",
         f'<table class="models"><thead><tr><th scope="col">model</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>",
     )
@@ -142,7 +154,12 @@ def origins(content: ReportContent) -> str:
     comparison = content.comparison
     if comparison is None:
         return ""
-    slices = {_capital(SLICE_NAMES.get(name, name)): group for name, group in comparison.slices.items()}
+    lead = lead_metric(content)
+    slices = {
+        _capital(SLICE_NAMES.get(name, name)): group
+        for name, group in comparison.slices.items()
+        if name not in ("short_history", "long_history")  # the buckets below tell the same in more detail
+    }
     sections: dict[str, Mapping[str, GroupComparison]] = {"Overall": {"All users": comparison.overall}}
     if slices:
         sections["Slices"] = slices
@@ -155,9 +172,9 @@ def origins(content: ReportContent) -> str:
     return _section(
         "origins",
         "Where the gain comes from",
-        f"Relative change of {metric_name(LEAD)} with its 95% bootstrap interval. Filled marks: the interval excludes "
+        f"Relative change of {metric_name(lead)} with its 95% bootstrap interval. Filled marks: the interval excludes "
         "zero. Of many groups a few do so by chance alone.",
-        charts.gains(sections, LEAD),
+        charts.gains(sections, lead),
     )
 
 
@@ -240,8 +257,12 @@ def _section(name: str, title: str, lead: str, inside: str) -> str:
     return f'<section id="{name}" aria-labelledby="{name}-title">{head}{intro}{inside}</section>'
 
 
-def _later_day(later: GroupComparison, comparison: Comparison) -> str:
-    d = later.metrics[LEAD]
+def _hit_rate(lead: str) -> str:
+    return lead.replace("ndcg@", "hr@")
+
+
+def _later_day(later: GroupComparison, comparison: Comparison, lead: str) -> str:
+    d = later.metrics[lead]
     gain = "" if d.relative is None else f" ({percent(d.relative)}, {p_value(d.p)})"
     share = 100 * later.users / comparison.overall.users
     return (
@@ -269,10 +290,11 @@ def _cost_tile(content: ReportContent) -> list[str]:
     row = next((row for row in reversed(content.rows) if row.model == "crm"), None)
     if row is None or (row.parameters is None and row.ms_per_request is None):
         return []
-    note = "" if row.parameters is None else f"{_count(row.parameters)} parameters"
+    added = ", none added by distillation" if row.stage == "distilled" else ""
     if row.ms_per_request is None:
-        return [_tile("To serve", _count(row.parameters), "parameters, none added by distillation")]
-    return [_tile("To serve", f"{row.ms_per_request:.3g} ms", f"per request, {note}, none added by distillation")]
+        return [_tile("To serve", _count(row.parameters), f"parameters{added}")]
+    parameters = "" if row.parameters is None else f", {_count(row.parameters)} parameters{added}"
+    return [_tile("To serve", f"{row.ms_per_request:.3g} ms", f"per request{parameters}")]
 
 
 def _card(example: Example) -> str:
@@ -328,8 +350,7 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _bar_figure(row: ModelRow, best: float) -> str:
-    value = row.metrics.get(LEAD)
+def _bar_figure(value: float | None, best: float) -> str:
     return "" if value is None else f'{value:.4f}<i class="bar" style="width:{100 * value / best:.1f}%"></i>'
 
 

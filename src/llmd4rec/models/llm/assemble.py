@@ -84,7 +84,7 @@ def build_llm(
 
 
 def inject_items(ranker: Ranker, table_ID: Tensor) -> None:
-    """ID-embedding injection: the CRM's item table becomes the LLM's item embedding, where the LLM reads identifiers."""
+    """ID-embedding injection: the CRM's item table becomes the LLM's item embedding (if it reads identifiers)."""
     assert isinstance(ranker, LLMRecommenderNetwork)
     if ranker.uses_id:
         ranker.inject(table_ID)

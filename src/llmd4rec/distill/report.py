@@ -1,0 +1,106 @@
+"""From a run folder to what the report page shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmd4rec.config import dump_settings
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.run import Run, Stage
+from llmd4rec.distill.settings import Student
+from llmd4rec.evaluation.report import (
+    CurvePoint,
+    ModelRow,
+    ReportContent,
+    WeightHistogram,
+    choose_examples,
+)
+from llmd4rec.evaluation.significance import Comparison, compare
+from llmd4rec.files import read_json
+from llmd4rec.training.fit import WEIGHT_BINS
+
+if TYPE_CHECKING:
+    from llmd4rec.distill.results import Result
+
+_EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
+
+
+def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> ReportContent:
+    """Everything the page shows, out of the run folder and the freshly scored models."""
+    scored = {(result.model, result.stage): result.evaluation for result in results}
+
+    def compared(a: tuple[Student, Stage], b: tuple[Student, Stage]) -> Comparison | None:
+        return compare(scored[a], scored[b]) if a in scored and b in scored else None
+
+    alone, distilled = scored.get(("crm", "alone")), scored.get(("crm", "distilled"))
+    log = run.log.read()
+    settings = run.settings
+    return ReportContent(
+        title=run.folder.resolve().name,
+        crm={"sasrec": "SASRec"}.get(settings.crm.name, settings.crm.name),
+        llm=settings.llm.model.rsplit("/", 1)[-1],
+        rows=[
+            ModelRow(
+                result.model,
+                result.stage,
+                result.evaluation.metrics,
+                result.parameters,
+                result.seconds,
+                result.milliseconds,
+            )
+            for result in results
+        ],
+        comparison=compared(("crm", "alone"), ("crm", "distilled")),
+        models_compared=compared(("crm", "distilled"), ("llm", "distilled")),
+        curves=[
+            CurvePoint(*_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"])
+            for line in log
+            if line["epoch"] > 0
+        ],
+        weights=_histograms(run, log),
+        examples=choose_examples(data, alone, distilled) if alone is not None and distilled is not None else (),
+        facts={
+            "users": data.num_users,
+            "items": data.num_items,
+            "interactions": data.num_interactions,
+            "items with text": sum(1 for text in data.texts() if text),
+            "validation targets": len(data.valid),
+            "test targets": len(data.test),
+            "seen items": settings.evaluation.seen,
+            "fingerprint": data.fingerprint,
+        },
+        settings=dump_settings(settings),
+        environment=_flat(read_json(run.folder / "environment.json")) | {"seed": settings.seed},
+        commands=[f"llmd4rec train config.yaml --data {data.path or 'DATA'} --run {run.folder}"],
+    )
+
+
+def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram]:
+    """The weights of the epoch whose model was kept, per stage with a teacher (of the first where that is epoch 0)."""
+    found = []
+    for name, stage in run.record.stages.items():
+        if stage["taught_by"] is None:
+            continue
+        model, number = _model_and_round(name)
+        kept = max(1, stage["best_epoch"])
+        for line in log:
+            if line["phase"] == name and line["epoch"] == kept and "weight_counts" in line:
+                found.append(
+                    WeightHistogram(
+                        number, "w1" if model == "llm" else "w2", _EDGES, line["weight_counts"], line["weight_mean"]
+                    )
+                )
+    return found
+
+
+def _model_and_round(stage: str) -> tuple[Student, int]:
+    model: Student = "crm" if stage.startswith("crm") else "llm"
+    number = re.search(r"round-(\d+)$", stage)
+    return model, int(number[1]) if number else 0
+
+
+def _flat(values: dict[str, Any]) -> dict[str, object]:
+    packages = values.pop("packages", {})
+    return {name: value for name, value in {**values, **packages}.items() if value is not None}

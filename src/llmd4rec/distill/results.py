@@ -1,0 +1,158 @@
+"""What came out of a run: every model scored on the same held-out items, a before/after table, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llmd4rec.data.dataset import Dataset, SplitName
+from llmd4rec.distill.run import Run, Stage
+from llmd4rec.distill.settings import Student
+from llmd4rec.evaluation.evaluate import SeenItems
+from llmd4rec.evaluation.evaluate import evaluate as evaluate_ranker
+from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.latency import milliseconds_per_request
+from llmd4rec.models.ranker import count_parameters
+
+NAMES = {
+    ("crm", "alone"): "CRM alone",
+    ("crm", "distilled"): "CRM distilled",
+    ("llm", "alone"): "LLM alone",
+    ("llm", "distilled"): "LLM distilled",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the before/after table.
+
+    Attributes:
+        model, stage: which.
+        trained_in: the training that holds it.
+        evaluation: its test figures.
+        parameters: all of the model's.
+        seconds: training time of this stage and of all that came before it.
+        milliseconds: median time of one request on this machine, through PyTorch.
+    """
+
+    model: Student
+    stage: Stage
+    trained_in: str
+    evaluation: Evaluation
+    parameters: int
+    seconds: float
+    milliseconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the evaluation's published form."""
+        values = {key: value for key, value in vars(self).items() if key != "evaluation"}
+        return values | self.evaluation.to_json()
+
+
+def default_stage(run: Run, model: Student) -> Stage:
+    """`distilled` where the run has that model distilled, else `alone`."""
+    return "distilled" if (model, "distilled") in run.models() else "alone"
+
+
+def score(
+    run: Run,
+    data: Dataset,
+    model: Student,
+    stage: Stage,
+    *,
+    seen: SeenItems | None = None,
+    split: SplitName = "test",
+) -> Evaluation:
+    """Evaluates one model of a run and saves the per-user results under evaluation/."""
+    chosen = seen or run.settings.evaluation.seen
+    cutoffs = run.settings.evaluation.cutoffs
+    ranker = run.load(model, stage)
+    result = evaluate_ranker(ranker, data, split=split, seen=chosen, cutoffs=cutoffs, model=model, stage=stage)
+    result.save(run.folder / "evaluation" / f"{run.stage_of(model, stage)}-{chosen}-{split}")
+    return result
+
+
+def saved_or_scored(run: Run, model: Student, stage: Stage, seen: SeenItems) -> Evaluation:
+    """The saved test evaluation of a model, made now if it is not there."""
+    folder = run.folder / "evaluation" / f"{run.stage_of(model, stage)}-{seen}-test"
+    if folder.exists():
+        return Evaluation.load(folder)
+    return score(run, run.load_data(), model, stage, seen=seen)
+
+
+def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[Result]:
+    """Scores every model of the run on the test items and writes the report."""
+    run.require(data)
+    results = []
+    stages = list(run.record.stages)
+    for model, stage in run.models():
+        name = run.stage_of(model, stage)
+        evaluation = score(run, data, model, stage)
+        ranker = run.load_stage(model, name)
+        needed = stages[: stages.index(name) + 1]
+        results.append(
+            Result(
+                model,
+                stage,
+                name,
+                evaluation,
+                count_parameters(ranker)[0],
+                sum(run.record.stages[each]["seconds"] for each in needed),
+                milliseconds_per_request(ranker, data),
+            )
+        )
+    from llmd4rec.distill.report import report_content
+    from llmd4rec.evaluation.report import write_report
+
+    write_report(report_path or run.folder / "report.html", report_content(run, data, results))
+    return results
+
+
+def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False) -> None:
+    """The before/after table for a person, or all figures as JSON."""
+    if as_json:
+        print(json.dumps({"run": str(run.folder), "models": [result.to_json() for result in results]}))
+        return
+    seen = run.settings.evaluation.seen
+    table = Table(
+        title=f"{run.folder} · test, seen items {seen}{'pt' if seen == 'keep' else 'd'}", title_justify="left"
+    )
+    table.add_column("model")
+    for name in ("HR@10", "NDCG@10", "parameters", "training s", "ms/request"):
+        table.add_column(name, justify="right")
+    for result in results:
+        metrics = result.evaluation.metrics
+        table.add_row(
+            NAMES[result.model, result.stage],
+            f"{metrics['hr@10']:.4f}" if "hr@10" in metrics else "",
+            f"{metrics['ndcg@10']:.4f}" if "ndcg@10" in metrics else "",
+            f"{result.parameters:,}",
+            f"{result.seconds:.0f}",
+            f"{result.milliseconds:.2f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"Training seconds include the stages before. Report: {run.folder / 'report.html'}")
+
+
+def evaluation_table(result: Evaluation) -> Table:
+    """One evaluation as a table: overall, then each slice."""
+    cutoffs = sorted({int(name.split("@")[1]) for name in result.metrics if name.startswith("hr@")})
+    table = Table(title=f"{NAMES[result.model, result.stage]} · {result.split}, seen items: {result.seen}")
+    table.add_column("users of")
+    table.add_column("users", justify="right")
+    columns = [f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in cutoffs]
+    for column in columns:
+        table.add_column(column.upper(), justify="right")
+    for name, values in [("all", {"users": result.users, **result.metrics}), *result.slices.items()]:
+        cells = [f"{values[column]:.4f}" if column in values else "-" for column in columns]
+        table.add_row(name, f"{values['users']:,}", *cells)
+    extra = {name: value for name, value in result.metrics.items() if name not in columns}
+    table.caption = " · ".join(f"{name} {value:.4g}" for name, value in extra.items())
+    return table
