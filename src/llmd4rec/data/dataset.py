@@ -143,9 +143,7 @@ class Dataset:
         names = list(self.text_fields if fields is None else fields)
         for name in names:
             if name not in self.catalogue.columns:
-                known = (
-                    ", ".join(column for column in self.catalogue.columns if column != "item_id") or "none"
-                )
+                known = ", ".join(column for column in self.catalogue.columns if column != "item_id") or "none"
                 raise DataError(
                     f"the catalogue has no column {name!r}",
                     f"Name some of its columns instead; it has: {known}.",
@@ -153,9 +151,7 @@ class Dataset:
         columns = [self.catalogue[name].cast(pl.String).to_list() for name in names]
         lines = []
         for values in zip(*columns, strict=True) if columns else ((),) * self.num_items:
-            lines.append(
-                "; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip())
-            )
+            lines.append("; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip()))
         return lines
 
     # ---- identity -----------------------------------------------------------------------------------------------
@@ -188,7 +184,8 @@ class Dataset:
         Raises:
             DataError: a column is missing or cannot be understood; nothing is left after cleaning.
         """
-        from llmd4rec.data.prepare import Prepare, prepare_frames
+        from llmd4rec.data.prepare import prepare_frames
+        from llmd4rec.data.settings import Prepare
 
         return prepare_frames(interactions, items, Prepare.from_settings(settings))
 
@@ -200,7 +197,7 @@ class Dataset:
         """
         check_target(Path(path), overwrite=overwrite)
         with atomic_dir(Path(path), replace=overwrite) as folder:
-            arrays = {"offsets": self.offsets, "items": self.items, "train_end": self.train_end}
+            arrays: dict[str, NDArray[Any]] = {"offsets": self.offsets, "items": self.items, "train_end": self.train_end}
             arrays |= {"valid": self.valid, "test": self.test}
             if self.times is not None:
                 arrays["times"] = self.times

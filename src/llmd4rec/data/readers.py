@@ -107,20 +107,15 @@ def _scan_separated(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     if separator not in head:
         separator = max(",\t;|", key=head.count) if any(mark in head for mark in ",\t;|") else separator
     quote = None if kind == "recbole" else '"'
-    lazy = pl.scan_csv(
-        plain, separator=separator, quote_char=quote, infer_schema=False, missing_utf8_is_empty_string=False
-    )
-    return Table(
-        lazy, str(path), about, lambda error: _explain_separated(plain, path, separator, quote, error)
-    )
+    lazy = pl.scan_csv(plain, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+    return Table(lazy, str(path), about, lambda error: _explain_separated(plain, path, separator, quote, error))
 
 
 def _explain_separated(plain: Path, path: Path, separator: str, quote: str | None, error: Exception) -> None:
     """Finds the row that broke the reader: wrong encoding, too many fields, or a quote that never ends."""
     _refuse_encoding(plain, path)
-    quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
     with plain.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=separator, quoting=quoting)
+        rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL)
         try:
             width = len(next(rows))
             for number, row in enumerate(rows, start=1):

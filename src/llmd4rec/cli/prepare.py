@@ -1,0 +1,190 @@
+"""`llmd4rec prepare`: a raw log and a catalogue become a prepared data set."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Order(StrEnum):
+    """What a user's interactions are ordered by."""
+
+    auto = "auto"
+    timestamp = "timestamp"
+    position = "position"
+    row = "row"
+
+
+class Duplicates(StrEnum):
+    """Which repeated interactions are dropped."""
+
+    exact = "exact"
+    keep = "keep"
+    drop_consecutive = "drop-consecutive"
+    drop = "drop"
+
+
+class Split(StrEnum):
+    """How targets are held out."""
+
+    leave_one_out = "leave-one-out"
+    temporal = "temporal"
+
+
+_INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
+
+
+def prepare(
+    interactions: Annotated[
+        Path,
+        typer.Option(
+            help="The log, one row per interaction: CSV, TSV, Parquet, JSON lines, RecBole .inter or S3-Rec text; "
+            "plain, .gz or .zst.",
+            rich_help_panel=_INPUT,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make.", rich_help_panel=_INPUT)],
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="The catalogue, one row per item with its texts, in any of these formats.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(help="Encoding of text files, e.g. latin-1.", rich_help_panel=_INPUT)
+    ] = "utf-8",
+    user_col: Annotated[
+        str | None, typer.Option(help="User column [default: guessed].", rich_help_panel=_COLUMNS)
+    ] = None,
+    item_col: Annotated[
+        str | None, typer.Option(help="Item column [default: guessed].", rich_help_panel=_COLUMNS)
+    ] = None,
+    time_col: Annotated[
+        str | None,
+        typer.Option(
+            help="Time column [default: guessed]: seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56.",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = None,
+    position_col: Annotated[
+        str | None,
+        typer.Option(help="Column of the place in the user's history [default: guessed].", rich_help_panel=_COLUMNS),
+    ] = None,
+    item_id_col: Annotated[
+        str | None, typer.Option(help="Item column of the catalogue [default: guessed].", rich_help_panel=_COLUMNS)
+    ] = None,
+    text_cols: Annotated[
+        str | None,
+        typer.Option(
+            help="Text columns of the catalogue, separated by commas [default: guessed, e.g. title, category].",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = None,
+    order_by: Annotated[
+        Order,
+        typer.Option(
+            help="auto: by position if there is one, else by time, else as the rows stand. Ties keep the rows' order.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = Order.auto,
+    duplicates: Annotated[
+        Duplicates,
+        typer.Option(
+            help="exact: drop rows equal in user, item and time (or position) to an earlier one; keep: drop none; "
+            "drop-consecutive: also an item that follows itself; drop: all but a user's first of each item.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = Duplicates.exact,
+    k_core: Annotated[
+        int,
+        typer.Option(
+            help="Drop users and items with fewer interactions, until none is left; 0: off.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = 0,
+    min_history: Annotated[
+        int, typer.Option(help="Drop users with fewer interactions.", rich_help_panel=_CLEANING)
+    ] = 1,
+    max_history: Annotated[
+        int | None,
+        typer.Option(help="Keep only the last so many interactions of each user.", rich_help_panel=_CLEANING),
+    ] = None,
+    keep_unseen_items: Annotated[
+        bool,
+        typer.Option(
+            "--keep-unseen-items",
+            help="Keep items of the catalogue that nobody has interacted with.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = False,
+    split: Annotated[
+        Split,
+        typer.Option(
+            help="leave-one-out: each user's last interaction is for test, the one before for validation; "
+            "temporal: two moments cut the whole log.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = Split.leave_one_out,
+    test_fraction: Annotated[
+        float, typer.Option(help="Temporal: share of interactions behind the later cut.", rich_help_panel=_SPLIT)
+    ] = 0.1,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Temporal: share of interactions between the cuts.", rich_help_panel=_SPLIT)
+    ] = 0.1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder if it is a prepared data set.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+) -> None:
+    """Clean, index and split a log and a catalogue into a data set to train on.
+
+    Everything dropped is counted, with the reason and example rows, in report.md and report.json of the folder.
+
+    Examples:
+
+      llmd4rec prepare --interactions log.csv --items items.csv --out data/mine
+
+      llmd4rec prepare --interactions reviews.jsonl.gz --out data/mine --k-core 5 --split temporal
+    """
+    from llmd4rec.data.prepare import prepare_files
+    from llmd4rec.data.settings import Prepare
+
+    settings = Prepare(
+        user_col=user_col,
+        item_col=item_col,
+        time_col=time_col,
+        position_col=position_col,
+        item_id_col=item_id_col,
+        text_cols=None if text_cols is None else tuple(name.strip() for name in text_cols.split(",") if name.strip()),
+        order_by=order_by.value,
+        duplicates=duplicates.value,
+        k_core=k_core,
+        min_history=min_history,
+        max_history=max_history,
+        split=split.value,
+        test_fraction=test_fraction,
+        valid_fraction=valid_fraction,
+        keep_unseen_items=keep_unseen_items,
+    )
+    dataset = prepare_files(interactions, items, out, settings, encoding=encoding, overwrite=overwrite)
+    if as_json:
+        import json
+
+        print(json.dumps({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report}, ensure_ascii=False))
+        return
+    totals = dataset.report["totals"]
+    for step in dataset.report["steps"][1:]:
+        if step["rows_in"] > step["rows_out"]:
+            print(f"dropped {step['rows_in'] - step['rows_out']:,} rows: {step['step']} ({step.get('note', '')})")
+    for warning in dataset.report["warnings"]:
+        print(f"look at this: {warning}")
+    print(
+        f"{out}: {totals['users']:,} users, {totals['items']:,} items, {totals['interactions']:,} interactions, "
+        f"ordered by {dataset.report['interactions']['ordered_by']}; "
+        f"{totals['validation_targets']:,} validation and {totals['test_targets']:,} test targets; "
+        f"texts: {', '.join(dataset.text_fields) or 'none'}"
+    )
+    print(f"what was read, dropped and why: {out / 'report.md'}")
