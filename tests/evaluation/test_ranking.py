@@ -37,14 +37,14 @@ def test_ties_count_against_the_target() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 8, 64, 576])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("rows", [1, 2, 7, 15])
 def test_a_collapsed_model_ranks_every_target_last(dim: int, rows: int) -> None:
     """Also when states differ and all items share one vector, however the product rounds at a block's edges."""
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(50, dim, generator=generator)
+    states = torch.randn(15, dim, generator=generator)
     for row in (torch.zeros(dim), torch.randn(dim, generator=generator)):
         for table in (row.expand(1003, dim), row.repeat(1003, 1)):
-            ranks = rank_targets(states, table, np.arange(50), block_elements=rows * 1003).ranks
+            ranks = rank_targets(states, table, np.arange(15), block_elements=rows * 1003).ranks
             assert (ranks == 1003).all()
 
 
@@ -140,10 +140,10 @@ class _LargestTensor(TorchDispatchMode):
 
 
 def test_memory_does_not_grow_with_users_times_items() -> None:
-    users, items, dim, block = 3_000, 2_000, 4, 100_000
+    users, items, dim, block = 1_500, 2_000, 4, 150_000
     states, table = torch.randn(users, dim), torch.randn(items, dim)
     seen = seen_of([[user % items, 3] for user in range(users)])
     with _LargestTensor() as largest:
         ranking = rank_targets(states, table, np.zeros(users, dtype=np.int64), seen, 20, block)
     assert len(ranking.ranks) == users
-    assert largest.elements <= block  # users × items is 60 times as much
+    assert largest.elements <= block  # users × items is 20 times as much

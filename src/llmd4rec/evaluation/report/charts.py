@@ -40,10 +40,9 @@ def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
     """Validation NDCG@10 over all epochs, one line per model and round, rounds side by side.
 
     Args:
-        points: in the order of training.
+        points: in the order of training, at least one, finite values.
         names: `crm` and `llm` → what they are called.
     """
-    points = [point for point in points if math.isfinite(point.value)]
     low, high = _visible_range(points)
     phases = [list(group) for _, group in groupby(points, key=lambda point: (point.round, point.model))]
     slots = sum(len(phase) + 0.6 for phase in phases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from llmd4rec.evaluation.report import charts
@@ -12,6 +13,8 @@ from llmd4rec.evaluation.slices import SLICE_NAMES
 
 #: The metric a report leads with, if it was measured.
 LEAD = "ndcg@10"
+#: A space at which no line breaks.
+NBSP = "\u00a0"
 #: Below this p value a difference is called one.
 LEVEL = 0.05
 #: Items of a history that are shown; longer ones say how many came before.
@@ -26,8 +29,8 @@ def metric_name(name: str) -> str:
 def p_value(p: float) -> str:
     """`p < 0.001` or `p = 0.02`, with as many digits as mean something."""
     if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+        return f"p{NBSP}<{NBSP}0.001"
+    return f"p{NBSP}={NBSP}{p:.3f}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
 
 
 def lead_metric(content: ReportContent) -> str:
@@ -135,7 +138,8 @@ def before_and_after(content: ReportContent) -> str:
 
 def learning(content: ReportContent) -> str:
     """Validation curves."""
-    if not content.curves:
+    points = [point for point in content.curves if math.isfinite(point.value)]
+    if not points:
         return ""
     names = {"crm": _capital(content.crm), "llm": _capital(content.llm)}
     return _section(
@@ -143,9 +147,9 @@ def learning(content: ReportContent) -> str:
         "What was learned, round by round",
         "NDCG@10 on the validation items after each epoch. Within a round the language model learns from the "
         "recommender first, then the recommender from the language model."
-        if any(point.round for point in content.curves)
+        if any(point.round for point in points)
         else "NDCG@10 on the validation items after each epoch.",
-        charts.curves(content.curves, names),
+        charts.curves(points, names),
     )
 
 
