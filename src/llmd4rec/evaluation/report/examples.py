@@ -53,8 +53,8 @@ def choose_examples(
                 target=dataset.titles[target],
                 before=_titles(dataset, lists[0]),
                 after=_titles(dataset, lists[1]),
-                target_before=_place(target, lists[0]),
-                target_after=_place(target, lists[1]),
+                target_before=_place(target, lists[0]) if hit_before[row] else None,
+                target_after=_place(target, lists[1]) if hit_after[row] else None,
                 rank_before=_rank(ranks_before[row]),
                 rank_after=_rank(ranks_after[row]),
             )
@@ -72,9 +72,8 @@ def _titles(dataset: Dataset, top: NDArray[np.int32]) -> list[str]:
     return [dataset.titles[item] for item in top[:SHOWN].tolist() if item >= 0]
 
 
-def _place(target: int, top: NDArray[np.int32]) -> int | None:
-    items = top[:SHOWN].tolist()
-    return items.index(target) if target in items else None
+def _place(target: int, top: NDArray[np.int32]) -> int:
+    return int(np.flatnonzero(top == target)[0])
 
 
 def _rank(rank: int) -> int | None:

@@ -142,15 +142,14 @@ def learning(content: ReportContent) -> str:
     if not points:
         return ""
     names = {"crm": _capital(content.crm), "llm": _capital(content.llm)}
-    return _section(
-        "learning",
-        "What was learned, round by round",
-        "NDCG@10 on the validation items after each epoch. Within a round the language model learns from the "
-        "recommender first, then the recommender from the language model."
-        if any(point.round for point in points)
-        else "NDCG@10 on the validation items after each epoch.",
-        charts.curves(points, names),
-    )
+    title, lead = "What was learned, epoch by epoch", "NDCG@10 on the validation items after each epoch."
+    if any(point.round for point in points):
+        title = "What was learned, round by round"
+        lead += (
+            " Within a round the language model learns from the recommender first, then the recommender from the "
+            "language model."
+        )
+    return _section("learning", title, lead, charts.curves(points, names))
 
 
 def origins(content: ReportContent) -> str:
