@@ -16,7 +16,7 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,6 +67,10 @@ class LLMRecommender(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="on item tokens")
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
+
+    def __init__(self, model: str | None = None, **values: Any) -> None:
+        """Settings by name; the language model may come first without one."""
+        super().__init__(**values if model is None else {"model": model, **values})
 
 
 class LLMRecommenderNetwork(Ranker):

@@ -1,0 +1,46 @@
+# The commands a newcomer needs. `make demo` shows the tool, `make test` checks it, `make install` only installs it.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make install   .venv with the llmd4rec command"
+	@echo "make demo      a full run on MovieLens-100K with a real language model (minutes)"
+	@echo "make test      ruff, mypy, pytest"
+	@echo "make lint      ruff and mypy only"
+	@echo "make clean     remove .venv and the demo's results"
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Making .venv"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed: .venv/.python pyproject.toml constraints.txt
+	@echo "Installing llmd4rec and what it needs (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+install: .venv/.installed
+	@$(BIN)/llmd4rec --version
+
+demo: install
+	@BIN=$(BIN) DEMO=$(DEMO) bash examples/demo.sh
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf .venv $(DEMO)
