@@ -47,7 +47,7 @@ def list_(
 @app.command("get")
 def get(
     name: Annotated[str, typer.Argument(help="The set's name; see `llmd4rec data list`.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to make [default: ./NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to make (./NAME if not given).")] = None,
     from_path: Annotated[
         Path | None,
         typer.Option("--from", help="Read an archive or a folder of files that you have downloaded yourself."),

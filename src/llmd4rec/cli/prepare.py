@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Order(StrEnum):
-    """What a user's interactions are ordered by."""
-
-    auto = "auto"
-    timestamp = "timestamp"
-    position = "position"
-    row = "row"
-
-
-class Duplicates(StrEnum):
-    """Which repeated interactions are dropped."""
-
-    exact = "exact"
-    keep = "keep"
-    drop_consecutive = "drop-consecutive"
-    drop = "drop"
-
-
-class Split(StrEnum):
-    """How targets are held out."""
-
-    leave_one_out = "leave-one-out"
-    temporal = "temporal"
+from llmd4rec.data.settings import Duplicates, Order, Split
 
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
@@ -57,29 +33,31 @@ def prepare(
         str, typer.Option(help="Encoding of text files, e.g. latin-1.", rich_help_panel=_INPUT)
     ] = "utf-8",
     user_col: Annotated[
-        str | None, typer.Option(help="User column [default: guessed].", rich_help_panel=_COLUMNS)
+        str | None, typer.Option(help="User column (guessed if not given).", rich_help_panel=_COLUMNS)
     ] = None,
     item_col: Annotated[
-        str | None, typer.Option(help="Item column [default: guessed].", rich_help_panel=_COLUMNS)
+        str | None, typer.Option(help="Item column (guessed if not given).", rich_help_panel=_COLUMNS)
     ] = None,
     time_col: Annotated[
         str | None,
         typer.Option(
-            help="Time column [default: guessed]: seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56.",
+            help="Time column (guessed if not given): seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56.",
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
     position_col: Annotated[
         str | None,
-        typer.Option(help="Column of the place in the user's history [default: guessed].", rich_help_panel=_COLUMNS),
+        typer.Option(
+            help="Column of the place in the user's history (guessed if not given).", rich_help_panel=_COLUMNS
+        ),
     ] = None,
     item_id_col: Annotated[
-        str | None, typer.Option(help="Item column of the catalogue [default: guessed].", rich_help_panel=_COLUMNS)
+        str | None, typer.Option(help="Item column of the catalogue (guessed if not given).", rich_help_panel=_COLUMNS)
     ] = None,
     text_cols: Annotated[
         str | None,
         typer.Option(
-            help="Text columns of the catalogue, separated by commas [default: guessed, e.g. title, category].",
+            help="Text columns of the catalogue, separated by commas (guessed if not given: title, category, ...).",
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
@@ -89,7 +67,7 @@ def prepare(
             help="auto: by position if there is one, else by time, else as the rows stand. Ties keep the rows' order.",
             rich_help_panel=_CLEANING,
         ),
-    ] = Order.auto,
+    ] = "auto",
     duplicates: Annotated[
         Duplicates,
         typer.Option(
@@ -97,7 +75,7 @@ def prepare(
             "drop-consecutive: also an item that follows itself; drop: all but a user's first of each item.",
             rich_help_panel=_CLEANING,
         ),
-    ] = Duplicates.exact,
+    ] = "exact",
     k_core: Annotated[
         int,
         typer.Option(
@@ -127,7 +105,7 @@ def prepare(
             "temporal: two moments cut the whole log.",
             rich_help_panel=_SPLIT,
         ),
-    ] = Split.leave_one_out,
+    ] = "leave-one-out",
     test_fraction: Annotated[
         float, typer.Option(help="Temporal: share of interactions behind the later cut.", rich_help_panel=_SPLIT)
     ] = 0.1,
@@ -159,12 +137,12 @@ def prepare(
         position_col=position_col,
         item_id_col=item_id_col,
         text_cols=None if text_cols is None else tuple(name.strip() for name in text_cols.split(",") if name.strip()),
-        order_by=order_by.value,
-        duplicates=duplicates.value,
+        order_by=order_by,
+        duplicates=duplicates,
         k_core=k_core,
         min_history=min_history,
         max_history=max_history,
-        split=split.value,
+        split=split,
         test_fraction=test_fraction,
         valid_fraction=valid_fraction,
         keep_unseen_items=keep_unseen_items,

@@ -172,7 +172,7 @@ def _scan_jsonl(plain: Path, path: Path, about: dict[str, Any]) -> Table:
                         schema[name] = _json_type(value)
     known = {name: kind or pl.String for name, kind in schema.items()}
     lazy = pl.scan_ndjson(plain, schema=known)
-    return Table(lazy, str(path), about, lambda error: _explain_json(plain, path, error))
+    return Table(lazy, str(path), about, lambda error: _explain_json(plain, path, known, error))
 
 
 _JSON_REMEDY = "Give one JSON object per line."
@@ -195,14 +195,21 @@ def _refuse_encoding_at_start(plain: Path, path: Path) -> None:
             raise DataError(f"{path} is one JSON array", _JSON_REMEDY)
 
 
-def _explain_json(plain: Path, path: Path, error: Exception) -> None:
+def _explain_json(plain: Path, path: Path, known: dict[str, Any], error: Exception) -> None:
+    """Finds the row that broke the reader: wrong encoding, no JSON, or a text where other rows hold a list."""
     _refuse_encoding(plain, path)
     with plain.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                json.loads(line or "{}")
+                record = json.loads(line) if line.strip() else {}
             except json.JSONDecodeError as broken:
                 raise DataError(f"{path}, row {number}: no valid JSON: {broken}", _JSON_REMEDY) from error
+            for name, value in record.items() if isinstance(record, dict) else ():
+                if isinstance(known.get(name), pl.List) and value is not None and not isinstance(value, list):
+                    raise DataError(
+                        f"{path}, row {number}, field {name!r}: {value!r} where earlier rows hold a list",
+                        "Make it a list in every row, or a text in every row.",
+                    ) from error
 
 
 def _scan_s3rec(plain: Path, path: Path, about: dict[str, Any]) -> Table:
