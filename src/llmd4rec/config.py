@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -53,7 +54,7 @@ def check(kind: type[M], values: dict[str, Any], where: str) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors()]
+        lines = _explain(kind, error.errors())
         remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
         raise ConfigError(f"{where}: " + "; ".join(lines), remedy) from error
 
@@ -72,8 +73,8 @@ def save_settings(settings: BaseModel, path: Path) -> None:
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
     """Every setting as (dotted key, default, what it is)."""
     for name, info in kind.model_fields.items():
-        nested = _model_of(info.annotation)
-        if nested is not None:
+        nested = _group_of(info.annotation)
+        if nested is not None and issubclass(nested, BaseModel):
             yield from describe(nested, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", info.get_default(call_default_factory=True), info.description or ""
@@ -108,30 +109,57 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _explain(kind: type[BaseModel], problems: Iterable[Any]) -> list[str]:
+    """One line for each wrong setting; where a setting may be of several kinds, all that it failed to be."""
+    reasons: dict[str, list[str]] = {}
+    for problem in problems:
+        path, known = _locate(kind, problem["loc"])
+        key, given = ".".join(path), problem["input"]
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            reasons[_unknown(kind, path, known)] = []
+        elif problem["type"] == "value_error":  # of a whole group of settings: what was given is not one value
+            reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
+        else:
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            reasons.setdefault(f"{key} = {given!r}: ", []).append(message)
+    return [start + ", or ".join(dict.fromkeys(messages)) for start, messages in reasons.items()]
+
+
+def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The names on the way to a setting, without pydantic's tags for unions, and the settings known beside it."""
+    path: list[str] = []
+    group: Any = kind
+    for part in location:
+        known = _fields(group)
+        path.append(str(part))
+        if part not in known:
+            return path, list(known)
+        group = _group_of(known[part])
+        if group is None:
+            return path, list(known)
+    return path, []
+
+
+def _fields(group: Any) -> dict[Any, Any]:
+    """Name → annotation of a settings model or a dataclass of settings."""
+    if issubclass(group, BaseModel):
+        return {name: info.annotation for name, info in group.model_fields.items()}
+    return dict(get_type_hints(group))
+
+
+def _group_of(annotation: Any) -> Any:
+    """The settings model or dataclass in an annotation, if there is one."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return annotation
-    for argument in get_args(annotation):
-        found = _model_of(argument)
-        if found is not None:
-            return found
-    return None
+    return next((found for each in get_args(annotation) if (found := _group_of(each)) is not None), None)
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    parent: type[BaseModel] | None = kind
-    for part in location[:-1]:
-        field = parent.model_fields.get(part) if parent is not None else None
-        parent = _model_of(field.annotation) if field is not None else parent
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = list(parent.model_fields) if parent is not None else []
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if nearest:
-            return f"unknown setting {key!r}; did you mean {'.'.join([*location[:-1], nearest[0]])!r}?"
-        everywhere = [name for name, _, _ in describe(kind)]
-        same_end = [name for name in everywhere if name.split(".")[-1] == location[-1]]
-        hint = same_end or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.3) or known
-        return f"unknown setting {key!r}; the nearest known is {hint[0]!r}" if hint else f"unknown setting {key!r}"
-    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:
+    key = ".".join(path)
+    nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    if nearest:
+        return f"unknown setting {key!r}; did you mean {'.'.join([*path[:-1], nearest[0]])!r}?"
+    everywhere = [name for name, _, _ in describe(kind)]
+    same_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]
+    hint = same_end or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.3) or known
+    return f"unknown setting {key!r}; the nearest known is {hint[0]!r}" if hint else f"unknown setting {key!r}"

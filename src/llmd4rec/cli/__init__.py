@@ -5,14 +5,45 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, train
 from llmd4rec.errors import LLMD4RecError
 
+
+class _Commands(TyperGroup):
+    """Errors meant for the user become a message and exit code 2; an interruption says how to go on.
+
+    This stands inside typer's own handling, which would turn an interruption into a silent exit.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            value = super().invoke(ctx)
+            sys.stdout.flush()
+            return value
+        except LLMD4RecError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt as interruption:
+            number = getattr(interruption, "signal_number", 2)
+            message = "stopped." if not hasattr(interruption, "signal_number") else "stopped; a checkpoint was written."
+            _fail(f"{message}\n  Run the same command again to go on from here.", 128 + number, label="")
+        except BrokenPipeError:
+            # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _fail(f"the disk is full: {error.filename or ''}\n  Free some space, then run the same command again.", 2)
+
+
 app = typer.Typer(
     name="llmd4rec",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -50,25 +81,10 @@ def _main(
 
 
 def main() -> None:
-    """Entry point: errors meant for the user become a message and exit code 2; an interruption keeps its code."""
-    try:
-        app()
-    except LLMD4RecError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt as interruption:
-        number = getattr(interruption, "signal_number", 2)
-        message = "stopped." if not hasattr(interruption, "signal_number") else "stopped; a checkpoint was written."
-        _fail(f"{message}\n  Run the same command again to go on from here.", 128 + number, label="")
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(f"the disk is full: {error.filename or ''}\n  Free some space, then run the same command again.", 2)
+    """Entry point."""
+    app()
 
 
-def _fail(message: str, code: int, label: str = "error: ") -> None:
+def _fail(message: str, code: int, label: str = "error: ") -> NoReturn:
     print(f"{label}{message}", file=sys.stderr)
     sys.exit(code)

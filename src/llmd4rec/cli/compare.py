@@ -17,6 +17,9 @@ def compare(
     stage_a: Annotated[Stage | None, typer.Option(help="Of the first run [default: distilled if it has it].")] = None,
     stage_b: Annotated[Stage | None, typer.Option(help="Of the second run [default: distilled if it has it].")] = None,
     seen: Annotated[Seen | None, typer.Option(help="[default: as in the second run]")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="The runs' data set, if it is not where it was.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare two models user by user: differences with an interval and a paired test, overall and by slice.
@@ -36,8 +39,8 @@ def compare(
     a, b = Run.open(run_a), Run.open(run_b)
     name = model
     chosen_seen = seen or b.settings.evaluation.seen
-    first = saved_or_scored(a, name, stage_a or default_stage(a, name), chosen_seen)
-    second = saved_or_scored(b, name, stage_b or default_stage(b, name), chosen_seen)
+    first = saved_or_scored(a, name, stage_a or default_stage(a, name), chosen_seen, data)
+    second = saved_or_scored(b, name, stage_b or default_stage(b, name), chosen_seen, data)
     result = compare_evaluations(first, second)
     if json_output:
         typer.echo(json.dumps(result.to_json()))

@@ -22,7 +22,7 @@ from torch import Tensor
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
-from llmd4rec.errors import ModelError, RunError
+from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.files import atomic_dir, read_json, write_json
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import bar
@@ -138,11 +138,15 @@ def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teache
     Raises:
         RunError: it is missing, of another format, or was published for other data.
     """
-    head = read_json(folder / "teacher.json")
-    if head["format"] != FORMAT_VERSION or head["data"] != dataset.fingerprint:
-        raise RunError(f"{folder} was published for other data or by another version", "Delete it and train again.")
-    return Teacher(
-        states=np.load(folder / "states.npy", mmap_mode="r"),
-        table=torch.from_numpy(np.load(folder / "table.npy")).to(device),
-        rank=np.load(folder / "rank.npy"),
-    )
+    try:
+        head = read_json(folder / "teacher.json")
+        if head.get("format") != FORMAT_VERSION or head.get("data") != dataset.fingerprint:
+            raise RunError(f"{folder} was published for other data or by another version", "Delete it and train again.")
+        return Teacher(
+            states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
+            table=torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device),
+            rank=np.load(folder / "rank.npy", allow_pickle=False),
+        )
+    except (DataError, OSError, ValueError, EOFError) as error:
+        what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"
+        raise RunError(what, f"Delete {folder} and run `train` again: it is published anew.") from error

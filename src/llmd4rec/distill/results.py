@@ -78,12 +78,12 @@ def score(
     return result
 
 
-def saved_or_scored(run: Run, model: Student, stage: Stage, seen: SeenItems) -> Evaluation:
-    """The saved test evaluation of a model, made now if it is not there."""
+def saved_or_scored(run: Run, model: Student, stage: Stage, seen: SeenItems, data: Path | None = None) -> Evaluation:
+    """The saved test evaluation of a model, made now if it is not there, on `data` or where the run had its data."""
     folder = run.folder / "evaluation" / f"{run.stage_of(model, stage)}-{seen}-test"
     if folder.exists():
         return Evaluation.load(folder)
-    return score(run, run.load_data(), model, stage, seen=seen)
+    return score(run, run.load_data(data), model, stage, seen=seen)
 
 
 def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[Result]:

@@ -115,6 +115,8 @@ class _Rounds:
         }
         run.record.log_size = run.log.size
         run.save()
+        if number:  # nobody listens any more to what this stage replaces
+            shutil.rmtree(run.folder / "teachers" / self._latest(model, number), ignore_errors=True)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
     def _validate(self, ranker: Ranker) -> float:
@@ -137,7 +139,7 @@ class _Rounds:
         return ranker
 
     def _publish(self, stage: str) -> Teacher:
-        """The published teacher of a finished stage; made once, teachers of stages before it are deleted."""
+        """The published teacher of a finished stage; made once for all who listen to it."""
         folder = self.run_folder.folder / "teachers" / stage
         if not folder.exists():
             model: Student = "crm" if stage.startswith("crm") else "llm"

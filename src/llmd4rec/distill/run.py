@@ -26,7 +26,7 @@ from llmd4rec.config import check, differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_file, read_json, write_json
+from llmd4rec.files import atomic_dir, read_json, write_json
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.training import checkpoint
 from llmd4rec.training.runtime import derive_seed, environment, select_device
@@ -79,17 +79,22 @@ class Run:
                     f"{folder} holds a run with other settings: {'; '.join(changed)}",
                     "Choose another run folder, or use the settings in its config.yaml to continue it.",
                 )
+            # Where it runs may change from one session to the next.
+            if (run.settings.device, run.settings.threads) != (settings.device, settings.threads):
+                run.settings = settings
+                save_settings(settings, folder / "config.yaml")
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
         run = cls(
             folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
         )
-        save_settings(settings, folder / "config.yaml")
-        write_json(folder / "environment.json", environment())
-        with atomic_file(folder / "catalogue.parquet") as temporary:
-            pl.DataFrame({"item_id": data.item_ids, "title": data.titles}).write_parquet(temporary)
-        run.save()
+        with atomic_dir(folder) as temporary:
+            save_settings(settings, temporary / "config.yaml")
+            write_json(temporary / "environment.json", environment())
+            names = pl.DataFrame({"item_id": data.item_ids, "title": data.titles})
+            names.write_parquet(temporary / "catalogue.parquet")
+            write_json(temporary / "run.json", vars(run.record))
         return run
 
     @classmethod

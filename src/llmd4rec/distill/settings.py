@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from llmd4rec.distill.objective import Distill
 from llmd4rec.models.crm import CRM, SASRec
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 Student = Literal["crm", "llm"]
 
 
+class LLMTraining(Training):
+    """The language model's own defaults, which hold also where only some of its settings are given."""
+
+    epochs: int = Field(8, ge=0, description="at most so many epochs")
+    patience: int = Field(1, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    batch: int = Field(512, ge=1, description="training positions per step, about")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; longer gradients are scaled down")
+
+
 class Trainings(BaseModel):
     """How each of the two models is trained."""
 
     model_config = ConfigDict(extra="forbid")
 
     crm: Training = Field(default_factory=Training)
-    llm: Training = Field(
-        default_factory=lambda: Training(
-            epochs=8, patience=1, batch=512, learning_rate=1e-3, weight_decay=0.01, schedule="constant", clip=1.0
-        )
-    )
+    llm: LLMTraining = Field(default_factory=LLMTraining)
 
 
 class EvaluationSettings(BaseModel):
@@ -38,7 +44,7 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seen: Literal["keep", "remove"] = Field("remove", description="whether items of the history are candidates")
-    cutoffs: tuple[int, ...] = Field((5, 10, 20), description="the k of HR, NDCG and MRR")
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of HR, NDCG and MRR")
     validation_users: int | None = Field(
         20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
     )
@@ -47,7 +53,7 @@ class EvaluationSettings(BaseModel):
 class MutualDistillation(BaseModel):
     """Mutual distillation between a conventional model (CRM) and a language model (LLM): all settings of a run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
     rounds: int = Field(2, ge=0, description="at most so many rounds; 0 trains the CRM alone")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, Stage
-from llmd4rec.errors import ModelError
+from llmd4rec.errors import ModelError, RunError
 from llmd4rec.files import atomic_dir, sha256_file, write_json
 from llmd4rec.models.ranker import Ranker, last_states
 
@@ -48,7 +48,7 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
 
     Args:
         run, data: the run and its data set (for the catalogue and the parity check).
-        folder: where to; must not exist unless `overwrite`.
+        folder: where to; must not exist unless `overwrite`, and even then only an export is replaced.
         stage: `alone` or `distilled`.
 
     Returns:
@@ -56,8 +56,12 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
 
     Raises:
         ModelError: the graph and the model disagree.
+        DataError: `folder` exists.
+        RunError: `folder` holds something else, or the data is not the run's.
     """
     run.require(data)
+    if overwrite and folder.exists() and any(folder.iterdir()) and not (folder / "export.json").is_file():
+        raise RunError(f"{folder} exists and is no export: it is not replaced", "Choose another folder with --out.")
     ranker = run.load("crm", stage).cpu()
     with atomic_dir(folder, replace=overwrite) as temporary:
         write_encoder(ranker, temporary / "encoder.onnx")
@@ -90,7 +94,8 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
 def write_encoder(ranker: Ranker, path: Path) -> None:
     """Writes the user encoder as one ONNX file with dynamic batch and length."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
-    shapes = {"items": {0: batch, 1: length}, "lengths": {0: batch}}
+    # A model that reads one item has no length to vary.
+    shapes = {"items": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
     example = min(3, ranker.max_length)
     inputs = (torch.zeros(2, example, dtype=torch.int64), torch.tensor([example, 1]))
     with _quiet(), torch.no_grad():
@@ -127,10 +132,10 @@ def check_parity(ranker: Ranker, path: Path, table: np.ndarray[Any, Any], data: 
         with torch.inference_mode():
             expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
         ours, theirs = (state @ table.T)[0], (expected @ table.T)[0]
-        worst = max(worst, float(np.abs(ours - theirs).max()))
+        worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # which, unlike max(), keeps a NaN
         k = min(10, len(table))
         best = np.argsort(-theirs, kind="stable")[:k]
-        if worst > TOLERANCE or ours[best].min() < np.sort(ours)[-k] - TOLERANCE:
+        if not worst <= TOLERANCE or ours[best].min() < np.sort(ours)[-k] - TOLERANCE:
             raise ModelError(
                 f"the exported graph differs from the model by {worst:.2g} in a score", "Report this as a bug."
             )

@@ -37,7 +37,7 @@ WEIGHT_BINS = 20
 class Training(BaseModel):
     """How one model is trained."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(100, ge=0, description="at most so many epochs")
     patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
@@ -168,6 +168,7 @@ class _Trainer:
             # Epoch 0 is a candidate: a student that starts from a trained state is never made worse.
             torch.manual_seed(derive_seed(self.seed, self.phase))
             self._judge(validate(self.ranker), epoch=0)
+            self.at.log_size = self.log.size
         started = clock - self.at.seconds
         self._saved_at = time.perf_counter()
         with deferred_signals() as stop:
@@ -179,12 +180,15 @@ class _Trainer:
                 self.at.epoch, self.at.step, self.at.sums = self.at.epoch + 1, 0, {}
                 self.at.weight_counts = [0] * WEIGHT_BINS
                 self.at.log_size = self.log.size
-                if stop:
+                if stop or self._overdue():
                     self._save()
                 stop.raise_if_set()
         self.ranker.load_saved_state(checkpoint.load(self.best, self.device)[0])
         self.last.unlink(missing_ok=True)
         return Fitted(self.at.best_value, self.at.best_epoch, self.at.epoch - 1, self.at.seconds)
+
+    def _overdue(self) -> bool:
+        return time.perf_counter() - self._saved_at > self.settings.checkpoint_seconds
 
     def _out_of_patience(self) -> bool:
         return self.at.epoch - 1 - self.at.best_epoch >= self.settings.patience
@@ -208,8 +212,7 @@ class _Trainer:
                 at.step, at.total_steps = at.step + 1, at.total_steps + 1
                 self._account(parts, len(batch.target_N))
                 progress.advance(note=f"loss {loss:.3f}  best {max(at.best_value, 0):.4f}")
-                overdue = time.perf_counter() - self._saved_at > settings.checkpoint_seconds
-                if stop or (overdue and at.step < len(batches)):
+                if stop or (self._overdue() and at.step < len(batches)):
                     at.seconds = time.perf_counter() - started
                     self._save()
                 stop.raise_if_set()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +33,12 @@ class SASRec(BaseModel):
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> SASRec:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
 
     def build(self, num_items: int, seed: int) -> SASRecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
