@@ -9,7 +9,6 @@ import typer
 
 from llmd4rec.data.settings import Duplicates, Order, Split
 
-
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
 

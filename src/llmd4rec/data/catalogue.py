@@ -32,9 +32,7 @@ def read_catalogue(
     """
     names = list(table.schema)
     by_name = item_column if settings.item_id_col is None and item_column in names else settings.item_id_col
-    key = columns.choose(
-        names, by_name, (*columns.ITEM, "id"), "item's identifier", table.where, "--item-id-col"
-    )
+    key = columns.choose(names, by_name, (*columns.ITEM, "id"), "item's identifier", table.where, "--item-id-col")
     texts = _text_columns(names, key, table, settings)
     others = _other_columns(names, key, texts, table)
     renamed = {name: name.split(":")[0] for name in (*texts, *others)}
@@ -81,9 +79,7 @@ def read_catalogue(
     report.facts["catalogue"] = facts
     if len(missing) == len(used):
         example = f"{used[0]!r} there, {rows['item_id'][0]!r} here" if rows.height else "it is empty"
-        report.warn(
-            f"no item of the interactions was found in {table.where}: do the identifiers match? ({example})"
-        )
+        report.warn(f"no item of the interactions was found in {table.where}: do the identifiers match? ({example})")
     return catalogue, kept
 
 
@@ -115,13 +111,7 @@ def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -
     others = []
     for name in names:
         short, dtype = name.split(":")[0], table.schema[name]
-        if (
-            name != key
-            and name not in texts
-            and short not in taken
-            and not dtype.is_nested()
-            and dtype != pl.Binary
-        ):
+        if name != key and name not in texts and short not in taken and not dtype.is_nested() and dtype != pl.Binary:
             others.append(name)
             taken.add(short)
     return others
@@ -132,9 +122,7 @@ def readable(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.List | pl.Array):
         inner: Any = dtype.inner
         if isinstance(inner, pl.List | pl.Array):
-            column = column.list.eval(
-                pl.element().cast(pl.List(pl.String)).list.join(" > ", ignore_nulls=True)
-            )
+            column = column.list.eval(pl.element().cast(pl.List(pl.String)).list.join(" > ", ignore_nulls=True))
             column = column.list.join("; ", ignore_nulls=True)
         else:
             column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)

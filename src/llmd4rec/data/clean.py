@@ -76,9 +76,7 @@ def _drop_exact(frame: pl.DataFrame, report: Report) -> pl.DataFrame:
     after = same.fill_null(False) & (pl.int_range(pl.len()) > 0)
     known = pl.any_horizontal(pl.col(column).is_not_null() for column in moment)
     suspects = frame.filter((after | after.shift(-1).fill_null(False)) & known)
-    repeated = suspects.filter(~suspects.select(pl.struct(*key, "item").is_first_distinct()).to_series())[
-        "row"
-    ]
+    repeated = suspects.filter(~suspects.select(pl.struct(*key, "item").is_first_distinct()).to_series())["row"]
     return _drop(frame, frame["row"].is_in(repeated.implode()), name, note, report)
 
 
@@ -122,9 +120,7 @@ def core_mask(
 def _core(frame: pl.DataFrame, settings: Prepare, report: Report) -> pl.DataFrame:
     """k-core and the shortest history together, so that the result satisfies both."""
     user_least = max(settings.k_core, settings.min_history)
-    mask, rounds = core_mask(
-        frame["user"].to_numpy(), frame["item"].to_numpy(), user_least, max(settings.k_core, 1)
-    )
+    mask, rounds = core_mask(frame["user"].to_numpy(), frame["item"].to_numpy(), user_least, max(settings.k_core, 1))
     note = f"users with fewer than {user_least} interactions"
     if settings.k_core > 1:
         note += f" and items with fewer than {settings.k_core}, until none was left ({rounds} rounds)"

@@ -66,9 +66,7 @@ def require(columns: Sequence[str], named: str, what: str, where: str, option: s
     )
 
 
-def choose(
-    columns: Sequence[str], named: str | None, names: Sequence[str], what: str, where: str, option: str
-) -> str:
+def choose(columns: Sequence[str], named: str | None, names: Sequence[str], what: str, where: str, option: str) -> str:
     """The column for `what`: the one named by the caller, else the one guessed from `names`.
 
     Raises:

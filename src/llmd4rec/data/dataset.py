@@ -197,8 +197,8 @@ class Dataset:
         """
         check_target(Path(path), overwrite=overwrite)
         with atomic_dir(Path(path), replace=overwrite) as folder:
-            arrays: dict[str, NDArray[Any]] = {"offsets": self.offsets, "items": self.items, "train_end": self.train_end}
-            arrays |= {"valid": self.valid, "test": self.test}
+            arrays: dict[str, NDArray[Any]] = {"offsets": self.offsets, "items": self.items}
+            arrays |= {"train_end": self.train_end, "valid": self.valid, "test": self.test}
             if self.times is not None:
                 arrays["times"] = self.times
             for name, array in arrays.items():

@@ -62,10 +62,7 @@ def hash_rank(ids: pl.Series) -> NDArray[np.int64]:
     that of first appearance is the order of time, and ties in scores are broken somewhere by index).
     """
     hashes = np.fromiter(
-        (
-            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-            for text in ids.to_list()
-        ),
+        (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in ids.to_list()),
         dtype=np.uint64,
         count=len(ids),
     )

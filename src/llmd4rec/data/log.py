@@ -56,9 +56,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     position = _optional(rest, settings.position_col, columns.POSITION, "position", "--position-col", table)
     time = _optional(rest, settings.time_col, columns.TIME, "time", "--time-col", table)
 
-    category = {
-        name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")
-    }
+    category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
     wanted = [
         pl.col(ROW).alias("row"),
         ids.id_text(user, table.schema[user], table.where).cast(category["user"]).alias("user"),
@@ -101,7 +99,7 @@ def _optional(
     names: list[str], named: str | None, known: tuple[str, ...], what: str, option: str, table: Table
 ) -> str | None:
     if named is not None:
-        return columns.require(names, named, what, table.where, option)
+        return columns.require(list(table.schema), named, what, table.where, option)
     return columns.guess(names, known)
 
 
@@ -149,9 +147,7 @@ def _code(raw: pl.Series, table: Table, column: str, *, by_hash: bool) -> tuple[
 def _warn_of_suspicious(user_ids: pl.Series, item_ids: pl.Series, report: Report) -> None:
     for what, series in (("user", user_ids), ("item", item_ids)):
         for text in series.filter(series.is_in(ids.SUSPICIOUS)).sort():
-            report.warn(
-                f"one {what} is called {text!r}, which often stands for a missing identifier; it was kept"
-            )
+            report.warn(f"one {what} is called {text!r}, which often stands for a missing identifier; it was kept")
 
 
 def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, report: Report) -> pl.DataFrame:
@@ -182,9 +178,7 @@ def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:
         )
 
 
-def _settle_order(
-    frame: pl.DataFrame, settings: Prepare, position: str | None, time: str | None, table: Table
-) -> str:
+def _settle_order(frame: pl.DataFrame, settings: Prepare, position: str | None, time: str | None, table: Table) -> str:
     """`position`, `timestamp` or `row`; the column it needs is complete."""
     has_time = time is not None and frame["time"].null_count() < frame.height
     order: str = settings.order_by

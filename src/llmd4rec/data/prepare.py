@@ -138,6 +138,4 @@ def _positions(catalogue_ids: pl.Series, used: pl.Series) -> np.ndarray[tuple[in
     """The catalogue row of each item in use."""
     rows = pl.DataFrame({"item_id": catalogue_ids}).with_row_index("at")
     wanted = pl.DataFrame({"item_id": used})
-    return (
-        wanted.join(rows, on="item_id", how="left", maintain_order="left")["at"].to_numpy().astype(np.int32)
-    )
+    return wanted.join(rows, on="item_id", how="left", maintain_order="left")["at"].to_numpy().astype(np.int32)

@@ -102,7 +102,12 @@ def _scan_separated(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     """All columns as strings: identifiers keep their zeros, and nothing is guessed from the first rows."""
     kind = about["format"]
     with plain.open("rb") as file:
-        head = file.readline().decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
+        first = file.readline()
+    try:
+        head = first.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        _refuse_encoding(plain, path)
+        raise
     separator = _SEPARATORS[kind]
     if separator not in head:
         separator = max(",\t;|", key=head.count) if any(mark in head for mark in ",\t;|") else separator

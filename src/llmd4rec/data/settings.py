@@ -80,9 +80,7 @@ class Prepare:
         for name, kind in (("order_by", Order), ("duplicates", Duplicates), ("split", Split)):
             allowed = get_args(kind)
             if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} cannot be {getattr(self, name)!r}", f"Choose one of: {', '.join(allowed)}."
-                )
+                raise ConfigError(f"{name} cannot be {getattr(self, name)!r}", f"Choose one of: {', '.join(allowed)}.")
         if isinstance(self.text_cols, str):
             raise ConfigError("text_cols is one string", "Give a list of column names.")
         for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):

@@ -64,8 +64,8 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
     """
     count, starts = len(times), offsets[:-1]
     ordered = np.sort(times)
-    valid_from = ordered[min(int(count * (1 - valid_fraction - test_fraction)), count - 1)]
-    test_from = ordered[min(int(count * (1 - test_fraction)), count - 1)]
+    valid_from = ordered[min(count - round(count * (valid_fraction + test_fraction)), count - 1)]
+    test_from = ordered[min(count - round(count * test_fraction), count - 1)]
     users = np.repeat(np.arange(len(starts)), np.diff(offsets))
 
     def first_since(moment: np.int64) -> Int64Array:

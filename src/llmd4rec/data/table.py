@@ -70,9 +70,7 @@ class Table:
             raise error
         self.explain(error)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return DataError(
-            f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again."
-        )
+        return DataError(f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again.")
 
 
 def table_of(frame: pl.DataFrame | pl.LazyFrame | pd.DataFrame, where: str) -> Table:

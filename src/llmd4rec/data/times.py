@@ -63,14 +63,14 @@ def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> Time
 
 
 def _plan_strings(column: str, sample: pl.Series) -> TimePlan:
-    """Numbers if the first values are, else the date formats that fit any of them."""
+    """Numbers if most of the first values are, else the date formats that fit any of them."""
     text = pl.col(column).cast(pl.String).str.strip_chars()
     values = sample.str.strip_chars()
     values = values.filter(values != "").head(_SAMPLE)
-    for kind in (pl.Int64, pl.Float64):
-        if values.cast(kind, strict=False).null_count() == 0:
-            number = text.cast(kind, strict=False)
-            return TimePlan(pl.when(number.cast(pl.Float64).is_finite()).then(number), None)
+    whole, numbers = (values.cast(kind, strict=False).count() for kind in (pl.Int64, pl.Float64))
+    if 2 * numbers >= len(values):
+        number = text.cast(pl.Int64 if whole == numbers else pl.Float64, strict=False)
+        return TimePlan(pl.when(number.cast(pl.Float64).is_finite()).then(number), None)
     fitting = [form for form in _FORMATS if values.to_frame("t").select(_parse(pl.col("t"), form)).item(0, 0)]
     tried = fitting or _FORMATS[:1]
     return TimePlan(pl.coalesce([_moments(text, form) for form in tried]), "microseconds")

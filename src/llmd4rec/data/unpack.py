@@ -31,9 +31,7 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
     try:
         codec = codecs.lookup(encoding).name
     except LookupError as error:
-        raise DataError(
-            f"unknown encoding {encoding!r}", "Common are utf-8, latin-1, cp1252, utf-16."
-        ) from error
+        raise DataError(f"unknown encoding {encoding!r}", "Common are utf-8, latin-1, cp1252, utf-16.") from error
     with path.open("rb") as file:
         magic = file.read(4)
     packed = magic[:2] == _GZIP or magic == _ZSTD
@@ -51,9 +49,7 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
             try:
                 out.write(recode(block))
             except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path} is not in {encoding}: {error.reason}", "Name another --encoding."
-                ) from error
+                raise DataError(f"{path} is not in {encoding}: {error.reason}", "Name another --encoding.") from error
             progress.advance(consumed)
     return target
 

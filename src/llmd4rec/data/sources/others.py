@@ -95,6 +95,7 @@ SOURCES = (
         "Yelp Dataset Terms of Use: academic use only, no redistribution; to be accepted before the download.",
         (Origin((), read_yelp),),
         manual="Accept the terms and download the JSON archive at "
-        "https://business.yelp.com/data/resources/open-dataset/ then run: llmd4rec data get yelp --from PATH (the archive, or the folder it was unpacked to)",
+        "https://business.yelp.com/data/resources/open-dataset/ then run: llmd4rec data get yelp --from PATH "
+        "(the archive, or the folder it was unpacked to)",
     ),
 )

@@ -1,0 +1,286 @@
+"""Hand-computed cases of cleaning, ordering, splitting and the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from llmd4rec.data.dataset import NO_TIME, Dataset
+from llmd4rec.errors import ConfigError, DataError
+
+LOG = pl.DataFrame(
+    {
+        "user_id": ["u2", "u1", "u1", "u2", "u1", "u2", "u1", "u3"],
+        "item_id": ["c", "a", "b", "a", "c", "b", "a", "b"],
+        "timestamp": [10, 5, 3, 30, 7, 20, 7, 1],
+    }
+)
+
+
+def histories(data: Dataset) -> dict[str, list[str]]:
+    """Identifiers per user, oldest first."""
+    return {
+        user: [data.item_ids[item] for item in data.items[data.offsets[at] : data.offsets[at + 1]]]
+        for at, user in enumerate(data.user_ids)
+    }
+
+
+def held(data: Dataset, positions: np.ndarray) -> dict[str, str]:
+    users = data.users_of(positions)
+    return {data.user_ids[int(user)]: data.item_ids[data.items[at]] for user, at in zip(users, positions, strict=True)}
+
+
+def test_orders_by_time_with_ties_in_file_order_and_leaves_two_out() -> None:
+    data = Dataset.from_frames(LOG)
+    assert histories(data) == {"u2": ["c", "b", "a"], "u1": ["b", "a", "c", "a"], "u3": ["b"]}
+    assert held(data, data.test) == {"u2": "a", "u1": "a"}
+    assert held(data, data.valid) == {"u2": "b", "u1": "c"}
+    assert data.train_end.tolist() == [1, 5, 8]
+    assert data.times is not None
+    assert data.times.tolist() == [10, 20, 30, 3, 5, 7, 7, 1]
+    assert data.train_counts.sum() == 1 + 2 + 1
+    assert (data.offsets.dtype, data.items.dtype, data.times.dtype) == (np.int64, np.int32, np.int64)
+
+
+def test_position_comes_before_time_and_unknown_times_are_marked() -> None:
+    log = LOG.with_columns(
+        position=pl.Series([0, 3, 2, 1, 1, 2, 0, 0]), timestamp=pl.Series([1, None, 1, 1, 1, 1, 1, None])
+    )
+    data = Dataset.from_frames(log)
+    assert histories(data)["u1"] == ["a", "c", "b", "a"]
+    assert histories(data)["u2"] == ["c", "a", "b"]
+    assert data.times is not None
+    assert data.times.tolist() == [1, 1, 1, 1, 1, 1, NO_TIME, NO_TIME]
+    assert data.report["interactions"]["ordered_by"] == "position"
+
+
+def test_a_position_that_contradicts_the_times_is_pointed_out() -> None:
+    data = Dataset.from_frames(LOG.with_columns(position=-pl.col("timestamp")))
+    assert any("--order-by timestamp" in warning for warning in data.report["warnings"])
+
+
+def test_order_by_row_ignores_times() -> None:
+    assert histories(Dataset.from_frames(LOG, order_by="row"))["u1"] == ["a", "b", "c", "a"]
+
+
+def test_without_time_or_position_equal_rows_are_repeats_and_stay() -> None:
+    log = pl.DataFrame({"user": ["u", "u", "u", "v"], "item": ["a", "a", "b", "b"]})
+    assert histories(Dataset.from_frames(log)) == {"u": ["a", "a", "b"], "v": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("keep", ["a", "a", "a", "b", "a", "b"]),
+        ("exact", ["a", "a", "b", "a", "b"]),
+        ("drop-consecutive", ["a", "b", "a", "b"]),
+        ("drop", ["a", "b"]),
+    ],
+)
+def test_duplicates(how: str, expected: list[str]) -> None:
+    rows = [("u", "a", 1), ("u", "a", 1), ("u", "a", 2), ("u", "b", 3), ("u", "a", 4), ("u", "b", 5)]
+    other = [("v", "a", 1), ("v", "b", 2), ("v", "c", 3)]
+    log = pl.DataFrame(rows + other, schema=["user", "item", "time"], orient="row")
+    data = Dataset.from_frames(log, duplicates=how)
+    assert histories(data) == {"u": expected, "v": ["a", "b", "c"]}
+    assert sum(step["rows_in"] - step["rows_out"] for step in data.report["steps"]) == 6 - len(expected)
+
+
+def test_exact_duplicates_are_found_between_other_rows_of_the_same_moment() -> None:
+    rows = [("u", "a", 1), ("u", "b", 1), ("u", "a", 1), ("u", "c", 2), ("v", "a", 1), ("v", "b", 1), ("v", "c", 1)]
+    data = Dataset.from_frames(pl.DataFrame(rows, schema=["user", "item", "time"], orient="row"))
+    assert histories(data)["u"] == ["a", "b", "c"]
+    step = next(step for step in data.report["steps"] if step["step"] == "exact duplicates")
+    assert step["example_rows"] == [3]
+
+
+def test_k_core_iterates_and_histories_are_cut() -> None:
+    # x is liked by u and v only; without it v falls to one interaction, then y falls to one.
+    rows = [("u", "a"), ("u", "b"), ("u", "a"), ("u", "b"), ("w", "a"), ("w", "b"), ("w", "y"), ("v", "y"), ("v", "x")]
+    log = pl.DataFrame(rows, schema=["user", "item"], orient="row")
+    data = Dataset.from_frames(log, k_core=2)
+    assert histories(data) == {"u": ["a", "b", "a", "b"], "w": ["a", "b"]}
+    assert histories(Dataset.from_frames(log, min_history=3, max_history=3)) == {
+        "u": ["b", "a", "b"],
+        "w": ["a", "b", "y"],
+    }
+
+
+def test_temporal_split() -> None:
+    rows = [("u", "a", 1), ("u", "b", 7), ("u", "c", 8), ("u", "a", 9), ("v", "b", 2), ("v", "c", 3), ("v", "a", 10)]
+    rows += [("w", "a", 7), ("w", "b", 9), ("z", "a", 4)]
+    log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").with_columns(position=pl.lit(0))
+    data = Dataset.from_frames(log, split="temporal", valid_fraction=0.3, test_fraction=0.3)
+    # Sorted times: 1 2 3 4 | 7 7 8 | 9 9 10.
+    assert held(data, data.valid) == {"u": "b"}  # w has no history before the window
+    assert held(data, data.test) == {"u": "a", "v": "a", "w": "b"}
+    assert data.train_end.tolist() == [1, 6, 7, 10]
+    assert data.report["split"]["test_from"] == "1970-01-01 00:00:09"
+
+
+def test_temporal_split_needs_times() -> None:
+    with pytest.raises(DataError, match="temporal split needs the time"):
+        Dataset.from_frames(LOG.drop("timestamp"), split="temporal")
+    with pytest.raises(DataError, match="leaves no training"):
+        Dataset.from_frames(LOG.with_columns(timestamp=1), split="temporal")
+
+
+def test_catalogue() -> None:
+    items = pl.DataFrame(
+        {
+            "asin": ["a", "b", "b", "z", None],
+            "Title": ["  Red\n shoe ", "", "second", "unseen", "nobody"],
+            "categories": [["Shoes", "Red"], [], None, ["Z"], None],
+            "brand": [None, None, None, None, None],
+            "price": [1.5, 2.0, 3.0, 4.0, 5.0],
+        },
+        schema_overrides={"brand": pl.String},
+    )
+    data = Dataset.from_frames(LOG, items, item_id_col="asin")
+    assert set(data.item_ids) == {"a", "b", "c"}
+    assert data.text_fields == ("title", "categories")
+    assert data.texts()[data.item_index["a"]] == "title: Red shoe; categories: Shoes, Red"
+    assert data.texts()[data.item_index["b"]] == data.texts()[data.item_index["c"]] == ""
+    facts = data.report["catalogue"]
+    assert facts["of_these_without_a_row_here"] == 1
+    assert facts["examples_without_a_row"] == ["c"]
+    assert (facts["repeated_rows_dropped"], facts["rows_without_identifier"]) == (1, 1)
+    assert (facts["items_without_interactions"], facts["these_were"]) == (1, "dropped")
+    assert facts["text_columns_without_text"] == ["brand"]
+
+    kept = Dataset.from_frames(LOG, items, keep_unseen_items=True, text_cols=["Title"])
+    assert set(kept.item_ids) == {"a", "b", "c", "z"}
+    assert kept.text_fields == ("title",)
+    assert histories(kept) == histories(data)
+
+
+def test_identifiers_are_never_taken_for_text() -> None:
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "asin": ["B1", "B2", "B3"], "title": ["A", "B", "C"]})
+    data = Dataset.from_frames(LOG, items)
+    assert data.text_fields == ("title",)
+    assert "B1" not in "".join(data.texts())
+
+
+def test_catalogue_of_other_identifiers_is_pointed_out() -> None:
+    data = Dataset.from_frames(LOG, pl.DataFrame({"item_id": ["x1"], "title": ["X"]}))
+    assert any("do the identifiers match" in warning for warning in data.report["warnings"])
+
+
+def test_item_order_tells_nothing_of_the_file_and_does_not_depend_on_it() -> None:
+    names = [f"{number:03}" for number in range(200)]
+    log = pl.DataFrame({"user": ["u", "v"] * 100, "item": names, "time": list(range(200))})
+    order = Dataset.from_frames(log).item_ids
+    assert abs(np.corrcoef([int(name) for name in order], np.arange(200))[0, 1]) < 0.25
+    assert Dataset.from_frames(log.reverse()).item_ids == order
+
+
+def test_ids_of_any_kind_agree_between_the_files() -> None:
+    # A nullable pandas column stores whole numbers as floats.
+    log = pd.DataFrame({"user": [1.0, 1.0, 1.0, 2.0, None], "item": [7, 8, 9, 7, 9], "time": [1, 2, 3, 4, 5]})
+    items = pl.DataFrame({"item": ["7", "8", "9"], "title": ["seven", "eight", "nine"]})
+    data = Dataset.from_frames(log, items)
+    assert data.user_ids.to_list() == ["1", "2"]
+    assert [data.titles[item] for item in data.items] == ["seven", "eight", "nine", "seven"]
+    step = next(step for step in data.report["steps"] if step["step"] == "rows without user or item")
+    assert step["example_rows"] == [5]
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame.lazy, pl.DataFrame.to_pandas, lambda frame: frame], ids=str)
+def test_kinds_of_frames_give_the_same(make: object) -> None:
+    assert Dataset.from_frames(make(LOG)).fingerprint == Dataset.from_frames(LOG).fingerprint  # type: ignore[operator]
+
+
+SECONDS = [1388620800, 1388620801, 1388620802, 1388620803]
+UTC = pl.Series(SECONDS) * 1000
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series(SECONDS),
+        pl.Series(SECONDS).cast(pl.Float64) + 0.25,
+        pl.Series(SECONDS).cast(pl.String),
+        pl.Series(SECONDS) * 10**3,
+        pl.Series(SECONDS) * 10**6,
+        pl.Series(SECONDS) * 10**9,
+        UTC.cast(pl.Datetime("ms")),
+        UTC.cast(pl.Datetime("ms", "UTC")),
+        UTC.cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone("Asia/Tokyo"),
+        UTC.cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%dT%H:%M:%S.500Z"),
+        UTC.cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S"),
+        UTC.cast(pl.Datetime("ms")).dt.strftime("%Y/%m/%d %H:%M:%S"),
+        (UTC + 7_200_000).cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%dT%H:%M:%S+02:00"),
+    ],
+    ids=lambda series: f"{series.dtype} {series[0]}",
+)
+def test_times_in_every_form(times: pl.Series) -> None:
+    log = pl.DataFrame({"user": ["u", "u", "u", "v"], "item": ["a", "b", "c", "a"], "time": times})
+    data = Dataset.from_frames(log)
+    assert data.times is not None
+    assert data.times.tolist() == SECONDS
+
+
+def test_dates() -> None:
+    days = pl.Series(["2014-01-01", "2014-01-02", "2014-01-03", "2014-01-03"])
+    for times in (days, days.str.to_date()):
+        data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "date": times}))
+        assert data.times is not None
+        assert np.diff(data.times[:3]).tolist() == [86400, 86400]
+
+
+def test_milliseconds_order_within_a_second() -> None:
+    log = pl.DataFrame(
+        {
+            "user": ["u", "u", "u", "v"],
+            "item": list("abca"),
+            "time": [1388620800900, 1388620800100, 1388620800500, 1388620800000],
+        }
+    )
+    assert histories(Dataset.from_frames(log))["u"] == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"k_cor": 3}, "Did you mean 'k_core'"),
+        ({"k_core": -1}, "k_core is -1"),
+        ({"split": "random"}, "leave-one-out, temporal"),
+        ({"order_by": "row", "split": "temporal"}, "temporal split cannot"),
+        ({"max_history": 2, "min_history": 3}, "max_history 2"),
+        ({"test_fraction": 0.6, "valid_fraction": 0.5}, "leave nothing to train on"),
+        ({"text_cols": "title"}, "one string"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Dataset.from_frames(LOG, **settings)
+    assert words in str(caught.value)
+
+
+def test_saving_and_loading(tmp_path: Path) -> None:
+    data = Dataset.from_frames(LOG)
+    data.save(tmp_path / "one")
+    loaded = Dataset.load(tmp_path / "one")
+    assert loaded.fingerprint == data.fingerprint
+    assert loaded.report == data.report
+    assert "exact duplicates" in (tmp_path / "one" / "report.md").read_text()
+    loaded.save(tmp_path / "two")
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_only_prepared_folders_are_replaced(tmp_path: Path) -> None:
+    data = Dataset.from_frames(LOG)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="no prepared data set"):
+        data.save(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    data.save(tmp_path / "data")
+    with pytest.raises(DataError, match="already exists"):
+        data.save(tmp_path / "data")
+    data.save(tmp_path / "data", overwrite=True)
