@@ -31,8 +31,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     """Everything the page shows, out of the run folder and the freshly scored models."""
     scored = {(result.model, result.stage): result.evaluation for result in results}
 
-    def compared(a: tuple[Student, Stage], b: tuple[Student, Stage]) -> Comparison | None:
-        return compare(scored[a], scored[b]) if a in scored and b in scored else None
+    def compared(a: tuple[Student, Stage], b: tuple[Student, Stage], names: tuple[str, str]) -> Comparison | None:
+        return compare(scored[a], scored[b], names=names) if a in scored and b in scored else None
 
     alone, distilled = scored.get(("crm", "alone")), scored.get(("crm", "distilled"))
     log = run.log.read()
@@ -52,8 +52,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             )
             for result in results
         ],
-        comparison=compared(("crm", "alone"), ("crm", "distilled")),
-        models_compared=compared(("crm", "distilled"), ("llm", "distilled")),
+        comparison=compared(("crm", "alone"), ("crm", "distilled"), ("CRM alone", "CRM distilled")),
+        models_compared=compared(("crm", "distilled"), ("llm", "distilled"), ("the CRM", "the LLM")),
         curves=[
             CurvePoint(*_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"])
             for line in log
@@ -73,7 +73,9 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         },
         settings=dump_settings(settings),
         environment=_flat(read_json(run.folder / "environment.json")) | {"seed": settings.seed},
-        commands=[f"llmd4rec train config.yaml --data {data.path or 'DATA'} --run {run.folder}"],
+        commands=[
+            f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
+        ],
     )
 
 
