@@ -43,6 +43,12 @@ def random_dataset(users: int, items: int, seed: int = 0, longest: int = 12) -> 
     return make_dataset([rng.integers(0, items, rng.integers(3, longest + 1)) for _ in range(users)], items)
 
 
+def chain_dataset(users: int, items: int, length: int, seed: int = 0) -> Dataset:
+    """Everybody walks up the catalogue from a random start: item i is always followed by item i + 1, around the end."""
+    starts = np.random.default_rng(seed).integers(0, items, users)
+    return make_dataset([(start + np.arange(length)) % items for start in starts], items)
+
+
 class LastItemModel(Ranker):
     """Its state is the last item's row of `table`; remembers what it was asked."""
 

@@ -9,54 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
-
-WORDS = ["given", "items", "user", "next", "predict", "the", "red", "blue", "comedy", "film", ":", ";", "title"]
-
-
-def _save(folder: Path, model: Any) -> str:
-    vocabulary = {word: index for index, word in enumerate(["<unk>", "</s>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    fast.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-def _llama(layers: int = 3) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS) + 2,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    )
-    return LlamaForCausalLM(config)
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _save(tmp_path_factory.mktemp("llama"), _llama())
-
+from tiny_llama import WORDS, llama_model, save
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(WORDS) + 2, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-    return _save(tmp_path_factory.mktemp("gpt2"), GPT2LMHeadModel(config))
+    return save(tmp_path_factory.mktemp("gpt2"), GPT2LMHeadModel(config))
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +30,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_attention_heads=4,
         initializer_range=0.5,
     )
-    return _save(tmp_path_factory.mktemp("bert"), BertModel(config))
+    return save(tmp_path_factory.mktemp("bert"), BertModel(config))
 
 
 @pytest.fixture
 def tiny_llama() -> Any:
-    return _llama(2).eval()
+    return llama_model(2).eval()
 
 
 @pytest.fixture

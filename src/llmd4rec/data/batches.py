@@ -79,8 +79,8 @@ class TrainingWindows:
     def targets(self) -> Int64Array:
         """The true next item of every training position, in the order of their numbers; [P]."""
         targets = np.empty(self.num_positions, dtype=np.int64)
-        for windows in np.array_split(np.arange(len(self)), max(1, len(self) // 4096)):
-            batch = self.batch(windows)
+        for start in range(0, len(self), 4096):
+            batch = self.batch(np.arange(start, min(start + 4096, len(self))))
             targets[batch.position_N.numpy()] = batch.target_N.numpy()
         return targets
 

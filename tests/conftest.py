@@ -1,0 +1,57 @@
+"""What more than one room's tests need: one thread, a tiny language model, a small trained run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch is imported, and inherited by the commands that tests start: these models are so small that threads
+# would only wait for each other, and one thread makes sums come out the same every time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tiny_llama import llama_model, save
+
+    return save(tmp_path_factory.mktemp("llama"), llama_model())
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(llama: str) -> dict[str, Any]:
+    """Settings of a run that takes a second or two; tests change what they are about."""
+    training = {"epochs": 2, "batch": 64, "warmup": 2, "learning_rate": 0.01}
+    return {
+        "rounds": 1,
+        "round_patience": 3,
+        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6},
+        "llm": {
+            "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",
+            "lora": {"r": 2},
+        },
+        "training": {"crm": training, "llm": training},
+        "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def chain_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small saved data set in which item i is followed by item i + 1; with identifiers that are hard to print."""
+    from evaluation.examples import chain_dataset
+
+    from llmd4rec.data.dataset import Dataset
+
+    folder = tmp_path_factory.mktemp("data") / "chain"
+    chain_dataset(users=30, items=12, length=8).save(folder)
+    return Dataset.load(folder)
+
+
+@pytest.fixture(scope="session")
+def chain_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
+    """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
+    from llmd4rec.distill.run import parse_settings
+
+    return parse_settings(tiny_settings).fit(chain_data, tmp_path_factory.mktemp("runs") / "chain").folder

@@ -1,0 +1,37 @@
+"""A tiny Llama with a tokenizer, saved as a real Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = ["given", "items", "user", "next", "predict", "the", "red", "blue", "comedy", "film", ":", ";", "title"]
+
+
+def save(folder: Path, model: Any) -> str:
+    """Writes any model together with a tokenizer that knows :data:`WORDS`."""
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def llama_model(layers: int = 3) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 2,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    return LlamaForCausalLM(config)
