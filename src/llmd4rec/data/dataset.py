@@ -19,6 +19,7 @@ On disk a data set is a folder that is memory-mapped when loaded:
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,6 +57,21 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise DataError(f"{path} already exists and is no prepared data set", "Choose another folder.")
     if not overwrite:
         raise DataError(f"{path} already exists", "Choose another folder, or pass --overwrite.")
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """As `np.save`, whose error on a full disk does not say that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data.cast("B") if array.size else b"")
+
+
+def _write_table(path: Path, table: pl.DataFrame) -> None:
+    """Parquet by way of memory, for the same reason."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 @dataclass(frozen=True)
@@ -202,9 +218,9 @@ class Dataset:
             if self.times is not None:
                 arrays["times"] = self.times
             for name, array in arrays.items():
-                np.save(folder / f"{name}.npy", array, allow_pickle=False)
-            pl.DataFrame({"user_id": self.user_ids}).write_parquet(folder / "users.parquet")
-            self.catalogue.write_parquet(folder / "catalogue.parquet")
+                _write_array(folder / f"{name}.npy", array)
+            _write_table(folder / "users.parquet", pl.DataFrame({"user_id": self.user_ids}))
+            _write_table(folder / "catalogue.parquet", self.catalogue)
             write_json(
                 folder / "dataset.json",
                 {

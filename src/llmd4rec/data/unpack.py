@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
         return path
     if not packed and magic == b"PAR1":
         return path
-    target = folder / "plain"
+    target = folder / re.sub(r"\.(gz|zst|zstd)$", "", path.name)
     with target.open("wb") as out, bar(f"Unpacking {path.name}", path.stat().st_size, "B") as progress:
         blocks = _blocks(path, magic)
         recode = None

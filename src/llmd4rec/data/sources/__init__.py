@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,8 @@ def _write(wanted: Source, origin: Origin, files: Files, label: str, out: Path, 
             items = tables.items.filter(pl.col("item_id").is_not_null())
             items.unique("item_id", keep="first", maintain_order=True).sink_parquet(folder / "items.parquet")
         except pl.exceptions.PolarsError as error:
+            if "os error 28" in str(error):  # no space left: not the file's fault
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
             raise DataError(
                 f"{wanted.name}: {label} is not in the published format: {str(error).splitlines()[0]}",
                 "Get the files again; they may be damaged or of another version.",

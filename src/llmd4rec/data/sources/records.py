@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ def read_records(
         DataError: a line cannot be parsed; says which.
     """
     parse: Callable[[str], Any] = ast.literal_eval if literal else json.loads
+    folder = Path(tempfile.mkdtemp(dir=scratch))
     parts: list[Path] = []
     rows: list[list[Any]] = []
 
     def flush() -> None:
-        part = scratch / f"{path.name}-{len(parts)}.parquet"
+        part = folder / f"{len(parts)}.parquet"
         pl.DataFrame(rows, schema=dict(types), orient="row").write_parquet(part)
         parts.append(part)
         rows.clear()
