@@ -1,8 +1,8 @@
 """Mutual distillation between a language model and a sequential recommender.
 
-    data = Dataset.from_frames(interactions, items)
-    run = MutualDistillation(crm=SASRec(dim=64), llm=LLMRecommender(layers=4), rounds=2).fit(data, "runs/first")
-    run.crm.recommend(history=["a", "b"], k=10)
+data = Dataset.from_frames(interactions, items)
+run = MutualDistillation(crm=SASRec(dim=64), llm=LLMRecommender(layers=4), rounds=2).fit(data, "runs/first")
+run.crm.recommend(history=["a", "b"], k=10)
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         try:
-            temporary.chmod(0o644)
             yield temporary
+            temporary.chmod(0o644)  # after the writing: some libraries make the file anew, readable by nobody else
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
