@@ -89,24 +89,25 @@ def saved_or_scored(run: Run, model: Student, stage: Stage, seen: SeenItems, dat
 def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[Result]:
     """Scores every model of the run on the test items and writes the report."""
     run.require(data)
-    results = []
     stages = list(run.record.stages)
-    for model, stage in run.models():
-        name = run.stage_of(model, stage)
-        evaluation = score(run, data, model, stage)
-        ranker = run.load_stage(model, name)
-        needed = stages[: stages.index(name) + 1]
-        results.append(
-            Result(
-                model,
-                stage,
-                name,
-                evaluation,
-                count_parameters(ranker)[0],
-                sum(run.record.stages[each]["seconds"] for each in needed),
-                milliseconds_per_request(ranker, data),
-            )
+    names = [run.stage_of(model, stage) for model, stage in run.models()]
+    evaluations = [score(run, data, model, stage) for model, stage in run.models()]
+    rankers = [run.load_stage(model, name) for (model, _), name in zip(run.models(), names, strict=True)]
+    times = milliseconds_per_request(rankers, data)
+    results = [
+        Result(
+            model,
+            stage,
+            name,
+            evaluation,
+            parameters=count_parameters(ranker)[0],
+            seconds=sum(run.record.stages[each]["seconds"] for each in stages[: stages.index(name) + 1]),
+            milliseconds=milliseconds,
         )
+        for (model, stage), name, evaluation, ranker, milliseconds in zip(
+            run.models(), names, evaluations, rankers, times, strict=True
+        )
+    ]
     from llmd4rec.distill.report import report_content
     from llmd4rec.evaluation.report import write_report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,25 +13,31 @@ from llmd4rec.models.ranker import Ranker, last_states
 
 
 @torch.inference_mode()
-def milliseconds_per_request(ranker: Ranker, dataset: Dataset, requests: int = 60, seed: int = 0) -> float:
-    """The median time of answering one history at a time, after a warm-up, in milliseconds.
+def milliseconds_per_request(
+    rankers: Sequence[Ranker], dataset: Dataset, requests: int = 60, seed: int = 0
+) -> list[float]:
+    """The median time of answering one history at a time, per model, in milliseconds.
+
+    The models take turns at each history, so that whatever else the machine does falls on all of them alike.
 
     Args:
-        ranker: a model in evaluation mode.
+        rankers: models in evaluation mode.
         dataset: test histories are drawn from it.
-        requests: how many are timed.
+        requests: how many are timed, after a warm-up.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     positions = rng.choice(np.asarray(dataset.test), size=requests + 5)
-    device = next(ranker.parameters()).device
-    table_DI = ranker.item_table().t().contiguous()
-    times = []
-    for position in positions:
-        history = np.asarray(dataset.history(int(position)), dtype=np.int64)[-ranker.max_length :]
-        started = time.perf_counter()
-        items = torch.from_numpy(history)[None].to(device)
-        state = last_states(ranker, items, torch.tensor([len(history)], device=device))
-        (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times[5:]))
+    tables_DI = [ranker.item_table().t().contiguous() for ranker in rankers]
+    times = np.empty((len(positions), len(rankers)))
+    for row, position in enumerate(positions):
+        history = np.asarray(dataset.history(int(position)), dtype=np.int64)
+        for column, (ranker, table_DI) in enumerate(zip(rankers, tables_DI, strict=True)):
+            window = history[-ranker.max_length :]
+            device = table_DI.device
+            started = time.perf_counter()
+            items = torch.from_numpy(window)[None].to(device)
+            state = last_states(ranker, items, torch.tensor([len(window)], device=device))
+            (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
+            times[row, column] = time.perf_counter() - started
+    return [1000 * float(value) for value in np.median(times[5:], axis=0)]
