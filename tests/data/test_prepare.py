@@ -284,3 +284,23 @@ def test_only_prepared_folders_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="already exists"):
         data.save(tmp_path / "data")
     data.save(tmp_path / "data", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["offsets.npy", "items.npy", "train_end.npy", "test.npy", "times.npy", "users.parquet"]
+)
+def test_a_damaged_folder_is_noticed(tmp_path: Path, name: str) -> None:
+    Dataset.from_frames(LOG).save(tmp_path / "data")
+    path = tmp_path / "data" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(DataError, match="damaged"):
+        Dataset.load(tmp_path / "data")
+    if name in ("items.npy", "train_end.npy", "test.npy"):
+        path.write_bytes(whole[:-8] + b"\x7f" * 8)
+        with pytest.raises(DataError, match="damaged"):
+            Dataset.load(tmp_path / "data")
+    path.unlink()
+    if name != "times.npy":
+        with pytest.raises(DataError, match="damaged"):
+            Dataset.load(tmp_path / "data")

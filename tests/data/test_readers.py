@@ -87,6 +87,9 @@ def write_zst(path: Path) -> None:
         ("unnamed-jsonl", write_jsonl),
         ("unnamed-recbole", write_recbole),
         ("unnamed-gz", write_gz),
+        ("log[1]*.csv", write_csv),
+        ("log[1]*.parquet", write_parquet),
+        ("log[1]*.jsonl", write_jsonl),
     ],
 )
 def test_formats(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:

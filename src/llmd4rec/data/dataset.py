@@ -74,6 +74,33 @@ def _write_table(path: Path, table: pl.DataFrame) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+def _inconsistency(
+    head: dict[str, Any], arrays: dict[str, NDArray[Any]], times: Int64Array | None, users: int, items: int
+) -> str:
+    """What does not fit together in a loaded folder; empty if all does."""
+    offsets, flat = arrays["offsets"], arrays["items"]
+    counts = {"users": users, "items": items, "interactions": len(flat)}
+    for name, count in counts.items():
+        if head.get(name) != count:
+            return f"dataset.json names {head.get(name)} {name}, the files hold {count}"
+    if not {"text_fields", "settings"} <= head.keys():
+        return "dataset.json lacks fields"
+    if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 1).any():
+        return "offsets.npy does not fit the users and items.npy"
+    if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= items):
+        return "items.npy names items that the catalogue does not have"
+    if times is not None and len(times) != len(flat):
+        return "times.npy and items.npy differ in length"
+    train_end = arrays["train_end"]
+    if len(train_end) != users or (train_end < offsets[:-1]).any() or (train_end > offsets[1:]).any():
+        return "train_end.npy does not fit offsets.npy"
+    for name in ("valid", "test"):
+        targets = arrays[name]
+        if len(targets) and (int(targets.min()) < 0 or int(targets.max()) >= len(flat)):
+            return f"{name}.npy points outside items.npy"
+    return ""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Item sequences per user, a catalogue and a split. See the module's docstring for shapes."""
@@ -272,9 +299,9 @@ class Dataset:
             report = read_json(path / "report.json")
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error
-        counts = (len(users), catalogue.height, len(arrays["items"]))
-        if counts != (head["users"], head["items"], head["interactions"]):
-            raise DataError(f"{path} is damaged: its files do not agree", "Run `llmd4rec prepare` again.")
+        problem = _inconsistency(head, arrays, times, len(users), catalogue.height)
+        if problem:
+            raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
         return cls(
             user_ids=users,
             catalogue=catalogue,

@@ -163,7 +163,7 @@ def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, re
             "Are these the right columns? Name others with --user-col and --item-col.",
         )
     kept = frame.filter(~missing)
-    report.step("rows without user or item", frame.height, kept, rows)
+    report.step("rows without user or item", frame.height, kept, rows, "an empty field or a blank line")
     return kept
 
 

@@ -23,6 +23,7 @@ from llmd4rec.data.splits import leave_one_out, temporal
 from llmd4rec.data.table import Table, table_of
 from llmd4rec.data.times import to_seconds
 from llmd4rec.errors import DataError
+from llmd4rec.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ def prepare_files(
         else:
             with open_table(items, encoding=encoding) as catalogue:
                 dataset = prepare_tables(log, catalogue, settings or Prepare())
+    say(f"Writing {out} …")
     dataset.save(out, overwrite=overwrite)
     return dataset
 
@@ -82,7 +84,9 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         DataError: a column is missing or cannot be understood; nothing is left after cleaning.
     """
     report = Report()
+    say(f"Reading {interactions.where} …")
     log = read_log(interactions, settings, report)
+    say(f"Cleaning {log.frame.height:,} interactions …")
     frame = clean(log, settings, report)
     report.facts["interactions"] |= about_times(log)
 

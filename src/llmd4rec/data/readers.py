@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import json
 import tempfile
 from collections.abc import Iterator
@@ -176,7 +177,7 @@ def _scan_jsonl(plain: Path, path: Path, about: dict[str, Any]) -> Table:
                     if schema[name] is None and value is not None:
                         schema[name] = _json_type(value)
     known = {name: kind or pl.String for name, kind in schema.items()}
-    lazy = pl.scan_ndjson(plain, schema=known)
+    lazy = pl.scan_ndjson(glob.escape(str(plain)), schema=known)  # it takes patterns, and cannot be told not to
     return Table(lazy, str(path), about, lambda error: _explain_json(plain, path, known, error))
 
 
@@ -221,7 +222,7 @@ def _scan_s3rec(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     """`user item item ...`, oldest first; one row per interaction, its position the place in the file."""
     _refuse_encoding(plain, path)
     words = pl.scan_csv(
-        plain, has_header=False, new_columns=["line"], separator="\x01", quote_char=None, infer_schema=False
+        plain, has_header=False, new_columns=["line"], separator="\x01", quote_char=None, infer_schema=False, glob=False
     ).select(pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ").alias("words"))
     rows = words.select(
         pl.col("words").list.first().alias("user_id"), pl.col("words").list.slice(1).alias("item_id")
