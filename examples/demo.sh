@@ -17,6 +17,4 @@ step compare "$DEMO/run" "$DEMO/run" --stage-a alone --stage-b distilled
 step export "$DEMO/run" --out "$DEMO/export"
 step recommend "$DEMO/run" --history "50,181,172" -k 5
 
-echo
-"$BIN/llmd4rec" report "$DEMO/run" --table-only
 printf '\nThe whole demo took %d s. Open %s/run/report.html in a browser.\n' $((SECONDS - started)) "$DEMO"

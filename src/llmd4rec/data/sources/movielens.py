@@ -16,6 +16,12 @@ _LICENCE = (
     "GroupLens: research use, cite Harper and Konstan 2015, no redistribution without permission, no commercial use "
     "without permission. https://files.grouplens.org/datasets/movielens/"
 )
+#: Of the archives as published; several public projects record the same ones.
+_SHA256 = {
+    "ml-100k": "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    "ml-1m": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    "ml-20m": "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+}
 #: The order of the flags in u.item.
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
@@ -92,7 +98,7 @@ def _bars() -> pl.Expr:
 
 def _zip(name: str) -> tuple[RemoteFile, ...]:
     address = Url(f"https://files.grouplens.org/datasets/movielens/{name}.zip")
-    return (RemoteFile(f"movielens/{name}.zip", (address,), None, _LICENCE),)
+    return (RemoteFile(f"movielens/{name}.zip", (address,), _SHA256[name], _LICENCE),)
 
 
 def _packed(suffix: str) -> RemoteFile:
