@@ -82,6 +82,15 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a process that was killed while writing has left anywhere under `folder`."""
+    for leftover in list(Path(folder).rglob(".*.part")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented, key-ordered-as-given JSON, atomically."""
     with atomic_file(path) as temporary:

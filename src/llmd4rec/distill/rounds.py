@@ -24,6 +24,7 @@ from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.files import remove_leftovers
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say
@@ -38,6 +39,7 @@ def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None
     use_threads(settings)
     run = Run.start(path, settings, data)
     if not run.record.finished:
+        remove_leftovers(path)
         _Rounds(run, data).run()
     return run
 

@@ -111,12 +111,15 @@ class Run:
                 f"Make one with: llmd4rec train --data DATA --run {folder}",
             )
         values = read_json(folder / "run.json")
-        if values.get("format") != FORMAT_VERSION:
+        if not isinstance(values, dict) or not values.keys() >= {"format", "data", "data_path", "items"}:
+            raise RunError(f"{folder / 'run.json'} is damaged: it describes no run", "Train a new run.")
+        if values["format"] != FORMAT_VERSION:
             raise RunError(
                 f"{folder} has run format {values.get('format')!r}; this version reads {FORMAT_VERSION}",
                 "Use the version of llmd4rec that made it.",
             )
-        return cls(folder, load_settings(MutualDistillation, folder / "config.yaml"), Record(**values))
+        known = {name: value for name, value in values.items() if name in Record.__dataclass_fields__}
+        return cls(folder, load_settings(MutualDistillation, folder / "config.yaml"), Record(**known))
 
     def save(self) -> None:
         """Writes run.json."""

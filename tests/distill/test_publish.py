@@ -1,0 +1,171 @@
+"""A published teacher against the model it was published from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from evaluation.examples import LastItemModel, random_dataset
+from torch import Tensor
+
+from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.errors import ModelError, RunError
+from llmd4rec.models.crm import SASRec
+from llmd4rec.models.ranker import Ranker, last_states
+
+ITEMS = 50
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data() -> Dataset:
+    return random_dataset(25, ITEMS, longest=30)
+
+
+def model(max_length: int = 10) -> Ranker:
+    network = SASRec(dim=16, layers=1, dropout=0.5, max_length=max_length).build(ITEMS, 3)
+    with torch.no_grad():
+        network.items.weight *= 20  # an untrained model's scores are all alike
+    return network
+
+
+def contexts(data: Dataset, max_length: int) -> list[tuple[list[int], int]]:
+    """What each training position's state has seen, and its true next item, in the order of their numbers."""
+    windows = TrainingWindows(data, max_length)
+    found: list[tuple[list[int], int]] = [([], 0)] * windows.num_positions
+    for chosen in windows.in_order(64):
+        batch = windows.batch(chosen)
+        rows = batch.loss_mask_BL.nonzero().tolist()
+        numbers, targets = batch.position_N.tolist(), batch.target_N.tolist()
+        for (row, column), number, target in zip(rows, numbers, targets, strict=True):
+            found[number] = (batch.items_BL[row, : column + 1].tolist(), target)
+    return found
+
+
+def test_the_rebuilt_distributions_are_the_models(data, tmp_path):
+    ranker = model().train()
+    publish(ranker, data, tmp_path / "teacher", label="crm", batch_items=37)
+    assert ranker.training  # left as it was, but published without dropout:
+    ranker.eval()
+    teacher = open_teacher(tmp_path / "teacher", data, CPU)
+    pairs = contexts(data, 10)
+    assert teacher.states.dtype == np.float16
+    assert len(teacher.states) == len(teacher.rank) == len(pairs)
+
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    lesson = teacher.lesson(order)
+    rebuilt = (lesson.states_NK.float() @ lesson.table_IK.T).log_softmax(1)
+    for row, number in enumerate(order.tolist()):
+        history, _ = pairs[number]
+        with torch.no_grad():
+            state = last_states(ranker, torch.tensor([history]), torch.tensor([len(history)]))
+            expected = (state @ ranker.item_table().T).log_softmax(1)[0]
+            size = float(state.abs() @ ranker.item_table().abs().max(0).values)
+        # Half precision keeps 11 bits of each coordinate: a score is off by at most 5e-4 of |state| · |item|, and a log
+        # probability by twice as much.
+        assert (rebuilt[row] - expected).abs().max() < 2 * 5e-4 * size
+
+
+def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmd4rec.distill.publish.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
+    publish(model(), data, tmp_path / "teacher", label="crm")
+    teacher = open_teacher(tmp_path / "teacher", data, CPU)
+    scores = teacher.states.astype(np.float64) @ teacher.table.numpy().T.astype(np.float64)
+    targets = np.array([target for _, target in contexts(data, 10)])
+    true = scores[np.arange(len(targets)), targets]
+    brute = (scores >= true[:, None] - 1e-9).sum(1)
+    assert (teacher.rank == brute).mean() > 0.99  # 32-bit rounding may swap neighbours
+    assert np.abs(teacher.rank - brute).max() <= 1
+    lesson = teacher.lesson(torch.tensor([5, 0, 7]))
+    assert lesson.rank_N.tolist() == teacher.rank[[5, 0, 7]].tolist()
+
+
+def test_ties_count_against_the_true_item(data, tmp_path):
+    publish(LastItemModel(torch.ones(ITEMS, 4)), data, tmp_path / "teacher", label="constant")
+    assert (open_teacher(tmp_path / "teacher", data, CPU).rank == ITEMS).all()
+
+
+def test_one_forward_pass_over_the_training_items(data, tmp_path):
+    watched = LastItemModel(torch.randn(ITEMS, 4), max_length=40)
+    publish(watched, data, tmp_path / "teacher", label="watched", batch_items=100)
+    real = sum(int(lengths.sum()) for _, lengths in watched.batches)
+    assert real == TrainingWindows(data, 40).num_positions
+    assert all(items.numel() <= 100 or len(items) == 1 for items, _ in watched.batches)
+    assert watched.modes == [(False, True)] * len(watched.batches)
+
+
+def test_states_beyond_half_precision_are_kept_in_single(data, tmp_path):
+    table = torch.rand(ITEMS, 4) + 0.5
+    table[ITEMS // 2 :] *= 1e5  # earlier batches fit into half precision, later ones do not, or the other way round
+    publish(LastItemModel(table), data, tmp_path / "teacher", label="large", batch_items=16)
+    teacher = open_teacher(tmp_path / "teacher", data, CPU)
+    assert teacher.states.dtype == np.float32
+    assert sorted(path.name for path in (tmp_path / "teacher").iterdir()) == [
+        "rank.npy", "states.npy", "table.npy", "teacher.json",
+    ]  # fmt: skip
+    expected = np.array([table[history[-1]].numpy() for history, _ in contexts(data, 5)])
+    np.testing.assert_allclose(teacher.states, expected, rtol=1e-3)
+
+
+def test_only_the_drawn_candidates_are_compared(data, tmp_path):
+    publish(model(), data, tmp_path / "teacher", label="crm")
+    teacher = open_teacher(tmp_path / "teacher", data, CPU)
+    candidates = torch.tensor([3, 10, 44])
+    assert torch.equal(teacher.lesson(torch.tensor([0]), candidates).table_IK, teacher.table[candidates])
+
+
+def test_other_data_is_refused(data, tmp_path):
+    publish(model(), data, tmp_path / "teacher", label="crm")
+    with pytest.raises(RunError, match="published for other data"):
+        open_teacher(tmp_path / "teacher", random_dataset(25, ITEMS, seed=1, longest=30), CPU)
+
+
+@pytest.mark.parametrize("name", ["teacher.json", "states.npy", "table.npy", "rank.npy"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_damaged_teacher_is_refused(data, tmp_path, name, how):
+    publish(model(), data, tmp_path / "teacher", label="crm")
+    path = tmp_path / "teacher" / name
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(RunError, match="Delete"):
+        open_teacher(tmp_path / "teacher", data, CPU)
+
+
+class Poisoned(LastItemModel):
+    """Gives a state that is no number after some batches."""
+
+    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        states = super().states(items_BL, lengths_B)
+        return states * torch.nan if len(self.batches) == 4 else states
+
+
+def test_undefined_states_are_never_published(data, tmp_path):
+    with pytest.raises(ModelError, match=r"cannot publish llm-round-2: a state is not a finite number"):
+        publish(Poisoned(torch.randn(ITEMS, 4)), data, tmp_path / "teacher", label="llm-round-2", batch_items=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_teacher_that_was_there(data, tmp_path):
+    good = model()
+    publish(good, data, tmp_path / "teacher", label="good")
+    before = np.array(open_teacher(tmp_path / "teacher", data, CPU).states)
+    with pytest.raises(ModelError):
+        publish(Poisoned(torch.randn(ITEMS, 4)), data, tmp_path / "teacher", label="bad", batch_items=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+    np.testing.assert_array_equal(open_teacher(tmp_path / "teacher", data, CPU).states, before)
+
+
+def test_what_is_held_out_is_not_published(data, tmp_path):
+    publish(model(), data, tmp_path / "teacher", label="crm")
+    items = data.items.copy()
+    items[data.valid], items[data.test] = (items[data.valid] + 1) % ITEMS, (items[data.test] + 2) % ITEMS
+    altered = dataclasses.replace(data, items=items)
+    publish(model(), altered, tmp_path / "altered", label="crm")
+    for name in ("states.npy", "table.npy", "rank.npy"):
+        assert (tmp_path / "teacher" / name).read_bytes() == (tmp_path / "altered" / name).read_bytes()

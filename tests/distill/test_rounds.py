@@ -1,0 +1,357 @@
+"""Whole runs with a tiny language model: which stages, taught by whom, from where they start, and exact resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import in_another_process
+import pytest
+import torch
+from evaluation.examples import chain_dataset
+from torch import Tensor
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill import rounds
+from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.models.ranker import count_parameters
+from llmd4rec.training import checkpoint
+
+
+def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A deep copy with `a__b=value` set at a.b."""
+    copy: dict[str, Any] = json.loads(json.dumps(settings))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        group = copy
+        for parent in parents:
+            group = group[parent]
+        group[last] = value
+    return copy
+
+
+def untrained(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """No epochs: each stage ends where it starts, which shows what it starts from."""
+    return changed(settings, training__crm__epochs=0, training__llm__epochs=0, **changes)
+
+
+def weights(run: Run, stage: str) -> dict[str, Tensor]:
+    return checkpoint.load(run.checkpoint_of(stage) / "best.safetensors")[0]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def taught_by(run: Run) -> dict[str, str | None]:
+    return {name: stage["taught_by"] for name, stage in run.record.stages.items()}
+
+
+# ---- which stages -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("direction", "stages"),
+    [
+        (
+            "both",
+            {
+                "crm-alone": None, "llm-alone": None,
+                "llm-round-1": "crm-alone", "crm-round-1": "llm-round-1",
+                "llm-round-2": "crm-round-1", "crm-round-2": "llm-round-2",
+            },
+        ),
+        ("up", {"crm-alone": None, "llm-alone": None, "crm-round-1": "llm-alone"}),
+        ("down", {"crm-alone": None, "llm-alone": None, "llm-round-1": "crm-alone"}),
+    ],
+)  # fmt: skip
+def test_stages_and_teachers(direction, stages, tiny_settings, chain_data, tmp_path, monkeypatch):
+    published: list[str] = []
+    there: list[set[str]] = []
+
+    def watched(ranker: Any, data: Any, folder: Path, *, label: str) -> None:
+        there.append({path.name for path in folder.parent.iterdir()} if folder.parent.exists() else set())
+        publish(ranker, data, folder, label=label)
+        published.append(label)
+
+    publish = rounds.publish
+    monkeypatch.setattr(rounds, "publish", watched)
+    settings = untrained(tiny_settings, direction=direction, rounds=2)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert taught_by(run) == stages
+    assert list(run.record.stages) == list(stages)
+    assert published == [teacher for teacher in stages.values() if teacher]
+    assert all(len(names) <= 2 for names in there)  # no more than the last of each model is kept
+    assert run.record.finished
+    assert not (run.folder / "teachers").exists()
+    assert [record["phase"] for record in run.log.read()] == list(stages)
+
+
+def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain_data, tmp_path, monkeypatch):
+    lessons: dict[str, Any] = {}
+
+    def watched(ranker: Any, data: Any, *rest: Any, phase: str, teacher: Any, **more: Any) -> Any:
+        lessons[phase] = None if teacher is None else (teacher.table.clone(), teacher.states[:].copy())
+        return fit(ranker, data, *rest, phase=phase, teacher=teacher, **more)
+
+    fit = rounds.fit
+    monkeypatch.setattr(rounds, "fit", watched)
+    run = parse_settings(changed(tiny_settings, rounds=2)).fit(chain_data, tmp_path / "run")
+    for student, teacher in taught_by(run).items():
+        if teacher is None:
+            assert lessons[student] is None
+        else:
+            with torch.no_grad():
+                table = run.load_stage("crm" if teacher.startswith("crm") else "llm", teacher).item_table()
+            assert torch.equal(lessons[student][0], table)
+    assert len({lessons[s][1].tobytes() for s, t in taught_by(run).items() if t}) == 4
+
+
+def test_no_rounds_trains_the_crm_alone(tiny_settings, chain_data, tmp_path):
+    settings = changed(tiny_settings, rounds=0, llm__model=str(tmp_path / "not there"))
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert taught_by(run) == {"crm-alone": None}
+    assert run.models() == [("crm", "alone")]
+    assert run.served_stage == "alone"
+    with pytest.raises(RunError, match=r"has no distilled CRM \(it has: crm-alone\)"):
+        run.load("crm", "distilled")
+    with pytest.raises(RunError, match="has no alone LLM"):
+        run.load("llm", "alone")
+
+
+# ---- where a stage starts ---------------------------------------------------------------------------------------
+def crm_table(run: Run, stage: str) -> Tensor:
+    return run.load_stage("crm", stage).item_table().detach()
+
+
+@pytest.mark.parametrize("llm_start", ["restart", "continue"])
+@pytest.mark.parametrize("inject", ["every-round", "once", "never"])
+def test_injection(inject, llm_start, tiny_settings, chain_data, tmp_path):
+    settings = untrained(tiny_settings, inject=inject, llm_start=llm_start, rounds=2, crm_start="restart")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    injected = {stage: weights(run, stage)["injected"] for stage in ("llm-alone", "llm-round-1", "llm-round-2")}
+    alone, newer = crm_table(run, "crm-alone"), crm_table(run, "crm-round-1")
+    assert not torch.equal(alone, newer)
+    if inject == "every-round":
+        assert torch.equal(injected["llm-alone"], alone)
+        assert torch.equal(injected["llm-round-1"], alone)
+        assert torch.equal(injected["llm-round-2"], newer)
+    elif inject == "once":
+        assert all(torch.equal(table, alone) for table in injected.values())
+    else:
+        for table in injected.values():
+            assert not torch.equal(table, alone)
+            assert not torch.equal(table, newer)
+        assert torch.equal(injected["llm-alone"], injected["llm-round-2"]) == (llm_start == "continue")
+
+
+@pytest.mark.parametrize("start", ["restart", "continue"])
+@pytest.mark.parametrize("model", ["crm", "llm"])
+def test_a_student_starts_afresh_or_goes_on(model, start, tiny_settings, chain_data, tmp_path):
+    """The first stages are trained, the round is not: its weights are those it started with."""
+    settings = changed(tiny_settings, **{f"{model}_start": start})
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    record = next(r for r in run.log.read() if (r["phase"], r["epoch"]) == (f"{model}-round-1", 0))
+    before = run.record.stages[f"{model}-alone"]["validation_ndcg"]
+    assert before > 0.3
+    assert (record["validation_ndcg"] == before) == (start == "continue")
+
+
+def test_weights_none_and_rank(tiny_settings, chain_data, tmp_path):
+    means = {}
+    for kind in ("rank", "none"):
+        settings = changed(tiny_settings, weights=kind, direction="down")
+        run = parse_settings(settings).fit(chain_data, tmp_path / kind)
+        means[kind] = [r["weight_mean"] for r in run.log.read() if "weight_mean" in r]
+        assert {r["phase"] for r in run.log.read() if "weight_mean" in r} == {"llm-round-1"}
+    assert means["none"] == [1.0, 1.0]
+    assert all(mean != 1 for mean in means["rank"])
+
+
+def test_ranks_of_the_rounds_start_stay_the_same_in_every_epoch(tiny_settings, chain_data, tmp_path):
+    counts = {}
+    for kind in ("current", "round-start"):
+        run = parse_settings(changed(tiny_settings, ranks=kind)).fit(chain_data, tmp_path / kind)
+        lines = [r for r in run.log.read() if r["phase"] == "crm-round-1" and r["epoch"]]
+        counts[kind] = [r["weight_counts"] for r in lines]
+    assert counts["round-start"][0] == counts["round-start"][1]
+    assert counts["current"][0] != counts["current"][1]
+
+
+# ---- when to stop, what to keep ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("patience", [1, 2])
+def test_it_stops_when_rounds_bring_nothing(patience, tiny_settings, chain_data, tmp_path):
+    settings = untrained(tiny_settings, crm_start="continue", rounds=4, round_patience=patience)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert f"crm-round-{patience}" in run.record.stages
+    assert f"crm-round-{patience + 1}" not in run.record.stages
+    assert run.record.stopped_because == f"round {patience} did not improve the validation NDCG@10"
+
+
+def test_the_best_round_is_the_distilled_model(chain_run, tmp_path):
+    run = Run.open(chain_run)
+    first = run.record.stages["crm-round-1"]
+    run.record.stages["crm-round-2"] = {**first, "validation_ndcg": first["validation_ndcg"] - 0.1}
+    assert run.stage_of("crm", "distilled") == "crm-round-1"
+    run.record.stages["crm-round-2"]["validation_ndcg"] = first["validation_ndcg"] + 0.1
+    assert run.stage_of("crm", "distilled") == "crm-round-2"
+    assert run.stage_of("crm", "alone") == "crm-alone"
+
+
+def test_the_distilled_crm_is_the_same_network(chain_run):
+    """Same parameters and shapes as trained alone: distillation adds nothing to what is served."""
+    run = Run.open(chain_run)
+    alone, distilled = run.load("crm", "alone"), run.load("crm", "distilled")
+    shapes = [{name: tuple(t.shape) for name, t in model.state_dict().items()} for model in (alone, distilled)]
+    assert shapes[0] == shapes[1]
+    assert count_parameters(alone) == count_parameters(distilled)
+    assert str(alone) == str(distilled)
+    assert run.record.stages["crm-alone"]["parameters"] == run.record.stages["crm-round-1"]["parameters"]
+    assert not torch.equal(alone.item_table(), distilled.item_table())
+
+
+def test_the_run_folder_has_everything(chain_run, chain_data):
+    names = {path.name for path in chain_run.iterdir()}
+    assert {"config.yaml", "environment.json", "run.json", "metrics.jsonl", "catalogue.parquet"} <= names
+    assert not [path for path in chain_run.rglob("*.part")]
+    assert not list(chain_run.rglob("last.safetensors"))
+    run = Run.open(chain_run)
+    answers = run.crm.recommend(["i3"], k=3)
+    assert len(answers) == 3
+    assert {answer.item_id for answer in answers} <= set(chain_data.item_ids) - {"i3"}
+    assert len(run.llm.recommend(["i3"], k=3)) == 3
+
+
+# ---- an existing folder -----------------------------------------------------------------------------------------
+@pytest.fixture
+def copied_run(chain_run, tmp_path) -> Path:
+    return Path(shutil.copytree(chain_run, tmp_path / "copied"))
+
+
+def test_a_finished_run_is_not_trained_again(copied_run, tiny_settings, chain_data):
+    before = (copied_run / "metrics.jsonl").read_bytes()
+    run = parse_settings(tiny_settings).fit(chain_data, copied_run)
+    assert run.record.finished
+    assert (copied_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(copied_run, tiny_settings, chain_data):
+    with pytest.raises(RunError, match=r"other settings: .*lambda_up: 4\.0 → 2\.0.*crm\.dropout: 0\.1 → 0\.2"):
+        parse_settings(changed(tiny_settings, lambda_up=2, crm__dropout=0.2)).fit(chain_data, copied_run)
+
+
+def test_other_data_is_refused(copied_run, tiny_settings):
+    with pytest.raises(RunError, match="was trained on other data"):
+        parse_settings(tiny_settings).fit(chain_dataset(users=30, items=12, length=7), copied_run)
+
+
+def test_device_and_threads_may_change(copied_run, tiny_settings, chain_data):
+    threads = torch.get_num_threads()
+    try:
+        run = parse_settings(changed(tiny_settings, device="auto", threads=1)).fit(chain_data, copied_run)
+    finally:
+        torch.set_num_threads(threads)
+    assert (run.settings.device, run.settings.threads) == ("auto", 1)
+    assert Run.open(copied_run).settings == run.settings
+
+
+def test_a_folder_with_something_else_is_left_alone(tiny_settings, chain_data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="is not a run folder"):
+        parse_settings(tiny_settings).fit(chain_data, tmp_path)
+    with pytest.raises(RunError, match="is not a run folder"):
+        parse_settings(tiny_settings).fit(chain_data, tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tiny_settings, chain_data, tmp_path, monkeypatch):
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmd4rec.distill.run.environment", fail)
+    with pytest.raises(KeyboardInterrupt):
+        parse_settings(tiny_settings).fit(chain_data, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 1, "data": "x", "surprise": 1}'])
+def test_a_damaged_run_is_named(copied_run, content):
+    (copied_run / "run.json").write_text(content)
+    with pytest.raises((RunError, DataError), match=r"run\.json|run format"):
+        Run.open(copied_run)
+
+
+# ---- exact resumption of a whole run ----------------------------------------------------------------------------
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything a run leaves, without the times."""
+    record = json.loads((folder / "run.json").read_text())
+    for stage in record["stages"].values():
+        del stage["seconds"]
+    del record["log_size"]  # seconds are written with fewer or more digits
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "record": record,
+        "log": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        **{str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("checkpoints/**/*")) if p.is_file()},
+    }
+
+
+def start(settings: dict[str, Any], data: Dataset, folder: Path) -> Any:
+    """Trains in a process of its own, forked from one that has done nothing but the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([in_another_process.__name__])
+    process = context.Process(target=in_another_process.train, args=(settings, data.path, folder))
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, chain_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(in_another_process.__file__).parent))  # of the process that is forked
+    settings = changed(tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start")
+    for model in ("crm", "llm"):
+        settings["training"][model] = {**settings["training"][model], "checkpoint_seconds": 0}
+
+    def finish(folder: Path) -> None:
+        process = start(settings, chain_data, folder)
+        process.join(60)
+        assert process.exitcode == 0
+
+    finish(tmp_path / "warm up")
+    begun = time.perf_counter()
+    finish(tmp_path / "whole")
+    duration = time.perf_counter() - begun
+
+    rng = random.Random()  # any moment must do
+    stopped = 0
+    for _ in range(4):
+        process = start(settings, chain_data, tmp_path / "parts")
+        time.sleep(rng.uniform(0.1, 0.6) * duration)
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join(60)
+        stopped += process.exitcode in (-signal.SIGKILL, 130)
+    assert stopped > 0
+    finish(tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    assert not list((tmp_path / "parts").rglob("*.part"))
+
+
+# ---- no leak ----------------------------------------------------------------------------------------------------
+def test_test_items_never_touch_anything_trained_or_chosen(chain_run, tiny_settings, chain_data, tmp_path):
+    items = chain_data.items.copy()
+    items[chain_data.test] = 0
+    altered = dataclasses.replace(chain_data, items=items, path=None)
+    assert altered.fingerprint != chain_data.fingerprint
+    parse_settings(tiny_settings).fit(altered, tmp_path / "run")
+    a, b = outcome(chain_run), outcome(tmp_path / "run")
+    for each in (a, b):
+        each["record"] = each["record"]["stages"]
+    assert a == b

@@ -1,0 +1,348 @@
+"""The training loop: what it learns, what it keeps, and that interruptions leave no trace in the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation.examples import chain_dataset, make_dataset
+from torch import Tensor
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.objective import Distill
+from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.models.crm import SASRec
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.training import checkpoint
+from llmd4rec.training.fit import Fitted, Training, fit
+from llmd4rec.training.runtime import Interrupted
+from llmd4rec.training.tracking import MetricsLog
+
+ITEMS = 20
+QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return chain_dataset(users=60, items=ITEMS, length=10)
+
+
+def network(dim: int = 16, seed: int = 0, dropout: float = 0.2) -> Any:
+    return SASRec(dim=dim, layers=1, max_length=8, dropout=dropout).build(ITEMS, seed)
+
+
+def train(
+    folder: Path,
+    data: Dataset,
+    settings: Training = QUICK,
+    *,
+    ranker: Ranker | None = None,
+    validate: Callable[[Ranker], float] | None = None,
+    **more: Any,
+) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
+    folder.mkdir(exist_ok=True)
+    ranker = ranker or network()
+    log = MetricsLog(folder / "metrics.jsonl")
+    fitted = fit(
+        ranker, data, settings, folder, phase="crm-alone", seed=5, log=log,
+        validate=validate or (lambda model: validation_ndcg(model, data)), **more,
+    )  # fmt: skip
+    return fitted, ranker, log.read()
+
+
+def states_of(ranker: Ranker) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def without_seconds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+# ---- learning and choosing --------------------------------------------------------------------------------------
+def test_it_learns_what_follows_what(data, tmp_path):
+    settings = QUICK.model_copy(update={"epochs": 30, "patience": 30})
+    fitted, ranker, log = train(tmp_path, data, settings)
+    assert log[0]["validation_ndcg"] < 0.5
+    assert fitted.best_value > 0.98
+    assert validation_ndcg(ranker, data) == fitted.best_value
+    assert log[-1]["ce"] < log[1]["ce"] / 4
+
+
+@pytest.mark.parametrize("change", [{"full_softmax_items": 1, "candidates": 10}, {"clip": 0.5}, {"schedule": "cosine"},
+                                    {"label_smoothing": 0.1}, {"epoch_positions": 150}])  # fmt: skip
+def test_it_learns_in_every_way_of_training(data, tmp_path, change):
+    settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, **change})
+    assert train(tmp_path, data, settings)[0].best_value > 0.9
+
+
+def scripted(values: Sequence[float]) -> tuple[Callable[[Ranker], float], list[dict[str, Tensor]]]:
+    """A validation that gives these values in turn and remembers the weights it saw."""
+    seen: list[dict[str, Tensor]] = []
+
+    def validate(ranker: Ranker) -> float:
+        seen.append(states_of(ranker))
+        return values[len(seen) - 1]
+
+    return validate, seen
+
+
+def test_it_stops_out_of_patience_and_keeps_the_best_weights(data, tmp_path):
+    validate, seen = scripted([0.1, 0.2, 0.5, 0.5, 0.4, 0.9])
+    settings = QUICK.model_copy(update={"epochs": 10, "patience": 2})
+    fitted, ranker, log = train(tmp_path, data, settings, validate=validate)
+    assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.5, 2, 4)
+    assert_equal(states_of(ranker), seen[2])
+    tensors, head = checkpoint.load(tmp_path / "best.safetensors")
+    assert_equal(tensors, seen[2])
+    assert (head["epoch"], head["value"]) == (2, 0.5)
+    assert [record["best"] for record in log] == [True, True, True, False, False]
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_student_is_never_made_worse_than_it_came(data, tmp_path):
+    validate, seen = scripted([0.5, 0.4, 0.3, 0.2])
+    settings = QUICK.model_copy(update={"patience": 3})
+    fitted, ranker, _ = train(tmp_path, data, settings, validate=validate)
+    assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.5, 0, 3)
+    assert_equal(states_of(ranker), seen[0])
+    assert not torch.equal(seen[1]["items.weight"], seen[0]["items.weight"])
+
+
+def test_no_epochs_keeps_what_came(data, tmp_path):
+    ranker = network(seed=3)
+    before = states_of(ranker)
+    fitted, _, log = train(tmp_path, data, QUICK.model_copy(update={"epochs": 0}), ranker=ranker)
+    assert fitted.epochs == 0
+    assert_equal(states_of(ranker), before)
+    assert [record["epoch"] for record in log] == [0]
+
+
+def test_warmup_and_cosine_shape_the_learning_rate(data, tmp_path):
+    rates: list[float] = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watching)
+        train(tmp_path, data, settings)
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert all(earlier > later for earlier, later in itertools.pairwise(rates[5:]))
+    assert rates[-1] < 0.001
+
+
+def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path):
+    teacher_model = network(seed=9)
+    train(tmp_path / "t", data, QUICK.model_copy(update={"epochs": 20, "patience": 20}), ranker=teacher_model)
+    publish(teacher_model, data, tmp_path / "teacher", label="t")
+    teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
+    one = QUICK.model_copy(update={"epochs": 1})
+    _, _, log = train(tmp_path / "s", data, one, teacher=teacher, distill=Distill(4.0, 1.0, "rank"))
+    assert log[1]["kl"] > 0
+    assert sum(log[1]["weight_counts"]) == 60 * 7
+    # An untrained student listens to a teacher that knows the answers.
+    assert log[1]["weight_mean"] > 1.5
+    _, _, unweighted = train(tmp_path / "u", data, one, teacher=teacher, distill=Distill(4.0, 1.0, "none"))
+    assert unweighted[1]["weight_mean"] == 1
+    # Listening more brings the student closer to the teacher.
+    more = QUICK.model_copy(update={"epochs": 4})
+    closer, further = (
+        train(tmp_path / f"strength{s}", data, more, teacher=teacher, distill=Distill(s, 1.0, "none"))[2]
+        for s in (8.0, 0.0)
+    )
+    assert closer[-1]["kl"] < further[-1]["kl"]
+
+
+# ---- interruptions ----------------------------------------------------------------------------------------------
+def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
+    """A real signal arrives in the midst of the given training step, counted from now."""
+    left = [steps]
+
+    def count(module: Any, *_: Any) -> None:
+        if module.training:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
+
+    ranker.norm_in.register_forward_hook(count)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one step per epoch": {"batch": 10_000},
+    "drawn candidates": {"full_softmax_items": 1, "candidates": 8},
+    "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
+    "out of patience": {"patience": 1},
+}
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_interruptions_leave_no_trace(data, tmp_path, way, taught):
+    settings = QUICK.model_copy(update=WAYS[way])
+    more: dict[str, Any] = {}
+    if taught:
+        publish(network(dim=4, seed=9), data, tmp_path / "teacher", label="t")
+        teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
+        more = {"teacher": teacher, "distill": Distill(1.0, 2.0, "rank")}
+    expected, ranker, log = train(tmp_path / "whole", data, settings, **more)
+
+    stops, numbers = 0, []
+    for pause in [1, 3, 2, 5, 7] + [9] * 10:
+        torch.manual_seed(stops)  # whatever happened between two sessions
+        student = network()
+        interrupt_at(student, pause, signal.SIGTERM if pause == 3 else signal.SIGINT)
+        try:
+            fitted, resumed, lines = train(tmp_path / "parts", data, settings, ranker=student, **more)
+            break
+        except Interrupted as stopped:
+            stops += 1
+            numbers.append(stopped.signal_number)
+            assert (tmp_path / "parts" / "last.safetensors").exists()
+    assert stops >= 2
+    assert numbers[:2] == [signal.SIGINT, signal.SIGTERM]
+    assert_equal(states_of(resumed), states_of(ranker))
+    assert without_seconds(lines) == without_seconds(log)
+    assert dataclasses.replace(fitted, seconds=0) == dataclasses.replace(expected, seconds=0)
+    whole, parts = ((tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["best.safetensors", "metrics.jsonl"]
+
+
+def test_a_signal_during_validation_stops_behind_it(data, tmp_path):
+    _, ranker, log = train(tmp_path / "whole", data)
+    calls = [0]
+
+    def validate(model: Ranker) -> float:
+        calls[0] += 1
+        if calls[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return validation_ndcg(model, data)
+
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", data, validate=validate)
+    assert calls[0] == 3
+    _, resumed, lines = train(tmp_path / "parts", data, validate=validate)
+    assert calls[0] == 5  # nothing is validated twice
+    assert_equal(states_of(resumed), states_of(ranker))
+    assert without_seconds(lines) == without_seconds(log)
+
+
+def test_handlers_are_given_back(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    ranker = network()
+    interrupt_at(ranker, 2)
+    with pytest.raises(Interrupted):
+        train(tmp_path, data, ranker=ranker)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
+    """Also where an epoch is a single step."""
+    saved = []
+
+    def validate(model: Ranker) -> float:
+        saved.append((tmp_path / "last.safetensors").exists())
+        return float(len(saved))
+
+    settings = QUICK.model_copy(update={"batch": 10_000, "checkpoint_seconds": 0})
+    train(tmp_path, data, settings, validate=validate)
+    assert saved == [False, False, True, True, True]
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------------
+def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
+    ranker = network()
+    validate, seen = scripted([0.1, 0.5, 0.4])
+    steps = [0]
+
+    def poison(module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        steps[0] += module.training
+        return output * torch.inf if steps[0] == 15 else output
+
+    ranker.norm_in.register_forward_hook(poison)
+    with pytest.raises(RunError, match=r"crm-alone: the loss is nan in epoch 3, step 1.*\n.*best\.safetensors"):
+        train(tmp_path, data, ranker=ranker, validate=validate)
+    assert_equal(checkpoint.load(tmp_path / "best.safetensors")[0], seen[1])
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
+    ranker = network()
+    interrupt_at(ranker, 2)
+    with pytest.raises(Interrupted):
+        train(tmp_path, data, ranker=ranker)
+    path = tmp_path / "last.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"x" * 100, "empty": b""}[damage])
+    with pytest.raises(RunError, match=r"last\.safetensors is damaged") as caught:
+        train(tmp_path, data)
+    assert "Delete it and run `train` again" in str(caught.value)
+    path.unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    _, again, _ = train(tmp_path, data)
+    _, ranker, _ = train(tmp_path / "other", data)
+    assert_equal(states_of(again), states_of(ranker))
+
+
+def test_a_checkpoint_of_another_version_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
+    checkpoint.save(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="checkpoint format 99"):
+        checkpoint.load(tmp_path / "x.safetensors")
+    with pytest.raises(RunError, match="does not exist"):
+        checkpoint.load(tmp_path / "y.safetensors")
+
+
+def test_nothing_to_train_on(tmp_path):
+    with pytest.raises(DataError, match="nothing to train on"):
+        train(tmp_path, make_dataset([[1, 2, 3], [4, 5]], ITEMS))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- no leak ----------------------------------------------------------------------------------------------------
+def test_held_out_items_never_touch_the_weights(data, tmp_path):
+    """Validation may choose among epochs; with that choice fixed, nothing held out leaves a trace."""
+    items = data.items.copy()
+    items[data.valid], items[data.test] = 0, 1
+    altered = dataclasses.replace(data, items=items)
+
+    def latest() -> Callable[[Ranker], float]:
+        return scripted([float(epoch) for epoch in range(10)])[0]
+
+    _, first, log = train(tmp_path / "a", data, validate=latest())
+    _, second, other = train(tmp_path / "b", altered, validate=latest())
+    assert_equal(states_of(first), states_of(second))
+    assert without_seconds(log) == without_seconds(other)
+    # The seed and the training items do decide.
+    moved = data.items.copy()
+    moved[data.offsets[0]] += 1
+    _, third, _ = train(tmp_path / "c", dataclasses.replace(data, items=moved % ITEMS), validate=latest())
+    assert not torch.equal(third.state_dict()["items.weight"], first.state_dict()["items.weight"])
+
+
+def test_the_log_is_one_object_per_line(data, tmp_path):
+    train(tmp_path, data)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(5))
+    assert all(json.loads(line)["phase"] == "crm-alone" for line in lines)
