@@ -50,9 +50,10 @@ def test_errors_are_told_without_a_traceback(tmp_path: Path) -> None:
 def test_list_and_get(tmp_path: Path) -> None:
     listed = llmd4rec(tmp_path, "data", "list", "--json")
     names = {source["name"]: source for source in json.loads(listed.stdout)}
-    assert names["ml-1m"]["origins"][0][0]["pinned"] is False
+    assert names["ml-1m"]["origins"][0][0]["pinned"] is True
+    assert names["steam"]["origins"][0][0]["pinned"] is False
     assert "Accept the terms" in names["yelp"]["manual"]
-    assert "not pinned" in llmd4rec(tmp_path, "data", "list", "ml-1m").stdout
+    assert "not pinned" in llmd4rec(tmp_path, "data", "list", "steam").stdout
 
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n")
     (tmp_path / "movies.dat").write_text("1193::Film (1975)::Drama\n")
