@@ -178,7 +178,7 @@ def test_lora_seed_targets_and_reuse(llama: str) -> None:
 
 
 def test_auto_layers() -> None:
-    assert resolve_layers("auto", "cpu") == 4
+    assert resolve_layers("auto", "cpu") == 2
     assert resolve_layers("auto", "cuda:0") is None
     assert resolve_layers(7, "cpu") == 7
 

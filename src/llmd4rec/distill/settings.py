@@ -34,7 +34,7 @@ class Trainings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crm: Training = Field(default_factory=Training)
+    crm: Training = Field(default_factory=lambda: Training(epochs=200, patience=5, batch=768, learning_rate=1e-3))
     llm: LLMTraining = Field(default_factory=LLMTraining)
 
 

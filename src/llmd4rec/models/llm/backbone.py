@@ -101,9 +101,9 @@ def load_backbone(
 
 
 def resolve_layers(layers: int | Literal["auto"] | None, device: torch.device | str) -> int | None:
-    """What `layers: auto` means: the first 4 on a CPU, all (None) elsewhere."""
+    """What `layers: auto` means: the first 2 on a CPU, all (None) elsewhere."""
     if layers == "auto":
-        return 4 if torch.device(device).type == "cpu" else None
+        return 2 if torch.device(device).type == "cpu" else None
     return layers
 
 

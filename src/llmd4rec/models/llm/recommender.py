@@ -48,7 +48,7 @@ class LLMRecommender(BaseModel):
 
     model: str = Field("HuggingFaceTB/SmolLM2-135M", description="Hugging Face id, folder, or .gguf file")
     layers: int | Literal["auto"] | None = Field(
-        "auto", description="how many layers to keep, from the first; auto: 4 on a CPU, all on a GPU; null: all"
+        "auto", description="how many layers to keep, from the first; auto: 2 on a CPU, all on a GPU; null: all"
     )
     gguf_file: str | None = Field(None, description="name of a .gguf file inside the folder or repository")
     items: ItemInputs = Field("id+text", description="what an item token is made of")
@@ -59,12 +59,12 @@ class LLMRecommender(BaseModel):
     text_fields: list[str] | None = Field(None, description="columns of the catalogue; null: those of the data set")
     prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
     response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
-    dim: int | None = Field(64, ge=1, description="width of states and item table; null: that of the language model")
+    dim: int | None = Field(256, ge=1, description="width of states and item table; null: that of the language model")
     init_table_from_crm: bool = Field(
         False, description="start the item table at the CRM's (needs dim to be the CRM's)"
     )
     max_length: int = Field(50, ge=1, description="the longest history read")
-    dropout: float = Field(0.1, ge=0, lt=1, description="on item tokens")
+    dropout: float = Field(0.35, ge=0, lt=1, description="on item tokens")
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
 
