@@ -173,11 +173,7 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
     target_repeated = torch.searchsorted(repeated, target)
     distill = Distill(1.3, 2.0, "none")
     rank = torch.ones(N)
-    many = ranking_loss(
-        states, table[repeated], target_repeated, Lesson(t_states, t_table[repeated], rank), distill
-    )
-    few = ranking_loss(
-        states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=copies.double().log()
-    )
+    many = ranking_loss(states, table[repeated], target_repeated, Lesson(t_states, t_table[repeated], rank), distill)
+    few = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=copies.double().log())
     torch.testing.assert_close(few.total, many.total)
     torch.testing.assert_close(few.rank_N, many.rank_N)

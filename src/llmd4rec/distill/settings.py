@@ -19,12 +19,22 @@ if TYPE_CHECKING:
 Student = Literal["crm", "llm"]
 
 
+# Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
+# that names one setting of a model must leave its others as they are.
+class CRMTraining(Training):
+    """How the conventional model is trained."""
+
+    epochs: int = Field(200, ge=0, description="at most so many epochs")
+    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    batch: int = Field(768, ge=1, description="training positions per step, about; fewer on small data")
+
+
 class LLMTraining(Training):
-    """The language model's own defaults, which hold also where only some of its settings are given."""
+    """How the language model is trained."""
 
     epochs: int = Field(8, ge=0, description="at most so many epochs")
     patience: int = Field(1, ge=1, description="stop after so many epochs without a better validation NDCG@10")
-    batch: int = Field(512, ge=1, description="training positions per step, about")
+    batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; longer gradients are scaled down")
 
@@ -34,7 +44,7 @@ class Trainings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crm: Training = Field(default_factory=lambda: Training(epochs=200, patience=5, batch=768, learning_rate=1e-3))
+    crm: CRMTraining = Field(default_factory=CRMTraining)
     llm: LLMTraining = Field(default_factory=LLMTraining)
 
 

@@ -60,7 +60,8 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
         RunError: `folder` holds something else, or the data is not the run's.
     """
     run.require(data)
-    if overwrite and folder.exists() and any(folder.iterdir()) and not (folder / "export.json").is_file():
+    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if overwrite and foreign and not (folder / "export.json").is_file():
         raise RunError(f"{folder} exists and is no export: it is not replaced", "Choose another folder with --out.")
     ranker = run.load("crm", stage).cpu()
     with atomic_dir(folder, replace=overwrite) as temporary:

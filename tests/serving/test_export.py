@@ -1,0 +1,150 @@
+"""The exported folder against PyTorch, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import polars as pl
+import pytest
+import torch
+from evaluation.examples import chain_dataset
+
+from llmd4rec.distill.run import Run
+from llmd4rec.errors import DataError, ModelError, RunError
+from llmd4rec.files import sha256_file
+from llmd4rec.models.crm import SASRec
+from llmd4rec.models.ranker import last_states
+from llmd4rec.serving.export import check_parity, export_run, write_encoder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory, chain_run, chain_data) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exports")
+    for stage in ("alone", "distilled"):
+        assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+    return {stage: folder / stage for stage in ("alone", "distilled")}
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
+def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, length):
+    model = Run.open(chain_run).load("crm", "distilled")
+    rng = np.random.default_rng(0)
+    items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
+    session = onnxruntime.InferenceSession(exports["distilled"] / "encoder.onnx")
+    states = session.run(None, {"items": items, "lengths": lengths})[0]
+    scores = states @ np.load(exports["distilled"] / "item_table.npy").T
+    with torch.no_grad():
+        expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths)) @ model.item_table().T
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
+    assert (np.argsort(-scores)[:, :10] == np.argsort(-expected.numpy())[:, :10]).all()
+
+
+def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
+    """As the model card says, with nothing of this package."""
+    folder = exports["distilled"]
+    head = json.loads((folder / "export.json").read_text())
+    assert head["files"].keys() == {path.name for path in folder.iterdir()} - {"export.json"}
+    for name, checksum in head["files"].items():
+        assert sha256_file(folder / name) == checksum
+    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled")
+    assert head["data"] == chain_data.fingerprint
+    ids = pl.read_parquet(folder / "catalogue.parquet")["item_id"].to_list()
+    assert ids == chain_data.item_ids
+
+    history = ["i3", "i4", "i5"]
+    card = (folder / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0].replace('["an-item", "another-item"]', repr(history))
+    printed: list[Any] = []
+    names = ("encoder.onnx", "item_table.npy", "catalogue.parquet")
+    for name in names:
+        code = code.replace(f'"{name}"', repr(str(folder / name)))
+    exec(code, {"print": printed.append})
+    expected = Run.open(chain_run).crm.recommend(history, k=10, seen="keep")
+    assert printed == [[answer.item_id for answer in expected]]
+
+
+def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(exports):
+    graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("alone", "distilled")]
+    alone, distilled = (
+        {
+            "nodes": [(node.op_type, list(node.input), list(node.output)) for node in graph.node],
+            "weights": [(tensor.name, tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer],
+            "inputs": [str(value.type) for value in graph.input],
+            "outputs": [str(value.type) for value in graph.output],
+        }
+        for graph in graphs
+    )
+    assert alone == distilled
+    assert len(alone["nodes"]) > 10
+
+
+def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):
+    run = Run.open(chain_run)
+    target = Path(shutil.copytree(exports["alone"], tmp_path / "export"))
+    with pytest.raises(DataError, match="already exists"):
+        export_run(run, chain_data, target, "distilled")
+    assert json.loads((target / "export.json").read_text())["stage"] == "alone"
+    export_run(run, chain_data, target, "distilled", overwrite=True)
+    assert json.loads((target / "export.json").read_text())["stage"] == "distilled"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize("place", ["a run", "a folder", "a file"])
+def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place):
+    precious = tmp_path / "precious"
+    if place == "a run":
+        shutil.copytree(chain_run, precious)
+    elif place == "a folder":
+        precious.mkdir()
+        (precious / "thesis.txt").write_text("years")
+    else:
+        precious.write_text("years")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(RunError, match="is no export: it is not replaced"):
+        export_run(Run.open(chain_run), chain_data, precious, "alone", overwrite=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, monkeypatch):
+    run = Run.open(chain_run)
+    other = SASRec(dim=8, layers=1, heads=2, max_length=6).build(12, 99).eval()
+
+    def wrong(_ranker: Any, path: Path) -> None:
+        write_encoder(other, path)
+
+    monkeypatch.setattr("llmd4rec.serving.export.write_encoder", wrong)
+    with pytest.raises(ModelError, match="the exported graph differs from the model"):
+        export_run(run, chain_data, tmp_path / "export", "alone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
+    model = Run.open(chain_run).load("crm", "distilled")
+    table = np.load(exports["distilled"] / "item_table.npy")
+    path = exports["distilled"] / "encoder.onnx"
+    assert check_parity(model, path, table, chain_data) < 1e-4
+    table[3] = np.nan
+    with pytest.raises(ModelError):
+        check_parity(model, path, table, chain_data)
+
+
+def test_other_data_is_refused(chain_run, tmp_path):
+    with pytest.raises(RunError, match="was trained on other data"):
+        export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "alone")
+
+
+@pytest.mark.parametrize("max_length", [1, 2, 3])
+def test_models_that_read_very_little(max_length, tmp_path, chain_data):
+    model = SASRec(dim=4, layers=1, max_length=max_length).build(12, 0).eval()
+    write_encoder(model, tmp_path / "encoder.onnx")
+    table = model.item_table().detach().numpy()
+    assert check_parity(model, tmp_path / "encoder.onnx", table, chain_data) < 1e-4
+    no_test = dataclasses.replace(chain_data, test=chain_data.test[:0], path=None)
+    assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4

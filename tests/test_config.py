@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmd4rec.config import describe, differences, dump_settings, load_settings, save_settings
+from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.errors import ConfigError
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> MutualDistillation:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(MutualDistillation, path, overrides)
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(MutualDistillation, None, overrides)
+    assert caught.value.remedy
+    return caught.value.what
+
+
+@pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "null", "---\n"])
+def test_an_empty_file_means_all_defaults(tmp_path, text):
+    assert load(tmp_path, text) == MutualDistillation() == load_settings(MutualDistillation, None)
+
+
+def test_nested_values_and_overrides(tmp_path):
+    settings = load(
+        tmp_path, "rounds: 5\ncrm: {dim: 32, heads: 4}\n",
+        "crm.dim=16", "training.crm.clip=null", "evaluation.cutoffs=[1, 3]", "scale_by_t2=false",
+        "training.llm.learning_rate=1e-4", "llm.lora.r=4", "llm.prompt=''", "llm.model=a=b",
+    )  # fmt: skip
+    assert (settings.rounds, settings.crm.dim, settings.crm.heads) == (5, 16, 4)
+    assert settings.training.crm.clip is None
+    assert settings.evaluation.cutoffs == (1, 3)
+    assert settings.scale_by_t2 is False
+    assert settings.training.llm.learning_rate == 1e-4
+    assert settings.llm.lora is not None
+    assert settings.llm.lora.r == 4
+    assert settings.llm.model == "a=b"
+
+
+def test_changing_one_setting_leaves_the_others_at_their_defaults():
+    """The two models have different training defaults; naming one of the LLM's must not bring the CRM's."""
+    for key, value in (("training.llm.epochs", 3), ("training.crm.epochs", 3), ("llm.lora.r", 4), ("crm.dim", 8)):
+        changed = load_settings(MutualDistillation, None, [f"{key}={value}"])
+        lines = differences(MutualDistillation(), changed)
+        assert [line.split(":")[0] for line in lines] == [key]
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("round", "rounds"),
+        ("crm.dimm", "crm.dim"),
+        ("training.llm.epoch", "training.llm.epochs"),
+        ("llm.lora.rr", "llm.lora.r"),
+        ("epochs", "training.crm.epochs"),
+        ("crm.epochs", "training.crm.epochs"),
+        ("lambda", "lambda_up"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key, nearest):
+    what = refused(f"{key}=1")
+    assert f"unknown setting {key!r}" in what
+    assert repr(nearest) in what
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rounds=many", "rounds = 'many': input should be a valid integer"),
+        ("rounds=-1", "rounds = -1: input should be greater than or equal to 0"),
+        ("crm=5", "crm = 5: input should be a valid dictionary"),
+        ("direction=sideways", "'both', 'up' or 'down'"),
+        ("llm.layers=few", "llm.layers = 'few': input should be a valid integer"),
+        ("evaluation.cutoffs=[]", "evaluation.cutoffs"),
+        ("evaluation.cutoffs=[5, 0]", "evaluation.cutoffs = 0"),
+        ("training.crm.learning_rate=.inf", "training.crm.learning_rate = inf"),
+        ("lambda_up=.nan", "lambda_up = nan"),
+        ("crm.heads=3", "crm: heads = 3 does not divide dim = 64"),
+        ("crm.dim.wide=3", "crm.dim"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_shown_with_its_key(override, expected):
+    assert expected in refused(override)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "rounds: x\ncrm:\n  dimm: 3\n", "seed=-1")
+    assert all(key in caught.value.what for key in ("run.yaml", "rounds", "crm.dimm", "seed"))
+
+
+@pytest.mark.parametrize("override", ["rounds", "=3", "", " =1"])
+def test_an_override_is_key_and_value(override):
+    assert "is not KEY=VALUE" in refused(override)
+
+
+def test_other_bad_overrides(tmp_path):
+    assert "not a YAML value" in refused("rounds=[1")
+    with pytest.raises(ConfigError, match="'rounds' is no group of settings"):
+        load(tmp_path, "rounds: 3", "rounds.most=4")
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words", "42"])
+def test_a_file_without_keys_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match="not settings"):
+        load(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load(tmp_path, "a: [1\nb: }")
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_settings(MutualDistillation, tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(MutualDistillation, tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(MutualDistillation, tmp_path / "binary.yaml")
+    with pytest.raises(ConfigError, match="keys should be strings"):
+        load(tmp_path, "1: 2")
+
+
+def test_what_is_written_reads_back_the_same(tmp_path):
+    settings = load_settings(
+        MutualDistillation, None,
+        ["seed=7", "llm.prompt=\"Étant donné: 'x' # 🎬\"", "llm.lora.targets=[q_proj]", "training.crm.clip=0.1"],
+    )  # fmt: skip
+    save_settings(settings, tmp_path / "config.yaml")
+    assert load_settings(MutualDistillation, tmp_path / "config.yaml") == settings
+
+
+def test_every_default_is_written_and_described(tmp_path):
+    written = yaml.safe_load(dump_settings(MutualDistillation()))
+
+    def at(key: str) -> object:
+        value = written
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    rows = list(describe(MutualDistillation))
+    assert len(rows) > 50
+    for key, default, description in rows:
+        value = at(key)
+        if not isinstance(value, dict):
+            assert value == (list(default) if isinstance(default, tuple) else default), key
+        assert description or key == "crm.name", key

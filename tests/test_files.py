@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmd4rec.errors import DataError, LLMD4RecError
+from llmd4rec.files import atomic_dir, atomic_file, cache_dir, read_json, remove_leftovers, sha256_file, write_json
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_file_appears_whole_with_readable_permissions(tmp_path):
+    path = tmp_path / "deep" / "er" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename must not cross file systems
+        temporary.write_text("whole")
+    assert contents(tmp_path) == {"deep/er/a.txt": b"whole"}
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_file(path) as temporary:
+        temporary.write_text("new")
+        raise error
+    assert contents(tmp_path) == {"a.txt": b"old"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_folder(tmp_path, error):
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "x").write_text("old")
+    with pytest.raises(error), atomic_dir(path, replace=True) as temporary:
+        (temporary / "x").write_text("new")
+        raise error
+    assert contents(tmp_path) == {"a/x": b"old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
+    path = tmp_path / "a"
+    with atomic_dir(path) as temporary:
+        (temporary / "x").write_text("1")
+    assert path.stat().st_mode & 0o777 == 0o755
+    with pytest.raises(DataError, match="already exists"), atomic_dir(path):
+        raise AssertionError("must not come here")
+    with atomic_dir(path, replace=True) as temporary:
+        (temporary / "y").write_text("2")
+    assert contents(tmp_path) == {"a/y": b"2"}
+
+
+def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with atomic_dir(tmp_path / "empty") as temporary:
+        (temporary / "x").write_text("1")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="already exists"), atomic_dir(tmp_path / "file"):
+        pass
+    with pytest.raises(LLMD4RecError, match="cannot write"), atomic_file(tmp_path / "file" / "below"):
+        pass
+    assert contents(tmp_path) == {"empty/x": b"1", "file": b"mine"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(small_disk):
+    (small_disk / "a.txt").write_text("old")
+    with pytest.raises(LLMD4RecError, match=r"the disk is full: cannot write .*a\.txt"):
+        write_json(small_disk / "a.txt", "x" * 200_000)
+    with (
+        pytest.raises(LLMD4RecError, match=r"the disk is full: cannot write .*/b"),
+        atomic_dir(small_disk / "b") as folder,
+    ):
+        (folder / "x").write_bytes(bytes(200_000))
+    assert contents(small_disk) == {"a.txt": b"old"}
+    assert [p.name for p in small_disk.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk):
+    import torch
+
+    from llmd4rec.training import checkpoint
+
+    path = small_disk / "last.safetensors"
+    checkpoint.save(path, {"x": torch.ones(10)}, {"step": 1})
+    with pytest.raises(LLMD4RecError, match="the disk is full"):
+        checkpoint.save(path, {"x": torch.ones(100_000)}, {"step": 2})
+    assert checkpoint.load(path)[1]["step"] == 1
+    assert [p.name for p in small_disk.iterdir()] == ["last.safetensors"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_refusal_to_write_names_the_path(tmp_path, number):
+    with (
+        pytest.raises(LLMD4RecError, match=r"no permission to write .*a\.txt"),
+        atomic_file(tmp_path / "a.txt"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_comes_back_and_a_damaged_one_is_named(tmp_path):
+    value = {"b": [1, 2.5, None], "a": "ü🎬"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    (tmp_path / "x.json").write_text('{"b": [1, ')
+    with pytest.raises(DataError, match=r"x\.json is not valid JSON"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"x\.json is not valid JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(DataError, match="does not exist"):
+        read_json(tmp_path / "none.json")
+
+
+def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in (".a.txt.x1.part", "deep/.b.x2.part"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".c.x3.part").mkdir()
+    (tmp_path / ".c.x3.part" / "inside").write_text("half")
+    for name in ("a.txt", "deep/b.part", ".hidden"):
+        (tmp_path / name).write_text("kept")
+    remove_leftovers(tmp_path)
+    assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/b.part"]
+
+
+def test_checksum_and_cache_folder(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
+    assert cache_dir("a", "b") == tmp_path / "cache" / "a" / "b"
+    assert (tmp_path / "cache" / "a" / "b").is_dir()
