@@ -30,6 +30,8 @@ from llmd4rec.training import checkpoint
 from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed
 from llmd4rec.training.tracking import MetricsLog
 
+#: An epoch has at least so many steps where the data allow it.
+MIN_STEPS = 32
 #: Bins of the weights' histogram in the log, over [0, 2].
 WEIGHT_BINS = 20
 
@@ -41,7 +43,9 @@ class Training(BaseModel):
 
     epochs: int = Field(100, ge=0, description="at most so many epochs")
     patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
-    batch: int = Field(256, ge=1, description="training positions per step, about")
+    batch: int = Field(
+        256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
@@ -158,7 +162,9 @@ class _Trainer:
         self.at = _Progress(log_size=log.size)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
-        self.planned_steps = max(1, round(per_epoch / settings.batch)) * settings.epochs
+        # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
+        self.batch = min(settings.batch, max(1, per_epoch // MIN_STEPS))
+        self.planned_steps = max(1, round(per_epoch / self.batch)) * settings.epochs
 
     def run(self, validate: Callable[[Ranker], float]) -> Fitted:
         clock = time.perf_counter()
@@ -197,7 +203,7 @@ class _Trainer:
     def _epoch(self, started: float, stop: StopRequest) -> None:
         at, settings = self.at, self.settings
         rng = np.random.default_rng(derive_seed(self.seed, self.phase, at.epoch))
-        batches = self.windows.shuffled(settings.batch, rng, settings.epoch_positions)
+        batches = self.windows.shuffled(self.batch, rng, settings.epoch_positions)
         self.ranker.train()
         with bar(f"{self.phase} epoch {at.epoch}", len(batches), "steps", start=at.step) as progress:
             for chosen in batches[at.step :]:
