@@ -23,7 +23,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_settings(llama: str) -> dict[str, Any]:
     """Settings of a run that takes a second or two; tests change what they are about."""
-    training = {"epochs": 2, "batch": 64, "warmup": 2, "learning_rate": 0.01}
+    training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01}
     return {
         "rounds": 1,
         "round_patience": 3,

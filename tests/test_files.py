@@ -31,7 +31,7 @@ def test_a_file_appears_whole_with_readable_permissions(tmp_path):
 def test_a_failure_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic_file(path) as temporary:
+    with pytest.raises(error), atomic_file(path) as temporary:  # noqa: PT012
         temporary.write_text("new")
         raise error
     assert contents(tmp_path) == {"a.txt": b"old"}
@@ -42,7 +42,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path, error):
     path = tmp_path / "a"
     path.mkdir()
     (path / "x").write_text("old")
-    with pytest.raises(error), atomic_dir(path, replace=True) as temporary:
+    with pytest.raises(error), atomic_dir(path, replace=True) as temporary:  # noqa: PT012
         (temporary / "x").write_text("new")
         raise error
     assert contents(tmp_path) == {"a/x": b"old"}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from llmd4rec.distill.objective import Distill, Lesson, draw_candidates, ranking_loss
 from llmd4rec.distill.weights import rank_weights
 
-N, I, D, K = 37, 53, 8, 13
+N, I, D, K = 37, 53, 8, 13  # noqa: E741
 
 
 def problem(seed: int = 0, spread: float = 1.0):

@@ -317,7 +317,7 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, cha
     monkeypatch.setenv("PYTHONPATH", str(Path(in_another_process.__file__).parent))  # of the process that is forked
     settings = changed(tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start")
     for model in ("crm", "llm"):
-        settings["training"][model] = {**settings["training"][model], "checkpoint_seconds": 0}
+        settings["training"][model] = {**settings["training"][model], "checkpoint_seconds": 0.02}
 
     def finish(folder: Path) -> None:
         process = start(settings, chain_data, folder)

@@ -32,6 +32,12 @@ ITEMS = 20
 QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5)
 
 
+@pytest.fixture(autouse=True)
+def as_many_steps_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data get smaller batches; here the counts of steps are to be those of the settings."""
+    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 1)
+
+
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     return chain_dataset(users=60, items=ITEMS, length=10)
@@ -148,6 +154,15 @@ def test_warmup_and_cosine_shape_the_learning_rate(data, tmp_path):
     assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert all(earlier > later for earlier, later in itertools.pairwise(rates[5:]))
     assert rates[-1] < 0.001
+
+
+def test_small_data_get_smaller_batches(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 32)
+    steps = [0]
+    ranker = network()
+    ranker.norm_in.register_forward_hook(lambda module, *_: steps.__setitem__(0, steps[0] + module.training))
+    train(tmp_path, data, QUICK.model_copy(update={"epochs": 1, "batch": 10_000}), ranker=ranker)
+    assert 32 <= steps[0] < 40
 
 
 def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path):

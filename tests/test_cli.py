@@ -1,0 +1,310 @@
+"""The commands as a person or a script runs them. Most run in this process; what needs a process of its own has one."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from evaluation.examples import chain_dataset
+from typer.testing import CliRunner, Result
+
+from llmd4rec.cli import app
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.run import Run, parse_settings
+
+COMMANDS = [[], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["data"]]
+NAMES = ['a "quoted" one', "comma, inside", "🎬", "[red]brackets[/red]", "[1, 2]", "Zürich", "null", "-5", "50", "x y"]
+
+
+def llmd4rec(*arguments: object) -> Result:
+    # Wide enough that no table is wrapped.
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "250", "TERM": "dumb"})
+
+
+def answer(*arguments: object) -> Any:
+    """What a command prints with --json; there must be nothing else."""
+    result = llmd4rec(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments: object) -> str:
+    """The message of a command that must fail as a person's mistake does."""
+    result = llmd4rec(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def run(chain_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(chain_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def odd_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+    """A run whose identifiers and titles are hard to pass and to print."""
+    folder = tmp_path_factory.mktemp("odd")
+    data = chain_dataset(users=20, items=len(NAMES), length=6)
+    titles = [None, *(f"{name} [the film]" for name in NAMES[1:])]
+    catalogue = pl.DataFrame({"item_id": NAMES, "title": titles})
+    dataclasses.replace(data, catalogue=catalogue).save(folder / "data")
+    parse_settings({**tiny_settings, "rounds": 0}).fit(Dataset.load(folder / "data"), folder / "run")
+    return folder / "run"
+
+
+# ---- help and mistakes ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command):
+    result = llmd4rec(*command, "--help")
+    assert result.exit_code == 0
+    assert f"llmd4rec {command[0] if command else 'train'} " in result.stdout
+
+
+def test_version_and_settings():
+    assert llmd4rec("--version").stdout.startswith("llmd4rec ")
+    shown = llmd4rec("train", "--show-settings").stdout
+    assert "training.llm.epochs" in shown
+    assert "λ2" in shown
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])
+def test_a_folder_that_is_no_run(command, tmp_path):
+    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
+    message = refused(command, tmp_path, *more)
+    assert "is not a run folder" in message
+    assert "llmd4rec train" in message
+
+
+def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
+    assert "--data" in refused("train")
+    assert "did you mean 'rounds'" in refused("train", "-d", chain_data.path, "-r", tmp_path / "r", "--set", "round=1")
+    assert "is not a prepared data set" in refused("train", "-d", tmp_path, "-r", tmp_path / "r")
+    assert "does not exist" in refused("train", tmp_path / "no.yaml", "-d", tmp_path, "-r", tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_the_run_does_not_have(odd_run):
+    message = refused("evaluate", odd_run, "--stage", "distilled")
+    assert "has no distilled CRM (it has: crm-alone)" in message
+    assert "llmd4rec train" in message
+    assert "has no alone LLM" in refused("recommend", odd_run, "--model", "llm", "--history", "50")
+    assert "Invalid value" in refused("evaluate", odd_run, "--model", "gpt")
+
+
+# ---- evaluate, compare, report ----------------------------------------------------------------------------------
+def test_evaluate_keeps_its_contract(run):
+    result = answer("evaluate", run)
+    assert result.keys() == {"metrics", "slices", "users", "model", "stage", "seen", "split"}
+    assert {f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= result["metrics"].keys()
+    assert all(0 <= result["metrics"][f"hr@{k}"] <= 1 for k in (5, 10, 20))
+    about = (result["users"], result["model"], result["stage"], result["seen"], result["split"])
+    assert about == (30, "crm", "distilled", "remove", "test")
+    assert all("users" in values for values in result["slices"].values())
+
+    other = answer("evaluate", run, "--model", "llm", "--stage", "alone", "--seen", "keep", "--split", "valid")
+    assert (other["model"], other["stage"], other["seen"], other["split"]) == ("llm", "alone", "keep", "valid")
+    names = {path.name for path in (run / "evaluation").iterdir()}
+    assert names == {"crm-round-1-remove-test", "llm-alone-keep-valid"}
+    assert "HR@10" in llmd4rec("evaluate", run).stdout
+
+
+def test_compare_finds_nothing_between_a_model_and_itself(run):
+    same = answer("compare", run, run, "--stage-a", "alone", "--stage-b", "alone")
+    assert "0.0" in json.dumps(same)
+    assert all(value == 0 for value in _values(same, "difference"))
+    moved = answer("compare", run, run, "--stage-a", "alone", "--stage-b", "distilled")
+    assert any(value != 0 for value in _values(moved, "difference"))
+    assert llmd4rec("compare", run, run).exit_code == 0
+
+
+def _values(tree: Any, key: str) -> list[Any]:
+    if isinstance(tree, dict):
+        found = [tree[key]] if key in tree else []
+        return found + [value for child in tree.values() for value in _values(child, key)]
+    return [value for child in tree for value in _values(child, key)] if isinstance(tree, list) else []
+
+
+def test_report_is_one_page_that_needs_nothing_else(run):
+    result = llmd4rec("report", run)
+    assert result.exit_code == 0, result.output
+    assert "CRM distilled" in result.stdout
+    page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
+    assert "SASRec" in page
+    assert '<script src="' not in page
+
+
+def test_a_run_and_its_data_can_move(run, chain_data, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
+    assert "gone is not a prepared data set" in refused("evaluate", run)
+    moved = tmp_path / "moved"
+    shutil.copytree(chain_data.path, moved)
+    assert answer("evaluate", run, "--data", moved)["users"] == 30
+    assert llmd4rec("report", run, "--data", moved).exit_code == 0
+    assert llmd4rec("export", run, "--data", moved).exit_code == 0
+    shutil.rmtree(run / "evaluation")
+    assert llmd4rec("compare", run, run, "--stage-a", "alone", "--data", moved).exit_code == 0
+    assert llmd4rec("recommend", run, "--history", "i1").exit_code == 0  # needs no data
+    chain_dataset(users=30, items=12, length=7).save(tmp_path / "other")
+    assert "was trained on other data" in refused("evaluate", run, "--data", tmp_path / "other")
+
+
+def test_export_reports_where_and_refuses_to_replace(run):
+    result = llmd4rec("export", run)
+    assert result.exit_code == 0, result.output
+    assert "agree" in result.stdout
+    assert (run / "export" / "encoder.onnx").exists()
+    assert "--overwrite" in refused("export", run)
+    assert "is no export" in refused("export", run, "--out", run, "--overwrite")
+    assert (run / "run.json").exists()
+
+
+# ---- recommend --------------------------------------------------------------------------------------------------
+def ids(result: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in result["recommendations"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_identifier_can_be_given_and_comes_back(name, odd_run):
+    result = answer("recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--seen", "keep", "-k", len(NAMES))
+    assert result["history"] == [name, "Zürich"]
+    assert sorted(ids(result)) == sorted(NAMES)
+    title = {item["item_id"]: item["title"] for item in result["recommendations"]}[name]
+    assert title == (name if name == NAMES[0] else f"{name} [the film]")
+    as_csv = '"' + name.replace('"', '""') + '"'
+    again = answer("recommend", odd_run, f"--history={as_csv},Zürich", "--seen", "keep", "-k", len(NAMES))
+    assert again["history"] == result["history"]
+    assert ids(again) == ids(result)
+
+
+def test_numbers_in_a_json_list_and_a_plain_line(odd_run):
+    assert answer("recommend", odd_run, "--history", "[50, -5]")["history"] == ["50", "-5"]
+    assert answer("recommend", odd_run, "--history", " 50 , x y,🎬")["history"] == ["50", "x y", "🎬"]
+
+
+def test_the_table_shows_titles_as_they_are(odd_run):
+    shown = llmd4rec("recommend", odd_run, "--history", "50").stdout
+    assert "[red]brackets[/red] [the film]" in shown
+    assert '"quoted"' in shown
+
+
+def test_seen_items_and_how_many(odd_run):
+    history = json.dumps(NAMES[:3] * 5)
+    removed = answer("recommend", odd_run, "--history", history, "-k", 100)
+    assert set(ids(removed)) == set(NAMES[3:])
+    kept = answer("recommend", odd_run, "--history", history, "-k", 100, "--seen", "keep")
+    assert set(ids(kept)) == set(NAMES)
+    scores = [item["score"] for item in kept["recommendations"]]
+    assert scores == sorted(scores, reverse=True)
+    assert ids(answer("recommend", odd_run, "--history", history, "-k", 2)) == ids(removed)[:2]
+    assert ids(answer("recommend", odd_run, "--history", json.dumps(NAMES), "-k", 3)) == []  # all were seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--history", ""], "no known item"),
+        (["--history", "[]"], "no known item"),
+        (["--history", " , ,"], "no known item"),
+        (["--history", "Zurich"], "nearest known: 'Zürich'"),
+        (["--history", "50,nothing like it"], "unknown item in the history: 'nothing like it'"),
+        (["--history", "nope", "--skip-unknown"], "no known item"),
+        (["--history", '["a'], "not a JSON list"),
+        (["--history", '"open'], "Close every quote"),
+        (["--history", "50", "-k", "0"], "k is 0"),
+        (["--history", "50", "-k", "-3"], "k is -3"),
+    ],
+)
+def test_a_history_that_cannot_be_answered(arguments, expected, odd_run):
+    assert expected in refused("recommend", odd_run, *arguments)
+
+
+def test_unknown_items_can_be_left_out(odd_run):
+    known = answer("recommend", odd_run, "--history", "50")
+    skipping = answer("recommend", odd_run, "--history", "nope,50", "--skip-unknown")
+    assert ids(skipping) == ids(known)
+
+
+# ---- processes of their own -------------------------------------------------------------------------------------
+def process(arguments: Sequence[object], **more: Any) -> subprocess.Popen[str]:
+    code = (
+        "import atexit, sys; from llmd4rec.cli import main; sys.argv[0] = 'llmd4rec'\n"
+        "heavy = ('transformers', 'peft')\n"
+        "atexit.register(lambda: print('LOADED', *[m for m in heavy if m in sys.modules], file=sys.stderr))\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+    path = tmp_path_factory.mktemp("config") / "run.yaml"
+    crm = {**tiny_settings["training"]["crm"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
+    settings = {**tiny_settings, "rounds": 0, "training": {"crm": crm}}
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def wait_for(path: Path, lines: int) -> None:
+    end = time.monotonic() + 60
+    while not path.exists() or len(path.read_text().splitlines()) < lines:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path):
+    """SIGKILL, then Ctrl-C, then to the end: same weights, same log, and silence where there is no terminal."""
+    whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
+    assert whole.exit_code == 0, whole.output
+    arguments = ["train", config, "-d", chain_data.path, "-r", tmp_path / "parts", "--json"]
+    for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 6)):
+        stopped = process(arguments)
+        wait_for(tmp_path / "parts" / "metrics.jsonl", lines)
+        os.kill(stopped.pid, number)
+        out, err = stopped.communicate(timeout=60)
+        assert out == ""
+        if number == signal.SIGINT:
+            assert stopped.returncode == 130
+            assert err.startswith("stopped; a checkpoint was written.\n  Run the same command again")
+    assert len(figures(tmp_path / "parts")) < 21
+    finished = process(arguments)
+    out, err = finished.communicate(timeout=60)
+    assert finished.returncode == 0
+    assert err == "LOADED\n"  # no progress without a terminal, and no language model without rounds
+    assert [model["stage"] for model in json.loads(out)["models"]] == ["alone"]
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    best = Path("checkpoints", "crm-alone", "best.safetensors")
+    assert (tmp_path / "parts" / best).read_bytes() == (tmp_path / "whole" / best).read_bytes()
+    assert (tmp_path / "parts" / "report.html").exists()
+    assert Run.open(tmp_path / "parts").record.finished
+
+
+def test_a_reader_that_leaves_is_met_with_silence():
+    talking = process(["train", "--show-settings"])
+    assert talking.stdout is not None
+    talking.stdout.close()
+    assert talking.wait(60) in (0, 1)
+    assert talking.stderr is not None
+    assert talking.stderr.read() == "LOADED\n"
+    talking.stderr.close()
