@@ -12,6 +12,7 @@ import torch
 from tiny_llama import WORDS, llama_model, save
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
+
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
