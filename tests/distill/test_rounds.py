@@ -41,7 +41,7 @@ def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def untrained(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """No epochs: each stage ends where it starts, which shows what it starts from."""
-    return changed(settings, training__crm__epochs=0, training__llm__epochs=0, **changes)
+    return changed(settings, training__crm__epochs=0, training__llm__epochs=0, training__llm__round_epochs=0, **changes)
 
 
 def weights(run: Run, stage: str) -> dict[str, Tensor]:

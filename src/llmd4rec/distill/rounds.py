@@ -29,7 +29,7 @@ from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import fit
+from llmd4rec.training.fit import Training, fit
 from llmd4rec.training.runtime import select_device
 
 
@@ -92,13 +92,16 @@ class _Rounds:
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
+        training: Training = getattr(settings.training, model)
+        if number and training.round_epochs is not None:
+            training = training.model_copy(update={"epochs": training.round_epochs})
         folder = run.checkpoint_of(stage)
         if not (folder / "last.safetensors").exists():
             run.log.rewind(run.record.log_size)
         fitted = fit(
             ranker,
             self.data,
-            getattr(settings.training, model),
+            training,
             folder,
             phase=stage,
             seed=settings.seed,

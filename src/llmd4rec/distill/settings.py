@@ -32,10 +32,14 @@ class CRMTraining(Training):
 class LLMTraining(Training):
     """How the language model is trained."""
 
-    epochs: int = Field(8, ge=0, description="at most so many epochs")
-    patience: int = Field(1, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    epochs: int = Field(6, ge=0, description="at most so many epochs")
+    round_epochs: int | None = Field(
+        3, ge=0, description="at most so many epochs in a round of distillation (null: as many as alone)"
+    )
+    patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; longer gradients are scaled down")
 
 

@@ -42,6 +42,9 @@ class Training(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(100, ge=0, description="at most so many epochs")
+    round_epochs: int | None = Field(
+        None, ge=0, description="at most so many epochs in a round of distillation (null: as many as alone)"
+    )
     patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(
         256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"

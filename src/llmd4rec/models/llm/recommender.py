@@ -64,7 +64,7 @@ class LLMRecommender(BaseModel):
         False, description="start the item table at the CRM's (needs dim to be the CRM's)"
     )
     max_length: int = Field(50, ge=1, description="the longest history read")
-    dropout: float = Field(0.35, ge=0, lt=1, description="on item tokens")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on item tokens")
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
 
