@@ -41,7 +41,7 @@ def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def untrained(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """No epochs: each stage ends where it starts, which shows what it starts from."""
-    return changed(settings, training__crm__epochs=0, training__llm__epochs=0, training__llm__round_epochs=0, **changes)
+    return changed(settings, training__crm__epochs=0, training__llm__epochs=0, **changes)
 
 
 def weights(run: Run, stage: str) -> dict[str, Tensor]:
@@ -97,9 +97,10 @@ def test_stages_and_teachers(direction, stages, tiny_settings, chain_data, tmp_p
 def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain_data, tmp_path, monkeypatch):
     lessons: dict[str, Any] = {}
 
-    def watched(ranker: Any, data: Any, *rest: Any, phase: str, teacher: Any, **more: Any) -> Any:
+    def watched(ranker: Any, data: Any, *rest: Any, phase: str, objective: Any, **more: Any) -> Any:
+        teacher = objective.teacher
         lessons[phase] = None if teacher is None else (teacher.table.clone(), teacher.states[:].copy())
-        return fit(ranker, data, *rest, phase=phase, teacher=teacher, **more)
+        return fit(ranker, data, *rest, phase=phase, objective=objective, **more)
 
     fit = rounds.fit
     monkeypatch.setattr(rounds, "fit", watched)

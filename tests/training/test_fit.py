@@ -17,8 +17,8 @@ from evaluation.examples import chain_dataset, make_dataset
 from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import Distill
-from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.distill.objective import Distill, RankingObjective
+from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.models.crm import SASRec
@@ -54,14 +54,16 @@ def train(
     *,
     ranker: Ranker | None = None,
     validate: Callable[[Ranker], float] | None = None,
-    **more: Any,
+    teacher: Teacher | None = None,
+    distill: Distill | None = None,
 ) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
     log = MetricsLog(folder / "metrics.jsonl")
     fitted = fit(
         ranker, data, settings, folder, phase="crm-alone", seed=5, log=log,
-        validate=validate or (lambda model: validation_ndcg(model, data)), **more,
+        validate=validate or (lambda model: validation_ndcg(model, data)),
+        objective=RankingObjective(settings, teacher, distill),
     )  # fmt: skip
     return fitted, ranker, log.read()
 

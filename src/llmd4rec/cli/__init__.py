@@ -82,6 +82,8 @@ def _main(
 
 def main() -> None:
     """Entry point."""
+    # Threads that spin while they wait make a shared machine several times slower; must be set before torch starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

@@ -16,12 +16,17 @@ Where the catalogue is too large for a full softmax, the same walk runs over a d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from llmd4rec.data.batches import Batch
 from llmd4rec.distill.weights import rank_weights
+from llmd4rec.training.fit import LossParts, Training
+
+if TYPE_CHECKING:
+    from llmd4rec.distill.publish import Teacher
 
 #: Elements of one block of scores. 2^20 floats (4 MB) stay in a CPU's cache between the passes over a block.
 BLOCK_ELEMENTS = 1 << 20
@@ -64,22 +69,38 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class LossParts:
-    """The loss (differentiable) and what it is made of (detached).
+class RankingObjective:
+    """The objective of one training: the loss below, with or without a teacher.
 
     Attributes:
-        total: scalar, `ce + λ · mean(w · KL)`.
-        ce: scalar, mean cross-entropy in nats.
-        kl: scalar, mean weighted KL in nats (0 without a teacher).
-        weight_N: the weights w(s); None without a teacher.
-        rank_N: the student's current ranks of the true items, ties counted against them.
+        settings: label smoothing, and when and how many candidates are drawn.
+        teacher: whom to listen to, if anybody.
+        distill: how; required with a teacher.
     """
 
-    total: Tensor
-    ce: Tensor
-    kl: Tensor
-    weight_N: Tensor | None
-    rank_N: Tensor
+    settings: Training
+    teacher: Teacher | None = None
+    distill: Distill | None = None
+
+    def __call__(self, states_ND: Tensor, table_ID: Tensor, batch: Batch, seed: int) -> LossParts:
+        """See :class:`~llmd4rec.training.fit.Objective`."""
+        target_N, bias_C, candidate_C = batch.target_N, None, None
+        if len(table_ID) > self.settings.full_softmax_items:
+            generator = torch.Generator().manual_seed(seed)
+            candidate_C, target_N, bias_C = draw_candidates(
+                target_N, len(table_ID), self.settings.candidates, generator
+            )
+            table_ID = table_ID[candidate_C]
+        lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
+        return ranking_loss(
+            states_ND,
+            table_ID,
+            target_N,
+            lesson,
+            self.distill,
+            bias_I=bias_C,
+            label_smoothing=self.settings.label_smoothing,
+        )
 
 
 def ranking_loss(

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
@@ -94,7 +95,8 @@ class _Rounds:
         ranker = self._starting_point(model, stage, number)
         training: Training = getattr(settings.training, model)
         if number and training.round_epochs is not None:
-            training = training.model_copy(update={"epochs": training.round_epochs})
+            epochs = min(training.epochs, training.round_epochs)
+            training = training.model_copy(update={"epochs": epochs})
         folder = run.checkpoint_of(stage)
         if not (folder / "last.safetensors").exists():
             run.log.rewind(run.record.log_size)
@@ -107,8 +109,7 @@ class _Rounds:
             seed=settings.seed,
             validate=self._validate,
             log=run.log,
-            teacher=lesson,
-            distill=settings.distill(model) if lesson is not None else None,
+            objective=RankingObjective(training, lesson, settings.distill(model) if lesson is not None else None),
         )
         total, trainable = count_parameters(ranker)
         run.record.stages[stage] = {

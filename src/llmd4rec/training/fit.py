@@ -1,6 +1,6 @@
 """Fitting one student to one objective: epochs chosen by validation, interruptible anywhere, resumable exactly.
 
-The loop knows no model and no method: it asks a Ranker for states, hands them with its item table to the ranking loss,
+The loop knows no model and no method: it asks a Ranker for states, hands them with its item table to an objective,
 and keeps the weights with the best validation NDCG@10. Everything random depends on the run's seed and on names
 (phase, epoch, step), or is saved with the checkpoint, so a resumed training continues to the same numbers.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from torch import Tensor
 
 from llmd4rec.data.batches import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import Distill, LossParts, draw_candidates, ranking_loss
-from llmd4rec.distill.publish import Teacher
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import bar
@@ -63,6 +61,40 @@ class Training(BaseModel):
     )
     candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
     checkpoint_seconds: float = Field(60, ge=0, description="save at the first step after so many seconds")
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss of one step (differentiable) and what it is made of (detached).
+
+    Attributes:
+        total: scalar, `ce + λ · kl`.
+        ce: scalar, mean cross-entropy in nats.
+        kl: scalar, mean weighted KL in nats (0 without a teacher).
+        weight_N: the weights w(s); None without a teacher.
+        rank_N: the student's current ranks of the true items, ties counted against them.
+    """
+
+    total: Tensor
+    ce: Tensor
+    kl: Tensor
+    weight_N: Tensor | None
+    rank_N: Tensor
+
+
+class Objective(Protocol):
+    """What a student is trained towards; a new method is a new one of these."""
+
+    def __call__(self, states_ND: Tensor, table_ID: Tensor, batch: Batch, seed: int) -> LossParts:
+        """The loss of a batch's N positions.
+
+        Args:
+            states_ND: the student's states where a next item is to be predicted.
+            table_ID: its item table.
+            batch: the true next items and the numbers of the positions.
+            seed: of this step, for objectives that draw.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -107,8 +139,7 @@ def fit(
     seed: int,
     validate: Callable[[Ranker], float],
     log: MetricsLog,
-    teacher: Teacher | None = None,
-    distill: Distill | None = None,
+    objective: Objective,
 ) -> Fitted:
     """Trains `ranker` in place and leaves it with its best weights, which are also in `folder`/best.safetensors.
 
@@ -121,8 +152,7 @@ def fit(
         seed: the run's seed.
         validate: gives the validation NDCG@10 of the ranker.
         log: where each epoch's figures go.
-        teacher: whom to listen to, if anybody.
-        distill: how.
+        objective: what to train it towards.
 
     Raises:
         DataError: there is nothing to train on.
@@ -137,8 +167,7 @@ def fit(
         )
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
-    trainer = _Trainer(ranker, dataset, windows, settings, optimizer, list(parameters), folder, phase, seed, log)
-    trainer.teacher, trainer.distill = teacher, distill
+    trainer = _Trainer(ranker, windows, settings, optimizer, list(parameters), objective, folder, phase, seed, log)
     return trainer.run(validate)
 
 
@@ -146,22 +175,20 @@ class _Trainer:
     def __init__(
         self,
         ranker: Ranker,
-        dataset: Dataset,
         windows: TrainingWindows,
         settings: Training,
         optimizer: torch.optim.Optimizer,
         names: list[str],
+        objective: Objective,
         folder: Path,
         phase: str,
         seed: int,
         log: MetricsLog,
     ) -> None:
-        self.ranker, self.dataset, self.windows, self.settings = ranker, dataset, windows, settings
-        self.optimizer, self.names, self.folder = optimizer, names, folder
+        self.ranker, self.windows, self.settings = ranker, windows, settings
+        self.optimizer, self.names, self.objective, self.folder = optimizer, names, objective, folder
         self.phase, self.seed, self.log = phase, seed, log
         self.device = next(ranker.parameters()).device
-        self.teacher: Teacher | None = None
-        self.distill: Distill | None = None
         self.at = _Progress(log_size=log.size)
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
@@ -227,29 +254,12 @@ class _Trainer:
                 stop.raise_if_set()
 
     def _step(self, batch: Batch) -> LossParts:
-        position_N = batch.position_N
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self._rate(self.at.total_steps)
         states_ND = self.ranker.states(batch.items_BL, batch.lengths_B)[batch.loss_mask_BL]
-        table_ID = self.ranker.item_table()
-        target_N, bias, candidate_C = batch.target_N, None, None
-        if self.ranker.num_items > self.settings.full_softmax_items:
-            drawn = torch.Generator().manual_seed(derive_seed(self.seed, self.phase, "draw", self.at.total_steps))
-            candidate_C, target_N, bias = draw_candidates(
-                target_N, self.ranker.num_items, self.settings.candidates, drawn
-            )
-            table_ID = table_ID[candidate_C]
-        lesson = self.teacher.lesson(position_N, candidate_C) if self.teacher is not None else None
-        parts = ranking_loss(
-            states_ND,
-            table_ID,
-            target_N,
-            lesson,
-            self.distill,
-            bias_I=bias,
-            label_smoothing=self.settings.label_smoothing,
-        )
+        seed = derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
+        parts = self.objective(states_ND, self.ranker.item_table(), batch, seed)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip is not None:
@@ -300,7 +310,7 @@ class _Trainer:
                     "weight_mean": at.sums["weight"] / positions,
                     "weight_counts": at.weight_counts,
                 }
-                if epoch and self.teacher is not None
+                if "weight" in at.sums
                 else {}
             ),
         )
