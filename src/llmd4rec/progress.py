@@ -18,6 +18,11 @@ T = TypeVar("T")
 console = Console(stderr=True)
 
 
+def stdout_console() -> Console:
+    """Where tables go. In a file or a pipe, which has no width, they are not squeezed into 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
 class _Rate(TextColumn):
     def __init__(self) -> None:
         super().__init__("")

@@ -45,6 +45,6 @@ def compare(
     if json_output:
         typer.echo(json.dumps(result.to_json()))
         return
-    from rich.console import Console
+    from llmd4rec.progress import stdout_console
 
-    Console().print(result.table())
+    stdout_console().print(result.table())

@@ -55,6 +55,6 @@ def evaluate(
     if json_output:
         typer.echo(json.dumps(result.to_json()))
         return
-    from rich.console import Console
+    from llmd4rec.progress import stdout_console
 
-    Console().print(evaluation_table(result))
+    stdout_console().print(evaluation_table(result))

@@ -60,11 +60,12 @@ def recommend(
             )
         )
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text  # a title in [brackets] is no markup
+
+    from llmd4rec.progress import stdout_console
 
     table = Table("", "item", "title", "score", box=None, header_style="bold")
     for place, item in enumerate(found, 1):
         table.add_row(str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}")
-    Console().print(table)
+    stdout_console().print(table)

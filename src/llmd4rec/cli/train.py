@@ -56,10 +56,11 @@ def train(
 
 
 def _print_settings(rows: object) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from llmd4rec.progress import stdout_console
 
     table = Table("setting", "default", "what it is", box=None, header_style="bold")
     for key, default, description in rows:  # type: ignore[attr-defined]
         table.add_row(key, repr(default), description)
-    Console().print(table)
+    stdout_console().print(table)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from llmd4rec.data.dataset import Dataset, SplitName
@@ -18,7 +17,9 @@ from llmd4rec.evaluation.evaluate import SeenItems
 from llmd4rec.evaluation.evaluate import evaluate as evaluate_ranker
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.latency import milliseconds_per_request
+from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.models.ranker import count_parameters
+from llmd4rec.progress import stdout_console
 
 NAMES = {
     ("crm", "alone"): "CRM alone",
@@ -137,23 +138,30 @@ def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False) -
             f"{result.seconds:.0f}",
             f"{result.milliseconds:.2f}",
         )
-    console = Console()
+    console = stdout_console()
     console.print(table)
     console.print(f"Training seconds include the stages before. Report: {run.folder / 'report.html'}")
 
 
 def evaluation_table(result: Evaluation) -> Table:
-    """One evaluation as a table: overall, then each slice."""
+    """One evaluation as a table: all users at every cutoff, then each slice at one of them."""
     cutoffs = sorted({int(name.split("@")[1]) for name in result.metrics if name.startswith("hr@")})
+    shown = 10 if 10 in cutoffs else cutoffs[0]
     table = Table(title=f"{NAMES[result.model, result.stage]} · {result.split}, seen items: {result.seen}")
-    table.add_column("users of")
-    table.add_column("users", justify="right")
-    columns = [f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in cutoffs]
-    for column in columns:
-        table.add_column(column.upper(), justify="right")
-    for name, values in [("all", {"users": result.users, **result.metrics}), *result.slices.items()]:
-        cells = [f"{values[column]:.4f}" if column in values else "-" for column in columns]
-        table.add_row(name, f"{values['users']:,}", *cells)
-    extra = {name: value for name, value in result.metrics.items() if name not in columns}
+    table.add_column("users")
+    table.add_column("how many", justify="right")
+    for name in ("at", "HR", "NDCG", "MRR"):
+        table.add_column(name, justify="right")
+
+    def row(label: str, values: Mapping[str, Any], k: int) -> None:
+        cells = [f"{values[f'{name}@{k}']:.4f}" if f"{name}@{k}" in values else "-" for name in ("hr", "ndcg", "mrr")]
+        table.add_row(label, f"{values['users']:,}", str(k), *cells)
+
+    for k in cutoffs:
+        row("all", {"users": result.users, **result.metrics}, k)
+    table.add_section()
+    for name, values in result.slices.items():
+        row(SLICE_NAMES.get(name, name), values, shown)
+    extra = {name: value for name, value in result.metrics.items() if name.startswith(("coverage", "popularity"))}
     table.caption = " · ".join(f"{name} {value:.4g}" for name, value in extra.items())
     return table

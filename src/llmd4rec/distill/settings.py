@@ -83,12 +83,12 @@ class MutualDistillation(BaseModel):
         "every-round", description="when the CRM's item table becomes the LLM's item embedding"
     )
     lambda_down: float = Field(1.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
-    lambda_up: float = Field(4.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
+    lambda_up: float = Field(2.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
     crm_start: Literal["restart", "continue"] = Field(
-        "restart", description="each round trains the CRM from scratch, or goes on from the round before"
+        "continue", description="each round trains the CRM from scratch, or goes on from the round before"
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
     crm: CRM = Field(default_factory=SASRec)

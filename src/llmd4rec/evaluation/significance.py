@@ -122,9 +122,9 @@ class Comparison:
             table.add_row(Text(name), f"{self.overall.users:,}", *_cells(difference))
         table.add_section()
         shown = "ndcg@10" if "ndcg@10" in self.overall.metrics else next(iter(self.overall.metrics))
+        table.add_row(f"{shown} of users with")
         for name, group in self.slices.items():
-            label = f"{shown}, {SLICE_NAMES.get(name, name)}"
-            table.add_row(Text(label), f"{group.users:,}", *_cells(group.metrics[shown]))
+            table.add_row(Text(SLICE_NAMES.get(name, name)), f"{group.users:,}", *_cells(group.metrics[shown]))
         o = self.overlap
         table.caption = (
             f"hits at 10: both {o.both:,}, only first {o.only_first:,}, only second {o.only_second:,}, "
