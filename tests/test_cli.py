@@ -120,7 +120,7 @@ def test_evaluate_keeps_its_contract(run):
     assert (other["model"], other["stage"], other["seen"], other["split"]) == ("llm", "alone", "keep", "valid")
     names = {path.name for path in (run / "evaluation").iterdir()}
     assert names == {"crm-round-1-remove-test", "llm-alone-keep-valid"}
-    assert "HR@10" in llmd4rec("evaluate", run).stdout
+    assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
 def test_compare_finds_nothing_between_a_model_and_itself(run):

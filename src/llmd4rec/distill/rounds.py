@@ -12,18 +12,22 @@ Nothing couples the two but the published teacher, and nothing is added to eithe
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
+from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import remove_leftovers
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -38,11 +42,29 @@ def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None
     """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
     path = Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run") if folder is None else Path(folder)
     use_threads(settings)
-    run = Run.start(path, settings, data)
-    if not run.record.finished:
-        remove_leftovers(path)
-        _Rounds(run, data).run()
+    Run.start(path, settings, data)
+    with _alone_in(path):
+        run = Run.start(path, settings, data)  # again: another process may have finished it meanwhile
+        if not run.record.finished:
+            remove_leftovers(path)
+            _Rounds(run, data).run()
     return run
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps two trainings out of one folder; the operating system lifts the lock of a process that died."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is being trained by another process", "Wait for it or stop it; two would spoil each other."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Rounds:
