@@ -28,6 +28,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "rounds": 1,
         "round_patience": 3,
         "crm_start": "restart",
+        "lambda_up": 4.0,
         "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6},
         "llm": {
             "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",
