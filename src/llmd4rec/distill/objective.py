@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmd4rec.data.batches import Batch
 from llmd4rec.distill.weights import rank_weights
+from llmd4rec.models.ranker import Ranker
 from llmd4rec.training.fit import LossParts, Training
 
 if TYPE_CHECKING:
@@ -82,19 +83,18 @@ class RankingObjective:
     teacher: Teacher | None = None
     distill: Distill | None = None
 
-    def __call__(self, states_ND: Tensor, table_ID: Tensor, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
         """See :class:`~llmd4rec.training.fit.Objective`."""
         target_N, bias_C, candidate_C = batch.target_N, None, None
-        if len(table_ID) > self.settings.full_softmax_items:
+        if ranker.num_items > self.settings.full_softmax_items:
             generator = torch.Generator().manual_seed(seed)
             candidate_C, target_N, bias_C = draw_candidates(
-                target_N, len(table_ID), self.settings.candidates, generator
+                target_N, ranker.num_items, self.settings.candidates, generator
             )
-            table_ID = table_ID[candidate_C]
         lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
         return ranking_loss(
             states_ND,
-            table_ID,
+            ranker.item_table(candidate_C),
             target_N,
             lesson,
             self.distill,

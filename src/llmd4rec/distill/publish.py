@@ -56,7 +56,15 @@ class Teacher:
 
 
 @torch.inference_mode()
-def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch_items: int = 4096) -> None:
+def publish(
+    ranker: Ranker,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    label: str,
+    batch_items: int = 4096,
+    rank_items: int | None = None,
+) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
     Args:
@@ -65,6 +73,8 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
         folder: replaced if it exists.
         label: what is published, written into teacher.json.
         batch_items: items read per forward pass.
+        rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
+            position among all items would take longer than training; None: exact.
 
     Raises:
         ModelError: a state is not a finite number.
@@ -74,7 +84,7 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
     ranker.eval()
     device = next(ranker.parameters()).device
     table = ranker.item_table().float()
-    table_DI = table.t().contiguous()
+    rivals_DI, stands_for = _rivals(table, rank_items)
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, ranker.dim)
@@ -95,7 +105,7 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
-                    rank[numbers] = _true_ranks(states_ND.float(), table_DI, batch.target_N).cpu().numpy()
+                    rank[numbers] = _true_ranks(states_ND.float(), table, rivals_DI, stands_for, batch.target_N)
                     progress.advance(len(numbers))
             states.flush()
             np.save(temporary / "table.npy", table.cpu().numpy())
@@ -109,6 +119,7 @@ def publish(ranker: Ranker, dataset: Dataset, folder: Path, *, label: str, batch
                     "positions": windows.num_positions,
                     "dim": ranker.dim,
                     "items": ranker.num_items,
+                    "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
                 },
             )
     finally:
@@ -122,14 +133,29 @@ def _widen(path: Path, states: np.memmap) -> np.memmap:
     return wide
 
 
-def _true_ranks(states_ND: Tensor, table_DI: Tensor, target_N: Tensor) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // table_DI.shape[1])
-    ranks = []
+def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor, float]:
+    """The items that ranks are counted among, as columns, and how many items of the catalogue each stands for."""
+    if count is None or count >= len(table_ID):
+        return table_ID.t().contiguous(), 1.0
+    drawn = torch.randperm(len(table_ID), generator=torch.Generator().manual_seed(0))[:count]
+    return table_ID[drawn.to(table_ID.device)].t().contiguous(), len(table_ID) / count
+
+
+def _true_ranks(
+    states_ND: Tensor, table_ID: Tensor, rivals_DR: Tensor, stands_for: float, target_N: Tensor
+) -> NDArray[np.int64]:
+    rows = max(1, BLOCK_ELEMENTS // rivals_DR.shape[1])
+    ranks = np.empty(len(target_N), dtype=np.int64)
     for start in range(0, len(target_N), rows):
-        target_n = target_N[start : start + rows]
-        scores_nI = states_ND[start : start + rows] @ table_DI
-        ranks.append((scores_nI >= scores_nI.gather(1, target_n[:, None])).sum(1))
-    return torch.cat(ranks) if ranks else target_N.new_empty(0)
+        block = slice(start, start + rows)
+        scores_nR, target_n = states_ND[block] @ rivals_DR, target_N[block, None]
+        if stands_for == 1:  # the true item is among the rivals, and counts itself
+            above_n = (scores_nR >= scores_nR.gather(1, target_n)).sum(1)
+        else:
+            true_n1 = (states_ND[block] * table_ID[target_n[:, 0]]).sum(1, keepdim=True)
+            above_n = 1 + ((scores_nR > true_n1).sum(1) * stands_for).round().long()
+        ranks[block] = above_n.cpu().numpy()
+    return ranks
 
 
 def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teacher:

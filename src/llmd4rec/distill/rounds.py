@@ -171,5 +171,13 @@ class _Rounds:
         folder = self.run_folder.folder / "teachers" / stage
         if not folder.exists():
             model: Student = "crm" if stage.startswith("crm") else "llm"
-            publish(self.run_folder.load_stage(model, stage), self.data, folder, label=stage)
+            learning = self.settings.training.llm if model == "crm" else self.settings.training.crm
+            large = self.data.num_items > learning.full_softmax_items
+            publish(
+                self.run_folder.load_stage(model, stage),
+                self.data,
+                folder,
+                label=stage,
+                rank_items=learning.candidates if large else None,
+            )
         return open_teacher(folder, self.data, self.device)

@@ -40,6 +40,9 @@ class LLMTraining(Training):
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
+    epoch_positions: int | None = Field(
+        200_000, ge=1, description="train only about so many positions, drawn anew, in each epoch (null: all)"
+    )
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm; longer gradients are scaled down")
 
 

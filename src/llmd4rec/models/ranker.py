@@ -40,8 +40,8 @@ class Ranker(nn.Module, ABC):
         """
 
     @abstractmethod
-    def item_table(self) -> Tensor:
-        """The prediction layer's table, shape [I, d], differentiable when training."""
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """The prediction layer's table, shape [I, d], or its rows for some items; differentiable when training."""
 
     def saved_state(self) -> dict[str, Tensor]:
         """The tensors a checkpoint must hold to rebuild this model; everything, unless a subclass knows better."""

@@ -28,6 +28,8 @@ from llmd4rec.training import checkpoint
 from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed
 from llmd4rec.training.tracking import MetricsLog
 
+#: Steps over a catalogue too large for the full softmax read so many times more positions.
+LARGE_CATALOGUE_BATCH = 8
 #: An epoch has at least so many steps where the data allow it.
 MIN_STEPS = 32
 #: Bins of the weights' histogram in the log, over [0, 2].
@@ -85,12 +87,12 @@ class LossParts:
 class Objective(Protocol):
     """What a student is trained towards; a new method is a new one of these."""
 
-    def __call__(self, states_ND: Tensor, table_ID: Tensor, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
         """The loss of a batch's N positions.
 
         Args:
             states_ND: the student's states where a next item is to be predicted.
-            table_ID: its item table.
+            ranker: the student, for its item table.
             batch: the true next items and the numbers of the positions.
             seed: of this step, for objectives that draw.
         """
@@ -193,7 +195,9 @@ class _Trainer:
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
-        self.batch = min(settings.batch, max(1, per_epoch // MIN_STEPS))
+        # A large catalogue's step costs mostly the update of its table, whatever the step reads.
+        wanted = settings.batch * (LARGE_CATALOGUE_BATCH if ranker.num_items > settings.full_softmax_items else 1)
+        self.batch = min(wanted, max(1, per_epoch // MIN_STEPS))
         self.planned_steps = max(1, round(per_epoch / self.batch)) * settings.epochs
 
     def run(self, validate: Callable[[Ranker], float]) -> Fitted:
@@ -259,7 +263,7 @@ class _Trainer:
             group["lr"] = self.settings.learning_rate * self._rate(self.at.total_steps)
         states_ND = self.ranker.states(batch.items_BL, batch.lengths_B)[batch.loss_mask_BL]
         seed = derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
-        parts = self.objective(states_ND, self.ranker.item_table(), batch, seed)
+        parts = self.objective(states_ND, self.ranker, batch, seed)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip is not None:

@@ -83,9 +83,9 @@ class SASRecNetwork(Ranker):
             x_BLD = block(x_BLD)
         return x_BLD
 
-    def item_table(self) -> Tensor:
-        """The shared item table [I, d]."""
-        return self.items.weight
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """The shared item table [I, d], or some of its rows."""
+        return self.items.weight if items is None else self.items.weight[items]
 
 
 class Block(nn.Module):

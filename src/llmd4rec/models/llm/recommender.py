@@ -186,13 +186,17 @@ class LLMRecommenderNetwork(Ranker):
         ).last_hidden_state.to(self.table.dtype)
         return hidden_BLW if self.head is None else self.head(hidden_BLW)  # type: ignore[no-any-return]
 
-    def item_table(self) -> Tensor:
-        """The output layer, [I, dim]: free part, plus the tower's where items have text, plus E where asked for."""
-        table_ID: Tensor = self.table
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """The output layer, [I, dim] or some of its rows: free part, plus the tower's, plus E where asked for."""
+
+        def rows(whole: Tensor) -> Tensor:
+            return whole if items is None else whole[items]
+
+        table_ID = rows(self.table)
         if self.init_table_from_crm:
-            table_ID = table_ID + self._injected()
-        if self.text_out is not None:
-            table_ID = table_ID + self.text_out(self.text_vectors)
+            table_ID = table_ID + rows(self._injected())
+        if self.text_out is not None and self.text_vectors is not None:
+            table_ID = table_ID + self.text_out(rows(self.text_vectors))
         return table_ID
 
     # ---- items in ---------------------------------------------------------------------------------------------
