@@ -169,3 +169,18 @@ def test_what_is_held_out_is_not_published(data, tmp_path):
     publish(model(), altered, tmp_path / "altered", label="crm")
     for name in ("states.npy", "table.npy", "rank.npy"):
         assert (tmp_path / "teacher" / name).read_bytes() == (tmp_path / "altered" / name).read_bytes()
+
+
+def test_estimated_ranks_are_near_the_exact_ones(data, tmp_path):
+    items = 2000
+    data = random_dataset(40, items, longest=30)
+    network = SASRec(dim=16, layers=1, max_length=10).build(items, 3)
+    publish(network, data, tmp_path / "exact", label="crm")
+    publish(network, data, tmp_path / "estimated", label="crm", rank_items=500)
+    exact = open_teacher(tmp_path / "exact", data, CPU).rank.astype(float)
+    estimated = open_teacher(tmp_path / "estimated", data, CPU).rank.astype(float)
+    assert estimated.min() >= 1
+    assert not np.array_equal(exact, estimated)
+    # The share of 500 drawn items above the true one has a standard deviation of at most 0.5 / √500.
+    assert np.abs(estimated - exact).max() / items < 5 * 0.5 / 500**0.5
+    assert abs((estimated - exact).mean()) / items < 0.03

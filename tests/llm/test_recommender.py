@@ -213,3 +213,17 @@ def test_it_learns_a_cycle(llama: str) -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.5
+
+
+@pytest.mark.parametrize("items", ["id", "text", "id+text"])
+def test_rows_of_the_table_are_those_of_the_whole(llama: str, items: str) -> None:
+    """A large catalogue asks only for its candidates' rows, and their gradients are the same."""
+    network = _network(llama, items=items, dim=8)
+    wanted = torch.tensor([3, 0, 3, 5])
+    whole, rows = network.item_table()[wanted], network.item_table(wanted)
+    torch.testing.assert_close(rows, whole)
+    trained = [p for n, p in network.named_parameters() if p.requires_grad and ("table" in n or "text_out" in n)]
+    for one, other in zip(
+        torch.autograd.grad(rows.square().sum(), trained), torch.autograd.grad(whole.square().sum(), trained), strict=True
+    ):
+        torch.testing.assert_close(one, other)
