@@ -83,7 +83,8 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
     """The dotted keys in which two settings of one kind differ, with both values."""
     flat_a, flat_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in flat_b if flat_a.get(key) != flat_b[key]]
+    keys = dict.fromkeys([*flat_a, *flat_b])
+    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

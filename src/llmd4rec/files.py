@@ -30,7 +30,7 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
             raise LLMD4RecError(
                 f"no permission to write {path}", "Choose another folder or change its permissions."
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
             raise LLMD4RecError(
                 f"cannot write {path}: {error.strerror}", "Choose another path: something else is there already."
             ) from error

@@ -16,13 +16,13 @@ from typing import Any
 import in_another_process
 import pytest
 import torch
-from evaluation.examples import chain_dataset
+from evaluation.examples import chain_dataset, make_dataset
 from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill import rounds
 from llmd4rec.distill.run import Run, parse_settings
-from llmd4rec.errors import DataError, RunError
+from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.models.ranker import count_parameters
 from llmd4rec.training import checkpoint
 
@@ -76,7 +76,7 @@ def test_stages_and_teachers(direction, stages, tiny_settings, chain_data, tmp_p
     published: list[str] = []
     there: list[set[str]] = []
 
-    def watched(ranker: Any, data: Any, folder: Path, *, label: str) -> None:
+    def watched(ranker: Any, data: Any, folder: Path, *, label: str, **more: Any) -> None:
         there.append({path.name for path in folder.parent.iterdir()} if folder.parent.exists() else set())
         publish(ranker, data, folder, label=label)
         published.append(label)
@@ -120,7 +120,7 @@ def test_no_rounds_trains_the_crm_alone(tiny_settings, chain_data, tmp_path):
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     assert taught_by(run) == {"crm-alone": None}
     assert run.models() == [("crm", "alone")]
-    assert run.served_stage == "alone"
+    assert run.default_stage("crm") == "alone"
     with pytest.raises(RunError, match=r"has no distilled CRM \(it has: crm-alone\)"):
         run.load("crm", "distilled")
     with pytest.raises(RunError, match="has no alone LLM"):
@@ -356,3 +356,33 @@ def test_test_items_never_touch_anything_trained_or_chosen(chain_run, tiny_setti
     for each in (a, b):
         each["record"] = each["record"]["stages"]
     assert a == b
+
+
+# ---- the language model a run was trained on ------------------------------------------------------------------------
+def test_other_weights_of_the_language_model_are_refused(copied_run):
+    values = json.loads((copied_run / "run.json").read_text())
+    assert values["llm"]["layers"] == 1
+    assert Run.open(copied_run).load("llm", "alone").num_items
+    values["llm"]["fingerprint"] = "0" * 32
+    (copied_run / "run.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match="not what this run was trained on"):
+        Run.open(copied_run).load("llm", "alone")
+    assert Run.open(copied_run).load("crm", "alone").num_items  # the served model does not depend on it
+
+
+def test_a_language_model_that_cannot_be_had_costs_no_training(tiny_settings, chain_data, tmp_path):
+    with pytest.raises(ModelError, match="2 layers; 99"):
+        parse_settings(changed(tiny_settings, llm__layers=99)).fit(chain_data, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_widths_that_contradict_each_other_are_refused_at_once(tiny_settings):
+    with pytest.raises(ConfigError, match=r"set llm\.dim to 8"):
+        parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim=16))
+
+
+def test_data_that_cannot_be_trained_on_leave_no_folder(tiny_settings, tmp_path):
+    data = make_dataset([[0, 1, 2], [3, 4, 5]], 6)
+    with pytest.raises(DataError, match="nothing to train on"):
+        parse_settings(tiny_settings).fit(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

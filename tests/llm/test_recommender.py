@@ -224,6 +224,8 @@ def test_rows_of_the_table_are_those_of_the_whole(llama: str, items: str) -> Non
     torch.testing.assert_close(rows, whole)
     trained = [p for n, p in network.named_parameters() if p.requires_grad and ("table" in n or "text_out" in n)]
     for one, other in zip(
-        torch.autograd.grad(rows.square().sum(), trained), torch.autograd.grad(whole.square().sum(), trained), strict=True
+        torch.autograd.grad(rows.square().sum(), trained),
+        torch.autograd.grad(whole.square().sum(), trained),
+        strict=True,
     ):
         torch.testing.assert_close(one, other)

@@ -56,6 +56,7 @@ def train(
     validate: Callable[[Ranker], float] | None = None,
     teacher: Teacher | None = None,
     distill: Distill | None = None,
+    trained_before: bool = False,
 ) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
@@ -63,7 +64,7 @@ def train(
     fitted = fit(
         ranker, data, settings, folder, phase="crm-alone", seed=5, log=log,
         validate=validate or (lambda model: validation_ndcg(model, data)),
-        objective=RankingObjective(settings, teacher, distill),
+        objective=RankingObjective(settings, teacher, distill), trained_before=trained_before,
     )  # fmt: skip
     return fitted, ranker, log.read()
 
@@ -126,10 +127,27 @@ def test_it_stops_out_of_patience_and_keeps_the_best_weights(data, tmp_path):
 def test_a_student_is_never_made_worse_than_it_came(data, tmp_path):
     validate, seen = scripted([0.5, 0.4, 0.3, 0.2])
     settings = QUICK.model_copy(update={"patience": 3})
-    fitted, ranker, _ = train(tmp_path, data, settings, validate=validate)
+    fitted, ranker, _ = train(tmp_path, data, settings, validate=validate, trained_before=True)
     assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.5, 0, 3)
     assert_equal(states_of(ranker), seen[0])
     assert not torch.equal(seen[1]["items.weight"], seen[0]["items.weight"])
+
+
+def test_lucky_random_weights_are_no_candidate(data, tmp_path):
+    validate, seen = scripted([0.5, 0.1, 0.2, 0.1, 0.1, 0.1])
+    settings = QUICK.model_copy(update={"patience": 2})
+    fitted, ranker, log = train(tmp_path, data, settings, validate=validate)
+    assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.2, 2, 4)
+    assert_equal(states_of(ranker), seen[2])
+    assert log[0]["validation_ndcg"] == 0.5  # it is in the log all the same
+
+
+def test_where_nothing_is_found_the_last_weights_are_kept(data, tmp_path):
+    validate, seen = scripted([0.0] * 5)
+    settings = QUICK.model_copy(update={"patience": 1, "epochs": 4})
+    fitted, ranker, _ = train(tmp_path, data, settings, validate=validate)
+    assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.0, 4, 4)
+    assert_equal(states_of(ranker), seen[4])
 
 
 def test_no_epochs_keeps_what_came(data, tmp_path):
@@ -149,13 +167,28 @@ def test_warmup_and_cosine_shape_the_learning_rate(data, tmp_path):
             rates.append(self.param_groups[0]["lr"])
             return super().step(*args, **kwargs)
 
-    settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5})
+    settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5, "batch": 4})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", Watching)
         train(tmp_path, data, settings)
     assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert all(earlier > later for earlier, later in itertools.pairwise(rates[5:]))
     assert rates[-1] < 0.001
+
+
+def test_warmup_is_at_most_a_tenth_of_all_steps(data, tmp_path):
+    rates: list[float] = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    settings = QUICK.model_copy(update={"epochs": 4, "warmup": 10_000, "batch": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watching)
+        train(tmp_path, data, settings)
+    assert rates.index(max(rates)) < len(rates) / 10
 
 
 def test_small_data_get_smaller_batches(data, tmp_path, monkeypatch):

@@ -29,8 +29,13 @@ class _Commands(TyperGroup):
             _fail(str(error), error.exit_code)
         except KeyboardInterrupt as interruption:
             number = getattr(interruption, "signal_number", 2)
-            message = "stopped." if not hasattr(interruption, "signal_number") else "stopped; a checkpoint was written."
-            _fail(f"{message}\n  Run the same command again to go on from here.", 128 + number, label="")
+            if getattr(interruption, "saved", False):
+                _fail(
+                    "stopped; a checkpoint was written.\n  Run the same command again to go on from here.",
+                    128 + number,
+                    label="",
+                )
+            _fail("stopped.\n  Run the same command again.", 128 + number, label="")
         except BrokenPipeError:
             # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,15 +32,15 @@ def compare(
     """
     import json
 
-    from llmd4rec.distill.results import default_stage, saved_or_scored
+    from llmd4rec.distill.results import saved_or_scored
     from llmd4rec.distill.run import Run
     from llmd4rec.evaluation.significance import compare as compare_evaluations
 
     a, b = Run.open(run_a), Run.open(run_b)
     name = model
     chosen_seen = seen or b.settings.evaluation.seen
-    first = saved_or_scored(a, name, stage_a or default_stage(a, name), chosen_seen, data)
-    second = saved_or_scored(b, name, stage_b or default_stage(b, name), chosen_seen, data)
+    first = saved_or_scored(a, name, stage_a or a.default_stage(name), chosen_seen, data)
+    second = saved_or_scored(b, name, stage_b or b.default_stage(name), chosen_seen, data)
     result = compare_evaluations(first, second)
     if json_output:
         typer.echo(json.dumps(result.to_json()))

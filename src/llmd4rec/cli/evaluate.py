@@ -40,7 +40,7 @@ def evaluate(
     """
     import json
 
-    from llmd4rec.distill.results import default_stage, evaluation_table, score
+    from llmd4rec.distill.results import evaluation_table, score
     from llmd4rec.distill.run import Run
 
     opened = Run.open(run)
@@ -48,7 +48,7 @@ def evaluate(
         opened,
         opened.load_data(data),
         model,
-        stage or default_stage(opened, model),
+        stage or opened.default_stage(model),
         seen=seen,
         split=split,
     )

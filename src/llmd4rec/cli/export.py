@@ -29,7 +29,6 @@ def export(
 
       llmd4rec export runs/first --out exports/first
     """
-    from llmd4rec.distill.results import default_stage
     from llmd4rec.distill.run import Run
     from llmd4rec.serving.export import export_run
 
@@ -39,7 +38,7 @@ def export(
         opened,
         opened.load_data(data),
         folder,
-        stage or default_stage(opened, "crm"),
+        stage or opened.default_stage("crm"),
         overwrite=overwrite,
     )
     typer.echo(f"{folder}: {summary}")

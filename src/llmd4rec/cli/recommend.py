@@ -39,11 +39,10 @@ def recommend(
     import json
 
     from llmd4rec.distill.recommend import parse_history
-    from llmd4rec.distill.results import default_stage
     from llmd4rec.distill.run import Run
 
     opened = Run.open(run)
-    chosen = stage or default_stage(opened, model)
+    chosen = stage or opened.default_stage(model)
     recommender = opened.recommender(model, chosen)
     items = parse_history(history)
     found = recommender.recommend(items, k, seen=seen, skip_unknown=skip_unknown)

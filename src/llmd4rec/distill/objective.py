@@ -92,14 +92,17 @@ class RankingObjective:
                 target_N, ranker.num_items, self.settings.candidates, generator
             )
         lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
+        table_ID = ranker.item_table(candidate_C)
         return ranking_loss(
             states_ND,
-            ranker.item_table(candidate_C),
+            table_ID,
             target_N,
             lesson,
             self.distill,
             bias_I=bias_C,
             label_smoothing=self.settings.label_smoothing,
+            # A matrix product with only a few rows is bound by memory; a large catalogue's blocks may be larger.
+            block_elements=max(BLOCK_ELEMENTS, 32 * len(table_ID)),
         )
 
 
@@ -152,7 +155,7 @@ class _Walk(torch.autograd.Function):
         rows = max(1, min(positions, block_elements // items))
         states_ND, table_ID = states_ND.detach(), table_ID.detach()
         table_DI = table_ID.t()
-        buffers = _Buffers(rows, items, states_ND, lesson is not None, distill)
+        buffers = _Buffers(rows, items, states_ND, lesson is not None)
 
         # Sums run in float64: a long walk of float32 additions would lose the last digits of the loss.
         ce_sum = torch.zeros((), dtype=torch.float64, device=states_ND.device)
@@ -227,7 +230,7 @@ class _Walk(torch.autograd.Function):
 class _Buffers:
     """The few blocks of positions × items that exist, allocated once and reused."""
 
-    def __init__(self, rows: int, items: int, like: Tensor, has_teacher: bool, distill: Distill | None) -> None:
+    def __init__(self, rows: int, items: int, like: Tensor, has_teacher: bool) -> None:
         self.scores = like.new_empty(rows, items)
         self.teacher = like.new_empty(rows, items) if has_teacher else self.scores
         self.soft = like.new_empty(rows, items) if has_teacher else self.scores

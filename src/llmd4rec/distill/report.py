@@ -40,7 +40,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     return ReportContent(
         title=run.folder.resolve().name,
         crm={"sasrec": "SASRec"}.get(settings.crm.name, settings.crm.name),
-        llm=settings.llm.model.rsplit("/", 1)[-1],
+        llm=_llm_name(run),
         rows=[
             ModelRow(
                 result.model,
@@ -72,7 +72,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             "fingerprint": data.fingerprint,
         },
         settings=dump_settings(settings),
-        environment=_flat(read_json(run.folder / "environment.json")) | {"seed": settings.seed},
+        environment=_flat(read_json(run.folder / "environment.json"))
+        | {"seed": settings.seed, **({"language model": run.record.llm["origin"]} if run.record.llm else {})},
         commands=[
             f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
         ],
@@ -95,6 +96,11 @@ def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram
                     )
                 )
     return found
+
+
+def _llm_name(run: Run) -> str:
+    name, used = run.settings.llm.model.rsplit("/", 1)[-1], run.record.llm
+    return f"{name}, {used['layers']} layers" if used else name
 
 
 def _model_and_round(stage: str) -> tuple[Student, int]:

@@ -56,11 +56,6 @@ class Result:
         return values | self.evaluation.to_json()
 
 
-def default_stage(run: Run, model: Student) -> Stage:
-    """`distilled` where the run has that model distilled, else `alone`."""
-    return "distilled" if (model, "distilled") in run.models() else "alone"
-
-
 def score(
     run: Run,
     data: Dataset,

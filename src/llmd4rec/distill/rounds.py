@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
-from llmd4rec.errors import RunError
+from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import remove_leftovers
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -37,11 +38,15 @@ from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Training, fit
 from llmd4rec.training.runtime import select_device
 
+#: A validation ranks at most so many scores (but 1,000 users at least).
+VALIDATION_SCORES = 5_000_000_000
+
 
 def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None = None) -> Run:
     """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
     path = Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run") if folder is None else Path(folder)
     use_threads(settings)
+    _check_targets(settings, data)
     Run.start(path, settings, data)
     with _alone_in(path):
         run = Run.start(path, settings, data)  # again: another process may have finished it meanwhile
@@ -49,6 +54,17 @@ def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None
             remove_leftovers(path)
             _Rounds(run, data).run()
     return run
+
+
+def _check_targets(settings: MutualDistillation, data: Dataset) -> None:
+    """Refuses, before anything is written, data that cannot be trained on or selected on."""
+    if not TrainingWindows(data, settings.crm.max_length).num_positions:
+        raise DataError(
+            "there is nothing to train on: no user has two interactions in the training part",
+            "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
+        )
+    if not len(data.valid):
+        raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
 
 
 @contextlib.contextmanager
@@ -74,9 +90,13 @@ class _Rounds:
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
+        if settings.rounds:
+            # First of all, so that a language model that cannot be had does not cost the training of the CRM.
+            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
+            self.run_folder.build("llm", "llm-alone")
+            say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
         if settings.rounds:
-            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
             self._train("llm", "llm-alone")
         why = "all rounds done" if settings.rounds else ""
         for number in range(1, settings.rounds + 1):
@@ -131,6 +151,7 @@ class _Rounds:
             seed=settings.seed,
             validate=self._validate,
             log=run.log,
+            trained_before=self._goes_on(model, number),
             objective=RankingObjective(training, lesson, settings.distill(model) if lesson is not None else None),
         )
         total, trainable = count_parameters(ranker)
@@ -147,15 +168,22 @@ class _Rounds:
             shutil.rmtree(run.folder / "teachers" / self._latest(model, number), ignore_errors=True)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
+    def _goes_on(self, model: Student, number: int) -> bool:
+        start = self.settings.crm_start if model == "crm" else self.settings.llm_start
+        return number > 0 and start == "continue"
+
     def _validate(self, ranker: Ranker) -> float:
         chosen = self.settings.evaluation
-        return validation_ndcg(ranker, self.data, chosen.seen, chosen.validation_users, self.settings.seed)
+        # A large catalogue would spend longer on choosing the epoch than on training it.
+        affordable = max(1000, VALIDATION_SCORES // self.data.num_items)
+        users = min(affordable, chosen.validation_users or len(self.data.valid))
+        return validation_ndcg(ranker, self.data, chosen.seen, users, self.settings.seed)
 
     def _starting_point(self, model: Student, stage: str, number: int) -> Ranker:
         """The student before its training: fresh or from the round before, with the CRM's items injected."""
         run, settings = self.run_folder, self.settings
         ranker = run.build(model, stage)
-        goes_on = number > 0 and (settings.crm_start if model == "crm" else settings.llm_start) == "continue"
+        goes_on = self._goes_on(model, number)
         if goes_on:
             tensors, _ = checkpoint.load(run.checkpoint_of(self._latest(model, number)) / "best.safetensors")
             ranker.load_saved_state(tensors)

@@ -16,6 +16,7 @@ A *stage* is one training: `crm-alone`, `llm-alone`, `llm-round-1`, `crm-round-1
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +51,8 @@ class Record:
     log_size: int = 0
     finished: bool = False
     stopped_because: str = ""
+    #: The language model that was built on: origin, layers, fingerprint of its weights.
+    llm: dict[str, Any] | None = None
     format: int = FORMAT_VERSION
 
 
@@ -198,7 +201,13 @@ class Run:
         if model == "crm":
             return self.settings.crm.build(self.record.items, seed).to(device)
         vectors = load_text_vectors(self.folder)
-        return build_llm(self.settings.llm, self.record.items, self.settings.crm.dim, vectors, seed, device)
+        network, used = build_llm(
+            self.settings.llm, self.record.items, self.settings.crm.dim, vectors, seed, device, self.record.llm
+        )
+        if self.record.llm is None:
+            self.record.llm = used
+            self.save()
+        return network
 
     def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
         """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
@@ -211,29 +220,27 @@ class Run:
         ranker.load_saved_state(tensors)
         return ranker.eval()
 
-    @property
-    def served_stage(self) -> Stage:
-        """`distilled` where the run has a distilled CRM, else `alone`."""
-        return "distilled" if ("crm", "distilled") in self.models() else "alone"
+    def default_stage(self, model: Student) -> Stage:
+        """`distilled` where the run has that model distilled, else `alone`."""
+        return "distilled" if (model, "distilled") in self.models() else "alone"
 
     def recommender(self, model: Student = "crm", stage: Stage | None = None) -> Recommender:
         """A trained model together with the catalogue, ready to answer."""
         from llmd4rec.distill.recommend import Recommender
 
         catalogue = pl.read_parquet(self.folder / "catalogue.parquet")
-        ranker = self.load(model, stage or (self.served_stage if model == "crm" else "distilled"))
+        ranker = self.load(model, stage or self.default_stage(model))
         return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
 
-    @property
+    @cached_property
     def crm(self) -> Recommender:
-        """The served CRM with its catalogue."""
+        """The served CRM with its catalogue; loaded once."""
         return self.recommender("crm")
 
-    @property
+    @cached_property
     def llm(self) -> Recommender:
-        """The distilled LLM with the catalogue (the one trained alone if the run has no other)."""
-        stage: Stage = "distilled" if ("llm", "distilled") in self.models() else "alone"
-        return self.recommender("llm", stage)
+        """The distilled LLM with the catalogue (the one trained alone if the run has no other); loaded once."""
+        return self.recommender("llm")
 
 
 def parse_settings(values: dict[str, Any]) -> MutualDistillation:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from llmd4rec.distill.objective import Distill
 from llmd4rec.models.crm import CRM, SASRec
@@ -27,6 +27,10 @@ class CRMTraining(Training):
     epochs: int = Field(200, ge=0, description="at most so many epochs")
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(768, ge=1, description="training positions per step, about; fewer on small data")
+    # A step over a large catalogue costs mostly the update of its table, whatever it reads.
+    large_catalogue_batch: int = Field(
+        8, ge=1, description="so many times more positions per step where candidates are drawn"
+    )
 
 
 class LLMTraining(Training):
@@ -100,6 +104,12 @@ class MutualDistillation(BaseModel):
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: int | None = Field(None, ge=1, description="CPU threads (null: torch's choice)")
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> Self:
+        if self.llm.init_table_from_crm and self.llm.dim != self.crm.dim:
+            raise ValueError(f"llm.init_table_from_crm needs llm.dim to be crm.dim; set llm.dim to {self.crm.dim}")
+        return self
 
     def distill(self, student: Student) -> Distill:
         """How the given student listens to the other model."""

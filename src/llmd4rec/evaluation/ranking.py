@@ -87,7 +87,9 @@ def rank_targets(
     top = np.full((num_users, k), NO_ITEM, dtype=np.int32)
     kept = min(k, num_items)
     if block_elements is None:
+        # With only a few rows a matrix product is bound by memory: large catalogues get larger blocks.
         block_elements = CPU_BLOCK_ELEMENTS if device.type == "cpu" else GPU_BLOCK_ELEMENTS
+        block_elements = max(block_elements, 32 * num_items)
     rows = max(1, min(num_users, block_elements // max(1, num_items)))
     score_buffer = torch.empty((rows, num_items), device=device)
     ahead_buffer = torch.empty((rows, num_items), device=device, dtype=torch.bool)

@@ -28,8 +28,6 @@ from llmd4rec.training import checkpoint
 from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed
 from llmd4rec.training.tracking import MetricsLog
 
-#: Steps over a catalogue too large for the full softmax read so many times more positions.
-LARGE_CATALOGUE_BATCH = 8
 #: An epoch has at least so many steps where the data allow it.
 MIN_STEPS = 32
 #: Bins of the weights' histogram in the log, over [0, 2].
@@ -51,7 +49,9 @@ class Training(BaseModel):
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises from 0")
+    warmup: int = Field(
+        100, ge=0, description="steps over which the learning rate rises from 0; at most a tenth of all steps"
+    )
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
@@ -60,6 +60,9 @@ class Training(BaseModel):
     )
     full_softmax_items: int = Field(
         200_000, ge=1, description="larger catalogues are trained on drawn candidates with a log-Q correction"
+    )
+    large_catalogue_batch: int = Field(
+        1, ge=1, description="so many times more positions per step where candidates are drawn"
     )
     candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
     checkpoint_seconds: float = Field(60, ge=0, description="save at the first step after so many seconds")
@@ -142,6 +145,7 @@ def fit(
     validate: Callable[[Ranker], float],
     log: MetricsLog,
     objective: Objective,
+    trained_before: bool = False,
 ) -> Fitted:
     """Trains `ranker` in place and leaves it with its best weights, which are also in `folder`/best.safetensors.
 
@@ -155,6 +159,8 @@ def fit(
         validate: gives the validation NDCG@10 of the ranker.
         log: where each epoch's figures go.
         objective: what to train it towards.
+        trained_before: the state it comes in is a candidate for the best one, so that training on never makes it
+            worse on validation. Random weights are no candidate, however lucky.
 
     Raises:
         DataError: there is nothing to train on.
@@ -170,7 +176,7 @@ def fit(
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
     trainer = _Trainer(ranker, windows, settings, optimizer, list(parameters), objective, folder, phase, seed, log)
-    return trainer.run(validate)
+    return trainer.run(validate, trained_before)
 
 
 class _Trainer:
@@ -195,20 +201,23 @@ class _Trainer:
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
-        # A large catalogue's step costs mostly the update of its table, whatever the step reads.
-        wanted = settings.batch * (LARGE_CATALOGUE_BATCH if ranker.num_items > settings.full_softmax_items else 1)
+        drawn = ranker.num_items > settings.full_softmax_items
+        wanted = settings.batch * (settings.large_catalogue_batch if drawn else 1)
         self.batch = min(wanted, max(1, per_epoch // MIN_STEPS))
-        self.planned_steps = max(1, round(per_epoch / self.batch)) * settings.epochs
+        first = windows.shuffled(self.batch, np.random.default_rng(0), settings.epoch_positions)
+        self.planned_steps = len(first) * settings.epochs
+        self.warmup = min(settings.warmup, self.planned_steps // 10)
 
-    def run(self, validate: Callable[[Ranker], float]) -> Fitted:
+    def run(self, validate: Callable[[Ranker], float], trained_before: bool) -> Fitted:
         clock = time.perf_counter()
         if self.last.exists():
             self._resume()
         else:
-            # Epoch 0 is a candidate: a student that starts from a trained state is never made worse.
             torch.manual_seed(derive_seed(self.seed, self.phase))
             self._judge(validate(self.ranker), epoch=0)
             self.at.log_size = self.log.size
+            if not trained_before and self.settings.epochs:
+                self.at.best_value = -1.0
         started = clock - self.at.seconds
         self._saved_at = time.perf_counter()
         with deferred_signals() as stop:
@@ -276,11 +285,11 @@ class _Trainer:
 
     def _rate(self, step: int) -> float:
         """The learning rate at a step, as a share of its peak."""
-        if step < self.settings.warmup:
-            return (step + 1) / self.settings.warmup
+        if step < self.warmup:
+            return (step + 1) / self.warmup
         if self.settings.schedule == "constant":
             return 1.0
-        done = (step - self.settings.warmup) / max(1, self.planned_steps - self.settings.warmup)
+        done = (step - self.warmup) / max(1, self.planned_steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def _account(self, parts: LossParts, positions: int) -> None:
@@ -296,7 +305,8 @@ class _Trainer:
     # ---- validation and checkpoints -----------------------------------------------------------------------------
     def _judge(self, value: float, epoch: int) -> None:
         at = self.at
-        improved = value > at.best_value
+        # Where nothing has been found yet, later weights are the better guess, and patience has nothing to wait for.
+        improved = value > at.best_value or (value == at.best_value == 0)
         if improved:
             at.best_value, at.best_epoch = value, epoch
             checkpoint.save(self.best, self.ranker.saved_state(), {"phase": self.phase, "epoch": epoch, "value": value})

@@ -21,7 +21,9 @@ from llmd4rec.errors import ConfigError
 
 
 def select_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else Apple's, else the CPU; anything else is torch's name for a device.
+    """`auto` is the first CUDA device, else the CPU; anything else is torch's name for a device.
+
+    Apple's devices have no double precision, which sums and weights are computed in.
 
     Raises:
         ConfigError: the device is unknown or not there.
@@ -29,7 +31,7 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -49,11 +51,12 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal_number: the signal that asked.
+        saved: whether a checkpoint was written first; not at a second, impatient signal.
     """
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, *, saved: bool) -> None:
         super().__init__()
-        self.signal_number = signal_number
+        self.signal_number, self.saved = signal_number, saved
 
 
 class StopRequest:
@@ -68,7 +71,7 @@ class StopRequest:
     def raise_if_set(self) -> None:
         """Raises :class:`Interrupted` if a signal came."""
         if self.signal_number is not None:
-            raise Interrupted(self.signal_number)
+            raise Interrupted(self.signal_number, saved=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +84,7 @@ def deferred_signals() -> Iterator[StopRequest]:
 
     def handler(number: int, _frame: FrameType | None) -> None:
         if request.signal_number is not None:
-            raise Interrupted(number)
+            raise Interrupted(number, saved=False)
         request.signal_number = number
 
     previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.errors import ConfigError
+from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.files import atomic_file
 from llmd4rec.models.llm.backbone import Backbone, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
@@ -56,13 +57,28 @@ def build_llm(
     text_vectors: Tensor | None,
     seed: int,
     device: torch.device,
-) -> LLMRecommenderNetwork:
-    """A freshly initialised LLM-centric recommender on `device`.
+    known: dict[str, Any] | None = None,
+) -> tuple[LLMRecommenderNetwork, dict[str, Any]]:
+    """A freshly initialised LLM-centric recommender on `device`, and which language model it was built on.
 
     Its item embedding starts as random numbers, which is all it ever gets where no CRM table is injected.
+
+    Args:
+        known: what an earlier call gave for the same run: the same layers are kept, whatever the device, and other
+            weights are refused, because what was trained fits only the weights it was trained on.
+
+    Raises:
+        ModelError: the language model cannot be had, or is not the one in `known`.
     """
+    backbone = _backbone(settings if known is None else settings.model_copy(update={"layers": known["layers"]}), device)
+    used = {"origin": backbone.origin, "layers": backbone.layers, "fingerprint": backbone.fingerprint}
+    if known is not None and used["fingerprint"] != known["fingerprint"]:
+        raise ModelError(
+            f"{settings.model} is not what this run was trained on: then {known['origin']}, now {backbone.origin}",
+            "Make the same weights available (the same hub, folder or package as then), or train a new run.",
+        )
     network = LLMRecommenderNetwork(
-        _backbone(settings, device),
+        backbone,
         num_items,
         items=settings.items if text_vectors is not None else "id",
         id_dim=crm_dim,
@@ -80,7 +96,7 @@ def build_llm(
     if network.uses_id:
         generator = torch.Generator().manual_seed(seed)
         network.inject(torch.randn(num_items, crm_dim, generator=generator))
-    return network.to(device)
+    return network.to(device), used
 
 
 def inject_items(ranker: Ranker, table_ID: Tensor) -> None:

@@ -38,6 +38,10 @@ class LoRA:
     dropout: float = 0.05
     targets: tuple[str, ...] | Literal["auto"] = "auto"
 
+    def __post_init__(self) -> None:
+        if self.r < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"r must be at least 1 and dropout in [0, 1); they are {self.r} and {self.dropout}")
+
 
 @dataclass
 class Backbone:

@@ -16,7 +16,7 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +36,7 @@ from llmd4rec.models.ranker import Ranker
 ItemInputs = Literal["id", "text", "id+text"]
 Tuning = Literal["lora", "full", "frozen"]
 _TABLE_STD = 0.02
+_ROWS_AT_ONCE = 65_536
 
 PROMPT = "Given the items a user interacted with, in order, predict the item the user will interact with next."
 RESPONSE = " Items:"
@@ -47,7 +48,7 @@ class LLMRecommender(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("HuggingFaceTB/SmolLM2-135M", description="Hugging Face id, folder, or .gguf file")
-    layers: int | Literal["auto"] | None = Field(
+    layers: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         "auto", description="how many layers to keep, from the first; auto: 2 on a CPU, all on a GPU; null: all"
     )
     gguf_file: str | None = Field(None, description="name of a .gguf file inside the folder or repository")
@@ -196,7 +197,13 @@ class LLMRecommenderNetwork(Ranker):
         if self.init_table_from_crm:
             table_ID = table_ID + rows(self._injected())
         if self.text_out is not None and self.text_vectors is not None:
-            table_ID = table_ID + self.text_out(rows(self.text_vectors))
+            texts = rows(self.text_vectors)
+            if torch.is_grad_enabled():
+                table_ID = table_ID + self.text_out(texts)
+            else:  # the whole of a large catalogue is only asked for outside training: in parts, so that it fits
+                table_ID = table_ID.clone()
+                for start in range(0, len(texts), _ROWS_AT_ONCE):
+                    table_ID[start : start + _ROWS_AT_ONCE] += self.text_out(texts[start : start + _ROWS_AT_ONCE])
         return table_ID
 
     # ---- items in ---------------------------------------------------------------------------------------------
@@ -278,7 +285,9 @@ def _tower(text_vectors: Tensor | None, outputs: int, rms: float) -> nn.Sequenti
     assert text_vectors is not None
     size = text_vectors.shape[1]
     hidden = min(size, outputs)
-    present = text_vectors[text_vectors.abs().sum(1) > 0]
+    # A sample tells the size of the outputs as well as a million items do.
+    sample = text_vectors[:: max(1, len(text_vectors) // 4096)]
+    present = sample[sample.abs().sum(1) > 0]
     first, last = _linear(size, hidden, 1.0), _linear(hidden, outputs, 1.0)
     tower = nn.Sequential(first, nn.GELU(), last)
     if len(present):
