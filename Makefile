@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint clean
 
 help:
 	@echo "make install   .venv with the llmd4rec command"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Task as _Task
 from rich.text import Text
-
-T = TypeVar("T")
 
 #: Messages go to standard error so that `--json` on standard output stays clean.
 console = Console(stderr=True)
@@ -65,16 +62,6 @@ def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -
     ) as progress:
         task = progress.add_task(what, total=total, completed=int(start), unit=unit, note="")
         yield Bar(progress, task)
-
-
-def track(iterable: Iterable[T], what: str, total: float | None = None, unit: str = "it") -> Iterator[T]:
-    """Iterates with a :func:`bar`."""
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with bar(what, total, unit) as running:
-        for element in iterable:
-            yield element
-            running.advance()
 
 
 def say(message: str) -> None:

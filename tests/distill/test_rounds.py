@@ -371,7 +371,7 @@ def test_other_weights_of_the_language_model_are_refused(copied_run):
 
 
 def test_a_language_model_that_cannot_be_had_costs_no_training(tiny_settings, chain_data, tmp_path):
-    with pytest.raises(ModelError, match="2 layers; 99"):
+    with pytest.raises(ModelError, match="3 layers; 99"):
         parse_settings(changed(tiny_settings, llm__layers=99)).fit(chain_data, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -121,14 +121,16 @@ def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False) -
         title=f"{run.folder} · test, seen items {seen}{'pt' if seen == 'keep' else 'd'}", title_justify="left"
     )
     table.add_column("model")
-    for name in ("HR@10", "NDCG@10", "parameters", "training s", "ms/request"):
+    cutoffs = run.settings.evaluation.cutoffs
+    shown = 10 if 10 in cutoffs else cutoffs[0]
+    for name in (f"HR@{shown}", f"NDCG@{shown}", "parameters", "training s", "ms/request"):
         table.add_column(name, justify="right")
     for result in results:
         metrics = result.evaluation.metrics
         table.add_row(
             NAMES[result.model, result.stage],
-            f"{metrics['hr@10']:.4f}" if "hr@10" in metrics else "",
-            f"{metrics['ndcg@10']:.4f}" if "ndcg@10" in metrics else "",
+            f"{metrics[f'hr@{shown}']:.4f}",
+            f"{metrics[f'ndcg@{shown}']:.4f}",
             f"{result.parameters:,}",
             f"{result.seconds:.0f}",
             f"{result.milliseconds:.2f}",

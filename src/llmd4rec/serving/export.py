@@ -4,7 +4,7 @@
     item_table.npy      float32 [I, d]; scores = states @ item_table.T
     catalogue.parquet   item_id, title and the other fields, in the table's order
     export.json         format, settings, what it came from, SHA-256 of every file
-    README.md           model card: what it is, how it was trained, how well it does, how to use it
+    README.md           model card: what it is, how it was trained, its validation figure, how to use it
 
 Histories are cut to their last `max_length` items and padded on the right with any index.
 """
@@ -176,6 +176,8 @@ encoder = onnxruntime.InferenceSession("encoder.onnx")
 table, ids = np.load("item_table.npy"), pq.read_table("catalogue.parquet")["item_id"].to_pylist()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -{head["max_length"]}:]
 states = encoder.run(None, {{"items": history, "lengths": np.array([history.shape[1]])}})[0]
-print([ids[i] for i in np.argsort(-(states @ table.T)[0])[:10]])
+scores = (states @ table.T)[0]
+scores[history[0]] = -np.inf  # not what was seen already
+print([ids[i] for i in np.argsort(-scores)[:10]])
 ```
 """
