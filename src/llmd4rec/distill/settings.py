@@ -95,7 +95,7 @@ class MutualDistillation(BaseModel):
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
     crm_start: Literal["restart", "continue"] = Field(
-        "continue", description="each round trains the CRM from scratch, or goes on from the round before"
+        "restart", description="each round trains the CRM from scratch, or goes on from the round before"
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
     crm: CRM = Field(default_factory=SASRec)
