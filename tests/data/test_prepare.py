@@ -189,7 +189,11 @@ def test_ids_of_any_kind_agree_between_the_files() -> None:
     assert step["example_rows"] == [5]
 
 
-@pytest.mark.parametrize("make", [pl.DataFrame.lazy, pl.DataFrame.to_pandas, lambda frame: frame], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [pl.DataFrame.lazy, pl.DataFrame.to_pandas, lambda frame: frame],
+    ids=["lazy", "pandas", "eager"],
+)
 def test_kinds_of_frames_give_the_same(make: object) -> None:
     assert Dataset.from_frames(make(LOG)).fingerprint == Dataset.from_frames(LOG).fingerprint  # type: ignore[operator]
 
