@@ -18,7 +18,8 @@ def milliseconds_per_request(
 ) -> list[float]:
     """The median time of answering one history at a time, per model, in milliseconds.
 
-    The models take turns at each history, so that whatever else the machine does falls on all of them alike.
+    The models take turns at each history, each as often first as last: whatever else the machine does, and a processor
+    cache that a large model before it has emptied, falls on all of them alike.
 
     Args:
         rankers: models in evaluation mode.
@@ -32,7 +33,9 @@ def milliseconds_per_request(
     times = np.empty((len(positions), len(rankers)))
     for row, position in enumerate(positions):
         history = np.asarray(dataset.history(int(position)), dtype=np.int64)
-        for column, (ranker, table_DI) in enumerate(zip(rankers, tables_DI, strict=True)):
+        for turn in range(len(rankers)):
+            column = (row + turn) % len(rankers)
+            ranker, table_DI = rankers[column], tables_DI[column]
             window = history[-ranker.max_length :]
             device = table_DI.device
             started = time.perf_counter()
