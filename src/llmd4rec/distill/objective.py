@@ -15,6 +15,7 @@ Where the catalogue is too large for a full softmax, the same walk runs over a d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,17 +23,23 @@ import torch
 from torch import Tensor
 
 from llmd4rec.data.batches import Batch
+from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.weights import rank_weights
 from llmd4rec.models.ranker import Ranker
+from llmd4rec.products import product
 from llmd4rec.training.fit import LossParts, Training
 
 if TYPE_CHECKING:
     from llmd4rec.distill.publish import Teacher
 
-#: Elements of one block of scores. 2^20 floats (4 MB) stay in a CPU's cache between the passes over a block.
-BLOCK_ELEMENTS = 1 << 20
+#: Elements of one block of scores. 2^21 floats (8 MB) mostly stay in a CPU's cache between the passes over a block.
+BLOCK_ELEMENTS = 1 << 21
 
 Weighting = Literal["rank", "none"]
+
+_LN2 = math.log(2.0)
+#: 2^x and sums of a catalogue of them stay within 32-bit floats, as do their reciprocals.
+_SAFE_EXPONENT = 64.0
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,14 @@ class Lesson:
 
     Attributes:
         states_NK: the teacher's states, any float type.
-        table_IK: the teacher's item table (already reduced to the candidates, if candidates were drawn).
+        table_IK: the teacher's item table (already reduced to the candidates, if candidates were drawn). Where it is
+            rounded to 8 bits, the states are rounded alike.
         rank_N: the teacher's rank of each true item over the whole catalogue.
         student_rank_N: the student's rank at the start of the round; None to use its current one.
     """
 
     states_NK: Tensor
-    table_IK: Tensor
+    table_IK: Tensor | Int8Rows
     rank_N: Tensor
     student_rank_N: Tensor | None = None
 
@@ -132,11 +140,20 @@ def ranking_loss(
     total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
         states_ND, table_ID, target_N, lesson, distill, bias_I, label_smoothing, block_elements
     )
-    return LossParts(total, ce, kl, weight_N if lesson is not None else None, rank_N)
+    return LossParts(total, ce, kl, weight_N, rank_N)
 
 
 class _Walk(torch.autograd.Function):
-    """One pass over blocks of positions that yields loss, ranks, weights and both gradients."""
+    """One pass over blocks of positions that yields loss, ranks, weights and both gradients.
+
+    What makes it fast is what it does not do to the positions × items of a block:
+
+    - Scores are kept in units of log 2 (the states are scaled beforehand), because 2^x is cheaper than e^x.
+    - They are raised as they are where none can overflow, and only otherwise shifted by the row's largest.
+    - Nothing is normalised: a row's factor c meets its state (d numbers), not its scores (I numbers). With
+      P = 2^scores and Q = 2^teacher, a row of the gradient is c · (P - r · Q) - onehot.
+    - What is one number in a row (onehot) or the same in every row (label smoothing) is added at the end.
+    """
 
     @staticmethod
     def forward(
@@ -149,133 +166,190 @@ class _Walk(torch.autograd.Function):
         bias_I: Tensor | None,
         label_smoothing: float,
         block_elements: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, ...]:
         positions, items = len(states_ND), len(table_ID)
         wants_gradient = states_ND.requires_grad or table_ID.requires_grad
         rows = max(1, min(positions, block_elements // items))
         states_ND, table_ID = states_ND.detach(), table_ID.detach()
         table_DI = table_ID.t()
-        buffers = _Buffers(rows, items, states_ND, lesson is not None)
+        student = _Scores(states_ND, table_ID, bias_I, distill.temperature if distill is not None else 1.0)
+        listener = None
+        if lesson is not None and distill is not None:
+            listener = _Listener(lesson, distill, student, bias_I, rows)
+        buffer = states_ND.new_empty(rows, items)
 
         # Sums run in float64: a long walk of float32 additions would lose the last digits of the loss.
-        ce_sum = torch.zeros((), dtype=torch.float64, device=states_ND.device)
-        kl_sum = torch.zeros((), dtype=torch.float64, device=states_ND.device)
-        rank_N = torch.empty(positions, dtype=torch.int64, device=states_ND.device)
-        weight_N = states_ND.new_ones(positions if lesson is not None else 0)
-        grad_states_ND = torch.empty_like(states_ND) if wants_gradient else None
-        grad_table_ID = torch.zeros_like(table_ID) if wants_gradient else None
-
+        ce = torch.zeros((), dtype=torch.float64, device=states_ND.device)
+        grad_states_ND = torch.empty_like(states_ND)
+        grad_table_DI = states_ND.new_zeros(table_DI.shape)
         for start in range(0, positions, rows):
             block = slice(start, min(start + rows, positions))
-            states_nD, target_n1 = states_ND[block], target_N[block, None]
-            n = len(target_n1)
-            scores_nI = torch.mm(states_nD, table_DI, out=buffers.scores[:n])
+            target_n1 = target_N[block, None]
+            scores_nI = student.of(block, buffer[: len(target_n1)])
+            if listener is not None:
+                listener.weigh(block, scores_nI, target_n1)
+            student.settle_(scores_nI)
             true_n1 = scores_nI.gather(1, target_n1)
-            rank_N[block] = _ranks(scores_nI, true_n1, bias_I)
-            if bias_I is not None:
-                scores_nI += bias_I
-                true_n1 = scores_nI.gather(1, target_n1)
+            if listener is not None:
+                listener.listen(block, scores_nI)
 
-            weighted_n1 = None
-            if lesson is not None:
-                assert distill is not None
-                weight_n = weight_N[block]
-                if distill.weighting == "rank":
-                    student = rank_N if lesson.student_rank_N is None else lesson.student_rank_N
-                    weight_n.copy_(rank_weights(student[block], lesson.rank_N[block]))
-                weighted_n1 = weight_n[:, None] * distill.strength
-                teacher_nI = buffers.teacher[:n]
-                torch.mm(lesson.states_NK[block].to(table_ID.dtype), lesson.table_IK.t(), out=teacher_nI)
-                if bias_I is not None:
-                    teacher_nI += bias_I
-                kl_n = _divergence_(teacher_nI, scores_nI, buffers.soft[:n], distill.temperature, bias_I)
-                scale = distill.temperature**2 if distill.scale_by_t2 else 1.0
-                kl_sum += torch.dot(weight_n.double(), kl_n.double()) * scale
-                # d(λ w KL)/d(scores) = λ w (p_student - p_teacher) / T, now that `teacher_nI` holds that difference
-                weighted_n1 = weighted_n1 * (scale / distill.temperature)
+            power_nI = scores_nI.exp2_()
+            sum_n1 = power_nI.sum(1, keepdim=True)
+            ce += (sum_n1.log2() - (1 - label_smoothing) * true_n1).sum(dtype=torch.float64)
+            factor_n1 = 1 / sum_n1
+            if listener is not None:
+                factor_n1 = listener.pull_(block, power_nI, sum_n1)
+            if wants_gradient:
+                grad_states_ND[block] = product(power_nI, table_DI).mul_(factor_n1)
+                grad_table_DI += product((states_ND[block] * factor_n1).t(), power_nI.t())
 
-            smoothing = scores_nI.mean(1, keepdim=True) if label_smoothing else true_n1
-            peak_n1 = scores_nI.amax(1, keepdim=True)
-            probability_nI = scores_nI.sub_(peak_n1).exp_()
-            partition_n1 = probability_nI.sum(1, keepdim=True)
-            log_partition_n1 = partition_n1.log() + peak_n1
-            expected_n1 = (1 - label_smoothing) * true_n1 + label_smoothing * smoothing
-            ce_sum += (log_partition_n1 - expected_n1).sum(dtype=torch.float64)
-
-            if grad_states_ND is not None and grad_table_ID is not None:
-                gradient_nI = probability_nI.div_(partition_n1)
-                if label_smoothing:
-                    gradient_nI -= label_smoothing / items
-                gradient_nI.scatter_add_(1, target_n1, torch.full_like(true_n1, label_smoothing - 1))
-                if weighted_n1 is not None:
-                    gradient_nI.addcmul_(buffers.teacher[:n], weighted_n1)
-                torch.mm(gradient_nI, table_ID, out=grad_states_ND[block])
-                grad_table_ID.addmm_(gradient_nI.t(), states_nD)
-
-        strength = distill.strength if distill is not None else 0.0
-        ce, kl = ce_sum / positions, kl_sum / positions
-        total = (ce + strength * kl).to(states_ND.dtype)
-        if grad_states_ND is not None and grad_table_ID is not None:
+        # With label smoothing ε the target is (1 - ε) · onehot + ε / I.
+        kept = 1 - label_smoothing
+        ce = ce * _LN2 / positions
+        if label_smoothing:
+            mean_score = (states_ND.mean(0) @ table_ID.mean(0)).double()
+            ce -= label_smoothing * (mean_score if bias_I is None else mean_score + bias_I.double().mean())
+        kl = listener.kl / positions if listener is not None else torch.zeros_like(ce)
+        total = (ce + (distill.strength if distill is not None else 0.0) * kl).to(states_ND.dtype)
+        if wants_gradient:
+            grad_table_ID = grad_table_DI.t().contiguous()
+            grad_states_ND -= kept * table_ID[target_N]
+            grad_table_ID.index_add_(0, target_N, states_ND, alpha=-kept)
+            if label_smoothing:
+                grad_states_ND -= label_smoothing * table_ID.mean(0)
+                grad_table_ID -= (label_smoothing / items) * states_ND.sum(0)
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
-        ctx.mark_non_differentiable(ce, kl, weight_N, rank_N)
-        return total, ce, kl, weight_N, rank_N
+        ctx.mark_non_differentiable(ce, kl)
+        return total, ce, kl, *((listener.weight_N, listener.rank_N) if listener is not None else (None, None))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_states_ND, grad_table_ID = ctx.saved_tensors
         scale = gradients[0]
-        return grad_states_ND * scale, grad_table_ID * scale, None, None, None, None, None, None
+        if scale.device.type != "cpu" or scale != 1:  # a GPU would have to be waited for to learn that it is 1
+            grad_states_ND, grad_table_ID = grad_states_ND * scale, grad_table_ID * scale
+        return grad_states_ND, grad_table_ID, None, None, None, None, None, None
 
 
-class _Buffers:
-    """The few blocks of positions × items that exist, allocated once and reused."""
+class _Scores:
+    """The scores of one model, block by block, in units of log 2."""
 
-    def __init__(self, rows: int, items: int, like: Tensor, has_teacher: bool) -> None:
-        self.scores = like.new_empty(rows, items)
-        self.teacher = like.new_empty(rows, items) if has_teacher else self.scores
-        self.soft = like.new_empty(rows, items) if has_teacher else self.scores
+    def __init__(
+        self, states_ND: Tensor, table_ID: Tensor | Int8Rows, bias_I: Tensor | None, temperature: float
+    ) -> None:
+        self.table_ID = table_ID
+        self.states_ND: Tensor | Int8Rows
+        if isinstance(table_ID, Int8Rows):
+            self.states_ND = Int8Rows.of(states_ND.float() / _LN2)
+        else:
+            self.states_ND = states_ND.to(table_ID.dtype) / _LN2
+        self.bias_I = None if bias_I is None else bias_I / _LN2
+        # Cauchy-Schwarz: no score is larger. On a GPU the answer would have to be waited for; there, scores are
+        # always shifted.
+        self.bounded = states_ND.device.type == "cpu" and self._largest() / min(1.0, temperature) < _SAFE_EXPONENT
+
+    def _largest(self) -> float:
+        bias = 0.0 if self.bias_I is None else float(self.bias_I.abs().max())
+        return _largest_norm(self.states_ND) * _largest_norm(self.table_ID) + bias
+
+    def of(self, block: slice, out_nI: Tensor) -> Tensor:
+        """As they are."""
+        rows = self.states_ND[block]
+        if isinstance(rows, Int8Rows) and isinstance(self.table_ID, Int8Rows):
+            return rows.times(self.table_ID, out_nI)
+        return product(rows, self.table_ID, out=out_nI)  # type: ignore[arg-type]  # both are plain
+
+    def settle_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor:
+        """At a temperature, with the log-Q correction, and small enough to be raised; in place."""
+        if temperature != 1:
+            scores_nI.div_(temperature)
+        if self.bias_I is not None:
+            scores_nI += self.bias_I
+        if not self.bounded:
+            scores_nI -= scores_nI.amax(1, keepdim=True)
+        return scores_nI
+
+    def at(self, temperature: float, settled_nI: Tensor, out_nI: Tensor) -> Tensor:
+        """Settled scores of temperature 1 at another one."""
+        torch.div(settled_nI, temperature, out=out_nI)
+        if self.bias_I is not None:  # which no temperature divides
+            out_nI += self.bias_I * (1 - 1 / temperature)
+        if not self.bounded:
+            out_nI -= out_nI.amax(1, keepdim=True)
+        return out_nI
 
 
-def _ranks(scores_nI: Tensor, true_n1: Tensor, bias_I: Tensor | None) -> Tensor:
-    """1 + how many others score at least as high; with drawn candidates each counts for the items it stands for."""
-    above_nI = scores_nI >= true_n1
-    if bias_I is None:
-        return above_nI.sum(1)
-    return (above_nI.to(scores_nI.dtype) @ bias_I.exp()).round().long().clamp(min=1)
+def _largest_norm(rows: Tensor | Int8Rows) -> float:
+    return rows.largest_norm if isinstance(rows, Int8Rows) else float(torch.linalg.vector_norm(rows, dim=1).max())
 
 
-def _divergence_(
-    teacher_nI: Tensor, scores_nI: Tensor, soft_nI: Tensor, temperature: float, bias_I: Tensor | None
-) -> Tensor:
-    """KL( teacher ‖ student ) at a temperature, per row; leaves `p_student - p_teacher` in `teacher_nI`.
+class _Listener:
+    """The teacher's side of the walk: weights, divergence, and its part of the gradient.
 
-    `scores_nI` is read only; `soft_nI` is scratch space.
+    Each block is weighed, listened to and pulled, in this order.
     """
-    teacher_nI.div_(temperature) if bias_I is None else _tempered_(teacher_nI, temperature, bias_I)
-    torch.div(scores_nI, temperature, out=soft_nI)
-    if bias_I is not None and temperature != 1:
-        soft_nI += bias_I * (1 - 1 / temperature)
-    peak_t, peak_s = teacher_nI.amax(1, keepdim=True), soft_nI.amax(1, keepdim=True)
-    teacher_nI -= peak_t
-    soft_nI -= peak_s
-    # KL = Σ q (a - b) - log Z_a + log Z_b with q = exp(a) / Z_a, where a, b are the shifted scores
-    raised = teacher_nI.exp()
-    z_t = raised.sum(1, keepdim=True)
-    teacher_nI -= soft_nI
-    cross = torch.einsum("ni,ni->n", raised, teacher_nI)
-    soft_nI.exp_()
-    z_s = soft_nI.sum(1, keepdim=True)
-    kl_n = cross / z_t[:, 0] - z_t[:, 0].log() + z_s[:, 0].log()
-    torch.sub(soft_nI.div_(z_s), raised.div_(z_t), out=teacher_nI)
-    return kl_n
+
+    def __init__(self, lesson: Lesson, distill: Distill, student: _Scores, bias_I: Tensor | None, rows: int) -> None:
+        self.lesson, self.distill, self.student, self.bias_I = lesson, distill, student, bias_I
+        self.teacher = _Scores(lesson.states_NK, lesson.table_IK, bias_I, distill.temperature)
+        self.scale = distill.temperature**2 if distill.scale_by_t2 else 1.0
+        like, positions = student.states_ND, len(student.states_ND)
+        assert isinstance(like, Tensor)
+        self.kl = torch.zeros((), dtype=torch.float64, device=like.device)
+        self.weight_N = like.new_ones(positions)
+        self.rank_N: Tensor | None = None
+        if distill.weighting == "rank":
+            given = lesson.student_rank_N
+            self.rank_N = torch.empty(positions, dtype=torch.int64, device=like.device) if given is None else given
+        shape = (rows, len(student.table_ID))
+        self._answer, self._raised = like.new_empty(shape), like.new_empty(shape)
+        self._soft = like.new_empty(shape if distill.temperature != 1 else (0, 0))
+
+    def weigh(self, block: slice, scores_nI: Tensor, target_n1: Tensor) -> None:
+        """Weights of a block, from the student's scores as they are."""
+        if self.rank_N is None:
+            return
+        if self.lesson.student_rank_N is None:
+            above_nI = torch.ge(scores_nI, scores_nI.gather(1, target_n1), out=self._raised[: len(scores_nI)])
+            self.rank_N[block] = _counted(above_nI, self.bias_I)
+        self.weight_N[block] = rank_weights(self.rank_N[block], self.lesson.rank_N[block]).to(self.weight_N.dtype)
+
+    def listen(self, block: slice, settled_nI: Tensor) -> None:
+        """The teacher's answer to a block, and what of the KL needs the student's settled scores."""
+        n, temperature = len(settled_nI), self.distill.temperature
+        answer_nI = self.teacher.of(block, self._answer[:n])
+        self.teacher.settle_(answer_nI, temperature)
+        soft_nI = settled_nI if temperature == 1 else self.student.at(temperature, settled_nI, self._soft[:n])
+        # KL = Σ q (a - b) - log Z_q + log Z_p, where q = 2^a / Z_q and p = 2^b / Z_p
+        self._raised_nI = torch.exp2(answer_nI, out=self._raised[:n])
+        self._sum_n1 = self._raised_nI.sum(1, keepdim=True)
+        cross_n = torch.linalg.vecdot(self._raised_nI, answer_nI.sub_(soft_nI))
+        self._partial_kl_n1 = cross_n[:, None] / self._sum_n1 - self._sum_n1.log2()
+        self._soft_nI = soft_nI
+
+    def pull_(self, block: slice, power_nI: Tensor, sum_n1: Tensor) -> Tensor:
+        """Turns P of a block into the unnormalised gradient of both losses, in place, and returns its rows' factors.
+
+        The KL's own gradient is λ w (p_student - p_teacher) / T.
+        """
+        strength = self.distill.strength * self.scale / self.distill.temperature
+        pull_n1 = self.weight_N[block, None] * strength
+        if self.distill.temperature == 1:
+            soft_sum_n1, factor_n1 = sum_n1, (1 + pull_n1) / sum_n1
+        else:
+            soft_sum_n1, factor_n1 = self._soft_nI.exp2_().sum(1, keepdim=True), 1 / sum_n1
+            power_nI.addcmul_(self._soft_nI, pull_n1 / (soft_sum_n1 * factor_n1))
+        power_nI.addcmul_(self._raised_nI, -pull_n1 / (self._sum_n1 * factor_n1))
+        kl_n = (self._partial_kl_n1 + soft_sum_n1.log2())[:, 0].double() * _LN2
+        self.kl += torch.dot(self.weight_N[block].double(), kl_n) * self.scale
+        return factor_n1
 
 
-def _tempered_(scores_nI: Tensor, temperature: float, bias_I: Tensor) -> Tensor:
-    """Divides the scores, but not the log-Q correction they already carry, by the temperature."""
-    scores_nI.div_(temperature)
-    if temperature != 1:
-        scores_nI += bias_I * (1 - 1 / temperature)
-    return scores_nI
+def _counted(above_nI: Tensor, bias_I: Tensor | None) -> Tensor:
+    """Ranks from who scores at least as high; with drawn candidates each counts for the items it stands for."""
+    if bias_I is None:
+        return above_nI.sum(1).long()
+    return (above_nI @ bias_I.exp().to(above_nI.dtype)).round().long().clamp(min=1)
 
 
 def draw_candidates(

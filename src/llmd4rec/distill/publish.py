@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.files import atomic_dir, read_json, write_json
@@ -29,13 +31,15 @@ from llmd4rec.progress import bar
 
 FORMAT_VERSION = 1
 
+Precision = Literal["float32", "int8"]
+
 
 @dataclass(frozen=True)
 class Teacher:
     """An opened published teacher."""
 
     states: NDArray[np.floating]
-    table: Tensor
+    table: Tensor | Int8Rows
     rank: NDArray[np.int32]
     #: The student's ranks at the start of the round, where the weights are to use those.
     student_rank: NDArray[np.int32] | None = None
@@ -43,7 +47,7 @@ class Teacher:
     def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
         """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
         numbers = position_N.numpy()
-        device = self.table.device
+        device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
         return Lesson(
             states_NK=torch.from_numpy(self.states[numbers]).to(device),
@@ -158,8 +162,14 @@ def _true_ranks(
     return ranks
 
 
-def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teacher:
+def open_teacher(folder: Path, dataset: Dataset, device: torch.device, precision: Precision = "float32") -> Teacher:
     """Opens a published teacher, states memory-mapped, table on `device`.
+
+    Args:
+        folder: what :func:`publish` wrote.
+        dataset: it must have been published for.
+        device: of the table and of the lessons.
+        precision: of the numbers that its scores are computed from; see :mod:`llmd4rec.distill.int8`.
 
     Raises:
         RunError: it is missing, of another format, or was published for other data.
@@ -168,9 +178,10 @@ def open_teacher(folder: Path, dataset: Dataset, device: torch.device) -> Teache
         head = read_json(folder / "teacher.json")
         if head.get("format") != FORMAT_VERSION or head.get("data") != dataset.fingerprint:
             raise RunError(f"{folder} was published for other data or by another version", "Delete it and train again.")
+        table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
         return Teacher(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
-            table=torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device),
+            table=Int8Rows.of(table) if precision == "int8" else table,
             rank=np.load(folder / "rank.npy", allow_pickle=False),
         )
     except (DataError, OSError, ValueError, EOFError) as error:

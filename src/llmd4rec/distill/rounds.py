@@ -208,4 +208,4 @@ class _Rounds:
                 label=stage,
                 rank_items=learning.candidates if large else None,
             )
-        return open_teacher(folder, self.data, self.device)
+        return open_teacher(folder, self.data, self.device, self.settings.teacher_precision)

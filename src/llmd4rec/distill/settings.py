@@ -94,6 +94,9 @@ class MutualDistillation(BaseModel):
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
+    teacher_precision: Literal["int8", "float32"] = Field(
+        "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
+    )
     crm_start: Literal["restart", "continue"] = Field(
         "restart", description="each round trains the CRM from scratch, or goes on from the round before"
     )

@@ -77,14 +77,14 @@ class LossParts:
         ce: scalar, mean cross-entropy in nats.
         kl: scalar, mean weighted KL in nats (0 without a teacher).
         weight_N: the weights w(s); None without a teacher.
-        rank_N: the student's current ranks of the true items, ties counted against them.
+        rank_N: the student's ranks of the true items, ties counted against them; None where no weight asks for them.
     """
 
     total: Tensor
     ce: Tensor
     kl: Tensor
     weight_N: Tensor | None
-    rank_N: Tensor
+    rank_N: Tensor | None
 
 
 class Objective(Protocol):
