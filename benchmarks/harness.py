@@ -69,8 +69,11 @@ def alternate(ways: dict[str, Callable[[], object]], *, repeats: int, warmup: in
         for name in names[first:] + names[:first]:
             started = time.perf_counter()
             ways[name]()
+            taken = time.perf_counter() - started
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
+            if taken > 1:
+                print(f"  {name}: {taken:.1f} s" + (" (to warm up)" if turn < 0 else ""), file=sys.stderr, flush=True)
     return seconds
 
 
