@@ -2,14 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
+MINUTES ?= 60
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint bench bench-long clean
 
 help:
 	@echo "make install   .venv with the llmd4rec command"
 	@echo "make demo      a full run on MovieLens-100K with a real language model (minutes)"
 	@echo "make test      ruff, mypy, pytest"
 	@echo "make lint      ruff and mypy only"
+	@echo "make bench     every stage against the machine and other libraries (20 minutes)"
+	@echo "make bench-long DATA=folder MINUTES=60   training time to equal accuracy (hours)"
 	@echo "make clean     remove .venv and the demo's results"
 
 .venv/.python:
@@ -41,6 +44,14 @@ lint: .venv/.installed-dev
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The other libraries are installed first, so that this does not count as measuring; without them the rest is measured.
+bench: .venv/.installed
+	-@$(BIN)/python benchmarks/peers/peer.py
+	@$(BIN)/python benchmarks/run.py
+
+bench-long: .venv/.installed
+	@$(BIN)/python benchmarks/time_to_accuracy.py --minutes $(MINUTES) $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .venv $(DEMO)

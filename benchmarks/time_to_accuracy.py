@@ -1,0 +1,200 @@
+"""Seconds of training until a validation NDCG@10 is reached: our CRM and each peer, one after another.
+
+    python benchmarks/time_to_accuracy.py --data FOLDER --minutes 60 [--only ours recbole rectools]
+
+All train the same network size on the training part of the same leave-one-out split, and all are judged by our
+evaluator: full ranking of every validation target, seen items removed. Only training counts as time. Each contender's
+curve is written to `out/time_to_accuracy_<contender>.json` after every point, so contenders can be run in separate
+sittings; the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
+moment, so that a curve made on a slowed machine can be told.
+
+The ratio at a level of NDCG@10 is (peer's seconds) / (our seconds), each at the first point that reaches it. The level
+is the best that both reach; where a peer's budget ends below our best, the ratio to our best is at least budget / ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import OUT, Figure, beauty, report
+from peers.peer import PEERS, Network, Peer
+
+from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.objective import RankingObjective
+from llmd4rec.distill.settings import CRMTraining
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.metrics import ndcg
+from llmd4rec.evaluation.ranking import Seen, rank_targets
+from llmd4rec.models.crm.sasrec import SASRec
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.training.fit import fit
+from llmd4rec.training.tracking import MetricsLog
+
+CONTENDERS = ("ours", *PEERS)
+#: Seconds of training between two points of a peer's curve.
+EVERY = 60.0
+
+
+class BudgetSpent(Exception):
+    """The contender's minutes are over."""
+
+
+class Curve:
+    """Points (training seconds, NDCG@10) of one contender, written after each."""
+
+    def __init__(self, name: str, minutes: float, data: str) -> None:
+        self.path, self.budget = OUT / f"time_to_accuracy_{name}.json", 60 * minutes
+        self.record: dict[str, Any] = {"contender": name, "data": data, "points": []}
+
+    def add(self, seconds: float, value: float) -> None:
+        """Keeps one point; raises :class:`BudgetSpent` behind the last."""
+        self.record["points"].append({"seconds": seconds, "ndcg@10": value, "gflops": machine_rate() / 1e9})
+        OUT.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+        print(f"  {self.record['contender']}: {seconds:.0f} s, NDCG@10 {value:.4f}", flush=True)
+        if seconds >= self.budget:
+            raise BudgetSpent
+
+
+def main() -> None:
+    """Trains who was asked for, then compares the curves there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a prepared data set (default: the one of LLMD4REC_BENCH_DATA)")
+    parser.add_argument("--minutes", type=float, default=60, help="training time of each peer, and at most of ours")
+    parser.add_argument("--every", type=float, default=EVERY, help="seconds between two points of a peer")
+    parser.add_argument("--only", nargs="*", default=CONTENDERS, choices=CONTENDERS, help="whom to train")
+    arguments = parser.parse_args()
+    dataset = beauty(arguments.data)
+    if dataset.path is None:
+        parser.error("a synthetic log has nothing to learn: give a prepared data set with --data")
+    for name in arguments.only:
+        curve = Curve(name, arguments.minutes, dataset.fingerprint)
+        try:
+            if name == "ours":
+                train_ours(dataset, curve)
+            else:
+                train_peer(name, dataset, curve, arguments.every)
+        except BudgetSpent:
+            pass
+    compare(dataset)
+
+
+def train_ours(dataset: Dataset, curve: Curve) -> None:
+    """Our training with its default settings and early stopping, a point per epoch."""
+    settings = CRMTraining()
+    trained, since = 0.0, time.perf_counter()
+
+    def validate(ranker: Ranker) -> float:
+        nonlocal trained, since
+        trained += time.perf_counter() - since
+        value = validation_ndcg(ranker, dataset)
+        curve.add(trained, value)
+        since = time.perf_counter()
+        return value
+
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            SASRec().build(dataset.num_items, seed=0),
+            dataset,
+            settings,
+            Path(folder),
+            phase="time-to-accuracy",
+            seed=0,
+            validate=validate,
+            log=MetricsLog(Path(folder) / "metrics.jsonl"),
+            objective=RankingObjective(settings),
+        )
+
+
+def train_peer(name: str, dataset: Dataset, curve: Curve, every: float) -> None:
+    """A peer's training, a point every so many seconds."""
+    windows, batch = TrainingWindows(dataset, SASRec().max_length), CRMTraining().batch
+    network = Network(batch, round(batch * len(windows) / windows.num_positions))
+    with Peer(name, dataset, network) as peer:
+        trained = 0.0
+        while True:
+            trained += peer.train(every)["seconds"]
+            curve.add(trained, peer_ndcg(dataset, *peer.states()))
+
+
+def peer_ndcg(dataset: Dataset, states_UD: np.ndarray, table_ID: np.ndarray) -> float:
+    """Validation NDCG@10 of states behind every user's training part: all items ranked, seen ones removed."""
+    positions = np.asarray(dataset.valid)
+    users = dataset.users_of(positions)
+    assert np.array_equal(positions, dataset.train_end[users])  # leave-one-out: the history is the training part
+    starts = dataset.offsets[users]
+    seen = [np.asarray(dataset.items[start:end]) for start, end in zip(starts, positions, strict=True)]
+    offsets = np.concatenate([[0], np.cumsum(positions - starts)])
+    targets = dataset.items[positions].astype(np.int64)
+    states, table = torch.from_numpy(states_UD[users]), torch.from_numpy(table_ID)
+    ranking = rank_targets(states, table, targets, Seen(offsets, np.concatenate(seen)))
+    return float(ndcg(ranking.ranks, 10).mean())
+
+
+def compare(dataset: Dataset) -> None:
+    """Reports the ratios of the curves made on this data set."""
+    curves = {}
+    for name in CONTENDERS:
+        path = OUT / f"time_to_accuracy_{name}.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if record.get("data") == dataset.fingerprint:
+            curves[name] = record["points"]
+    figures = []
+    for name, points in curves.items():
+        top = max(points, key=lambda point: point["ndcg@10"])
+        rates = [point["gflops"] for point in points]
+        figures.append(
+            Figure(
+                f"{PEERS.get(name, name)}: best NDCG@10",
+                top["ndcg@10"],
+                "",
+                note=f"after {top['seconds']:.0f} of {points[-1]['seconds']:.0f} s of training; machine at "
+                f"{min(rates):.0f} to {max(rates):.0f} GFLOP/s",
+            )
+        )
+    for name in PEERS:
+        if "ours" in curves and name in curves:
+            figures += ratios(name, curves["ours"], curves[name])
+    notes = ["One seed each; training seconds only. See the docstring of time_to_accuracy.py."]
+    report("time_to_accuracy", "Training time to equal validation NDCG@10", figures, notes)
+
+
+def ratios(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> list[Figure]:
+    """The peer's seconds over ours, at the best level that both reach, and as a bound at our best."""
+    level = min(max(point["ndcg@10"] for point in points) for points in (ours, theirs))
+    equal = first(theirs, level) / first(ours, level)
+    figures = [Figure(f"{PEERS[name]} / ours, to NDCG@10 {level:.4f}", equal, "x", "≥ 15", equal >= 15)]
+    best = max(point["ndcg@10"] for point in ours)
+    if best > level:
+        bound = theirs[-1]["seconds"] / first(ours, best)
+        note = "at least: it had not got there when its time was over"
+        figures.append(Figure(f"{PEERS[name]} / ours, to our best {best:.4f}", bound, "x", note=note))
+    return figures
+
+
+def first(points: list[dict[str, float]], level: float) -> float:
+    """Training seconds at the first point that reaches the level."""
+    return next(point["seconds"] for point in points if point["ndcg@10"] >= level)
+
+
+def machine_rate() -> float:
+    """Operations per second of a matrix product, the best of five."""
+    one = torch.ones(1024, 1024)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(one, one)
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * 1024**3 / min(seconds)
+
+
+if __name__ == "__main__":
+    main()
