@@ -76,6 +76,8 @@ def test_batches_keep_to_the_token_budget_and_change_nothing(bert: str, tmp_path
     groups = list(item_text._batches(lengths, 9))
     assert sorted(row for group in groups for row in group) == [0, 1, 2, 3, 4, 6]
     assert all(len(group) * max(lengths[row] for row in group) <= 9 for group in groups)
+    in_order = [lengths[row] for group in groups for row in group]
+    assert in_order == sorted(in_order), "texts of similar length share a batch"
     texts = [" ".join(["red"] * n + ["film"]) for n in range(20)]
     together = encode_texts(texts, bert)
     alone = encode_texts(list(reversed(texts)), bert, batch_tokens=1, max_tokens=63)[::-1]

@@ -33,9 +33,16 @@ def _histories() -> Tensor:
 
 
 def _network(folder: str, **settings: Any) -> LLMRecommenderNetwork:
-    values = {"items": "id+text", "id_dim": ID_DIM, "text_vectors": _texts(), "max_length": 7, "dim": 8}
+    values = {
+        "num_items": ITEMS,
+        "items": "id+text",
+        "id_dim": ID_DIM,
+        "text_vectors": _texts(),
+        "max_length": 7,
+        "dim": 8,
+    }
     values |= {"lora": LoRA(r=4, dropout=0.0), "prompt": "given the items", "response": " predict :"}
-    network = LLMRecommenderNetwork(load_backbone(folder, layers=2), ITEMS, **(values | settings))
+    network = LLMRecommenderNetwork(load_backbone(folder, layers=2), **(values | settings))
     if network.uses_id:
         network.inject(_table())
     for name, parameter in network.named_parameters():

@@ -5,7 +5,9 @@ Design choices:
   depend on later inputs, and the same ones when the first half comes out of the key-value cache. A model that fails
   (an encoder, a state-space model) is refused, whatever its name says.
 - Cutting to the first k layers keeps the final norm. Only the layers kept are read from disk.
-- LoRA is put into the linear layers in place: no wrapper around the model, so it is called like any other.
+- LoRA is put into the linear layers in place: no wrapper around the model, so it is called like any other. peft names
+  and initialises the adapters; `adapters.py` computes them.
+- Sequences run packed behind their prompt (`packed.py`) where a second trial shows that the model can.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from llmd4rec.errors import ModelError
+from llmd4rec.models.llm.adapters import AdaptedLinear
 from llmd4rec.models.llm.origins import locate, quiet
+from llmd4rec.models.llm.packed import can_pack
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Backbone:
         name: what was asked for.
         origin: one line for a person: where the weights came from.
         fingerprint: hash of the weights in use, their precision included.
+        packs: whether it can run many sequences as one row of tokens, see `packed.py`.
     """
 
     model: nn.Module
@@ -65,6 +70,7 @@ class Backbone:
     name: str
     origin: str
     fingerprint: str
+    packs: bool = False
 
 
 def load_backbone(
@@ -99,9 +105,9 @@ def load_backbone(
     decoder = _load_weights(located.folder, config, model, dtype)
     decoder.eval()
     width = decoder.get_input_embeddings().weight.shape[1]
-    _check_causal(decoder, width, model)
+    packs = _check_causal(decoder, width, model)
     fingerprint = _fingerprint(decoder)
-    return Backbone(decoder.to(device), tokenizer, width, kept, total, model, located.origin, fingerprint)
+    return Backbone(decoder.to(device), tokenizer, width, kept, total, model, located.origin, fingerprint, packs)
 
 
 def resolve_layers(layers: int | Literal["auto"] | None, device: torch.device | str) -> int | None:
@@ -121,6 +127,7 @@ def add_lora(backbone: Backbone, lora: LoRA, seed: int) -> None:
         ModelError: no layer has one of the target names, or there are adapters already.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import Linear as LoraLinear
 
     if has_adapters(backbone.model):
         raise ModelError(
@@ -137,6 +144,9 @@ def add_lora(backbone: Backbone, lora: LoRA, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone.model)
+    for name, module in list(backbone.model.named_modules()):
+        if isinstance(module, LoraLinear):
+            backbone.model.set_submodule(name, AdaptedLinear(module, lora.dropout))
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
@@ -198,8 +208,12 @@ def _load_weights(folder: Path, config: Any, model: str, dtype: torch.dtype) -> 
     return decoder
 
 
-def _check_causal(decoder: Any, width: int, model: str) -> None:
-    """Tries what the recommender relies on: states never look right, and a cached prefix changes nothing."""
+def _check_causal(decoder: Any, width: int, model: str) -> bool:
+    """Tries what the recommender relies on: states never look right, and a cached prefix changes nothing.
+
+    Returns:
+        Whether the model also gives the same states for sequences packed into one row.
+    """
     generator = torch.Generator().manual_seed(0)
     rms = embedding_rms(decoder)
     inputs = torch.randn(1, 4, width, generator=generator).to(decoder.dtype) * rms
@@ -228,6 +242,7 @@ def _check_causal(decoder: Any, width: int, model: str) -> None:
         raise ModelError(
             f"{model} gives other states when its prompt is cached", "Choose another causal language model."
         )
+    return can_pack(decoder, inputs[0])
 
 
 def expanded_cache(cache: Any, batch: int) -> Any:

@@ -5,7 +5,9 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
 - One pass, all positions. The instruction stands before the items and attention is causal, so the hidden state at item
   t is what E4SRec would compute from a sample of its own that ends at t. One sequence trains all its positions.
 - The prompt is the same for everyone, so it is encoded once per call, with gradients, and its keys and values are
-  shared by the batch (`expanded_cache`). Padding is on the right, where no real position looks: no padding mask.
+  shared by the batch. Prompt and sequences run as one row of tokens without padding (`packed.py`); for a decoder that
+  cannot, the prompt's key-value cache is copied for each sequence (`expanded_cache`), and no real position looks right
+  to where the padding is.
 - Item token = `W_in E[i] + b` of the CRM's item table E ("ID-embedding injection": a frozen copy, renewed each round),
   or a small tower over the item's text vector, or their sum. Their size is matched to the model's own token embeddings,
   because a pre-trained block that is fed vectors of another scale gives little but noise.
@@ -31,7 +33,10 @@ from llmd4rec.models.llm.backbone import (
     expanded_cache,
     trainable_state,
 )
+from llmd4rec.models.llm.dropout import Dropout
+from llmd4rec.models.llm.packed import Packing, run_packed
 from llmd4rec.models.ranker import Ranker
+from llmd4rec.products import linear
 
 ItemInputs = Literal["id", "text", "id+text"]
 Tuning = Literal["lora", "full", "frozen"]
@@ -137,7 +142,8 @@ class LLMRecommenderNetwork(Ranker):
             backbone.model.requires_grad_(tune == "full")
             backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
         self.decoder = backbone.model
-        self.dropout = nn.Dropout(dropout)
+        self._packs = backbone.packs
+        self.dropout = Dropout(dropout)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -145,7 +151,7 @@ class LLMRecommenderNetwork(Ranker):
             part = scale / (self.uses_id + self.uses_text) ** 0.5
             self.id_in = _linear(id_dim, backbone.width, part) if self.uses_id else None
             self.text_in = _tower(text_vectors, backbone.width, part) if self.uses_text else None
-            self.head = nn.Linear(backbone.width, self._dim) if dim is not None else None
+            self.head = _Linear(backbone.width, self._dim) if dim is not None else None
             self.table = nn.Parameter(torch.empty(num_items, self._dim).normal_(0.0, _TABLE_STD))
             self.text_out = _tower(text_vectors, self._dim, _TABLE_STD) if self.uses_text else None
         self.register_buffer("injected", torch.zeros(num_items, id_dim if self.uses_id else 0))
@@ -168,24 +174,36 @@ class LLMRecommenderNetwork(Ranker):
         return self._dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.ranker.Ranker`.
-
-        `lengths_B` changes nothing: what stands on the right of a position never reaches it.
+        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.ranker.Ranker`. Those of padding are 0.
 
         Raises:
             ModelError: the items are made of identifiers and no item table was injected yet.
         """
-        batch, length = items_BL.shape
-        tokens_BLW = self.dropout(self.item_tokens(items_BL)).to(self._precision)
-        cache, offset = None, len(self._prompt_tokens)
+        packing = Packing.of(lengths_B, items_BL.shape[1], len(self._prompt_tokens))
+        tokens_NW = self.dropout(self.item_tokens(items_BL.flatten()[packing.slot_N])).to(self._precision)
+        run = self._packed if self._packs else self._with_cache
+        hidden_NW = run(tokens_NW, packing).to(self.table.dtype)
+        return packing.spread(hidden_NW if self.head is None else self.head(hidden_NW))
+
+    def _packed(self, tokens_NW: Tensor, packing: Packing) -> Tensor:
+        """The decoder's last hidden states of the item tokens [N, width], prompt and items as one row of tokens."""
+        prompt_PW = self.decoder.get_input_embeddings()(self._prompt_tokens)  # type: ignore[operator]
+        return run_packed(self.decoder, torch.cat([prompt_PW, tokens_NW]), packing)[packing.prompt :]
+
+    def _with_cache(self, tokens_NW: Tensor, packing: Packing) -> Tensor:
+        """The same for any decoder: padded sequences, and a copy of the prompt's keys and values for each."""
+        cache, offset = None, packing.prompt
         if offset:
             prompt = self.decoder(input_ids=self._prompt_tokens[None], use_cache=True)
-            cache = expanded_cache(prompt.past_key_values, batch)
-        positions = torch.arange(offset, offset + length, device=items_BL.device)[None]
+            cache = expanded_cache(prompt.past_key_values, packing.batch)
+        positions = torch.arange(offset, offset + packing.length, device=tokens_NW.device)[None]
         hidden_BLW = self.decoder(
-            inputs_embeds=tokens_BLW, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state.to(self.table.dtype)
-        return hidden_BLW if self.head is None else self.head(hidden_BLW)  # type: ignore[no-any-return]
+            inputs_embeds=packing.spread(tokens_NW),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return hidden_BLW.flatten(0, 1)[packing.slot_N]  # type: ignore[no-any-return]
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The output layer, [I, dim] or some of its rows: free part, plus the tower's, plus E where asked for."""
@@ -272,9 +290,14 @@ class LLMRecommenderNetwork(Ranker):
 
 
 # ---- initial values -------------------------------------------------------------------------------------------
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 def _linear(inputs: int, outputs: int, rms: float) -> nn.Linear:
     """A linear map that turns inputs of unit size into outputs of size `rms`."""
-    layer = nn.Linear(inputs, outputs)
+    layer = _Linear(inputs, outputs)
     nn.init.normal_(layer.weight, 0.0, rms / inputs**0.5)
     nn.init.zeros_(layer.bias)
     return layer
