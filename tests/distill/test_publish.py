@@ -39,7 +39,7 @@ def contexts(data: Dataset, max_length: int) -> list[tuple[list[int], int]]:
     found: list[tuple[list[int], int]] = [([], 0)] * windows.num_positions
     for chosen in windows.in_order(64):
         batch = windows.batch(chosen)
-        rows = batch.loss_mask_BL.nonzero().tolist()
+        rows = [divmod(index, batch.items_BL.shape[1]) for index in batch.trained_N.tolist()]
         numbers, targets = batch.position_N.tolist(), batch.target_N.tolist()
         for (row, column), number, target in zip(rows, numbers, targets, strict=True):
             found[number] = (batch.items_BL[row, : column + 1].tolist(), target)

@@ -104,7 +104,8 @@ def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain
 
     fit = rounds.fit
     monkeypatch.setattr(rounds, "fit", watched)
-    run = parse_settings(changed(tiny_settings, rounds=2)).fit(chain_data, tmp_path / "run")
+    settings = changed(tiny_settings, rounds=2, teacher_precision="float32")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     for student, teacher in taught_by(run).items():
         if teacher is None:
             assert lessons[student] is None

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from evaluation.examples import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,9 @@ def test_each_position_is_trained_once_with_its_target_and_all_the_history_that_
         batch = windows.batch(chosen)
         assert batch.items_BL.shape[1] == int(batch.lengths_B.max()) <= max_length
         answers = iter(zip(batch.target_N.tolist(), batch.position_N.tolist(), strict=True))
-        for items, length, mask in zip(batch.items_BL, batch.lengths_B.tolist(), batch.loss_mask_BL, strict=True):
+        mask_BL = torch.zeros_like(batch.items_BL, dtype=torch.bool).flatten().index_fill_(0, batch.trained_N, True)
+        mask_BL = mask_BL.view_as(batch.items_BL)
+        for items, length, mask in zip(batch.items_BL, batch.lengths_B.tolist(), mask_BL, strict=True):
             assert items[length:].eq(0).all()
             assert not mask[length:].any()
             read = items[:length].tolist()

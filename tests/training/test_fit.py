@@ -210,7 +210,7 @@ def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path)
     assert log[1]["kl"] > 0
     assert sum(log[1]["weight_counts"]) == 60 * 7
     # An untrained student listens to a teacher that knows the answers.
-    assert log[1]["weight_mean"] > 1.5
+    assert log[1]["weight_mean"] > 1.1
     _, _, unweighted = train(tmp_path / "u", data, one, teacher=teacher, distill=Distill(4.0, 1.0, "none"))
     assert unweighted[1]["weight_mean"] == 1
     # Listening more brings the student closer to the teacher.

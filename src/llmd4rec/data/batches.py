@@ -26,26 +26,32 @@ class Batch:
     Attributes:
         items_BL: item indices read.
         lengths_B: real length of each window.
-        loss_mask_BL: where a next item is to be predicted; its true entries in row order are the N positions.
+        trained_N: where a next item is to be predicted: indices into the B · L positions, row after row.
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
     """
 
     items_BL: Tensor
     lengths_B: Tensor
-    loss_mask_BL: Tensor
+    trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
+        if device.type == "cpu":
+            return self
+
+        def there(tensor: Tensor) -> Tensor:  # without waiting for the GPU
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
         return Batch(
-            self.items_BL.to(device),
-            self.lengths_B.to(device),
-            self.loss_mask_BL.to(device),
-            self.target_N.to(device),
-            self.position_N,
+            there(self.items_BL), there(self.lengths_B), there(self.trained_N), there(self.target_N), self.position_N
         )
+
+    def trained(self, states_BLD: Tensor) -> Tensor:
+        """The states of the N trained positions, [N, D]."""
+        return states_BLD.flatten(0, 1).index_select(0, self.trained_N)
 
 
 class TrainingWindows:
@@ -94,7 +100,7 @@ class TrainingWindows:
         return Batch(
             items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
             lengths_B=torch.from_numpy(length),
-            loss_mask_BL=torch.from_numpy(mask),
+            trained_N=torch.from_numpy(np.flatnonzero(mask)),
             target_N=torch.from_numpy(self._items[(index + 1)[mask]].astype(np.int64)),
             position_N=torch.from_numpy((self._number[windows, None] + column)[mask]),
         )

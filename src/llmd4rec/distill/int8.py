@@ -19,9 +19,6 @@ from torch import Tensor
 
 from llmd4rec.products import product
 
-#: Integer sums up to this are exact in 32-bit floats.
-_EXACT_IN_FLOAT = 2**24
-
 
 @dataclass(frozen=True)
 class Int8Rows:

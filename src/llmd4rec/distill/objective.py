@@ -219,8 +219,11 @@ class _Walk(torch.autograd.Function):
                 grad_states_ND -= label_smoothing * table_ID.mean(0)
                 grad_table_ID -= (label_smoothing / items) * states_ND.sum(0)
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
-        ctx.mark_non_differentiable(ce, kl)
-        return total, ce, kl, *((listener.weight_N, listener.rank_N) if listener is not None else (None, None))
+        if listener is None:
+            ctx.mark_non_differentiable(ce, kl)
+            return total, ce, kl, None, None
+        ctx.mark_non_differentiable(ce, kl, listener.weight_N)
+        return total, ce, kl, listener.weight_N, listener.rank_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -97,7 +97,7 @@ def publish(
             with bar(f"publishing {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
                     batch = windows.batch(chosen).to(device)
-                    states_ND = ranker.states(batch.items_BL, batch.lengths_B)[batch.loss_mask_BL].float()
+                    states_ND = batch.trained(ranker.states(batch.items_BL, batch.lengths_B)).float()
                     if not bool(torch.isfinite(states_ND).all()):
                         raise ModelError(
                             f"cannot publish {label}: a state is not a finite number",

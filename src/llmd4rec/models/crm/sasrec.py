@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.ranker import Ranker
 
 
@@ -56,7 +57,7 @@ class SASRecNetwork(Ranker):
         self.items = nn.Embedding(num_items, settings.dim)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.norm_in = nn.LayerNorm(settings.dim)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -100,14 +101,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(settings.dim)
         self.up = nn.Linear(settings.dim, 4 * settings.dim)
         self.down = nn.Linear(4 * settings.dim, settings.dim)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, d] → [B, L, d]."""
         batch, length, dim = x_BLD.shape
         q, k, v = self.qkv(x_BLD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        p = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        attended = causal_attention(q, k, v, self.dropout)
         x_BLD = self.norm1(x_BLD + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, dim))))
         y_BLD: Tensor = self.norm2(x_BLD + self.dropout(self.down(F.gelu(self.up(x_BLD)))))
         return y_BLD
