@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set (default: a synthetic log of Beauty's shape)")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each way, after one to warm up")
-    parser.add_argument("--peer-seconds", type=float, default=12, help="length of a peer's turn")
+    parser.add_argument("--peer-seconds", type=float, default=10, help="length of a peer's turn")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="which peers to measure")
     arguments = parser.parse_args()
 
@@ -134,7 +134,7 @@ def teacher_of(dataset: Dataset, dim: int, folder: Path) -> Teacher:
     """A published teacher with random weights whose scores spread as a trained one's do (deviation 2.5)."""
     ranker = SASRec(dim=dim).build(dataset.num_items, seed=1)
     torch.nn.init.normal_(ranker.items.weight, std=2.5 / dim**0.5, generator=torch.Generator().manual_seed(1))
-    publish(ranker, dataset, folder, label=f"d {dim}")
+    publish(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
     return open_teacher(folder, dataset, torch.device("cpu"))
 
 

@@ -3,9 +3,9 @@
     python benchmarks/time_to_accuracy.py --data FOLDER --minutes 60 [--only ours recbole rectools]
 
 All train the same network size on the training part of the same leave-one-out split, and all are judged by our
-evaluator: full ranking of every validation target, seen items removed. Only training counts as time. Each contender's
-curve is written to `out/time_to_accuracy_<contender>.json` after every point, so contenders can be run in separate
-sittings; the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
+evaluator: full ranking of every validation target, seen items removed. Only training counts as time. The curve of each
+is written to `out/time_to_accuracy_<contender>.json` after every point, so that they can be made in separate sittings;
+the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
 moment, so that a curve made on a slowed machine can be told.
 
 The ratio at a level of NDCG@10 is (peer's seconds) / (our seconds), each at the first point that reaches it. The level
