@@ -3,7 +3,8 @@
 Ours is `fit` for one epoch of a freshly built SASRec with the default settings, from an opened data set to weights on
 disk. A peer trains in its own environment and process with its own trainer and data loader; it takes turns of some
 seconds, idle while others run, and its epoch is its number of training positions divided by its best turn's positions
-per second. A taught epoch has a published teacher, the exact KL over the catalogue and rank weights.
+per second. A taught epoch has a published teacher, the KL over the whole catalogue and rank weights; with "int8" (the
+default) the teacher's states and table are rounded to 8 bits, with "float32" they are as published.
 
 The arithmetic limit is what the epoch's multiplications would take at the machine's best rate (see `ceiling.py`):
 6 · P · I · d of the prediction layer; in each of the others 72 · d² per item read (weights) and 12 · d per pair of
@@ -26,7 +27,7 @@ from peers.peer import PEERS, Network, Peer
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.objective import RankingObjective
-from llmd4rec.distill.publish import Teacher, open_teacher, publish
+from llmd4rec.distill.publish import Precision, Teacher, open_teacher, publish
 from llmd4rec.distill.settings import CRMTraining, MutualDistillation
 from llmd4rec.models.crm.sasrec import SASRec
 from llmd4rec.training.fit import fit
@@ -34,7 +35,8 @@ from llmd4rec.training.tracking import MetricsLog
 
 #: RecBole's own default of positions per step.
 RECBOLE_BATCH = 2048
-TEACHER_DIMS = (64, 256)
+#: Width and precision of the teachers: the narrow one, the default one, and that without rounding.
+TEACHERS: tuple[tuple[int, Precision], ...] = ((64, "int8"), (256, "int8"), (256, "float32"))
 
 
 def main() -> None:
@@ -53,9 +55,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ways: dict[str, Callable[[], object]] = {"plain": lambda: epoch(dataset, None), "ceiling": ceiling.measure}
-        for dim in TEACHER_DIMS:
-            teacher = teacher_of(dataset, dim, folder / f"teacher-{dim}")
-            ways[f"taught by {dim}"] = lambda teacher=teacher: epoch(dataset, teacher)
+        for dim, precision in TEACHERS:
+            teacher = teacher_of(dataset, dim, folder / f"teacher-{dim}", precision)
+            ways[f"taught by {dim} {precision}"] = lambda teacher=teacher: epoch(dataset, teacher)
         rates: dict[str, list[float]] = {}
         facts = {}
         for label, name, network in contenders(windows, arguments.peers):
@@ -82,11 +84,11 @@ def main() -> None:
             f"{flops / 1e12:.2f} TFLOP at {rate / 1e9:.0f} GFLOP/s ({how}) = {flops / rate:.2f} s",
         ),
     ]
-    for dim in TEACHER_DIMS:
-        taught = best(seconds[f"taught by {dim}"])
+    for dim, precision in TEACHERS:
+        taught = best(seconds[f"taught by {dim} {precision}"])
         figures.append(
             Figure(
-                f"distilled epoch / plain, teacher d {dim}", taught / plain, "x", "≤ 1.6", taught <= 1.6 * plain,
+                f"distilled epoch / plain, teacher d {dim}, {precision}", taught / plain, "x", "≤ 1.6", taught <= 1.6 * plain,
                 f"{taught:.1f} s",
             )
         )  # fmt: skip
@@ -130,12 +132,14 @@ def epoch(dataset: Dataset, teacher: Teacher | None) -> None:
         )
 
 
-def teacher_of(dataset: Dataset, dim: int, folder: Path) -> Teacher:
+def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -> Teacher:
     """A published teacher with random weights whose scores spread as a trained one's do (deviation 2.5)."""
+    if folder.exists():
+        return open_teacher(folder, dataset, torch.device("cpu"), precision)
     ranker = SASRec(dim=dim).build(dataset.num_items, seed=1)
     torch.nn.init.normal_(ranker.items.weight, std=2.5 / dim**0.5, generator=torch.Generator().manual_seed(1))
     publish(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
-    return open_teacher(folder, dataset, torch.device("cpu"))
+    return open_teacher(folder, dataset, torch.device("cpu"), precision)
 
 
 def contenders(windows: TrainingWindows, names: list[str]) -> list[tuple[str, str, Network]]:
