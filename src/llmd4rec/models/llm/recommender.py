@@ -217,7 +217,7 @@ class LLMRecommenderNetwork(Ranker):
         if self.text_out is not None and self.text_vectors is not None:
             texts = rows(self.text_vectors)
             if torch.is_grad_enabled():
-                table_ID = table_ID + self.text_out(texts)
+                table_ID = self.text_out(texts).add_(table_ID)
             else:  # the whole of a large catalogue is only asked for outside training: in parts, so that it fits
                 table_ID = table_ID.clone()
                 for start in range(0, len(texts), _ROWS_AT_ONCE):
