@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
+from llmd4rec.models.dropout import kept
 from llmd4rec.models.llm.adapters import AdaptedLinear
 from llmd4rec.models.llm.backbone import LoRA, add_lora, load_backbone
-from llmd4rec.models.llm.dropout import kept
 
 KINDS = ["linear", "no bias", "conv1d"]
 

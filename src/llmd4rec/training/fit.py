@@ -25,7 +25,7 @@ from llmd4rec.errors import DataError, RunError
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import bar
 from llmd4rec.training import checkpoint
-from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed
+from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed, keep_freed_memory
 from llmd4rec.training.tracking import MetricsLog
 
 #: An epoch has at least so many steps where the data allow it.
@@ -173,6 +173,7 @@ def fit(
             "there is nothing to train on: no user has two interactions in the training part",
             "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
         )
+    keep_freed_memory()
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
         parameters.values(),

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmd4rec.models.llm.dropout import kept
+from llmd4rec.models.dropout import kept
 from llmd4rec.products import product
 
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.llm.backbone import (
     Backbone,
     LoRA,
@@ -33,7 +34,6 @@ from llmd4rec.models.llm.backbone import (
     expanded_cache,
     trainable_state,
 )
-from llmd4rec.models.llm.dropout import Dropout
 from llmd4rec.models.llm.packed import Packing, run_packed
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import linear
