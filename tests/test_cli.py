@@ -75,6 +75,17 @@ def test_help_shows_an_example(command):
     assert f"llmd4rec {command[0] if command else 'train'} " in result.stdout
 
 
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from llmd4rec.cli import app\n"
+        f"for command in {COMMANDS}: assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'polars', 'numpy', 'scipy', 'pyarrow', 'onnx'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
 def test_version_and_settings():
     assert llmd4rec("--version").stdout.startswith("llmd4rec ")
     shown = llmd4rec("train", "--show-settings").stdout

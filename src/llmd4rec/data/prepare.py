@@ -91,7 +91,9 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
     report.facts["interactions"] |= about_times(log)
 
     # Codes of users follow their first appearance, and stay in that order when gaps are closed.
-    user_codes, lengths = np.unique(frame["user"].to_numpy(), return_counts=True)
+    counts = np.bincount(frame["user"].to_numpy())
+    user_codes = np.flatnonzero(counts)
+    lengths = counts[user_codes]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     item_codes = frame["item"].to_numpy()
     in_use = np.flatnonzero(np.bincount(item_codes))
