@@ -168,7 +168,9 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "memory_gb": round(memory, 1),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "threads": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "MKL_"))},
+        "threads": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "MKL_"))
+        },
     }
 
 

@@ -63,7 +63,9 @@ def run(name: str) -> str:
     record.unlink(missing_ok=True)
     started = time.perf_counter()
     # A group of its own, so that a stage's children end with it.
-    child = subprocess.Popen([sys.executable, str(HERE / f"{name}.py")], start_new_session=True)
+    # Threads wait as they do under the `llmd4rec` command; peers, being children of a stage, alike.
+    environment = {"GOMP_SPINCOUNT": "30000", **os.environ}
+    child = subprocess.Popen([sys.executable, str(HERE / f"{name}.py")], start_new_session=True, env=environment)
     try:
         code = child.wait(STAGES[name])
         problem = f"exit status {code}" if code else "" if record.exists() else "it reported nothing"
