@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, ranking_loss
+from llmd4rec.training.runtime import keep_freed_memory
 
 #: The least share of the ceiling, by width.
 TARGETS = {64: 0.65, 256: 0.85}
@@ -27,6 +28,7 @@ POSITIONS = (768, 4096)
 
 def main() -> None:
     """Measures every width and number of positions."""
+    keep_freed_memory()  # as every training does
     figures = []
     for dim, target in TARGETS.items():
         for positions in POSITIONS:

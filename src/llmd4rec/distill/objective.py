@@ -32,8 +32,9 @@ from llmd4rec.training.fit import LossParts, Training
 if TYPE_CHECKING:
     from llmd4rec.distill.publish import Teacher
 
-#: Elements of one block of scores. 2^21 floats (8 MB) mostly stay in a CPU's cache between the passes over a block.
-BLOCK_ELEMENTS = 1 << 21
+#: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes to
+#: mostly stay in a CPU's cache between the passes over a block.
+BLOCK_ELEMENTS = 1 << 22
 
 Weighting = Literal["rank", "none"]
 
@@ -109,8 +110,9 @@ class RankingObjective:
             self.distill,
             bias_I=bias_C,
             label_smoothing=self.settings.label_smoothing,
-            # A matrix product with only a few rows is bound by memory; a large catalogue's blocks may be larger.
-            block_elements=max(BLOCK_ELEMENTS, 32 * len(table_ID)),
+            # With a teacher there are three such blocks. A matrix product with only a few rows is bound by memory; a
+            # large catalogue's blocks may be larger.
+            block_elements=max(BLOCK_ELEMENTS // (1 if lesson is None else 2), 32 * len(table_ID)),
         )
 
 
