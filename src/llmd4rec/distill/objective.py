@@ -32,8 +32,8 @@ from llmd4rec.training.fit import LossParts, Training
 if TYPE_CHECKING:
     from llmd4rec.distill.publish import Teacher
 
-#: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes to
-#: mostly stay in a CPU's cache between the passes over a block.
+#: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
+#: to mostly stay in a CPU's cache between the passes over a block.
 BLOCK_ELEMENTS = 1 << 22
 
 Weighting = Literal["rank", "none"]
