@@ -26,6 +26,7 @@ from peers.peer import PEERS, Network, Peer
 
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Precision, Teacher, open_teacher, publish
 from llmd4rec.distill.settings import CRMTraining, MutualDistillation
@@ -58,6 +59,7 @@ def main() -> None:
         for dim, precision in TEACHERS:
             teacher = teacher_of(dataset, dim, folder / f"teacher-{dim}", precision)
             ways[f"taught by {dim} {precision}"] = lambda teacher=teacher: epoch(dataset, teacher)
+        away = {dim: rounding(folder / f"teacher-{dim}", dataset) for dim, _ in TEACHERS}
         rates: dict[str, list[float]] = {}
         facts = {}
         for label, name, network in contenders(windows, arguments.peers):
@@ -88,6 +90,8 @@ def main() -> None:
         taught, what = best(seconds[f"taught by {dim} {precision}"]), f"teacher d {dim}, {precision}"
         met = taught <= 1.6 * plain
         figures.append(Figure(f"distilled epoch / plain, {what}", taught / plain, "x", "≤ 1.6", met, f"{taught:.1f} s"))
+        if precision == "int8":
+            figures.append(Figure(f"rounding to 8 bits, {what}", 1e3 * away[dim], "millinats"))
     for label, turns in rates.items():
         theirs = facts[label]["positions"] / max(turns)
         measured = arguments.peer_seconds * max(turns) / facts[label]["positions"]
@@ -136,6 +140,21 @@ def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -
     torch.nn.init.normal_(ranker.items.weight, std=2.5 / dim**0.5, generator=torch.Generator().manual_seed(1))
     publish(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
     return open_teacher(folder, dataset, torch.device("cpu"), precision)
+
+
+@torch.no_grad()
+def rounding(folder: Path, dataset: Dataset) -> float:
+    """Nats between a teacher's distributions as published and those of its numbers in 8 bits; mean of 512 positions."""
+    chosen = torch.randperm(dataset.num_items, generator=torch.Generator().manual_seed(0))[:512]
+    exact, rounded = (
+        open_teacher(folder, dataset, torch.device("cpu"), precision).lesson(chosen)
+        for precision in ("float32", "int8")
+    )
+    assert isinstance(exact.table_IK, torch.Tensor)
+    assert isinstance(rounded.table_IK, Int8Rows)
+    log_q = (exact.states_NK.float() @ exact.table_IK.t()).log_softmax(1)
+    scores = Int8Rows.of(rounded.states_NK).times(rounded.table_IK, torch.empty_like(log_q))
+    return float((log_q.exp() * (log_q - scores.log_softmax(1))).sum(1).mean())
 
 
 def contenders(windows: TrainingWindows, names: list[str]) -> list[tuple[str, str, Network]]:

@@ -4,7 +4,7 @@
     scores ≈ scale_n · scale_i · Σ_k values_nk · values_ik            the sum is exact, in 32-bit integers
 
 The KL still runs over the whole catalogue, but of a teacher whose states and table are rounded to 8 bits. On a trained
-teacher the rounded distribution is some 1e-4 nats away from the one published (`benchmarks/distillation.py`), where
+teacher the rounded distribution was 1e-4 nats away from the one published (`benchmarks/crm_epoch.py`), where
 teacher and student are a good part of a nat apart. Ranks, and with them the sample weights, are not touched: they come
 with the published teacher, from its unrounded scores.
 """
@@ -58,7 +58,8 @@ class Int8Rows:
 
 def _integer_product(a_NK: Tensor, b_MK: Tensor, out: Tensor) -> Tensor:
     if _multiplies_bytes(a_NK.device):
-        return out.copy_(torch._int_mm(a_NK, b_MK.t()))
+        # The sums are made where the floats will be, in numbers of the same size: fresh memory costs as much again.
+        return out.copy_(torch._int_mm(a_NK, b_MK.t(), out=out.view(torch.int32)))
     # The same integers, by the products that every processor has.
     return product(a_NK.to(out.dtype), b_MK.to(out.dtype), out=out)
 

@@ -328,8 +328,8 @@ class _Listener:
         # KL = Σ q (a - b) - log Z_q + log Z_p, where q = 2^a / Z_q and p = 2^b / Z_p
         self._raised_nI = torch.exp2(answer_nI, out=self._raised[:n])
         self._sum_n1 = self._raised_nI.sum(1, keepdim=True)
-        cross_n = torch.linalg.vecdot(self._raised_nI, answer_nI.sub_(soft_nI))
-        self._partial_kl_n1 = cross_n[:, None] / self._sum_n1 - self._sum_n1.log2()
+        cross_n1 = answer_nI.sub_(soft_nI).mul_(self._raised_nI).sum(1, keepdim=True)
+        self._partial_kl_n1 = cross_n1 / self._sum_n1 - self._sum_n1.log2()
         self._soft_nI = soft_nI
 
     def pull_(self, block: slice, power_nI: Tensor, sum_n1: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Ranks over the whole catalogue, a block of users at a time.
+"""Ranks over the whole catalogue, a block of users and items at a time.
 
-Nothing of size users × items is ever held: scores are computed into one reused block, the target's rank is
-counted and the best items are taken from it, and the next block takes its place.
+Nothing of size users × items is ever held: scores are computed for one block, those ahead of the target are counted
+and the best items are taken from it, and the next block takes its place. A catalogue that is not too large is one
+block wide.
 
 Ties count against the target: its rank is one more than the number of other candidates that score at least as
 high, up to the rounding of a 32-bit product. A model that gives every item the same score therefore ranks every
@@ -25,6 +26,8 @@ from llmd4rec.products import product
 #: Scores held at once: enough rows for a product to run at full speed, and not more memory than that takes.
 CPU_BLOCK_ELEMENTS = 2**22
 GPU_BLOCK_ELEMENTS = 2**24
+#: Users at least that are ranked at once, if their scores for a part of the catalogue fit into the block.
+MANY_ROWS = 256
 #: What `Ranking.top` holds where there was no candidate left to recommend.
 NO_ITEM = -1
 #: The rank of a target that is no candidate: a miss at every cutoff, however small the catalogue.
@@ -73,8 +76,8 @@ def rank_targets(
         targets_U: the index of each user's true next item, [U].
         seen: items that are no candidates, per user; None: every item is a candidate.
         k: how many of the best items to return; 0 for none.
-        block_elements: how many scores may be held at once (at least one user's: I); default: 2**22 on a CPU,
-            2**24 elsewhere. It bounds the memory.
+        block_elements: how many scores may be held at once; default: 2**22 on a CPU, 2**24 elsewhere. It bounds the
+            memory.
 
     Raises:
         ModelError: states, table or scores hold NaN or infinite values.
@@ -88,38 +91,49 @@ def rank_targets(
     top = np.full((num_users, k), NO_ITEM, dtype=np.int32)
     kept = min(k, num_items)
     if block_elements is None:
-        # With only a few rows a matrix product is bound by memory: large catalogues get larger blocks.
         block_elements = CPU_BLOCK_ELEMENTS if device.type == "cpu" else GPU_BLOCK_ELEMENTS
-        block_elements = max(block_elements, 32 * num_items)
-    rows = max(1, min(num_users, block_elements // max(1, num_items)))
-    score_buffer = torch.empty((rows, num_items), device=device)
+    # A product with only a few rows is bound by memory: large catalogues are ranked in parts, for more users at once.
+    rows = max(1, min(num_users, max(block_elements // max(1, num_items), min(MANY_ROWS, block_elements))))
+    columns = max(1, min(num_items, block_elements // rows))
+    buffer = torch.empty(rows * columns, device=device)
 
     with torch.inference_mode():
         for start, end in _spans(num_users, rows):
             states_BD = states_UD[start:end].detach().to(device).float()
             _refuse_unless(torch.isfinite(states_BD).all(), "states")
-            scores = product(states_BD, table_ID, out=score_buffer[: end - start])
-            targets_B1 = targets[start:end, None].to(device)
-            target_scores_B1 = scores.gather(1, targets_B1)
-            _refuse_unless(torch.isfinite(target_scores_B1).all(), "scores")
-            if seen is not None:
-                users, items = _seen_pairs(seen, start, end)
-                scores[users.to(device), items.to(device)] = -torch.inf
-            # The largest of a row is NaN if anything in it is.
-            _refuse_unless(not torch.isnan(scores.amax(dim=1)).any(), "scores")
+            targets_B = targets[start:end].to(device)
+            true_BD = table_ID[targets_B]
+            true_B1 = product(states_BD, true_BD).diagonal()[:, None]
+            _refuse_unless(torch.isfinite(true_B1).all(), "scores")
             # Matrix products round the same row differently in different columns, by less than this.
-            norms_B = states_BD.norm(dim=1) * table_ID[targets_B1[:, 0]].norm(dim=1)
-            rounding_B1 = (torch.finfo(torch.float32).eps * norms_B)[:, None]
-            was_seen_B = torch.isneginf(scores.gather(1, targets_B1)[:, 0])
+            rounding_B = torch.finfo(torch.float32).eps * states_BD.norm(dim=1) * true_BD.norm(dim=1)
+            least_B1 = true_B1 - rounding_B[:, None]
+            users, items = (tensor.to(device) for tensor in _seen_pairs(seen, start, end))
+            block_ranks = torch.zeros(end - start, dtype=torch.int64, device=device)
+            best: list[tuple[Tensor, Tensor]] = []
+            for first, last in _spans(num_items, columns):
+                out = buffer[: (end - start) * (last - first)].view(end - start, last - first)
+                scores = product(states_BD, table_ID[first:last], out=out)
+                inside = (items >= first) & (items < last)
+                scores[users[inside], items[inside] - first] = -torch.inf
+                # The largest of a row is NaN if anything in it is.
+                _refuse_unless(not torch.isnan(scores.amax(dim=1)).any(), "scores")
+                if kept:
+                    values, indices = scores.topk(min(kept, last - first), dim=1)
+                    best.append((values, indices + first))
+                # The target counts itself, which is the 1 in "1 + the others".
+                (own,) = torch.nonzero((targets_B >= first) & (targets_B < last), as_tuple=True)
+                scores[own, targets_B[own] - first] = torch.inf
+                # Written as numbers over the scores, which is several times faster than booleans of their own.
+                block_ranks += scores.ge_(least_B1).sum(dim=1).long()
+            block_ranks[users[items == targets_B[users]]] = NO_CANDIDATE
+            ranks[start:end] = block_ranks.cpu().numpy()
             if kept:
-                values, indices = scores.topk(kept, dim=1)
+                values, indices = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
+                values, places = values.topk(kept, dim=1)
+                indices = indices.gather(1, places)
                 indices[torch.isneginf(values)] = NO_ITEM
                 top[start:end, :kept] = indices.cpu().numpy()
-            # The target compares as >= itself, which is the 1 in "1 + the others". Written as numbers over the scores,
-            # which is several times faster than booleans of their own.
-            block_ranks = scores.ge_(target_scores_B1 - rounding_B1).sum(dim=1).long()
-            block_ranks[was_seen_B] = NO_CANDIDATE
-            ranks[start:end] = block_ranks.cpu().numpy()
     return Ranking(ranks, top)
 
 
@@ -128,8 +142,10 @@ def _spans(total: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(total, start + size)
 
 
-def _seen_pairs(seen: Seen, start: int, end: int) -> tuple[Tensor, Tensor]:
+def _seen_pairs(seen: Seen | None, start: int, end: int) -> tuple[Tensor, Tensor]:
     """(row within the block, item) of everything that users start..end have seen."""
+    if seen is None:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     counts = np.diff(seen.offsets[start : end + 1])
     users = np.repeat(np.arange(end - start), counts)
     items = seen.items[seen.offsets[start] : seen.offsets[end]]
