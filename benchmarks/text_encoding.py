@@ -43,7 +43,7 @@ def main() -> None:
     """Measures and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set (default: a synthetic log of Beauty's shape)")
-    parser.add_argument("--texts", type=int, default=1000, help="how many texts to encode")
+    parser.add_argument("--texts", type=int, default=600, help="how many texts to encode")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each way, after one to warm up")
     arguments = parser.parse_args()
 
