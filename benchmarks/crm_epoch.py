@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set (default: a synthetic log of Beauty's shape)")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each way, after one to warm up")
-    parser.add_argument("--peer-seconds", type=float, default=10, help="length of a peer's turn")
+    parser.add_argument("--peer-seconds", type=float, default=8, help="length of a peer's turn")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="which peers to measure")
     arguments = parser.parse_args()
 

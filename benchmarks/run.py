@@ -25,14 +25,14 @@ RESULTS = HERE / "results.md"
 #: Every stage with the most seconds it may take; together less than 20 minutes.
 STAGES = {
     "prediction_layer": 110,
-    "crm_epoch": 310,
-    "llm_epoch": 185,
+    "crm_epoch": 380,
+    "llm_epoch": 170,
     "publishing": 70,
-    "text_encoding": 125,
-    "evaluation": 90,
-    "prepare": 70,
-    "large_catalogue": 180,
-    "command_line": 60,
+    "text_encoding": 105,
+    "evaluation": 85,
+    "prepare": 65,
+    "large_catalogue": 150,
+    "command_line": 40,
 }
 
 
