@@ -126,6 +126,7 @@ def rank_targets(
                 scores[own, targets_B[own] - first] = torch.inf
                 # Written as numbers over the scores, which is several times faster than booleans of their own.
                 block_ranks += scores.ge_(least_B1).sum(dim=1).long()
+                del scores  # or the next product would take fresh pages from the system, which costs more than itself
             block_ranks[users[items == targets_B[users]]] = NO_CANDIDATE
             ranks[start:end] = block_ranks.cpu().numpy()
             if kept:
