@@ -75,7 +75,7 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
     [
         ("rounds=many", "rounds = 'many': input should be a valid integer"),
         ("rounds=-1", "rounds = -1: input should be greater than or equal to 0"),
-        ("crm=5", "crm = 5: input should be a valid dictionary"),
+        ("crm=5", "crm = 5: must be a group of settings"),
         ("direction=sideways", "'both', 'up' or 'down'"),
         ("llm.layers=few", "llm.layers = 'few': input should be a valid integer"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs"),

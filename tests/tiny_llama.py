@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = ["given", "items", "user", "next", "predict", "the", "red", "blue", "comedy", "film", ":", ";", "title"]
+WORDS += ["Item", *map(str, range(20))]  # so that no two items of small catalogues read the same
 
 
 def save(folder: Path, model: Any) -> str:

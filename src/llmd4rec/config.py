@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from llmd4rec.errors import ConfigError
 from llmd4rec.files import atomic_file
@@ -120,6 +120,11 @@ def _explain(kind: type[BaseModel], problems: Iterable[Any]) -> list[str]:
             reasons[_unknown(kind, path, known)] = []
         elif problem["type"] == "value_error":  # of a whole group of settings: what was given is not one value
             reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
+        elif problem["type"] == "union_tag_invalid":
+            known_names = problem["ctx"]["expected_tags"].replace("'", "")
+            reasons[f"{key}.name = {problem['ctx']['tag']!r}: must be one of {known_names}"] = []
+        elif problem["type"] == "union_tag_not_found":
+            reasons[f"{key} = {given!r}: must be a group of settings"] = []
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
             reasons.setdefault(f"{key} = {given!r}: ", []).append(message)
@@ -130,15 +135,28 @@ def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[
     """The names on the way to a setting, without pydantic's tags for unions, and the settings known beside it."""
     path: list[str] = []
     group: Any = kind
+    tagged: dict[str, Any] = {}
     for part in location:
+        if part in tagged:
+            group, tagged = tagged[str(part)], {}
+            continue
         known = _fields(group)
         path.append(str(part))
         if part not in known:
             return path, list(known)
-        group = _group_of(known[part])
+        group, tagged = _group_of(known[part]), _tagged(known[part])
         if group is None:
             return path, list(known)
     return path, []
+
+
+def _tagged(annotation: Any) -> dict[str, Any]:
+    """The settings models of a union that are told apart by a tag, by tag."""
+    found: dict[str, Any] = {}
+    for each in get_args(annotation):
+        tag = next((part.tag for part in get_args(each)[1:] if isinstance(part, Tag)), None)
+        found |= {tag: get_args(each)[0]} if tag is not None else _tagged(each)
+    return found
 
 
 def _fields(group: Any) -> dict[Any, Any]:

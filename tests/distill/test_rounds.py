@@ -116,6 +116,58 @@ def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain
     assert len({lessons[s][1].tobytes() for s, t in taught_by(run).items() if t}) == 4
 
 
+@pytest.mark.parametrize(
+    ("teacher", "stages"),
+    [
+        (
+            "consensus",
+            {
+                "crm-alone": None, "llm-alone": None,
+                "llm-round-1": "crm-alone + llm-alone", "crm-round-1": "llm-round-1 + crm-alone",
+                "llm-round-2": "crm-round-1 + llm-round-1", "crm-round-2": "llm-round-2 + crm-round-1",
+            },
+        ),
+        (
+            "self",
+            {
+                "crm-alone": None, "llm-alone": None,
+                "llm-round-1": "llm-alone", "crm-round-1": "crm-alone",
+                "llm-round-2": "llm-round-1", "crm-round-2": "crm-round-1",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_who_else_may_teach(teacher, stages, tiny_settings, chain_data, tmp_path, monkeypatch):
+    there: list[set[str]] = []
+
+    def watched(ranker: Any, data: Any, folder: Path, **more: Any) -> None:
+        there.append({path.name for path in folder.parent.iterdir()} if folder.parent.exists() else set())
+        publish(ranker, data, folder, **more)
+
+    publish = rounds.publish
+    monkeypatch.setattr(rounds, "publish", watched)
+    run = parse_settings(untrained(tiny_settings, teacher=teacher, rounds=2)).fit(chain_data, tmp_path / "run")
+    assert taught_by(run) == stages
+    assert all(len(names) <= 2 for names in there)  # what no stage listens to any more is thrown away
+
+
+def test_texts_help_to_train_the_crm_and_leave_it_as_it_was(tiny_settings, chain_data, tmp_path):
+    texts = {"llm__encoder": "llm", "rounds": 0}
+    runs = {
+        items: parse_settings(changed(tiny_settings, crm__items=items, **texts)).fit(chain_data, tmp_path / items)
+        for items in ("id", "id+text")
+    }
+    plain, folded = (weights(run, "crm-alone") for run in runs.values())
+    assert {name: t.shape for name, t in plain.items()} == {name: t.shape for name, t in folded.items()}
+    assert not torch.equal(plain["items.weight"], folded["items.weight"])
+    records = [run.record.stages["crm-alone"] for run in runs.values()]
+    assert records[0]["parameters"] == records[1]["parameters"]
+    # What is served is what was validated.
+    best = next(r for r in runs["id+text"].log.read() if r["epoch"] == records[1]["best_epoch"])
+    served = rounds.validation_ndcg(runs["id+text"].load("crm", "alone"), chain_data)
+    assert served == pytest.approx(best["validation_ndcg"], abs=1e-6)
+
+
 def test_no_rounds_trains_the_crm_alone(tiny_settings, chain_data, tmp_path):
     settings = changed(tiny_settings, rounds=0, llm__model=str(tmp_path / "not there"))
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -317,7 +369,10 @@ def start(settings: dict[str, Any], data: Dataset, folder: Path) -> Any:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, chain_data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(in_another_process.__file__).parent))  # of the process that is forked
-    settings = changed(tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start")
+    settings = changed(
+        tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start", teacher="consensus",
+        crm__items="id+text", training__crm__average=0.9,
+    )  # fmt: skip
     for model in ("crm", "llm"):
         settings["training"][model] = {**settings["training"][model], "checkpoint_seconds": 0.02}
 

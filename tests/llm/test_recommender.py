@@ -236,3 +236,35 @@ def test_rows_of_the_table_are_those_of_the_whole(llama: str, items: str) -> Non
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("items", ["id", "text", "id+text"])
+def test_a_tied_table_is_also_what_is_read(llama: str, items: str) -> None:
+    network = _network(llama, items=items, tie_table=True)
+    asked = torch.tensor([[3, 0], [3, 9]])
+    before = network.item_tokens(asked)
+    with torch.no_grad():
+        network.table[3] += 1.0
+    moved = (network.item_tokens(asked) - before).abs().amax(-1)
+    assert (moved[:, 0] > 0).all()
+    assert (moved[:, 1] == 0).all()
+    tokens = _network(llama, items=items, tie_table=True).item_tokens(torch.arange(ITEMS))
+    assert 0.5 < float(tokens.detach().square().mean().sqrt()) / embedding_rms(network.decoder) < 2
+
+
+@pytest.mark.parametrize("rate", ["state_dropout", "branch_dropout"])
+def test_dropout_inside_acts_in_training_only(llama: str, rate: str) -> None:
+    items = _histories()
+    plain, network = _network(llama), _network(llama, **{rate: 0.5})
+    assert torch.equal(network.states(items, LENGTHS), plain.states(items, LENGTHS))
+    plain.train(), network.train()
+    assert torch.equal(plain.states(items, LENGTHS), plain.states(items, LENGTHS))
+    assert not torch.equal(network.states(items, LENGTHS), network.states(items, LENGTHS))
+
+
+def test_a_branch_that_is_dropped_whole_adds_nothing(llama: str) -> None:
+    """With almost everything dropped the layers let their input through: the states are those of no layers."""
+    network = _network(llama, prompt="", response="", branch_dropout=0.99999, dim=None).train()
+    items = torch.tensor([[2, 7, 5]])
+    expected = network.decoder.norm(network.item_tokens(items))
+    torch.testing.assert_close(network.states(items, torch.tensor([3])), expected, rtol=1e-4, atol=1e-4)

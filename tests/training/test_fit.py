@@ -94,7 +94,7 @@ def test_it_learns_what_follows_what(data, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"full_softmax_items": 1, "candidates": 10}, {"clip": 0.5}, {"schedule": "cosine"},
-                                    {"label_smoothing": 0.1}, {"epoch_positions": 150}])  # fmt: skip
+                                    {"label_smoothing": 0.1}, {"epoch_positions": 150}, {"average": 0.9}])  # fmt: skip
 def test_it_learns_in_every_way_of_training(data, tmp_path, change):
     settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, **change})
     assert train(tmp_path, data, settings)[0].best_value > 0.9
@@ -222,6 +222,32 @@ def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path)
     assert closer[-1]["kl"] < further[-1]["kl"]
 
 
+def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
+    """Against the average computed by hand from the weights after every step."""
+    after: list[dict[str, Tensor]] = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            done = super().step(*args, **kwargs)
+            after.append(states_of(ranker))
+            return done
+
+    ranker, start = network(), states_of(network())
+    validate, seen = scripted([0.0, 0.1, 0.2])
+    settings = QUICK.model_copy(update={"epochs": 2, "average": 0.8})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watching)
+        train(tmp_path, data, settings, ranker=ranker, validate=validate)
+    average = start
+    for step, weights in enumerate(after):
+        decay = min(0.8, (1 + step) / (10 + step))
+        average = {name: decay * old + (1 - decay) * weights[name] for name, old in average.items()}
+    for name, tensor in checkpoint.load(tmp_path / "best.safetensors")[0].items():
+        torch.testing.assert_close(tensor, average[name], rtol=1e-4, atol=1e-6)
+    assert_equal(seen[2], states_of(ranker))
+    assert not torch.equal(seen[2]["items.weight"], after[-1]["items.weight"])
+
+
 # ---- interruptions ----------------------------------------------------------------------------------------------
 def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
     """A real signal arrives in the midst of the given training step, counted from now."""
@@ -242,6 +268,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "drawn candidates": {"full_softmax_items": 1, "candidates": 8},
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
+    "averaged weights": {"average": 0.9},
 }
 
 

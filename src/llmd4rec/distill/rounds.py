@@ -31,12 +31,14 @@ from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import remove_leftovers
-from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
+from llmd4rec.models.crm.items import item_table_of
+from llmd4rec.models.llm.assemble import inject_items, load_text_vectors, prepare_text_vectors
+from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Training, fit
-from llmd4rec.training.runtime import select_device
+from llmd4rec.training.runtime import derive_seed, select_device
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
 VALIDATION_SCORES = 5_000_000_000
@@ -90,9 +92,10 @@ class _Rounds:
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
+        if settings.crm.items == "id+text" or (settings.rounds and "text" in settings.llm.items):
+            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
         if settings.rounds:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
-            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
@@ -101,10 +104,10 @@ class _Rounds:
         why = "all rounds done" if settings.rounds else ""
         for number in range(1, settings.rounds + 1):
             if settings.direction != "up":
-                self._train("llm", f"llm-round-{number}", teacher=self._latest("crm", number))
+                self._train("llm", f"llm-round-{number}", taught_by=self._teachers("llm", number, number))
             if settings.direction != "down":
                 newest = number + 1 if settings.direction == "both" else number
-                self._train("crm", f"crm-round-{number}", teacher=self._latest("llm", newest))
+                self._train("crm", f"crm-round-{number}", taught_by=self._teachers("crm", number, newest))
             if settings.direction != "both":
                 why = "one round: the teacher does not change"
                 break
@@ -119,22 +122,32 @@ class _Rounds:
         """The stage whose model teaches in round `number`: the last one trained before it."""
         return f"{model}-alone" if number == 1 else f"{model}-round-{number - 1}"
 
+    def _teachers(self, student: Student, number: int, newest: int) -> tuple[str, ...]:
+        """The stages that teach `student` in round `number`, the other model's being the last before `newest`."""
+        partner: Student = "crm" if student == "llm" else "llm"
+        other, own = self._latest(partner, newest), self._latest(student, number)
+        return {"partner": (other,), "consensus": (other, own), "self": (own,)}[self.settings.teacher]
+
     def _stalled(self, number: int) -> bool:
         values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
         values += [self.run_folder.record.stages[f"crm-round-{n}"]["validation_ndcg"] for n in range(1, number + 1)]
         return number - int(np.argmax(values)) >= self.settings.round_patience
 
     # ---- one stage ----------------------------------------------------------------------------------------------
-    def _train(self, model: Student, stage: str, teacher: str | None = None) -> None:
+    def _train(self, model: Student, stage: str, taught_by: tuple[str, ...] = ()) -> None:
         run, settings = self.run_folder, self.settings
         if stage in run.record.stages:
             return
+        teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
         number = int(stage.rsplit("-", 1)[1]) if teacher else 0
-        lesson = self._publish(teacher) if teacher else None
+        lesson = self._publish(*taught_by) if taught_by else None
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
+        texts = load_text_vectors(run.folder) if model == "crm" and settings.crm.items == "id+text" else None
+        if texts is not None:
+            item_table_of(ranker).read_texts(texts, derive_seed(settings.seed, "texts", stage))
         training: Training = getattr(settings.training, model)
         if number and training.round_epochs is not None:
             epochs = min(training.epochs, training.round_epochs)
@@ -154,6 +167,10 @@ class _Rounds:
             trained_before=self._goes_on(model, number),
             objective=RankingObjective(training, lesson, settings.distill(model) if lesson is not None else None),
         )
+        if texts is not None:
+            item_table_of(ranker).fold_texts()
+            best = folder / "best.safetensors"
+            checkpoint.save(best, ranker.saved_state(), checkpoint.load(best)[1])
         total, trainable = count_parameters(ranker)
         run.record.stages[stage] = {
             "validation_ndcg": fitted.best_value,
@@ -165,7 +182,9 @@ class _Rounds:
         run.record.log_size = run.log.size
         run.save()
         if number:  # nobody listens any more to what this stage replaces
-            shutil.rmtree(run.folder / "teachers" / self._latest(model, number), ignore_errors=True)
+            for published in (run.folder / "teachers").iterdir():
+                if self._latest(model, number) in published.name.split("+"):
+                    shutil.rmtree(published, ignore_errors=True)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
     def _goes_on(self, model: Student, number: int) -> bool:
@@ -194,18 +213,22 @@ class _Rounds:
                 inject_items(ranker, run.load_stage("crm", source).item_table().detach())
         return ranker
 
-    def _publish(self, stage: str) -> Teacher:
-        """The published teacher of a finished stage; made once for all who listen to it."""
-        folder = self.run_folder.folder / "teachers" / stage
+    def _publish(self, *stages: str) -> Teacher:
+        """The published teacher of one finished stage, or of the mean of several; made once for all who listen."""
+        folder = self.run_folder.folder / "teachers" / "+".join(stages)
         if not folder.exists():
-            model: Student = "crm" if stage.startswith("crm") else "llm"
-            learning = self.settings.training.llm if model == "crm" else self.settings.training.crm
+            rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
+            learning = self.settings.training.llm if stages[0].startswith("crm") else self.settings.training.crm
             large = self.data.num_items > learning.full_softmax_items
             publish(
-                self.run_folder.load_stage(model, stage),
+                rankers[0] if len(rankers) == 1 else Pool(rankers),
                 self.data,
                 folder,
-                label=stage,
+                label=" + ".join(stages),
                 rank_items=learning.candidates if large else None,
             )
         return open_teacher(folder, self.data, self.device, self.settings.teacher_precision)
+
+
+def _model_of(stage: str) -> Student:
+    return "crm" if stage.startswith("crm") else "llm"

@@ -82,6 +82,10 @@ class MutualDistillation(BaseModel):
     direction: Literal["both", "up", "down"] = Field(
         "both", description="up: only the LLM teaches the CRM; down: only the CRM teaches the LLM"
     )
+    teacher: Literal["partner", "consensus", "self"] = Field(
+        "partner",
+        description="whose scores a student learns: the other model's, the mean of both, or (a control) its own",
+    )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
     ranks: Literal["current", "round-start"] = Field(
         "current", description="the student's rank in the weights: as it is now, or at the start of the round"

@@ -7,9 +7,10 @@ and keeps the weights with the best validation NDCG@10. Everything random depend
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -55,6 +56,9 @@ class Training(BaseModel):
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
+    )
     epoch_positions: int | None = Field(
         None, ge=1, description="train only about so many positions, drawn anew, in each epoch (null: all)"
     )
@@ -208,6 +212,7 @@ class _Trainer:
         # Reading a loss makes the host wait for a GPU, which would then wait for the host's next step.
         self._read_every = 1 if self.device.type == "cpu" else 32
         self._unread: list[tuple[LossParts, int]] = []
+        self._averages = [p.detach().clone() for p in self._parameters()] if settings.average else []
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
@@ -233,9 +238,10 @@ class _Trainer:
         with deferred_signals() as stop:
             while self.at.epoch <= self.settings.epochs and not self._out_of_patience():
                 self._epoch(started, stop)
-                value = validate(self.ranker)
-                self.at.seconds = time.perf_counter() - started
-                self._judge(value, self.at.epoch)
+                with self._averaged():
+                    value = validate(self.ranker)
+                    self.at.seconds = time.perf_counter() - started
+                    self._judge(value, self.at.epoch)
                 self.at.epoch, self.at.step, self.at.sums = self.at.epoch + 1, 0, {}
                 self.at.weight_counts = [0] * WEIGHT_BINS
                 self.at.log_size = self.log.size
@@ -285,7 +291,26 @@ class _Trainer:
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip)
         self.optimizer.step()
+        if self._averages:
+            # Early on the average must not hold on to where training started.
+            step = self.at.total_steps
+            decay = min(self.settings.average, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(self._averages, self._parameters(), 1 - decay)
         return parts
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the block the model has its averaged weights, where it is to be judged by those."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for parameter, average in zip(self._parameters(), self._averages, strict=bool(self._averages)):
+            parameter.data, average.data = average.data, parameter.data
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -349,6 +374,7 @@ class _Trainer:
     def _save(self) -> None:
         tensors = {f"model/{name}": tensor for name, tensor in self.ranker.saved_state().items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self.names)
+        tensors |= {f"average/{name}": t for name, t in zip(self.names, self._averages, strict=bool(self._averages))}
         tensors["random/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
@@ -361,6 +387,8 @@ class _Trainer:
         model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
         self.ranker.load_saved_state(model)
         checkpoint.load_optimizer(self.optimizer, self.names, tensors)
+        for name, average in zip(self.names, self._averages, strict=bool(self._averages)):
+            average.copy_(tensors[f"average/{name}"])
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)

@@ -1,12 +1,27 @@
 """Conventional recommendation models, one file each: the models that are served.
 
-A new one is a settings class with `name`, `dim`, `max_length` and `build(num_items, seed) -> Ranker` in a file of its
-own, added to :data:`CRM`.
+A new one is a settings class with `name`, `dim`, `max_length`, `items` and `build(num_items, seed) -> Ranker` in a file
+of its own, added to :data:`CRM`.
 """
 
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from llmd4rec.models.crm.gru4rec import GRU4Rec
+from llmd4rec.models.crm.ligr import LiGR
 from llmd4rec.models.crm.sasrec import SASRec
 
-#: Settings of any conventional model; with a second model this becomes a union discriminated by `name`.
-CRM = SASRec
 
-__all__ = ["CRM", "SASRec"]
+def _name(settings: Any) -> Any:
+    """Which model settings are of: SASRec where they do not say."""
+    return settings.get("name", "sasrec") if isinstance(settings, dict) else getattr(settings, "name", None)
+
+
+#: Settings of any conventional model, told apart by `name`.
+CRM = Annotated[
+    Annotated[SASRec, Tag("sasrec")] | Annotated[LiGR, Tag("ligr")] | Annotated[GRU4Rec, Tag("gru4rec")],
+    Discriminator(_name),
+]
+
+__all__ = ["CRM", "GRU4Rec", "LiGR", "SASRec"]

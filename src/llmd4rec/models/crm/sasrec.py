@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.models.crm.items import ItemInputs, ItemTable
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.ranker import Ranker
 
@@ -34,6 +35,7 @@ class SASRec(BaseModel):
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
+    items: ItemInputs = Field("id", description="id+text: item texts help to train the table, and are folded into it")
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> SASRec:
@@ -54,7 +56,7 @@ class SASRecNetwork(Ranker):
     def __init__(self, num_items: int, settings: SASRec) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = nn.Embedding(num_items, settings.dim)
+        self.items = ItemTable(num_items, settings.dim)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.norm_in = nn.LayerNorm(settings.dim)
         self.dropout = Dropout(settings.dropout)
@@ -68,12 +70,12 @@ class SASRecNetwork(Ranker):
     @property
     def num_items(self) -> int:
         """|I|."""
-        return self.items.num_embeddings
+        return self.items.num_items
 
     @property
     def dim(self) -> int:
         """d."""
-        return self.items.embedding_dim
+        return self.items.dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.ranker.Ranker`."""
@@ -86,7 +88,7 @@ class SASRecNetwork(Ranker):
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The shared item table [I, d], or some of its rows."""
-        return self.items.weight if items is None else self.items.weight[items]
+        return self.items.table(items)
 
 
 class Block(nn.Module):

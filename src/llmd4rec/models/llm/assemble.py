@@ -22,12 +22,12 @@ _FILE = "text_vectors.safetensors"
 
 
 def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, device: torch.device) -> None:
-    """Encodes the catalogue's texts, once, into `folder`; writes nothing where no text is wanted or there is none.
+    """Encodes the catalogue's texts, once, into `folder`; writes nothing where there is none.
 
     Raises:
         ConfigError: `items: text`, and the catalogue has no text at all.
     """
-    if "text" not in settings.items or (folder / _FILE).exists():
+    if (folder / _FILE).exists():
         return
     texts = data.texts(settings.text_fields)
     if not any(texts):
@@ -36,7 +36,7 @@ def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, 
                 "llm.items is text, but no item of this data set has a text",
                 "Prepare it with --items and --text-cols, or set llm.items to id.",
             )
-        say("  no item has a text: the language model reads identifiers only")
+        say("  no item has a text: models read identifiers only")
         return
     llm = _backbone(settings, device) if settings.encoder == "llm" else None
     vectors = standardise(encode_texts(texts, settings.encoder, llm=llm))
@@ -91,6 +91,9 @@ def build_llm(
         lora=settings.lora,
         tune=settings.tune,
         init_table_from_crm=settings.init_table_from_crm,
+        tie_table=settings.tie_table,
+        state_dropout=settings.state_dropout,
+        branch_dropout=settings.branch_dropout,
         seed=seed,
     )
     if network.uses_id:

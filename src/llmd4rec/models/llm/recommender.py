@@ -30,6 +30,7 @@ from llmd4rec.models.llm.backbone import (
     Backbone,
     LoRA,
     add_lora,
+    drop_branches,
     embedding_rms,
     expanded_cache,
     trainable_state,
@@ -63,6 +64,9 @@ class LLMRecommender(BaseModel):
         description='what turns item texts into vectors: a sentence encoder, or "llm" for the language model itself',
     )
     text_fields: list[str] | None = Field(None, description="columns of the catalogue; null: those of the data set")
+    tie_table: bool = Field(
+        False, description="item tokens are also made of the model's own item table, which then learns from both ends"
+    )
     prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
     response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
     dim: int | None = Field(256, ge=1, description="width of states and item table; null: that of the language model")
@@ -71,6 +75,10 @@ class LLMRecommender(BaseModel):
     )
     max_length: int = Field(50, ge=1, description="the longest history read")
     dropout: float = Field(0.5, ge=0, lt=1, description="on item tokens")
+    state_dropout: float = Field(0.0, ge=0, lt=1, description="on the hidden states that the item table is met with")
+    branch_dropout: float = Field(
+        0.0, ge=0, lt=1, description="on what attention and feed-forward of every layer of the language model add"
+    )
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
 
@@ -125,6 +133,9 @@ class LLMRecommenderNetwork(Ranker):
         lora: LoRA | None = None,
         tune: Tuning = "lora",
         init_table_from_crm: bool = False,
+        tie_table: bool = False,
+        state_dropout: float = 0.0,
+        branch_dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -142,13 +153,16 @@ class LLMRecommenderNetwork(Ranker):
             backbone.model.requires_grad_(tune == "full")
             backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
         self.decoder = backbone.model
+        if branch_dropout:
+            drop_branches(backbone, branch_dropout)
         self._packs = backbone.packs
-        self.dropout = Dropout(dropout)
+        self.dropout, self.state_dropout = Dropout(dropout), Dropout(state_dropout)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # Two parts are summed where there are two; each then carries half of the token's variance.
-            part = scale / (self.uses_id + self.uses_text) ** 0.5
+            part = scale / (self.uses_id + self.uses_text + tie_table) ** 0.5
+            self.table_in = _linear(self._dim, backbone.width, part) if tie_table else None
             self.id_in = _linear(id_dim, backbone.width, part) if self.uses_id else None
             self.text_in = _tower(text_vectors, backbone.width, part) if self.uses_text else None
             self.head = _Linear(backbone.width, self._dim) if dim is not None else None
@@ -182,7 +196,7 @@ class LLMRecommenderNetwork(Ranker):
         packing = Packing.of(lengths_B, items_BL.shape[1], len(self._prompt_tokens))
         tokens_NW = self.dropout(self.item_tokens(items_BL.flatten()[packing.slot_N])).to(self._precision)
         run = self._packed if self._packs else self._with_cache
-        hidden_NW = run(tokens_NW, packing).to(self.table.dtype)
+        hidden_NW = self.state_dropout(run(tokens_NW, packing).to(self.table.dtype))
         return packing.spread(hidden_NW if self.head is None else self.head(hidden_NW))
 
     def _packed(self, tokens_NW: Tensor, packing: Packing) -> Tensor:
@@ -233,6 +247,10 @@ class LLMRecommenderNetwork(Ranker):
             parts.append(self.id_in(self._injected()[items] / self.injected_rms))
         if self.text_in is not None and self.text_vectors is not None:
             parts.append(self.text_in(self.text_vectors[items]))
+        if self.table_in is not None:
+            size = _TABLE_STD * (1 + self.uses_text) ** 0.5  # of a row, as training starts
+            rows = self.item_table(items.flatten()).view(*items.shape, -1)
+            parts.append(self.table_in(rows / size))
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def inject(self, table_ID: Tensor) -> None:

@@ -1,0 +1,207 @@
+"""Runs a study: variants of the settings, on data sets, with seeds; one small JSON file under results/ for each trial.
+
+    python experiments/study.py experiments/studies/loop.yaml --data beauty=FOLDER toys=FOLDER [--seeds 0 1 2]
+    python experiments/study.py STUDY --only partner consensus --data industrial=FOLDER
+
+A study is a YAML file: the question it asks, the settings all its trials share, and its variants.
+
+    question: Whose scores should a student learn?
+    base: {rounds: 1}
+    variants:
+      partner: {}
+      consensus: {teacher: consensus}
+
+Trials whose file is there are not run again. What a trial prints is its validation only: variants are chosen by that.
+Test figures are written to the file, for `tables.py`. Trials of the same data, seed and settings share the stages that
+come before the rounds, crm-alone and llm-alone: they are trained once, and the file says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmd4rec.config import check, differences
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.results import score
+from llmd4rec.distill.run import Run, use_threads
+from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.errors import LLMD4RecError
+from llmd4rec.evaluation.significance import Comparison, compare
+from llmd4rec.files import write_json
+from llmd4rec.training.runtime import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Where runs and shared stages are kept; not part of the repository.
+RUNS = ROOT / "experiments" / ".runs"
+SLICES = ("tail", "head", "short_history", "long_history", "later_day", "cold")
+
+
+def main() -> None:
+    """Parses the command line and runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="a file of experiments/studies")
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="prepared data sets")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--only", nargs="+", help="run these variants only")
+    parser.add_argument("--out", type=Path, default=ROOT / "results", help="default: results/ of the repository")
+    arguments = parser.parse_args()
+    if not arguments.study.is_file():
+        parser.error(f"{arguments.study} is not a file")
+    study = yaml.safe_load(arguments.study.read_text(encoding="utf-8"))
+    if not isinstance(study, dict) or not isinstance(study.get("variants"), dict):
+        parser.error(f"{arguments.study} has no variants")
+    unknown = sorted(set(arguments.only or ()) - study["variants"].keys())
+    if unknown:
+        parser.error(f"{arguments.study} has no variant {unknown[0]!r}; it has {', '.join(study['variants'])}")
+    if wrong := [text for text in arguments.data if "=" not in text]:
+        parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
+    for name, _, folder in (text.partition("=") for text in arguments.data):
+        data = Dataset.load(Path(folder))
+        for seed in arguments.seeds:
+            for variant, changes in study["variants"].items():
+                target = arguments.out / arguments.study.stem / name / f"{variant}-seed{seed}.json"
+                if target.exists() or (arguments.only and variant not in arguments.only):
+                    continue
+                values = merged(merged(study.get("base") or {}, changes or {}), {"seed": seed})
+                settings = check(MutualDistillation, values, f"variant {variant} of {arguments.study}")
+                print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
+                result = trial(settings, data, RUNS / arguments.study.stem / name / f"{variant}-seed{seed}")
+                head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
+                head["command"] = f"python {' '.join(sys.argv)}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_json(target, head | result)
+                print(json.dumps({s: round(v["validation_ndcg"], 4) for s, v in result["stages"].items()}), flush=True)
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` put over them, group by group."""
+    result = dict(values)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def trial(settings: MutualDistillation, data: Dataset, folder: Path) -> dict[str, Any]:
+    """Trains and scores one run; continues it where it was interrupted."""
+    use_threads(settings)
+    run = Run.start(folder, settings, data)
+    taken = take_shared(run)
+    run = settings.fit(data, folder)
+    keep_shared(run)
+    models: dict[str, Any] = {}
+    evaluations = {}
+    for split in ("valid", "test"):
+        for model, stage in run.models():
+            evaluation = score(run, data, model, stage, split=split)  # type: ignore[arg-type]
+            evaluations[split, model, stage] = evaluation
+            slices = {name: evaluation.slices[name] for name in SLICES if name in evaluation.slices}
+            models.setdefault(f"{model} {stage}", {"stage": run.stage_of(model, stage)})[split] = {
+                "users": evaluation.users,
+                **rounded(evaluation.metrics),
+                "slices": {name: rounded(values) for name, values in slices.items()},
+            }
+    comparisons = {}
+    for split in ("valid", "test"):
+        pairs = [("crm distilled", "crm alone"), ("llm distilled", "llm alone"), ("llm alone", "crm alone")]
+        for second, first in pairs:
+            if first in models and second in models:
+                (m1, s1), (m2, s2) = first.split(), second.split()
+                comparison = compare(evaluations[split, m1, s1], evaluations[split, m2, s2])
+                comparisons[f"{second} over {first}, {split}"] = of_interest(comparison)
+    return {
+        "settings": differences(MutualDistillation(), settings),
+        "fingerprint": data.fingerprint,
+        "environment": environment(),
+        "shared_stages": taken,
+        "stages": {name: rounded(stage) for name, stage in run.record.stages.items()},
+        "stopped_because": run.record.stopped_because,
+        "llm": run.record.llm,
+        "models": models,
+        "comparisons": comparisons,
+    }
+
+
+def of_interest(comparison: Comparison) -> dict[str, Any]:
+    """Of a comparison: HR@10 and NDCG@10, overall and by slice, and whose hits they are."""
+    groups = {"all": comparison.overall, **comparison.slices}
+    return {
+        "hits": vars(comparison.overlap),
+        **{
+            name: {
+                metric: {
+                    "relative_percent": group.metrics[metric].relative,
+                    "interval": group.metrics[metric].relative_interval,
+                    "p": group.metrics[metric].p,
+                }
+                for metric in ("hr@10", "ndcg@10")
+            }
+            for name, group in groups.items()
+        },
+    }
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Six digits are more than the figures are good for."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+
+# ---- stages that trials share ---------------------------------------------------------------------------------------
+def shared_folder(run: Run, stage: str) -> Path:
+    """Where a stage is kept that depends on nothing but the settings hashed here."""
+    values = run.settings.model_dump(mode="json")
+    kept = {name: values[name] for name in ("seed", "crm", "evaluation")}
+    kept["training"] = values["training"]["crm"]
+    if run.settings.crm.items == "id+text" or stage == "llm-alone":
+        kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
+    if stage == "llm-alone":
+        kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
+    digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]
+    return RUNS / "shared" / f"{stage}-{digest}"
+
+
+def take_shared(run: Run) -> list[str]:
+    """Puts finished stages of other trials into a run that has not begun; their names."""
+    taken: list[str] = []
+    if run.record.stages:
+        return taken
+    for stage in ("crm-alone", "llm-alone"):
+        folder = shared_folder(run, stage)
+        if not folder.exists():
+            break
+        if stage == "llm-alone":
+            if not run.settings.rounds:
+                break
+            run.record.llm = json.loads((folder / "llm.json").read_text(encoding="utf-8"))
+        run.checkpoint_of(stage).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "best.safetensors", run.checkpoint_of(stage))
+        run.record.stages[stage] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        run.save()
+        taken.append(stage)
+    return taken
+
+
+def keep_shared(run: Run) -> None:
+    """Keeps the stages before the rounds for other trials."""
+    for stage in ("crm-alone", "llm-alone"):
+        folder = shared_folder(run, stage)
+        if stage in run.record.stages and not folder.exists():
+            folder.mkdir(parents=True)
+            shutil.copy(run.checkpoint_of(stage) / "best.safetensors", folder)
+            write_json(folder / "llm.json", run.record.llm)
+            write_json(folder / "stage.json", run.record.stages[stage])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LLMD4RecError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,118 @@
+"""Writes docs/results.md from the files under results/: every trial counted, none chosen.
+
+    python experiments/tables.py [--results results] [--out docs/results.md]
+
+Rows are variants, a table for each study and data set. Several seeds give mean ± standard deviation. A gain is that of
+the distilled over the same model trained alone in the same run, on test, with the paired sign-flip test's p of the
+first seed; validation is what variants are chosen by and stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "experiments" / "studies"
+MODELS = ("crm alone", "crm distilled", "llm alone", "llm distilled")
+GAIN_SLICES = {"all": "all users", "tail": "tail items", "short_history": "short histories", "later_day": "later day"}
+
+HEAD = """# Results
+
+Made by `python experiments/tables.py` from the files under `results/`; do not edit. Each file there holds the command,
+settings, seed, commit and machine of one trial. NDCG@10 over the whole catalogue, seen items removed; *val* is
+validation, by which variants are chosen, *test* the held-out last items. How the numbers are to be read, and what was
+learned from them, stands in [findings.md](findings.md).
+"""
+
+
+def main() -> None:
+    """Reads all results and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    arguments = parser.parse_args()
+    trials: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(arguments.results.glob("*/*/*.json")):
+        trial = json.loads(path.read_text(encoding="utf-8"))
+        trials[trial["study"], trial["data"]][trial["variant"]].append(trial)
+    if not trials:
+        parser.error(f"{arguments.results} holds no results")
+    parts, last = [HEAD], ""
+    for (study, data), variants in sorted(trials.items()):
+        if study != last:
+            parts.append(f"## {study}\n\n{question(study)}\n")
+            last = study
+        parts.append(f"### {study} on {data}\n\n{table(variants)}\n")
+        if slices := slice_table(variants):
+            parts.append(f"{slices}\n")
+    arguments.out.write_text("\n".join(parts), encoding="utf-8")
+    print(f"{arguments.out}: {sum(len(t) for v in trials.values() for t in v.values())} trials")
+
+
+def question(study: str) -> str:
+    """What the study asks, from its file."""
+    path = STUDIES / f"{study}.yaml"
+    if not path.exists():
+        return ""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return f"{values.get('question', '')} Settings in `experiments/studies/{study}.yaml`.".strip()
+
+
+def table(variants: dict[str, list[Any]]) -> str:
+    """One row for each variant."""
+    present = [name for name in MODELS if any(name in trial["models"] for t in variants.values() for trial in t)]
+    gains = any("crm distilled over crm alone, test" in trial["comparisons"] for t in variants.values() for trial in t)
+    head = ["variant", "seeds", *[f"{name}: val" for name in present], *[f"{name}: test" for name in present]]
+    head += ["CRM's gain, test", "p"] if gains else []
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for name, trials in variants.items():
+        row = [name, str(len(trials))]
+        row += [spread([t["models"].get(m, {}).get("valid", {}).get("ndcg@10") for t in trials]) for m in present]
+        row += [spread([t["models"].get(m, {}).get("test", {}).get("ndcg@10") for t in trials]) for m in present]
+        if gains:
+            compared = [t["comparisons"].get("crm distilled over crm alone, test", {}).get("all") for t in trials]
+            relative = [c["ndcg@10"]["relative_percent"] for c in compared if c]
+            row.append(f"{statistics.mean(relative):+.1f}%" if relative else "")
+            row.append(f"{compared[0]['ndcg@10']['p']:.4f}" if compared[0] else "")
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def slice_table(variants: dict[str, list[Any]]) -> str:
+    """The CRM's gain in NDCG@10 on test by group of users; empty where nothing was distilled."""
+    rows = []
+    for name, trials in variants.items():
+        compared = [t["comparisons"].get("crm distilled over crm alone, test") for t in trials]
+        if not all(compared):
+            continue
+        cells = []
+        for group in GAIN_SLICES:
+            values = [c[group]["ndcg@10"]["relative_percent"] for c in compared if group in c]
+            values = [value for value in values if value is not None]
+            cells.append(f"{statistics.mean(values):+.1f}%" if values else "")
+        rows.append([name, *cells])
+    if not rows:
+        return ""
+    head = ["CRM's gain on", *GAIN_SLICES.values()]
+    lines = [head, ["---"] + ["---:"] * len(GAIN_SLICES), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean ± standard deviation, or the one value there is."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return ""
+    mean = f"{statistics.mean(given):.4f}"
+    return f"{mean} ± {statistics.stdev(given):.4f}" if len(given) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()

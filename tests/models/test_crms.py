@@ -1,0 +1,131 @@
+"""What every conventional model must do, whichever network it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llmd4rec.config import load_settings
+from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.errors import ConfigError
+from llmd4rec.models.crm import GRU4Rec, LiGR, SASRec
+from llmd4rec.models.crm.items import item_table_of
+from llmd4rec.models.ranker import Ranker, last_states
+
+ITEMS = 40
+KINDS: dict[str, Any] = {"sasrec": SASRec, "ligr": LiGR, "gru4rec": GRU4Rec}
+
+
+def network(name: str, **settings: Any) -> Ranker:
+    return KINDS[name](**{"dim": 16, "layers": 2, "max_length": 12, "dropout": 0.3, **settings}).build(ITEMS, 7)
+
+
+def histories(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(ITEMS, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_state_depends_on_every_earlier_item_and_on_no_later_one(name):
+    model, items = network(name).eval(), histories(3, 12)
+    lengths = torch.full((3,), 12)
+    before = model.states(items, lengths)
+    for position in range(12):
+        changed = items.clone()
+        changed[:, position] = (changed[:, position] + 1) % ITEMS
+        moved = (model.states(changed, lengths) - before).abs().amax(-1)
+        assert (moved[:, :position] == 0).all()
+        assert (moved[:, position:] > 0).all()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_padding_changes_nothing(name):
+    model, items = network(name).eval(), histories(4, 12)
+    lengths = torch.tensor([1, 4, 12, 7])
+    expected = last_states(model, items, lengths)
+    for row, length in enumerate(lengths):
+        alone = last_states(model, items[row : row + 1, :length], lengths[row : row + 1])
+        torch.testing.assert_close(alone[0], expected[row])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_parameter_learns_and_the_seed_decides_where_from(name):
+    model, items = network(name, dropout=0.0), histories(4, 12)
+    states = model.states(items, torch.full((4,), 12))
+    torch.nn.functional.cross_entropy((states @ model.item_table().T).flatten(0, 1), items.flatten()).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), network(name).state_dict().values(), strict=True)
+    )
+    assert (model.num_items, model.dim, model.max_length) == (ITEMS, 16, 12)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_dropout_acts_in_training_only(name):
+    model, items, lengths = network(name), histories(2, 12), torch.full((2,), 12)
+    assert not torch.equal(model.states(items, lengths), model.states(items, lengths))
+    model.eval()
+    assert torch.equal(model.states(items, lengths), model.states(items, lengths))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_can_read_texts(name):
+    model = network(name, items="id+text")
+    item_table_of(model).read_texts(torch.randn(ITEMS, 5), seed=0)
+    names = {name for name, _ in model.named_parameters()}
+    item_table_of(model).fold_texts()
+    assert {name for name, _ in model.named_parameters()} == {name for name in names if ".tower." not in name} != names
+
+
+def test_gru4rec_is_the_recurrence_of_its_paper():
+    """One layer, by hand: reset gate, update gate, candidate."""
+    model = network("gru4rec", layers=1, hidden=6).eval()
+    items = histories(1, 5)
+    gru = model.layers[0]
+    (wr, wz, wn), (ur, uz, un) = gru.weight_ih_l0.chunk(3), gru.weight_hh_l0.chunk(3)
+    (br, bz, bn), (cr, cz, cn) = gru.bias_ih_l0.chunk(3), gru.bias_hh_l0.chunk(3)
+    h = torch.zeros(6)
+    for item in items[0]:
+        x = model.items.weight[item]
+        r, z = torch.sigmoid(wr @ x + br + ur @ h + cr), torch.sigmoid(wz @ x + bz + uz @ h + cz)
+        n = torch.tanh(wn @ x + bn + r * (un @ h + cn))
+        h = (1 - z) * n + z * h
+    torch.testing.assert_close(last_states(model, items, torch.tensor([5]))[0], model.out(h))
+
+
+def test_ligr_is_gated_pre_norm_attention_and_swiglu():
+    """One block with one head, by hand."""
+    model = network("ligr", layers=1, heads=1).eval()
+    items, block = histories(1, 4), model.blocks[0]
+    x = model.items.weight[items[0]] + model.positions.weight[:4]
+    q, k, v = block.qkv(block.norm1(x)).chunk(3, -1)
+    scores = (q @ k.T / 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
+    x = x + torch.sigmoid(block.gate1(x)) * block.out(scores.softmax(-1) @ v)
+    up, gate = block.up(block.norm2(x)).chunk(2, -1)
+    x = x + torch.sigmoid(block.gate2(x)) * block.down(gate * torch.sigmoid(gate) * up)
+    torch.testing.assert_close(model.states(items, torch.tensor([4]))[0], model.norm_out(x))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("crm.name=bert4rec", r"crm\.name = 'bert4rec': must be one of sasrec, ligr, gru4rec"),
+        ("crm=5", r"crm = 5: must be a group of settings"),
+        ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
+        ("crm.heads=3", "heads = 3 does not divide dim = 64"),
+        ("crm.items=text", r"crm\.items = 'text': input should be 'id' or 'id\+text'"),
+    ],
+)
+def test_wrong_settings_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(MutualDistillation, None, [override])
+
+
+def test_settings_name_the_network():
+    assert load_settings(MutualDistillation, None).crm == SASRec()
+    assert load_settings(MutualDistillation, None, ["crm.dim=32"]).crm == SASRec(dim=32)
+    assert load_settings(MutualDistillation, None, ["crm.name=ligr"]).crm == LiGR()
+    assert load_settings(MutualDistillation, None, ["crm.name=gru4rec", "crm.hidden=32"]).crm == GRU4Rec(hidden=32)
