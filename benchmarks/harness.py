@@ -126,10 +126,14 @@ def beauty(data: Path | None = None) -> Dataset:
     import polars as pl
 
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.errors import LLMD4RecError
 
     data = data or (Path(os.environ["LLMD4REC_BENCH_DATA"]) if os.environ.get("LLMD4REC_BENCH_DATA") else None)
     if data is not None:
-        return Dataset.load(data)
+        try:
+            return Dataset.load(data)
+        except LLMD4RecError as error:
+            raise SystemExit(f"error: {error}") from error
     rng = np.random.default_rng(0)
     tail = rng.lognormal(0.75, 1.1, USERS)
     length = 5 + np.minimum(tail * (INTERACTIONS / USERS - 5) / tail.mean(), 195).astype(np.int64)

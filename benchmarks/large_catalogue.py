@@ -68,7 +68,10 @@ def main() -> None:
     parser.add_argument("--times", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.accuracy:
-        accuracy(beauty(arguments.data), arguments.epochs)
+        dataset = beauty(arguments.data)
+        if dataset.path is None:
+            parser.error("a synthetic log has nothing to learn: give a prepared data set with --data")
+        accuracy(dataset, arguments.epochs)
     elif arguments.child:
         arguments.times.write_text(json.dumps(child(arguments.child)), encoding="utf-8")
     else:
