@@ -22,19 +22,21 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_settings(llama: str) -> dict[str, Any]:
-    """Settings of a run that takes a second or two; tests change what they are about."""
+    """Settings of a run that takes a second or two, the paper's method; tests change what they are about."""
     training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01}
     return {
         "rounds": 1,
         "round_patience": 3,
         "crm_start": "restart",
         "lambda_up": 4.0,
-        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6},
+        "teacher": "partner",
+        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
         "llm": {
             "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",
-            "lora": {"r": 2},
+            "lora": {"r": 2}, "init_table_from_crm": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
+            "branch_dropout": 0.0,
         },
-        "training": {"crm": training, "llm": training},
+        "training": {"crm": {**training, "average": 0.0}, "llm": training},
         "device": "cpu",
     }  # fmt: skip
 

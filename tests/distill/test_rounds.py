@@ -259,6 +259,16 @@ def test_the_best_round_is_the_distilled_model(chain_run, tmp_path):
     assert run.stage_of("crm", "alone") == "crm-alone"
 
 
+def test_what_is_served_is_the_better_on_validation(chain_run):
+    run = Run.open(chain_run)
+    for gain, stage in ((0.1, "distilled"), (0.0, "distilled"), (-0.1, "alone")):
+        alone = run.record.stages["crm-alone"]["validation_ndcg"]
+        run.record.stages["crm-round-1"]["validation_ndcg"] = alone + gain
+        assert run.served_stage("crm") == stage
+        served, expected = run.recommender("crm").ranker, run.load("crm", stage)
+        assert torch.equal(served.item_table(), expected.item_table())
+
+
 def test_the_distilled_crm_is_the_same_network(chain_run):
     """Same parameters and shapes as trained alone: distillation adds nothing to what is served."""
     run = Run.open(chain_run)
@@ -433,8 +443,28 @@ def test_a_language_model_that_cannot_be_had_costs_no_training(tiny_settings, ch
 
 
 def test_widths_that_contradict_each_other_are_refused_at_once(tiny_settings):
-    with pytest.raises(ConfigError, match=r"set llm\.dim to 8"):
+    with pytest.raises(ConfigError, match=r"set llm\.dim to crm"):
         parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim=16))
+
+
+@pytest.mark.parametrize(
+    ("change", "width", "starts"),
+    [
+        ({"llm__dim": "crm"}, 8, True),
+        ({"llm__dim": 8}, 8, True),
+        ({"llm__dim": 16}, 16, False),
+        ({"llm__dim": None}, 32, False),  # as wide as the language model
+        ({"llm__dim": "crm", "llm__items": "text", "llm__encoder": "llm"}, 8, False),
+    ],
+)
+def test_the_llm_starts_from_the_crms_table_wherever_it_can(change, width, starts, tiny_settings, chain_data, tmp_path):
+    settings = untrained(tiny_settings, llm__init_table_from_crm="auto", **change)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    llm = run.load("llm", "alone")
+    assert llm.dim == width
+    with torch.no_grad():
+        difference = llm.item_table()[:, :8] - crm_table(run, "crm-alone")
+    assert bool(difference.abs().max() < 1e-6) == starts
 
 
 def test_data_that_cannot_be_trained_on_leave_no_folder(tiny_settings, tmp_path):

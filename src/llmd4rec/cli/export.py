@@ -14,7 +14,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write [default: RUN/export].")] = None,
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
+        Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
@@ -38,7 +38,7 @@ def export(
         opened,
         opened.load_data(data),
         folder,
-        stage or opened.default_stage("crm"),
+        stage or opened.served_stage("crm"),
         overwrite=overwrite,
     )
     typer.echo(f"{folder}: {summary}")

@@ -22,7 +22,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
+        Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
     ] = None,
     seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = "remove",
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
@@ -42,7 +42,7 @@ def recommend(
     from llmd4rec.distill.run import Run
 
     opened = Run.open(run)
-    chosen = stage or opened.default_stage(model)
+    chosen = stage or opened.served_stage(model)
     recommender = opened.recommender(model, chosen)
     items = parse_history(history)
     found = recommender.recommend(items, k, seen=seen, skip_unknown=skip_unknown)

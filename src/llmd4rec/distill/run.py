@@ -29,6 +29,7 @@ from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
 from llmd4rec.files import atomic_dir, read_json, write_json
 from llmd4rec.models.ranker import Ranker
+from llmd4rec.progress import say
 from llmd4rec.training import checkpoint
 from llmd4rec.training.runtime import derive_seed, environment, select_device
 from llmd4rec.training.tracking import MetricsLog
@@ -224,12 +225,27 @@ class Run:
         """`distilled` where the run has that model distilled, else `alone`."""
         return "distilled" if (model, "distilled") in self.models() else "alone"
 
+    def served_stage(self, model: Student) -> Stage:
+        """The stage to serve: the distilled model, unless validation says that the one trained alone is better."""
+        if self.default_stage(model) == "alone":
+            return "alone"
+        alone, distilled = (
+            self.record.stages[self.stage_of(model, stage)]["validation_ndcg"] for stage in ("alone", "distilled")
+        )
+        if distilled >= alone:
+            return "distilled"
+        say(
+            f"{model.upper()}: the one trained alone (validation NDCG@10 {alone:.4f}) is taken, not the distilled one "
+            f"({distilled:.4f}); --stage decides otherwise"
+        )
+        return "alone"
+
     def recommender(self, model: Student = "crm", stage: Stage | None = None) -> Recommender:
         """A trained model together with the catalogue, ready to answer."""
         from llmd4rec.distill.recommend import Recommender
 
         catalogue = pl.read_parquet(self.folder / "catalogue.parquet")
-        ranker = self.load(model, stage or self.default_stage(model))
+        ranker = self.load(model, stage or self.served_stage(model))
         return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
 
     @cached_property
@@ -239,7 +255,7 @@ class Run:
 
     @cached_property
     def llm(self) -> Recommender:
-        """The distilled LLM with the catalogue (the one trained alone if the run has no other); loaded once."""
+        """The better of the LLMs, distilled and alone, with the catalogue; loaded once."""
         return self.recommender("llm")
 
 

@@ -27,6 +27,9 @@ class CRMTraining(Training):
     epochs: int = Field(200, ge=0, description="at most so many epochs")
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(768, ge=1, description="training positions per step, about; fewer on small data")
+    average: float = Field(
+        0.999, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
+    )
     # A step over a large catalogue costs mostly the update of its table, whatever it reads.
     large_catalogue_batch: int = Field(
         8, ge=1, description="so many times more positions per step where candidates are drawn"
@@ -83,7 +86,7 @@ class MutualDistillation(BaseModel):
         "both", description="up: only the LLM teaches the CRM; down: only the CRM teaches the LLM"
     )
     teacher: Literal["partner", "consensus", "self"] = Field(
-        "partner",
+        "consensus",
         description="whose scores a student learns: the other model's, the mean of both, or (a control) its own",
     )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
@@ -114,8 +117,8 @@ class MutualDistillation(BaseModel):
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
-        if self.llm.init_table_from_crm and self.llm.dim != self.crm.dim:
-            raise ValueError(f"llm.init_table_from_crm needs llm.dim to be crm.dim; set llm.dim to {self.crm.dim}")
+        if self.llm.starts_from_crm(self.crm.dim) and self.llm.width(self.crm.dim) != self.crm.dim:
+            raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
         return self
 
     def distill(self, student: Student) -> Distill:

@@ -34,7 +34,10 @@ class GRU4Rec(BaseModel):
     layers: int = Field(1, ge=1, description="recurrent layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings and on recurrent states")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
-    items: ItemInputs = Field("id", description="id+text: item texts help to train the table, and are folded into it")
+    items: ItemInputs = Field(
+        "id+text",
+        description="id+text: item texts, where there are any, help to train the table and are folded into it",
+    )
 
     def build(self, num_items: int, seed: int) -> GRU4RecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""

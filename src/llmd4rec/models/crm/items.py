@@ -66,7 +66,7 @@ class ItemTable(nn.Module):
 
     def table(self, items: Tensor | None = None) -> Tensor:
         """The whole table [I, d], or the rows of some items."""
-        rows = self.weight if items is None else self.weight[items]
+        rows = self.weight if items is None else F.embedding(items, self.weight)
         if self.tower is None or self.text_vectors is None:
             return rows
         texts = self.text_vectors if items is None else self.text_vectors[items]

@@ -35,7 +35,10 @@ class LiGR(BaseModel):
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention weights and branches")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
-    items: ItemInputs = Field("id", description="id+text: item texts help to train the table, and are folded into it")
+    items: ItemInputs = Field(
+        "id+text",
+        description="id+text: item texts, where there are any, help to train the table and are folded into it",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> LiGR:

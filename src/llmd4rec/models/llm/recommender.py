@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.models.dropout import Dropout
@@ -65,19 +66,21 @@ class LLMRecommender(BaseModel):
     )
     text_fields: list[str] | None = Field(None, description="columns of the catalogue; null: those of the data set")
     tie_table: bool = Field(
-        False, description="item tokens are also made of the model's own item table, which then learns from both ends"
+        True, description="item tokens are also made of the model's own item table, which then learns from both ends"
     )
     prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
     response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
-    dim: int | None = Field(256, ge=1, description="width of states and item table; null: that of the language model")
-    init_table_from_crm: bool = Field(
-        False, description="start the item table at the CRM's (needs dim to be the CRM's)"
+    dim: Annotated[int, Field(ge=1)] | Literal["crm"] | None = Field(
+        "crm", description="width of states and item table; crm: that of the CRM; null: that of the language model"
+    )
+    init_table_from_crm: bool | Literal["auto"] = Field(
+        "auto", description="start the item table at the CRM's (needs its width); auto: wherever that is possible"
     )
     max_length: int = Field(50, ge=1, description="the longest history read")
     dropout: float = Field(0.5, ge=0, lt=1, description="on item tokens")
-    state_dropout: float = Field(0.0, ge=0, lt=1, description="on the hidden states that the item table is met with")
+    state_dropout: float = Field(0.5, ge=0, lt=1, description="on the hidden states that the item table is met with")
     branch_dropout: float = Field(
-        0.0, ge=0, lt=1, description="on what attention and feed-forward of every layer of the language model add"
+        0.3, ge=0, lt=1, description="on what attention and feed-forward of every layer of the language model add"
     )
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
@@ -85,6 +88,16 @@ class LLMRecommender(BaseModel):
     def __init__(self, model: str | None = None, **values: Any) -> None:
         """Settings by name; the language model may come first without one."""
         super().__init__(**values if model is None else {"model": model, **values})
+
+    def width(self, crm_dim: int) -> int | None:
+        """The width of states and item table beside a CRM of width `crm_dim`; None: that of the language model."""
+        return crm_dim if self.dim == "crm" else self.dim
+
+    def starts_from_crm(self, crm_dim: int) -> bool:
+        """Whether the item table starts at that of a CRM of width `crm_dim`."""
+        if self.init_table_from_crm == "auto":
+            return "id" in self.items.split("+") and self.width(crm_dim) == crm_dim
+        return self.init_table_from_crm
 
 
 class LLMRecommenderNetwork(Ranker):
@@ -223,7 +236,8 @@ class LLMRecommenderNetwork(Ranker):
         """The output layer, [I, dim] or some of its rows: free part, plus the tower's, plus E where asked for."""
 
         def rows(whole: Tensor) -> Tensor:
-            return whole if items is None else whole[items]
+            # The gradient of an embedding is added up row by row, that of an index is sorted first.
+            return whole if items is None else F.embedding(items, whole)
 
         table_ID = rows(self.table)
         if self.init_table_from_crm:
