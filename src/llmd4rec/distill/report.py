@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 
 
+#: Who teaches the CRM, in words for a person.
+TEACHERS = {
+    "partner": "the language model",
+    "consensus": "the language model and itself together (the mean of their scores)",
+    "self": "itself as it was before",
+}
+
+
 def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> ReportContent:
     """Everything the page shows, out of the run folder and the freshly scored models."""
     scored = {(result.model, result.stage): result.evaluation for result in results}
@@ -39,8 +47,9 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     settings = run.settings
     return ReportContent(
         title=run.folder.resolve().name,
-        crm={"sasrec": "SASRec"}.get(settings.crm.name, settings.crm.name),
+        crm={"sasrec": "SASRec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
         llm=_llm_name(run),
+        teacher=TEACHERS[settings.teacher],
         rows=[
             ModelRow(
                 result.model,

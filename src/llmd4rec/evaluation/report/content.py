@@ -103,6 +103,7 @@ class ReportContent:
         title: what the run is called.
         crm: what the served model is called, such as `SASRec`.
         llm: what the language model is called, such as `SmolLM2-135M, 8 layers`.
+        teacher: who taught the distilled one.
         rows: models before and after, in the order of the table.
         comparison: CRM alone (first) against distilled CRM (second) on the test targets: the finding, and where it
             comes from.
@@ -119,6 +120,7 @@ class ReportContent:
     title: str
     crm: str = "the recommender"
     llm: str = "the language model"
+    teacher: str = "the language model"
     rows: Sequence[ModelRow] = ()
     comparison: Comparison | None = None
     models_compared: Comparison | None = None

@@ -75,7 +75,7 @@ def opening(content: ReportContent) -> str:
         how = (
             f"<p>For each of {comparison.overall.users:,} users, the {target} was hidden and ranked among the whole "
             f"catalogue ({seen}; ties count against the model). Both models are the same {esc(content.crm)}, trained "
-            "alone and taught by the language model."
+            f"alone and taught by {esc(content.teacher)}."
         )
         later = comparison.slices.get("later_day")
         if later is not None:

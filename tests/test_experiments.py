@@ -1,0 +1,104 @@
+"""A study from its file to the page: trials run once, share what comes before the rounds, and are all on the page."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from llmd4rec.config import check
+from llmd4rec.distill.settings import MutualDistillation
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    module.main()
+
+
+@pytest.fixture
+def study_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
+    path = tmp_path / "tiny.yaml"
+    variants = {"taught": {}, "unweighted": {"weights": "none"}, "alone": {"rounds": 0}}
+    path.write_text(
+        yaml.safe_dump({"question": "Does it?", "base": tiny_settings, "variants": variants}, sort_keys=False)
+    )
+    return path
+
+
+def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, capsys):
+    study, tables = script("study"), script("tables")
+    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    arguments = [study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results"]
+    call(study, monkeypatch, *arguments, "--only", "taught", "alone")
+    folder = tmp_path / "results" / "tiny" / "chain"
+    assert {path.name for path in folder.iterdir()} == {"taught-seed0.json", "alone-seed0.json"}
+    first = json.loads((folder / "taught-seed0.json").read_text())
+    assert first["shared_stages"] == []
+    assert set(first["models"]) == {"crm alone", "crm distilled", "llm alone", "llm distilled"}
+    assert "crm distilled over crm alone, test" in first["comparisons"]
+    assert "lambda_up: 2.0 → 4.0" in first["settings"]
+
+    before = (folder / "taught-seed0.json").read_bytes()
+    call(study, monkeypatch, *arguments)  # only what is missing
+    assert (folder / "taught-seed0.json").read_bytes() == before
+    other = json.loads((folder / "unweighted-seed0.json").read_text())
+    assert other["shared_stages"] == ["crm-alone", "llm-alone"]
+    for name in ("crm alone", "llm alone"):  # the very same models
+        assert other["models"][name] == first["models"][name]
+    assert other["stages"]["crm-round-1"] != first["stages"]["crm-round-1"]
+    alone = json.loads((folder / "alone-seed0.json").read_text())
+    assert alone["shared_stages"] == ["crm-alone"]
+    assert "test" not in capsys.readouterr().out  # variants are chosen by validation
+
+    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    for variant in ("taught", "unweighted", "alone"):
+        assert f"| {variant} | 1 |" in page
+    assert f"{first['models']['crm distilled']['test']['ndcg@10']:.4f}" in page
+
+
+def test_seeds_become_a_mean_and_a_deviation():
+    spread = script("tables").spread
+    assert spread([0.1]) == "0.1000"
+    assert spread([0.1, None, 0.2]) == "0.1500 ± 0.0707"
+    assert spread([None]) == ""
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_variant_of_every_study_is_valid(path):
+    merged = script("study").merged
+    study = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert study["question"]
+    for name, changes in study["variants"].items():
+        check(MutualDistillation, merged(study["base"] or {}, changes or {}), f"{path.name}, {name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.yaml", "--data", "a=b"], "nope.yaml is not a file"),
+        (["STUDY", "--data", "a"], "'a' is not NAME=FOLDER"),
+        (["STUDY", "--data", "a=b", "--only", "x"], "has no variant 'x'; it has taught, unweighted, alone"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, study_file, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(script("study"), monkeypatch, *[study_file if part == "STUDY" else part for part in arguments])
+    assert message in capsys.readouterr().err
