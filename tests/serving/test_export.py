@@ -16,7 +16,7 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 
-from llmd4rec.distill.run import Run
+from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.files import sha256_file
 from llmd4rec.models.crm import SASRec
@@ -148,3 +148,17 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, chain_data) < 1e-4
     no_test = dataclasses.replace(chain_data, test=chain_data.test[:0], path=None)
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ligr", "gru4rec"])
+def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
+    crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
+    run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
+    assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
+    model = run.load("crm", "alone")
+    items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])
+    session = onnxruntime.InferenceSession(tmp_path / "export" / "encoder.onnx")
+    states = session.run(None, {"items": items, "lengths": lengths})[0]
+    with torch.no_grad():
+        expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths))
+    np.testing.assert_allclose(states, expected.numpy(), atol=1e-5)
