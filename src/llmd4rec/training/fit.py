@@ -212,7 +212,9 @@ class _Trainer:
         # Reading a loss makes the host wait for a GPU, which would then wait for the host's next step.
         self._read_every = 1 if self.device.type == "cpu" else 32
         self._unread: list[tuple[LossParts, int]] = []
-        self._averages = [p.detach().clone() for p in self._parameters()] if settings.average else []
+        trained = dict(zip(names, self._parameters(), strict=True)) if settings.average else {}
+        #: Parameters with their running averages, by name; empty where none are wanted.
+        self._averages = {name: (parameter, parameter.detach().clone()) for name, parameter in trained.items()}
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
@@ -296,7 +298,8 @@ class _Trainer:
             step = self.at.total_steps
             decay = min(self.settings.average, (1 + step) / (10 + step))
             with torch.no_grad():
-                torch._foreach_lerp_(self._averages, self._parameters(), 1 - decay)
+                parameters, averages = zip(*self._averages.values(), strict=True)
+                torch._foreach_lerp_(averages, parameters, 1 - decay)
         return parts
 
     @contextlib.contextmanager
@@ -309,7 +312,7 @@ class _Trainer:
             self._swap()
 
     def _swap(self) -> None:
-        for parameter, average in zip(self._parameters(), self._averages, strict=bool(self._averages)):
+        for parameter, average in self._averages.values():
             parameter.data, average.data = average.data, parameter.data
 
     def _parameters(self) -> list[Tensor]:
@@ -374,7 +377,7 @@ class _Trainer:
     def _save(self) -> None:
         tensors = {f"model/{name}": tensor for name, tensor in self.ranker.saved_state().items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self.names)
-        tensors |= {f"average/{name}": t for name, t in zip(self.names, self._averages, strict=bool(self._averages))}
+        tensors |= {f"average/{name}": average for name, (_, average) in self._averages.items()}
         tensors["random/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
@@ -387,7 +390,7 @@ class _Trainer:
         model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
         self.ranker.load_saved_state(model)
         checkpoint.load_optimizer(self.optimizer, self.names, tensors)
-        for name, average in zip(self.names, self._averages, strict=bool(self._averages)):
+        for name, (_, average) in self._averages.items():
             average.copy_(tensors[f"average/{name}"])
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type == "cuda" and "random/cuda" in tensors:
