@@ -252,6 +252,14 @@ def test_a_tied_table_is_also_what_is_read(llama: str, items: str) -> None:
     assert 0.5 < float(tokens.detach().square().mean().sqrt()) / embedding_rms(network.decoder) < 2
 
 
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_a_tied_table_that_starts_at_the_crms_is_read_at_its_own_size(llama: str, size: float) -> None:
+    network = _network(llama, tie_table=True, dim=ID_DIM, init_table_from_crm=True)
+    network.inject(size * _table())
+    tokens = network.item_tokens(torch.arange(ITEMS))
+    assert 0.5 < float(tokens.detach().square().mean().sqrt()) / embedding_rms(network.decoder) < 2
+
+
 @pytest.mark.parametrize("rate", ["state_dropout", "branch_dropout"])
 def test_dropout_inside_acts_in_training_only(llama: str, rate: str) -> None:
     items = _histories()

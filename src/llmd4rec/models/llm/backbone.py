@@ -160,16 +160,18 @@ def drop_branches(backbone: Backbone, rate: float) -> None:
     Raises:
         ModelError: the layers have no such parts to be seen.
     """
-    found = False
-    for blocks in backbone.model.children():
-        if not isinstance(blocks, nn.ModuleList):
-            continue
-        for branch in (part for block in blocks for part in block.children()):
-            if any(isinstance(module, nn.Linear) or "Conv1D" in type(module).__name__ for module in branch.modules()):
-                branch.register_forward_hook(_DroppedBranch(rate))
-                found = True
-    if not found:
+    # The outermost list of modules is that of the layers; lists within them may be experts.
+    layers = next((module for module in backbone.model.modules() if isinstance(module, nn.ModuleList)), ())
+    branches = [part for layer in layers for part in layer.children() if _multiplies(part)]
+    for branch in branches:
+        branch.register_forward_hook(_DroppedBranch(rate))
+    if not branches:
         raise ModelError(f"no branch was found in the layers of {backbone.name}", "Set llm.branch_dropout to 0.")
+
+
+def _multiplies(branch: nn.Module) -> bool:
+    """Whether it has a linear layer, which a norm has not."""
+    return any(isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" for module in branch.modules())
 
 
 class _DroppedBranch:

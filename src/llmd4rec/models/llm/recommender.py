@@ -262,10 +262,19 @@ class LLMRecommenderNetwork(Ranker):
         if self.text_in is not None and self.text_vectors is not None:
             parts.append(self.text_in(self.text_vectors[items]))
         if self.table_in is not None:
-            size = _TABLE_STD * (1 + self.uses_text) ** 0.5  # of a row, as training starts
             rows = self.item_table(items.flatten()).view(*items.shape, -1)
-            parts.append(self.table_in(rows / size))
+            parts.append(self.table_in(rows / self._first_table_rms()))
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def _first_table_rms(self) -> Tensor:
+        """The size of the item table's numbers as training starts."""
+        of_texts = self.uses_text * _TABLE_STD**2
+        free = (
+            self.injected_rms.square()
+            if self.init_table_from_crm
+            else torch.full_like(self.injected_rms, _TABLE_STD**2)
+        )
+        return (free + of_texts).sqrt()
 
     def inject(self, table_ID: Tensor) -> None:
         """Copies the CRM's item table [I, d] into the frozen E; to be repeated whenever the CRM was trained.
