@@ -160,7 +160,7 @@ def shared_folder(run: Run, stage: str) -> Path:
     values = run.settings.model_dump(mode="json")
     kept = {name: values[name] for name in ("seed", "crm", "evaluation")}
     kept["training"] = values["training"]["crm"]
-    if run.settings.crm.items == "id+text" or stage == "llm-alone":
+    if "text" in run.settings.crm.items or stage == "llm-alone":
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
     if stage == "llm-alone":
         kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}

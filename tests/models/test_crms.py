@@ -11,7 +11,7 @@ from llmd4rec.config import load_settings
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.crm import GRU4Rec, LiGR, SASRec
-from llmd4rec.models.crm.items import item_table_of
+from llmd4rec.models.crm.items import ItemSides, item_table_of
 from llmd4rec.models.ranker import Ranker, last_states
 
 ITEMS = 40
@@ -74,9 +74,9 @@ def test_dropout_acts_in_training_only(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_it_can_read_texts(name):
     model = network(name, items="id+text")
-    item_table_of(model).read_texts(torch.randn(ITEMS, 5), seed=0)
+    item_table_of(model).read(ItemSides(torch.randn(ITEMS, 5)), seed=0)
     names = {name for name, _ in model.named_parameters()}
-    item_table_of(model).fold_texts()
+    item_table_of(model).fold()
     assert {name for name, _ in model.named_parameters()} == {name for name in names if ".tower." not in name} != names
 
 
@@ -116,7 +116,7 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
         ("crm=5", r"crm = 5: must be a group of settings"),
         ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
         ("crm.heads=3", "heads = 3 does not divide dim = 64"),
-        ("crm.items=text", r"crm\.items = 'text': input should be 'id' or 'id\+text'"),
+        ("crm.items=text", r"crm\.items = 'text': input should be 'id', 'id\+text'"),
     ],
 )
 def test_wrong_settings_are_named(override, message):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+import polars as pl
 import pytest
+import scipy.sparse as sp
 import torch
 
+from llmd4rec import Dataset
+from llmd4rec.data.attributes import item_attributes
+from llmd4rec.data.neighbours import strongest, together
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.crm import SASRec
-from llmd4rec.models.crm.items import ItemTable, item_table_of
+from llmd4rec.models.crm.items import ItemSides, ItemTable, item_sides, item_table_of, nearest_texts
 from llmd4rec.models.ranker import count_parameters, last_states
 
 ITEMS, DIM, TEXT = 30, 8, 12
@@ -17,17 +23,30 @@ def texts() -> torch.Tensor:
     return torch.randn(ITEMS, TEXT, generator=torch.Generator().manual_seed(2))
 
 
-def table(*, trained: bool = True) -> ItemTable:
-    items = ItemTable(ITEMS, DIM)
-    items.read_texts(texts(), seed=1)
+def neighbours() -> sp.csr_matrix:
+    """Three entries a row, the last item alone."""
+    rng = np.random.default_rng(5)
+    rows = np.repeat(np.arange(ITEMS - 1), 3)
+    return sp.csr_matrix((rng.random(len(rows)), (rows, rng.integers(0, ITEMS, len(rows)))), (ITEMS, ITEMS))
+
+
+def attributes() -> sp.csr_matrix:
+    rng = np.random.default_rng(6)
+    return sp.csr_matrix((rng.random((ITEMS, 4)) < 0.4).astype(np.float32))
+
+
+def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0) -> ItemTable:
+    items = ItemTable(ITEMS, DIM, dropout)
+    items.read(ItemSides(texts(), attributes(), neighbours() if near else None), seed=1)
     if trained:
         torch.nn.init.normal_(items.tower.last.weight)
+        torch.nn.init.normal_(items.of_attributes)
     return items
 
 
 def test_rows_are_those_of_the_whole_table_with_and_without_texts():
     asked = torch.tensor([[3, 0, 3], [29, 7, 7]])
-    for items in (ItemTable(ITEMS, DIM), table()):
+    for items in (ItemTable(ITEMS, DIM), table(near=False), table()):
         torch.testing.assert_close(items(asked), items.table()[asked])
         torch.testing.assert_close(items.table(asked[0]), items.table()[asked[0]])
 
@@ -35,7 +54,7 @@ def test_rows_are_those_of_the_whole_table_with_and_without_texts():
 def test_a_tower_moves_nothing_until_it_has_learned():
     items = ItemTable(ITEMS, DIM)
     before = items.table().clone()
-    items.read_texts(texts(), seed=1)
+    items.read(ItemSides(texts()), seed=1)
     assert torch.equal(items.table(), before)
     items.table().square().sum().backward()
     assert items.tower.last.weight.grad.abs().sum() > 0
@@ -45,7 +64,7 @@ def test_items_with_the_same_text_get_the_same_help():
     items = ItemTable(ITEMS, DIM)
     vectors = texts()
     vectors[5] = vectors[4]
-    items.read_texts(vectors, seed=1)
+    items.read(ItemSides(vectors), seed=1)
     torch.nn.init.normal_(items.tower.last.weight)
     help_ID = items.table() - items.weight
     torch.testing.assert_close(help_ID[4], help_ID[5])
@@ -56,12 +75,12 @@ def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
     plain = SASRec(dim=DIM, layers=1, max_length=6).build(ITEMS, seed=0).eval()
     folded = SASRec(dim=DIM, layers=1, max_length=6, items="id+text").build(ITEMS, seed=0).eval()
     items = item_table_of(folded)
-    items.read_texts(texts(), seed=1)
+    items.read(ItemSides(texts()), seed=1)
     torch.nn.init.normal_(items.tower.last.weight, std=0.1)
     history, length = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
     with torch.no_grad():
         before = last_states(folded, history, length) @ folded.item_table().T
-        items.fold_texts()
+        items.fold()
         after = last_states(folded, history, length) @ folded.item_table().T
     torch.testing.assert_close(after, before)
     assert count_parameters(folded) == count_parameters(plain)
@@ -71,6 +90,144 @@ def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
 
 def test_vectors_of_another_catalogue_are_refused():
     with pytest.raises(ConfigError, match=r"30 rows cannot read text vectors of shape \(29, 12\)"):
-        ItemTable(ITEMS, DIM).read_texts(texts()[1:], seed=0)
+        ItemTable(ITEMS, DIM).read(ItemSides(texts()[1:]), seed=0)
     with pytest.raises(ConfigError, match="Linear cannot read item texts"):
         item_table_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+# ---- attributes and neighbours ----------------------------------------------------------------------------------
+def test_the_table_is_its_formula():
+    items = table()
+    own = items.weight + items.tower(texts()) + torch.from_numpy(attributes().toarray()) @ items.of_attributes
+    mixed = own + 0.5 * torch.from_numpy(neighbours().toarray()).float() @ own
+    torch.testing.assert_close(items.table(), mixed)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_gradients_are_those_of_dense_matrices(near):
+    items, dense = table(near=near), table(near=near)
+    dense.load_state_dict(items.state_dict())
+    asked, weigh = torch.tensor([3, 3, 29, 7]), torch.randn(ITEMS, DIM)
+    (items(asked).sin().sum() + (items.table() * weigh).sum()).backward()
+
+    own = dense.weight + dense.tower(texts()) + torch.from_numpy(attributes().toarray()) @ dense.of_attributes
+    matrix = torch.from_numpy(neighbours().toarray()).float() if near else torch.zeros(ITEMS, ITEMS)
+    whole = own + 0.5 * matrix @ own
+    (whole[asked].sin().sum() + (whole * weigh).sum()).backward()
+    for (name, ours), (_, theirs) in zip(items.named_parameters(), dense.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+def test_rows_of_a_large_catalogue_have_the_same_gradient():
+    items, other = table(), table()
+    other.load_state_dict(items.state_dict())
+    asked = torch.tensor([3, 29, 7, 3])
+    items.table(asked).sin().sum().backward()
+    other.table()[asked].sin().sum().backward()
+    for (name, ours), (_, theirs) in zip(items.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+def test_a_step_changes_the_next_steps_table():
+    """What is kept for one step must not outlive it, whatever way the weights change."""
+    items = table()
+    optimizer = torch.optim.AdamW(items.parameters(), 0.1)
+    first = items.table()
+    assert items.table() is first  # made once for both ends of the model
+    first.sum().backward()
+    optimizer.step()
+    assert (items.table() - first).abs().max() > 0.01
+    items.eval()
+    before = items.table()
+    items.weight.data = items.weight.data + 1  # as averaged weights are put in
+    assert (items.table() - before).min() > 0.9
+
+
+def test_an_items_own_row_is_left_out_in_training_only():
+    items = ItemTable(ITEMS, DIM, 0.5)
+    items.read(ItemSides(attributes=attributes()), seed=0)
+    left_out = (items.table() == 0).all(1)
+    assert 3 < left_out.sum() < 27
+    items.eval()
+    assert torch.equal(items.table(), items.weight)
+    plain = ItemTable(ITEMS, DIM, 0.5)
+    assert torch.equal(plain.table(), plain.weight)  # nothing could stand in for it
+
+
+def test_sides_of_another_catalogue_are_refused():
+    with pytest.raises(ConfigError, match=r"cannot read neighbours of shape \(29, 29\)"):
+        ItemTable(ITEMS, DIM).read(ItemSides(neighbours=neighbours()[1:, 1:]), seed=0)
+
+
+def shop() -> Dataset:
+    interactions = pl.DataFrame(
+        {
+            "user_id": ["u"] * 5 + ["v"] * 4,
+            "item_id": ["a", "b", "c", "d", "e", "b", "a", "c", "e"],
+            "position": [*range(5), *range(4)],
+        }
+    )
+    items = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c", "d", "e"],
+            "title": ["One, of a kind", "Another; thing", "Third", "Fourth > of", "Fifth"],
+            "category": ["Shop > Nails > Red", "Shop > Nails", "Shop > Nails; Hair", "Shop > Hair", "Shop > Hair"],
+        }
+    )
+    return Dataset.from_frames(interactions, items)
+
+
+def test_who_stands_together_is_counted_in_the_training_part_only():
+    """u trains on a b c, v on b a: ab twice at distance 1, bc once, ac at distance 2."""
+    data = shop()
+    a, b, c, d, e = (data.item_index[name] for name in "abcde")
+    found = together(data).toarray()
+    total = {a: 2.5, b: 3.0, c: 1.5}
+    expected = np.zeros((5, 5))
+    for i, j, count in ((a, b, 2.0), (b, c, 1.0), (a, c, 0.5)):
+        expected[i, j] = expected[j, i] = count / np.sqrt(total[i] * total[j])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not found[[d, e]].any()
+
+
+def test_the_strongest_of_each_row_stay():
+    matrix = sp.csr_matrix(np.array([[0.1, 0.3, 0.2, 0.3], [0, 0.5, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1.0]]))
+    expected = [[0, 0.3, 0, 0.3], [0, 0.5, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
+    np.testing.assert_array_equal(strongest(matrix, 2).toarray(), expected)
+
+
+def test_attributes_are_parts_that_several_items_have():
+    """Nails and Hair have three items each; Shop has all, Red one, and titles share nothing."""
+    data = shop()
+    found = item_attributes(data).toarray()
+    assert found.shape == (5, 2)
+    held = {name: sorted((found[data.item_index[name]] > 0).nonzero()[0]) for name in "abcde"}
+    assert held["a"] == held["b"]
+    assert held["d"] == held["e"]
+    assert len(held["c"]) == 2
+    np.testing.assert_allclose((found**2).sum(1), 1, rtol=1e-6)
+    assert item_attributes(data, ("title",)) is None
+
+
+def test_nearest_texts_by_hand():
+    vectors = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 0], [0, 1.0], [0.1, 0.9]])
+    near = nearest_texts(vectors, 1).toarray()
+    assert (near > 0).tolist() == [
+        [False, True, False, False, False],
+        [True, False, False, False, False],
+        [False] * 5,
+        [False, False, False, False, True],
+        [False, False, False, True, False],
+    ]
+    np.testing.assert_allclose(near.sum(1), [1, 1, 0, 1, 1])
+    assert nearest_texts(torch.zeros(3, 2), 5).nnz == 0
+
+
+def test_sides_are_what_was_asked_for_as_far_as_there_is():
+    data = shop()
+    assert not item_sides("id", data, torch.ones(5, 2))
+    assert item_sides("id+text", data, None).texts is None
+    everything = item_sides("id+text+attributes+neighbours", data, torch.randn(5, 3))
+    assert all(side is not None for side in (everything.texts, everything.attributes, everything.neighbours))
+    assert everything.neighbours.nnz > together(data).nnz  # texts bring some
+    assert item_sides("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == together(data).nnz

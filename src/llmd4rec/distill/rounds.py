@@ -31,7 +31,7 @@ from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import remove_leftovers
-from llmd4rec.models.crm.items import item_table_of
+from llmd4rec.models.crm.items import item_sides, item_table_of
 from llmd4rec.models.llm.assemble import inject_items, load_text_vectors, prepare_text_vectors
 from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
@@ -92,7 +92,7 @@ class _Rounds:
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
-        if settings.crm.items == "id+text" or (settings.rounds and "text" in settings.llm.items):
+        if "text" in settings.crm.items or (settings.rounds and "text" in settings.llm.items):
             prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
         if settings.rounds:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
@@ -145,9 +145,9 @@ class _Rounds:
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
-        texts = load_text_vectors(run.folder) if model == "crm" and settings.crm.items == "id+text" else None
-        if texts is not None:
-            item_table_of(ranker).read_texts(texts, derive_seed(settings.seed, "texts", stage))
+        sides = item_sides(settings.crm.items, self.data, load_text_vectors(run.folder)) if model == "crm" else None
+        if sides:
+            item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training: Training = getattr(settings.training, model)
         if number and training.round_epochs is not None:
             epochs = min(training.epochs, training.round_epochs)
@@ -167,8 +167,8 @@ class _Rounds:
             trained_before=self._goes_on(model, number),
             objective=RankingObjective(training, lesson, settings.distill(model) if lesson is not None else None),
         )
-        if texts is not None:
-            item_table_of(ranker).fold_texts()
+        if sides:
+            item_table_of(ranker).fold()
             best = folder / "best.safetensors"
             checkpoint.save(best, ranker.saved_state(), checkpoint.load(best)[1])
         total, trainable = count_parameters(ranker)

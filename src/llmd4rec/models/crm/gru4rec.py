@@ -15,18 +15,16 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from llmd4rec.models.crm.items import ItemInputs, ItemTable
+from llmd4rec.models.crm.items import ItemSettings, ItemTable
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.ranker import Ranker
 
 
-class GRU4Rec(BaseModel):
+class GRU4Rec(ItemSettings):
     """Settings of GRU4Rec; :meth:`build` makes the network."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Literal["gru4rec"] = "gru4rec"
     dim: int = Field(64, ge=1, description="width d of states and item table")
@@ -34,10 +32,6 @@ class GRU4Rec(BaseModel):
     layers: int = Field(1, ge=1, description="recurrent layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings and on recurrent states")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
-    items: ItemInputs = Field(
-        "id+text",
-        description="id+text: item texts, where there are any, help to train the table and are folded into it",
-    )
 
     def build(self, num_items: int, seed: int) -> GRU4RecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
@@ -52,7 +46,7 @@ class GRU4RecNetwork(Ranker):
     def __init__(self, num_items: int, settings: GRU4Rec) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = ItemTable(num_items, settings.dim)
+        self.items = ItemTable(num_items, settings.dim, settings.id_dropout)
         widths = [settings.dim, *[settings.hidden] * settings.layers]
         self.layers = nn.ModuleList(nn.GRU(inputs, outputs, batch_first=True) for inputs, outputs in pairwise(widths))
         self.out = nn.Linear(settings.hidden, settings.dim)

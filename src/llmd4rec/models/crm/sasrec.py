@@ -15,19 +15,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.models.crm.items import ItemInputs, ItemTable
+from llmd4rec.models.crm.items import ItemSettings, ItemTable
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.ranker import Ranker
 
 
-class SASRec(BaseModel):
+class SASRec(ItemSettings):
     """Settings of SASRec; :meth:`build` makes the network."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Literal["sasrec"] = "sasrec"
     dim: int = Field(64, ge=1, description="width d of states and item table")
@@ -35,10 +33,6 @@ class SASRec(BaseModel):
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
-    items: ItemInputs = Field(
-        "id+text",
-        description="id+text: item texts, where there are any, help to train the table and are folded into it",
-    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> SASRec:
@@ -59,7 +53,7 @@ class SASRecNetwork(Ranker):
     def __init__(self, num_items: int, settings: SASRec) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = ItemTable(num_items, settings.dim)
+        self.items = ItemTable(num_items, settings.dim, settings.id_dropout)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.norm_in = nn.LayerNorm(settings.dim)
         self.dropout = Dropout(settings.dropout)

@@ -1,0 +1,48 @@
+"""Which items stand together in training histories; a sparse matrix, items × items."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from llmd4rec.data.dataset import Dataset
+
+#: Two items of a history count as together up to this far apart; at distance g they count 1/g.
+REACH = 3
+
+
+def together(dataset: Dataset) -> sp.csr_matrix:
+    """How often two items stand near each other in the training part of a history, D^-½ C D^-½ of the counts C.
+
+    Symmetric, float32, no diagonal; rows of items without company are empty. Nothing held out is read.
+    """
+    items = np.asarray(dataset.items)
+    user = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
+    trained = np.arange(len(items)) < np.asarray(dataset.train_end)[user]
+    size = (dataset.num_items, dataset.num_items)
+    counts = sp.csr_matrix(size, dtype=np.float64)
+    for gap in range(1, REACH + 1):
+        near = (user[:-gap] == user[gap:]) & trained[gap:]
+        first, second = items[:-gap][near], items[gap:][near]
+        counts += sp.csr_matrix((np.full(len(first), 1 / gap), (first, second)), size)
+    counts = sp.csr_matrix(counts + counts.T)
+    counts.setdiag(0)
+    counts.eliminate_zeros()
+    return normalised(counts)
+
+
+def normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """D^-½ C D^-½ of a symmetric matrix of counts C with row sums D; float32."""
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    scale = sp.diags(np.divide(1.0, np.sqrt(total), out=np.zeros(len(total)), where=total > 0))
+    return sp.csr_matrix((scale @ counts @ scale).astype(np.float32))
+
+
+def strongest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
+    """The matrix with only the `count` largest entries of each row; of equal ones those of lower column stay."""
+    matrix = sp.csr_matrix(matrix)
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, row))
+    place = np.arange(len(order)) - matrix.indptr[row[order]]
+    kept = order[place < count]
+    return sp.csr_matrix((matrix.data[kept], (row[kept], matrix.indices[kept])), matrix.shape)
