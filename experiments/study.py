@@ -13,7 +13,7 @@ A study is a YAML file: the question it asks, the settings all its trials share,
 
 Trials whose file is there are not run again. What a trial prints is its validation only: variants are chosen by that.
 Test figures are written to the file, for `tables.py`. Trials of the same data, seed and settings share the stages that
-come before the rounds, crm-alone and llm-alone: they are trained once, and the file says so.
+come before the rounds (crm-alone, wide-alone, llm-alone): they are trained once, and the file says so.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from llmd4rec.training.runtime import environment
 ROOT = Path(__file__).resolve().parents[1]
 #: Where runs and shared stages are kept; not part of the repository.
 RUNS = ROOT / "experiments" / ".runs"
+#: Stages that do not depend on how models teach each other, in the order of a run.
+BEFORE_ROUNDS = ("crm-alone", "wide-alone", "llm-alone")
 SLICES = ("tail", "head", "short_history", "long_history", "later_day", "cold")
 
 
@@ -111,7 +113,10 @@ def trial(settings: MutualDistillation, data: Dataset, folder: Path) -> dict[str
             }
     comparisons = {}
     for split in ("valid", "test"):
-        pairs = [("crm distilled", "crm alone"), ("llm distilled", "llm alone"), ("llm alone", "crm alone")]
+        pairs = [
+            ("crm distilled", "crm alone"), ("llm distilled", "llm alone"), ("llm alone", "crm alone"),
+            ("wide alone", "crm alone"), ("llm alone", "wide alone"),
+        ]  # fmt: skip
         for second, first in pairs:
             if first in models and second in models:
                 (m1, s1), (m2, s2) = first.split(), second.split()
@@ -162,6 +167,8 @@ def shared_folder(run: Run, stage: str) -> Path:
     kept["training"] = values["training"]["crm"]
     if "text" in run.settings.crm.items or stage == "llm-alone":
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
+    if stage != "crm-alone":
+        kept["wide"] = values["wide"]
     if stage == "llm-alone":
         kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
     digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]
@@ -173,13 +180,13 @@ def take_shared(run: Run) -> list[str]:
     taken: list[str] = []
     if run.record.stages:
         return taken
-    for stage in ("crm-alone", "llm-alone"):
+    for stage in BEFORE_ROUNDS:
+        if stage == "wide-alone" and run.settings.partner != "wide":
+            continue
         folder = shared_folder(run, stage)
-        if not folder.exists():
+        if not folder.exists() or (stage != "crm-alone" and not run.settings.rounds):
             break
         if stage == "llm-alone":
-            if not run.settings.rounds:
-                break
             run.record.llm = json.loads((folder / "llm.json").read_text(encoding="utf-8"))
         run.checkpoint_of(stage).mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "best.safetensors", run.checkpoint_of(stage))
@@ -191,7 +198,7 @@ def take_shared(run: Run) -> list[str]:
 
 def keep_shared(run: Run) -> None:
     """Keeps the stages before the rounds for other trials."""
-    for stage in ("crm-alone", "llm-alone"):
+    for stage in BEFORE_ROUNDS:
         folder = shared_folder(run, stage)
         if stage in run.record.stages and not folder.exists():
             folder.mkdir(parents=True)

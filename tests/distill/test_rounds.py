@@ -151,6 +151,35 @@ def test_who_else_may_teach(teacher, stages, tiny_settings, chain_data, tmp_path
     assert all(len(names) <= 2 for names in there)  # what no stage listens to any more is thrown away
 
 
+@pytest.mark.parametrize(
+    ("teacher", "learns_from"),
+    [
+        ("consensus", ("wide-alone + llm-alone", "llm-round-1 + wide-alone", "wide-alone + llm-round-1")),
+        ("partner", ("wide-alone", "llm-round-1", "wide-alone")),
+        ("self", ("llm-alone", "wide-alone", "llm-round-1")),
+    ],
+)
+def test_a_wider_crm_is_the_partner_and_never_served(teacher, learns_from, tiny_settings, chain_data, tmp_path):
+    changes = {"teacher": teacher, "wide": 16, "rounds": 2, "llm__dim": "crm", "llm__init_table_from_crm": True}
+    run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
+    assert taught_by(run) == {
+        "crm-alone": None, "wide-alone": None, "llm-alone": None,
+        "llm-round-1": learns_from[0], "crm-round-1": learns_from[1], "llm-round-2": learns_from[2],
+        "crm-round-2": learns_from[1].replace("llm-round-1", "llm-round-2"),
+    }  # fmt: skip
+    wide, llm = run.load("wide", "alone"), run.load("llm", "alone")
+    assert (run.load("crm", "distilled").dim, wide.dim, llm.dim) == (8, 16, 16)
+    with torch.no_grad():  # the language model reads the wide one's items and starts from them
+        torch.testing.assert_close(llm.injected, wide.item_table())
+        torch.testing.assert_close(llm.item_table(), wide.item_table())
+    assert [model for model, _ in run.models()] == ["crm", "crm", "wide", "llm", "llm"]
+
+
+def test_a_width_that_the_network_cannot_have_is_refused(tiny_settings):
+    with pytest.raises(ConfigError, match="heads = 2 does not divide dim = 15"):
+        parse_settings(changed(tiny_settings, wide=15))
+
+
 def test_texts_help_to_train_the_crm_and_leave_it_as_it_was(tiny_settings, chain_data, tmp_path):
     texts = {"llm__encoder": "llm", "rounds": 0}
     runs = {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Model = Literal["crm", "llm"]
+Model = Literal["crm", "llm", "wide"]
 Stage = Literal["alone", "distilled"]
 Seen = Literal["keep", "remove"]
 Split = Literal["test", "valid"]
@@ -18,7 +18,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
-    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
+    model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
     ] = None,

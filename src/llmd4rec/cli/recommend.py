@@ -20,7 +20,7 @@ def recommend(
         ),
     ],
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
-    model: Annotated[Model, typer.Option(help="The served CRM or the language model.")] = "crm",
+    model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
     ] = None,

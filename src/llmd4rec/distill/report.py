@@ -33,6 +33,12 @@ TEACHERS = {
     "consensus": "the language model and itself together (the mean of their scores)",
     "self": "itself as it was before",
 }
+#: The same where the language model's partner is a wider CRM.
+WIDE_TEACHERS = {
+    "partner": "the language model",
+    "consensus": "the language model and a wider recommender together (the mean of their scores)",
+    "self": "a wider recommender",
+}
 
 
 def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> ReportContent:
@@ -49,7 +55,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         title=run.folder.resolve().name,
         crm={"sasrec": "SASRec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
         llm=_llm_name(run),
-        teacher=TEACHERS[settings.teacher],
+        teacher=(TEACHERS if settings.wide is None else WIDE_TEACHERS)[settings.teacher],
         rows=[
             ModelRow(
                 result.model,
@@ -113,9 +119,9 @@ def _llm_name(run: Run) -> str:
 
 
 def _model_and_round(stage: str) -> tuple[Student, int]:
-    model: Student = "crm" if stage.startswith("crm") else "llm"
-    number = re.search(r"round-(\d+)$", stage)
-    return model, int(number[1]) if number else 0
+    model, _, rest = stage.partition("-")
+    number = re.search(r"round-(\d+)$", rest)
+    return model, int(number[1]) if number else 0  # type: ignore[return-value]
 
 
 def _flat(values: dict[str, Any]) -> dict[str, object]:

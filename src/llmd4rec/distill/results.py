@@ -24,6 +24,7 @@ from llmd4rec.progress import stdout_console
 NAMES = {
     ("crm", "alone"): "CRM alone",
     ("crm", "distilled"): "CRM distilled",
+    ("wide", "alone"): "wide CRM (not served)",
     ("llm", "alone"): "LLM alone",
     ("llm", "distilled"): "LLM distilled",
 }

@@ -1,13 +1,16 @@
 """The alternating loop of mutual distillation (LLMD4Rec, arXiv 2505.18120).
 
     crm-alone                      the CRM on its own                           (all there is when rounds = 0)
+    wide-alone                     a wider CRM, where there is one (`wide`)
     llm-alone                      the LLM on its own, reading the CRM's items  (E4SRec, all positions in one pass)
     round r:
         downward   publish the CRM; its item table goes into the LLM; train the LLM on L_rec + λ1 · w1 · KL
         upward     publish the LLM; train the CRM on L_rec + λ2 · w2 · KL
     until the validation NDCG@10 of the model that is learned for stops improving
 
-Nothing couples the two but the published teacher, and nothing is added to either model.
+Where there is a wider CRM, the LLM reads its items and learns from it, and the two teach the served CRM together: what
+is served need not be what the LLM talks to. Nothing couples the models but the published teacher, and nothing is added
+to any of them.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Training, fit
+from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -100,6 +103,8 @@ class _Rounds:
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
         if settings.rounds:
+            if settings.partner == "wide":
+                self._train("wide", "wide-alone")
             self._train("llm", "llm-alone")
         why = "all rounds done" if settings.rounds else ""
         for number in range(1, settings.rounds + 1):
@@ -120,13 +125,16 @@ class _Rounds:
 
     def _latest(self, model: Student, number: int) -> str:
         """The stage whose model teaches in round `number`: the last one trained before it."""
-        return f"{model}-alone" if number == 1 else f"{model}-round-{number - 1}"
+        return f"{model}-alone" if number == 1 or model == "wide" else f"{model}-round-{number - 1}"
 
     def _teachers(self, student: Student, number: int, newest: int) -> tuple[str, ...]:
         """The stages that teach `student` in round `number`, the other model's being the last before `newest`."""
-        partner: Student = "crm" if student == "llm" else "llm"
+        settings = self.settings
+        partner: Student = settings.partner if student == "llm" else "llm"
         other, own = self._latest(partner, newest), self._latest(student, number)
-        return {"partner": (other,), "consensus": (other, own), "self": (own,)}[self.settings.teacher]
+        if student == "crm" and settings.partner == "wide":
+            own = "wide-alone"  # which is what the served CRM would be, were it free to be so wide
+        return {"partner": (other,), "consensus": (other, own), "self": (own,)}[settings.teacher]
 
     def _stalled(self, number: int) -> bool:
         values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
@@ -145,10 +153,10 @@ class _Rounds:
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
-        sides = item_sides(settings.crm.items, self.data, load_text_vectors(run.folder)) if model == "crm" else None
+        sides = item_sides(settings.crm.items, self.data, load_text_vectors(run.folder)) if model != "llm" else None
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
-        training: Training = getattr(settings.training, model)
+        training = settings.training_of(model)
         if number and training.round_epochs is not None:
             epochs = min(training.epochs, training.round_epochs)
             training = training.model_copy(update={"epochs": epochs})
@@ -209,8 +217,9 @@ class _Rounds:
         if model == "llm" and settings.inject != "never":
             renewed = settings.inject == "every-round" and number > 0
             if renewed or not goes_on:
-                source = self._latest("crm", number) if renewed else "crm-alone"
-                inject_items(ranker, run.load_stage("crm", source).item_table().detach())
+                partner = settings.partner
+                source = self._latest(partner, number) if renewed else f"{partner}-alone"
+                inject_items(ranker, run.load_stage(partner, source).item_table().detach())
         return ranker
 
     def _publish(self, *stages: str) -> Teacher:
@@ -218,7 +227,7 @@ class _Rounds:
         folder = self.run_folder.folder / "teachers" / "+".join(stages)
         if not folder.exists():
             rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
-            learning = self.settings.training.llm if stages[0].startswith("crm") else self.settings.training.crm
+            learning = self.settings.training.crm if stages[0].startswith("llm") else self.settings.training.llm
             large = self.data.num_items > learning.full_softmax_items
             publish(
                 rankers[0] if len(rankers) == 1 else Pool(rankers),
@@ -231,4 +240,4 @@ class _Rounds:
 
 
 def _model_of(stage: str) -> Student:
-    return "crm" if stage.startswith("crm") else "llm"
+    return stage.partition("-")[0]  # type: ignore[return-value]

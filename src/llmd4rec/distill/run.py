@@ -10,7 +10,7 @@
     evaluation/        per-user results and metrics of each model
     report.html
 
-A *stage* is one training: `crm-alone`, `llm-alone`, `llm-round-1`, `crm-round-1`, ...
+A *stage* is one training: `crm-alone`, `wide-alone`, `llm-alone`, `llm-round-1`, `crm-round-1`, ...
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Run:
     def models(self) -> list[tuple[Student, Stage]]:
         """The models this run can give, in the order of a before/after table."""
         order: list[tuple[Student, Stage]] = [
-            ("crm", "alone"), ("crm", "distilled"), ("llm", "alone"), ("llm", "distilled")
+            ("crm", "alone"), ("crm", "distilled"), ("wide", "alone"), ("llm", "alone"), ("llm", "distilled")
         ]  # fmt: skip
         found = []
         for model, stage in order:
@@ -199,11 +199,12 @@ class Run:
 
         device = select_device(self.settings.device)
         seed = derive_seed(self.settings.seed, "weights", stage_name)
-        if model == "crm":
-            return self.settings.crm.build(self.record.items, seed).to(device)
+        if model != "llm":
+            settings = self.settings.crm if model == "crm" else self.settings.partner_crm
+            return settings.build(self.record.items, seed).to(device)
         vectors = load_text_vectors(self.folder)
         network, used = build_llm(
-            self.settings.llm, self.record.items, self.settings.crm.dim, vectors, seed, device, self.record.llm
+            self.settings.llm, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm
         )
         if self.record.llm is None:
             self.record.llm = used

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.distill.run import Run
 
-Student = Literal["crm", "llm"]
+#: A model that learns: the served CRM, the language model, and the CRM that is wider than the served one.
+Student = Literal["crm", "llm", "wide"]
 
 
 # Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
@@ -108,6 +109,12 @@ class MutualDistillation(BaseModel):
         "restart", description="each round trains the CRM from scratch, or goes on from the round before"
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
+    wide: int | None = Field(
+        256,
+        ge=1,
+        description="width of a second CRM that is never served: the language model's partner, which teaches the "
+        "served one with it; null: the served CRM is the partner itself, as in the paper",
+    )
     crm: CRM = Field(default_factory=SASRec)
     llm: LLMRecommender = Field(default_factory=LLMRecommender)
     training: Trainings = Field(default_factory=Trainings)
@@ -117,12 +124,30 @@ class MutualDistillation(BaseModel):
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
-        if self.llm.starts_from_crm(self.crm.dim) and self.llm.width(self.crm.dim) != self.crm.dim:
+        width = self.partner_crm.dim
+        if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
             raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
         return self
 
+    @property
+    def partner(self) -> Student:
+        """The CRM whose items the language model reads and with whom it teaches."""
+        return "crm" if self.wide is None else "wide"
+
+    @property
+    def partner_crm(self) -> CRM:
+        """That CRM's settings: the served one's, but for the width."""
+        if self.wide is None:
+            return self.crm
+        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
+        return type(self.crm).model_validate(self.crm.model_dump() | {"dim": self.wide})
+
+    def training_of(self, student: Student) -> Training:
+        """How the given student is trained."""
+        return self.training.llm if student == "llm" else self.training.crm
+
     def distill(self, student: Student) -> Distill:
-        """How the given student listens to the other model."""
+        """How the given student listens to its teachers."""
         down = student == "llm"
         return Distill(
             strength=self.lambda_down if down else self.lambda_up,

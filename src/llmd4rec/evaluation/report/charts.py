@@ -78,7 +78,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
         f'<span class="tick" style="top:{y(tick):.2f}%"><b>{tick:.3f}</b></span>' for tick in nice_ticks(low, high, 5)
     )
     legend = "".join(
-        f'<li><i class="swatch {model}"></i>{esc(names[model])}</li>' for model in ("crm", "llm") if model in last_of
+        f'<li><i class="swatch {model}"></i>{esc(names[model])}</li>' for model in names if model in last_of
     )
     cut = any(point.value < low for point in points)
     note = f"<p class='note'>First epochs below {low:.3f} lie under the chart.</p>" if cut else ""

@@ -8,7 +8,8 @@ from typing import Literal
 
 from llmd4rec.evaluation.significance import Comparison
 
-ModelName = Literal["crm", "llm"]
+#: The served recommender, the language model, and a wider recommender that only teaches.
+ModelName = Literal["crm", "llm", "wide"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ModelRow:
     """One model at one stage, as a row of the table.
 
     Attributes:
-        model: `crm` or `llm`.
+        model: `crm`, `llm` or `wide`.
         stage: `alone` or `distilled`.
         metrics: test metrics, such as `hr@10`, `ndcg@10` (also `coverage@10`, `popularity@10` where known).
         parameters: what is needed to serve it.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
 from llmd4rec.evaluation.report import charts
 from llmd4rec.evaluation.report.charts import esc, percent
-from llmd4rec.evaluation.report.content import Example, ModelRow, ReportContent
+from llmd4rec.evaluation.report.content import Example, ModelName, ModelRow, ReportContent
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
 
@@ -58,10 +59,14 @@ def finding(content: ReportContent) -> str:
         )
     for row in content.rows:
         if lead in row.metrics:
-            name = content.crm if row.model == "crm" else content.llm
+            name = _model_name(content, row.model)
             what = "trained alone" if row.stage == "alone" else "after distillation"
             return f"{_capital(name)} {what} reaches {metric_name(lead)} {row.metrics[lead]:.4f}."
     return "This run has not been evaluated yet."
+
+
+def _model_name(content: ReportContent, model: ModelName) -> str:
+    return {"crm": content.crm, "llm": content.llm, "wide": f"wider {content.crm}"}[model]
 
 
 def opening(content: ReportContent) -> str:
@@ -117,7 +122,7 @@ def before_and_after(content: ReportContent) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
     body = []
     for row in content.rows:
-        name = content.crm if row.model == "crm" else content.llm
+        name = _model_name(content, row.model)
         stage = "trained alone" if row.stage == "alone" else "distilled"
         cells = "".join(f'<td class="num" data-name="{column}">{show(row) or "–"}</td>' for column, show in columns)
         body.append(
@@ -141,7 +146,7 @@ def learning(content: ReportContent) -> str:
     points = [point for point in content.curves if math.isfinite(point.value)]
     if not points:
         return ""
-    names = {"crm": _capital(content.crm), "llm": _capital(content.llm)}
+    names = {model: _capital(_model_name(content, model)) for model in get_args(ModelName)}
     title, lead = "What was learned, epoch by epoch", "NDCG@10 on the validation items after each epoch."
     if any(point.round for point in points):
         title = "What was learned, round by round"
