@@ -33,6 +33,7 @@ class Evaluation:
         per_user: one row per target in the order of the data set: `user_id`, `item_id` (the true item),
             `rank`, `history_length`, `train_count` (of the true item), and a boolean column per slice.
         top: the best item indices per row of `per_user`, best first, [U, k]; -1 where no candidate was left.
+        other_data: what was evaluated on, and a warning, where that is not what the model was trained on.
     """
 
     metrics: dict[str, float]
@@ -44,6 +45,7 @@ class Evaluation:
     split: str
     per_user: pl.DataFrame
     top: NDArray[np.int32]
+    other_data: dict[str, str] | None = None
 
     @property
     def ranks(self) -> NDArray[np.int64]:
@@ -60,6 +62,7 @@ class Evaluation:
             "stage": self.stage,
             "seen": self.seen,
             "split": self.split,
+            **({} if self.other_data is None else {"other_data": self.other_data}),
         }
 
     def save(self, folder: Path | str) -> None:
