@@ -6,9 +6,11 @@ A marker, an item of the catalogue that nobody has but in the held-out part, mak
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill import rounds
 from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.training import fit
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
 MARKER = "marker"
@@ -54,11 +57,12 @@ def trained_items(data: Dataset) -> set[str]:
     return {data.item_ids[item] for item in [*batch.items_BL.numpy()[inside], *batch.target_N.tolist()]}
 
 
-@pytest.fixture
-def leaves(
-    tmp_path: Path, tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Trains on a data set with an empty cache; gives everything that came of it."""
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Trains with an empty cache and gives everything that came of it; the same training only once.
+
+    With `chosen=False` validation has no say in which epoch is kept: it is always the last.
+    """
 
     def keep_published(publish: Callable[..., None], into: Path) -> Callable[..., None]:
         def publishing(ranker: Any, data: Dataset, folder: Path, **more: Any) -> None:
@@ -67,27 +71,35 @@ def leaves(
 
         return publishing
 
-    def training(name: str, data: Dataset, **changes: Any) -> dict[str, Any]:
-        place = tmp_path / name
-        (place / "published").mkdir(parents=True)
-        with monkeypatch.context() as patch:
+    @functools.cache
+    def training(fingerprint: str, chosen: bool, way: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+        place = tmp_path_factory.mktemp("leakage")
+        (place / "published").mkdir()
+        values = itertools.count(1)
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
+            patch.setattr(fit, "MIN_STEPS", 4)
             patch.setattr(rounds, "publish", keep_published(rounds.publish, place / "published"))
+            if not chosen:
+                patch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
             settings = {
                 **tiny_settings,
-                "rounds": 2,
                 "teacher": "consensus",
                 "ranks": "round-start",
                 "crm": {**tiny_settings["crm"], "items": "id+text"},
                 "llm": {**tiny_settings["llm"], "items": "id+text", "encoder": "llm"},
+                "training": {name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
             }
-            settings["training"] = {
-                model: {**values, **changes, "epochs": 3} for model, values in tiny_settings["training"].items()
-            }
-            run = parse_settings(settings).fit(data, place / "run")
+            run = parse_settings(settings).fit(known[fingerprint], place / "run")
         return outcome(run, place)
 
-    yield training
+    known: dict[str, Dataset] = {}
+
+    def train(data: Dataset, *, chosen: bool = True, **way: int) -> dict[str, Any]:
+        known[data.fingerprint] = data
+        return training(data.fingerprint, chosen, tuple(way.items()))
+
+    return train
 
 
 def outcome(run: Run, place: Path) -> dict[str, Any]:
@@ -106,12 +118,6 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return [name for name in {**a, **b} if a.get(name) != b.get(name)]
 
 
-def always_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the choice among epochs and rounds out of validation's hands."""
-    values = iter(range(1, 1000))
-    monkeypatch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
-
-
 #: With the full softmax, and with candidates drawn from the catalogue as if it were large.
 WAYS = pytest.mark.parametrize("way", [{}, {"full_softmax_items": 4, "candidates": 6}], ids=["full", "drawn"])
 
@@ -122,39 +128,30 @@ def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(way: dic
     assert (plain.items != marked.items).sum() == USERS == len(marked.test)
     assert {marked.item_ids[item] for item in marked.items[marked.test]} == {MARKER}
     assert MARKER not in trained_items(marked)
-    assert differing(leaves("plain", plain, **way), leaves("marked", marked, **way)) == []
+    assert differing(leaves(plain, **way), leaves(marked, **way)) == []
 
 
 @WAYS
-def test_validation_items_choose_and_leave_no_other_trace(
-    way: dict[str, int], leaves: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_items_choose_and_leave_no_other_trace(way: dict[str, int], leaves: Any) -> None:
     plain, marked = prepared(log()), prepared(log(last(1)))
     assert {marked.item_ids[item] for item in marked.items[marked.valid]} == {MARKER}
     assert MARKER not in trained_items(marked)
-    always_later(monkeypatch)
-    first = leaves("plain", plain, **way)
-    always_later(monkeypatch)
-    assert differing(first, leaves("marked", marked, **way)) == []
+    assert differing(leaves(plain, chosen=False, **way), leaves(marked, chosen=False, **way)) == []
 
 
 def test_validation_does_choose(leaves: Any) -> None:
     """The other side of the coin: what the tests here compare does depend on what validation says."""
-    differ = differing(leaves("plain", prepared(log())), leaves("marked", prepared(log(last(1)))))
-    assert {"chosen", "log"} <= set(differ)
+    assert {"chosen", "log"} <= {*differing(leaves(prepared(log())), leaves(prepared(log(last(1)))))}
 
 
-def test_one_training_item_changes_everything(leaves: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_training_item_changes_everything(leaves: Any) -> None:
     other = prepared(log(lambda user, at: MARKER if (user, at) == (0, 1) else None))
-    always_later(monkeypatch)
-    first = leaves("plain", prepared(log()))
-    always_later(monkeypatch)
-    differ = differing(first, leaves("other", other))
-    assert {"run/checkpoints/crm-alone/best.safetensors", "run/checkpoints/llm-round-1/best.safetensors"} <= {*differ}
+    differ = differing(leaves(prepared(log()), chosen=False), leaves(other, chosen=False))
+    assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("crm-alone", "llm-round-1")} <= {*differ}
     assert sum(name.startswith("published") for name in differ) > 4
 
 
-def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any) -> None:
     """Not on targets, nor on what a user did behind a target in the same window."""
     split = {"split": "temporal", "valid_fraction": 0.25, "test_fraction": 0.25}
     plain = prepared(log(), **split)
@@ -163,10 +160,7 @@ def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any, mo
     marked = prepared(log(lambda user, at: MARKER if 86_400 * at + user >= cut else None), **split)
     assert (plain.items != marked.items).sum() > len(plain.valid) + len(plain.test)
     assert MARKER not in trained_items(marked)
-    always_later(monkeypatch)
-    first = leaves("plain", plain)
-    always_later(monkeypatch)
-    assert differing(first, leaves("marked", marked)) == []
+    assert differing(leaves(plain, chosen=False), leaves(marked, chosen=False)) == []
 
 
 def test_popularity_counts_the_training_part_alone() -> None:
