@@ -75,17 +75,46 @@ def _write_table(path: Path, table: pl.DataFrame) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+#: The number type of each array.
+_TYPES: dict[str, type[np.integer]] = {
+    **{"offsets": np.int64, "items": np.int32, "train_end": np.int64, "valid": np.int64, "test": np.int64},
+    "times": np.int64,
+}
+
+
+def _open_array(folder: Path, name: str) -> NDArray[Any]:
+    """Memory-maps one array; it may come from a stranger, so its head is not believed.
+
+    Raises:
+        ValueError: it is no one-dimensional array of the type it must have.
+    """
+    try:
+        array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the head as Python, which fails in many ways
+        raise ValueError(f"{name}.npy cannot be read: {error}") from error
+    if array.dtype != _TYPES[name] or array.ndim != 1:
+        raise ValueError(f"{name}.npy holds {array.dtype} of shape {array.shape}")
+    return array
+
+
 def _inconsistency(
-    head: dict[str, Any], arrays: dict[str, NDArray[Any]], times: Int64Array | None, users: int, items: int
+    head: dict[str, Any], arrays: dict[str, NDArray[Any]], times: Int64Array | None, users: int, catalogue: pl.DataFrame
 ) -> str:
     """What does not fit together in a loaded folder; empty if all does."""
     offsets, flat = arrays["offsets"], arrays["items"]
+    items = catalogue.height
     counts = {"users": users, "items": items, "interactions": len(flat)}
     for name, count in counts.items():
         if head.get(name) != count:
             return f"dataset.json names {head.get(name)} {name}, the files hold {count}"
     if not {"text_fields", "settings"} <= head.keys():
         return "dataset.json lacks fields"
+    if catalogue.schema.get("item_id") != pl.String or catalogue["item_id"].null_count():
+        return "catalogue.parquet has no item_id for every item"
+    if not isinstance(head["text_fields"], list) or any(name not in catalogue.columns for name in head["text_fields"]):
+        return "dataset.json names text fields that the catalogue does not have"
     if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 1).any():
         return "offsets.npy does not fit the users and items.npy"
     if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= items):
@@ -363,18 +392,14 @@ class Dataset:
             problem = _alteration(path, head)
             if problem:
                 raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
-            arrays = {
-                name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("offsets", "items", "train_end", "valid", "test")
-            }
-            times_file = path / "times.npy"
-            times = np.load(times_file, mmap_mode="r", allow_pickle=False) if times_file.exists() else None
+            arrays = {name: _open_array(path, name) for name in _TYPES if name != "times"}
+            times = _open_array(path, "times") if (path / "times.npy").exists() else None
             users = pl.read_parquet(path / "users.parquet")["user_id"]
             catalogue = pl.read_parquet(path / "catalogue.parquet")
             report = read_json(path / "report.json")
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error
-        problem = _inconsistency(head, arrays, times, len(users), catalogue.height)
+        problem = _inconsistency(head, arrays, times, len(users), catalogue)
         if problem:
             raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
         data = cls(

@@ -167,7 +167,7 @@ def _scan_jsonl(plain: Path, path: Path, about: dict[str, Any]) -> Table:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, row {number}: no valid JSON: {error}", _JSON_REMEDY) from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}, row {number}: not a JSON object", _JSON_REMEDY)
@@ -208,7 +208,7 @@ def _explain_json(plain: Path, path: Path, known: dict[str, Any], error: Excepti
         for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line) if line.strip() else {}
-            except json.JSONDecodeError as broken:
+            except (ValueError, RecursionError) as broken:
                 raise DataError(f"{path}, row {number}: no valid JSON: {broken}", _JSON_REMEDY) from error
             for name, value in record.items() if isinstance(record, dict) else ():
                 if isinstance(known.get(name), pl.List) and value is not None and not isinstance(value, list):

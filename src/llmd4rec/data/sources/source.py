@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import struct
@@ -97,7 +98,7 @@ class Files:
         except _DAMAGED as error:
             raise DataError(f"{path} is damaged or cut short: {error}", "Download it again.") from error
         except OSError as error:
-            if error.errno is not None:  # the operating system's, of which a full disk is one
+            if error.errno not in (None, errno.EINVAL):  # the operating system's, of which a full disk is one
                 raise
             raise DataError(f"{path} is damaged or cut short: {error}", "Download it again.") from error
         except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that Python does not know
