@@ -2,8 +2,8 @@
 
     python supply/audit.py constraints.txt
 
-Exit status: 0 nothing is known against any of them; 1 something is; 2 some could not be looked up. The tool beneath calls
-packages that it could not look up "skipped" and says that nothing was found, which is true and no answer.
+Exit status: 0 nothing is known against any of them; 1 something is; 2 some could not be looked up. The tool beneath
+calls packages that it could not look up "skipped" and says that nothing was found, which is true and no answer.
 """
 
 from __future__ import annotations

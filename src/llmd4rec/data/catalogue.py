@@ -10,6 +10,7 @@ from llmd4rec.data import columns, ids
 from llmd4rec.data.report import EXAMPLES, Report
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import Table
+from llmd4rec.errors import DataError
 
 
 def bare_catalogue(used: pl.Series) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -87,14 +88,22 @@ def _text_columns(names: list[str], key: str, table: Table, settings: Prepare) -
     """The columns that hold text for people, the title first; never an identifier."""
     rest = [name for name in names if name != key]
     if settings.text_cols is not None:
-        return [
+        named = [
             columns.require(rest, name, "text", table.where, "--text-cols")
             for name in dict.fromkeys(settings.text_cols)
         ]
+        for name in named:
+            if not _can_be_text(table.schema[name]):
+                raise DataError(
+                    f"{table.where}, column {name!r}: {table.schema[name]} is no text",
+                    "Leave it out of --text-cols, or make it text first.",
+                )
+        return list(dict.fromkeys(named))
+    rest = [name for name in rest if _can_be_text(table.schema[name])]
     title = columns.guess(rest, columns.TITLE)
     found = [] if title is None else [title]
     wanted = {columns.normal(name): place for place, name in enumerate(columns.TEXT)}
-    matching = [name for name in rest if columns.normal(name) in wanted and _can_be_text(table.schema[name])]
+    matching = [name for name in rest if columns.normal(name) in wanted]
     return found + sorted(matching, key=lambda name: wanted[columns.normal(name)])
 
 

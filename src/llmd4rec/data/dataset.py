@@ -31,6 +31,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.table import UNREADABLE
 from llmd4rec.errors import DataError
 from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
 
@@ -397,7 +398,7 @@ class Dataset:
             users = pl.read_parquet(path / "users.parquet")["user_id"]
             catalogue = pl.read_parquet(path / "catalogue.parquet")
             report = read_json(path / "report.json")
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error
         problem = _inconsistency(head, arrays, times, len(users), catalogue)
         if problem:

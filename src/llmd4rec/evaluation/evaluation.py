@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.table import UNREADABLE
 from llmd4rec.errors import RunError
 from llmd4rec.files import atomic_dir, read_json, write_json
 
@@ -97,7 +98,7 @@ class Evaluation:
             per_user = pl.read_parquet(folder / PER_USER)
             top = np.load(folder / TOP, allow_pickle=False)
             evaluation = cls(per_user=per_user, top=top, **head)
-        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        except (*UNREADABLE, ValueError, TypeError) as error:
             raise RunError(f"{folder} is damaged: {error}", "Run `llmd4rec evaluate` again.") from error
         if not evaluation.users == per_user.height == len(top):
             raise RunError(f"{folder} is damaged: its files do not agree", "Run `llmd4rec evaluate` again.")
