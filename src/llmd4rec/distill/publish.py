@@ -140,7 +140,7 @@ def publish(
 
 
 def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped array whose space is taken now: on a disk that is full, writing to a mapping kills the process."""
+    """A memory-mapped array whose space is taken now: writing to a mapping on a full disk would kill the process."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:

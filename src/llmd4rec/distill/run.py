@@ -32,7 +32,7 @@ from llmd4rec.config import check, differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
@@ -59,6 +59,8 @@ class Record:
     stopped_because: str = ""
     #: The language model that was built on: origin, layers, fingerprint of its weights.
     llm: dict[str, Any] | None = None
+    #: SHA-256 of text_vectors.safetensors, where there is one.
+    text_vectors: str | None = None
     format: int = FORMAT_VERSION
 
 
@@ -153,8 +155,8 @@ class Run:
             write_json(path, noted)
         if rounding := [name for name in ("processor", "threads", "gpu", "packages") if name in new]:
             warn(
-                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may differ "
-                "in their last digits from those of a run never stopped"
+                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
+                "differ in their last digits from those of a run never stopped"
             )
 
     def require(self, data: Dataset) -> None:
@@ -224,13 +226,13 @@ class Run:
 
     def build(self, model: Student, stage_name: str) -> Ranker:
         """A freshly initialised model of the run's settings, on its device."""
-        from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
+        from llmd4rec.models.llm.assemble import build_llm
 
         device = select_device(self.settings.device)
         seed = derive_seed(self.settings.seed, "weights", stage_name)
         if model == "crm":
             return self.settings.crm.build(self.record.items, seed).to(device)
-        vectors = load_text_vectors(self.folder)
+        vectors = self.text_vectors()
         network, used = build_llm(
             self.settings.llm, self.record.items, self.settings.crm.dim, vectors, seed, device, self.record.llm
         )
@@ -238,6 +240,24 @@ class Run:
             self.record.llm = used
             self.save()
         return network
+
+    def text_vectors(self) -> Tensor | None:
+        """What the models read of the items' texts, [I, T]; None where they read none.
+
+        Raises:
+            RunError: the file is missing or is not the one that the run was trained with.
+        """
+        from llmd4rec.models.llm.assemble import load_text_vectors
+
+        path = self.folder / "text_vectors.safetensors"
+        if self.record.text_vectors is not None and (
+            not path.exists() or sha256_file(path) != self.record.text_vectors
+        ):
+            raise RunError(
+                f"{path} is missing or not what the run was trained with",
+                "Put it back from a copy, or delete it and run `train` again: it is made anew.",
+            )
+        return load_text_vectors(self.folder)
 
     def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
         """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
@@ -296,7 +316,9 @@ class Run:
         try:
             catalogue = pl.read_parquet(path, columns=["item_id", "title"])
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunError(f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run.") from error
+            raise RunError(
+                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
+            ) from error
         ranker = self.load(model, stage or self.served_stage(model))
         return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
 
