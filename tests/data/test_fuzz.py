@@ -71,6 +71,15 @@ def test_found_titles_that_are_bytes(tmp_path: Path) -> None:
         Dataset.from_frames(log, items, text_cols=["title"])
 
 
+def test_found_columns_of_durations(tmp_path: Path) -> None:
+    log = pl.DataFrame({"user": list("uuuv"), "item": list("abca")})
+    items = pl.DataFrame({"item": list("abc"), "title": list("xyz"), "length": [1, 2, 3]})
+    data = Dataset.from_frames(log, items.with_columns(pl.col("length").cast(pl.Duration("us"))))
+    assert data.catalogue.columns == ["item_id", "title"]
+    with pytest.raises(DataError, match="no identifier"):
+        Dataset.from_frames(log.with_columns(item=pl.Series([1, 2, 3, 1]).cast(pl.Duration("us"))))
+
+
 @pytest.mark.parametrize(
     "head",
     [b"{'descr': '<i8', 'fortran_order': False, 'shape': (", b"{'descr': [1], 'fortran_order': False, 'shape': (1,)}"],

@@ -1,4 +1,4 @@
-"""Files of strangers: archives that lead elsewhere, bombs, devices, code in settings; and the modes of what we write."""
+"""Files of strangers: archives that lead elsewhere, bombs, devices, code in settings; and the modes of our own."""
 
 from __future__ import annotations
 

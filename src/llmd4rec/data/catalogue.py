@@ -12,6 +12,9 @@ from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import Table
 from llmd4rec.errors import DataError
 
+#: Types that no text can be made of.
+NOT_PLAIN = (pl.Binary, pl.Object, pl.Duration)
+
 
 def bare_catalogue(used: pl.Series) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """A catalogue of identifiers only."""
@@ -111,7 +114,7 @@ def _can_be_text(dtype: pl.DataType) -> bool:
     inner: Any = dtype
     while isinstance(inner, pl.List | pl.Array):
         inner = inner.inner
-    return not isinstance(inner, pl.Struct) and inner not in (pl.Binary, pl.Object)
+    return not isinstance(inner, pl.Struct) and inner not in NOT_PLAIN
 
 
 def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -> list[str]:
@@ -120,7 +123,8 @@ def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -
     others = []
     for name in names:
         short, dtype = name.split(":")[0], table.schema[name]
-        if name != key and name not in texts and short not in taken and not dtype.is_nested() and dtype != pl.Binary:
+        plain = not dtype.is_nested() and dtype not in NOT_PLAIN
+        if name != key and name not in texts and short not in taken and plain:
             others.append(name)
             taken.add(short)
     return others
