@@ -342,7 +342,7 @@ def test_times_put_beside_data_without_times_are_not_read(tmp_path: Path) -> Non
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_guarded_by_its_fingerprint(tmp_path: Path) -> None:
-    """As version 0.1.0 wrote it: no checksums, the fingerprint made in the old way."""
+    """As it was once written: no checksums, the fingerprint made in the old way."""
     data = Dataset.from_frames(LOG)
     data.save(tmp_path / "data")
     head = read_json(tmp_path / "data" / "dataset.json")

@@ -297,7 +297,7 @@ class Dataset:
     def is_known_as(self, fingerprint: str) -> bool:
         """Whether a fingerprint that was written down is this data set's.
 
-        Up to version 0.1.0 fingerprints were made in another way, which did not see which columns are the texts.
+        Fingerprints were once made in another way, which did not see which columns are the texts; those still count.
         """
         return fingerprint in (self.fingerprint, self._old_fingerprint)
 
