@@ -262,6 +262,12 @@ def test_a_damaged_or_missing_evaluation_is_named(tmp_path: Path, integer_table:
     pl.read_parquet(tmp_path / "crm/per_user.parquet").head(3).write_parquet(tmp_path / "crm/per_user.parquet")
     with pytest.raises(RunError, match="do not agree"):
         Evaluation.load(tmp_path / "crm")
+    result.per_user.with_columns(rank=pl.lit(0)).write_parquet(tmp_path / "crm/per_user.parquet")
+    with pytest.raises(RunError, match="do not agree"):
+        Evaluation.load(tmp_path / "crm")
+    result.per_user.drop("rank").write_parquet(tmp_path / "crm/per_user.parquet")
+    with pytest.raises(RunError, match="damaged"):
+        Evaluation.load(tmp_path / "crm")
     (tmp_path / "crm/per_user.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="damaged"):
         Evaluation.load(tmp_path / "crm")

@@ -299,7 +299,7 @@ class Dataset:
 
         Fingerprints were once made in another way, which did not see which columns are the texts; those still count.
         """
-        return fingerprint in (self.fingerprint, self._old_fingerprint)
+        return fingerprint == self.fingerprint or fingerprint == self._old_fingerprint
 
     @cached_property
     def _old_fingerprint(self) -> str:

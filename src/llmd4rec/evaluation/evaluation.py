@@ -98,8 +98,9 @@ class Evaluation:
             per_user = pl.read_parquet(folder / PER_USER)
             top = np.load(folder / TOP, allow_pickle=False)
             evaluation = cls(per_user=per_user, top=top, **head)
+            sound = bool((evaluation.ranks >= 1).all())
         except (*UNREADABLE, ValueError, TypeError) as error:
             raise RunError(f"{folder} is damaged: {error}", "Run `llmd4rec evaluate` again.") from error
-        if not evaluation.users == per_user.height == len(top):
+        if not sound or not evaluation.users == per_user.height == len(top):
             raise RunError(f"{folder} is damaged: its files do not agree", "Run `llmd4rec evaluate` again.")
         return evaluation
