@@ -68,7 +68,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(_mode(0o644))  # after the writing: some libraries make the file anew, readable by nobody else
+            temporary.chmod(_mode(0o644))  # after the writing: some libraries make the file anew
             _flush(temporary)
             if keep is not None and path.exists():
                 os.replace(path, keep)

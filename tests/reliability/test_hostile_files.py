@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+import llmd4rec
 from llmd4rec.config import load_settings
 from llmd4rec.data import unpack
 from llmd4rec.data.dataset import Dataset
@@ -216,6 +218,32 @@ def test_a_value_made_long_by_aliases_is_quoted_in_short(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         load_settings(MutualDistillation, tmp_path / "run.yaml")
     assert len(str(caught.value)) < 20_000
+
+
+#: Calls by which files run code, and arguments that let them. `make lint` looks for more such calls.
+FORBIDDEN_CALLS = {"torch.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "eval", "exec"}
+FORBIDDEN_ARGUMENTS = {"allow_pickle": True, "trust_remote_code": True, "weights_only": False, "use_safetensors": False}
+
+
+def dangers(source: str) -> list[str]:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    found = [name for call in calls if (name := ast.unparse(call.func)) in FORBIDDEN_CALLS]
+    arguments = [argument for call in calls for argument in call.keywords if argument.arg in FORBIDDEN_ARGUMENTS]
+    return found + [
+        ast.unparse(argument)
+        for argument in arguments
+        if not isinstance(argument.value, ast.Constant)
+        or argument.value.value is FORBIDDEN_ARGUMENTS[argument.arg or ""]
+    ]
+
+
+def test_no_reader_of_ours_is_one_that_runs_code() -> None:
+    sources = sorted(Path(llmd4rec.__file__).parent.rglob("*.py"))
+    assert len(sources) > 60
+    assert {path.name: found for path in sources if (found := dangers(path.read_text(encoding="utf-8")))} == {}
+    assert dangers("torch.load(x); np.load(x, allow_pickle=True); f(trust_remote_code=allowed)") == [
+        "torch.load", "allow_pickle=True", "trust_remote_code=allowed",
+    ]  # fmt: skip
 
 
 # ---- what we write ------------------------------------------------------------------------------------------------
