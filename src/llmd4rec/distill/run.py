@@ -170,7 +170,7 @@ class Run:
                 f"{self.folder} was trained on other data than {data.path or 'the given data set'} "
                 f"(fingerprints {self.record.data[:8]} and {data.fingerprint[:8]})",
                 f"Use its own data set{f', {self.record.data_path}' if self.record.data_path else ''}, "
-                "or train a new run on this one.",
+                "or train a new run on this one. (`llmd4rec evaluate --other-data` takes it, and says so.)",
             )
 
     def load_data(self, path: Path | None = None, *, other: bool = False) -> Dataset:
