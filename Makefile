@@ -13,6 +13,7 @@ help:
 	@echo "make lint      ruff and mypy only"
 	@echo "make bench     every stage against the machine and other libraries (20 minutes)"
 	@echo "make bench-long DATA=folder MINUTES=60   training time to equal accuracy (hours)"
+	@echo "make lock, make audit, make sbom   pinned hashes, known advisories, bill of materials (SECURITY.md)"
 	@echo "make clean     remove .venv and the demo's results"
 
 .venv/.python:
@@ -55,3 +56,5 @@ bench-long: .venv/.installed
 
 clean:
 	rm -rf .venv $(DEMO)
+
+include supply/targets.mk

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import peft  # noqa: F401
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill import rounds  # noqa: F401
+from llmd4rec.distill import report, results, rounds  # noqa: F401
 from llmd4rec.distill.run import parse_settings
 from llmd4rec.training import fit
 
 torch.set_num_threads(1)
+
+#: What Python reports of a process's dealings with files before each of them.
+FILE_EVENTS = {
+    "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkstemp",
+    "tempfile.mkdtemp",
+}  # fmt: skip
 
 
 def train(settings: dict[str, Any], data: Path, folder: Path) -> None:
@@ -25,3 +36,79 @@ def train(settings: dict[str, Any], data: Path, folder: Path) -> None:
         parse_settings(settings).fit(Dataset.load(data), folder)
     except KeyboardInterrupt:
         os._exit(130)
+
+
+def train_and_score(
+    settings: dict[str, Any], data: Path, folder: Path, die_at: int = 0, count: Path | None = None
+) -> None:
+    """As the command does it, up to the report.
+
+    Args:
+        die_at: kill this process at so many events, which are its steps and whatever it does with files; 0: never.
+        count: where to write how many there were.
+    """
+    events = [0]
+
+    def happens(*_: Any) -> None:
+        events[0] += 1
+        if events[0] == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in FILE_EVENTS or (event == "open" and str(arguments[0]).startswith(str(folder))):
+            happens()
+
+    fit.MIN_STEPS = 4
+    register_optimizer_step_post_hook(happens)
+    sys.addaudithook(watch)
+    dataset = Dataset.load(data)
+    results.score_run(parse_settings(settings).fit(dataset, folder), dataset)
+    if count is not None:
+        count.write_text(str(events[0]))
+
+
+def start(target: Any, *arguments: Any) -> Any:
+    """Calls a function of this module in a process forked from one that has done nothing but the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([path] if path else [])])
+    try:  # the server takes its path from here
+        process = context.Process(target=target, args=arguments)
+        process.start()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return process
+
+
+def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A deep copy with `a__b=value` set at a.b."""
+    copy: dict[str, Any] = json.loads(json.dumps(settings))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        group = copy
+        for parent in parents:
+            group = group[parent]
+        group[last] = value
+    return copy
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything a run leaves, without the times.
+
+    Also without what a killed evaluation has left half-done: another one may be at work, so it goes only after an hour.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    for stage in record["stages"].values():
+        del stage["seconds"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    files = [path for name in ("checkpoints", "evaluation", "teachers") for path in sorted(folder.glob(f"{name}/**/*"))]
+    files = [path for path in files if not (path.parent.name.startswith(".") and "evaluation" in path.parts)]
+    return {
+        "record": record,
+        "log": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        **{str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -15,6 +16,10 @@ from llmd4rec.errors import ConfigError
 from llmd4rec.files import atomic_file
 
 M = TypeVar("M", bound=BaseModel)
+
+#: How a wrong value is quoted: a file of a few lines can hold, by its aliases, one that is gigabytes long.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
 def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:
@@ -34,7 +39,7 @@ def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = (
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{path} does not exist", "Give a YAML file; one with only {} means defaults.") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as YAML: {error}", "Correct the file.") from error
     if values is None:
         values = {}
@@ -100,7 +105,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
@@ -124,10 +129,10 @@ def _explain(kind: type[BaseModel], problems: Iterable[Any]) -> list[str]:
             known_names = problem["ctx"]["expected_tags"].replace("'", "")
             reasons[f"{key}.name = {problem['ctx']['tag']!r}: must be one of {known_names}"] = []
         elif problem["type"] == "union_tag_not_found":
-            reasons[f"{key} = {given!r}: must be a group of settings"] = []
+            reasons[f"{key} = {_SHORT.repr(given)}: must be a group of settings"] = []
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
-            reasons.setdefault(f"{key} = {given!r}: ", []).append(message)
+            reasons.setdefault(f"{key} = {_SHORT.repr(given)}: ", []).append(message)
     return [start + ", or ".join(dict.fromkeys(messages)) for start, messages in reasons.items()]
 
 

@@ -1,23 +1,33 @@
-"""Writing files so that nothing half-written is ever left behind or mistaken for the real thing."""
+"""Writing files so that nothing half-written is ever left behind or mistaken for the real thing.
+
+What is written goes into a neighbour with another name, is flushed to the disk, and only then takes its name; the
+folder is flushed behind it. So after a crash, of the program or of the machine, a name stands for all of the old
+content or all of the new.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError, LLMD4RecError
 
 
 @contextlib.contextmanager
-def _clear_disk_errors(path: Path) -> Iterator[None]:
+def clear_disk_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals to write into an error a person can act on."""
     try:
         yield
@@ -25,6 +35,11 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LLMD4RecError(
                 f"the disk is full: cannot write {path}", "Free some space, then run the same command again."
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise LLMD4RecError(
+                f"cannot write {path}: files may not be so large here",
+                "Raise the limit (ulimit -f) or choose another disk, then run the same command again.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise LLMD4RecError(
@@ -38,20 +53,27 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure."""
+def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
+
+    Args:
+        path: where the file is to be.
+        keep: where a file that is there already goes, in the same folder; None: it is replaced.
+    """
     path = Path(path)
-    with _clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with clear_disk_errors(path):
+        _make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)  # after the writing: some libraries make the file anew, readable by nobody else
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            temporary.chmod(_mode(0o644))  # after the writing: some libraries make the file anew
+            _flush(temporary)
+            if keep is not None and path.exists():
+                os.replace(path, keep)
             os.replace(temporary, path)
+            _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -64,37 +86,120 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
         DataError: `path` exists, is not an empty folder, and `replace` is false.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())) and not replace:
+    if path.exists() and not _is_empty_folder(path) and not replace:
         raise DataError(f"{path} already exists", "Choose another folder, or pass --overwrite.")
-    with _clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with clear_disk_errors(path):
+        _make_folder(path.parent)
+        temporary = _folder_aside(path)
         try:
-            temporary.chmod(0o755)
             yield temporary
-            if path.exists():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            os.replace(temporary, path)
+            for each in temporary.rglob("*"):
+                each.chmod(_mode(0o755 if each.is_dir() else 0o644))
+                _flush(each)
+            temporary.chmod(_mode(0o755))
+            _flush(temporary)
+            # Another process may have been faster: what it has put there is replaced only where that was asked for.
+            if _is_empty_folder(path):
+                path.rmdir()
+            if not path.exists() or not replace:
+                os.rename(temporary, path)
+            elif not _exchange(temporary, path):
+                remove(path)
+                os.rename(temporary, path)
+            _flush(path.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _delete(temporary)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a process that was killed while writing has left anywhere under `folder`."""
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there; a folder's name is gone before the first of its files is."""
+    path = Path(path)
+    if path.is_dir():
+        aside = _folder_aside(path)
+        os.rename(path, aside / path.name)
+        _delete(aside)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _mode(most: int) -> int:
+    """`most` less what the user's umask takes away: never writable by others, whatever the umask allows."""
+    umask = os.umask(0o077)  # it cannot be read without being set
+    os.umask(umask)
+    return most & ~umask
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _folder_aside(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        if not path.is_dir():  # Windows opens no folders, and some network disks flush none
+            raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps the names of two things in a single step; False where the system or the disk cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def remove_leftovers(folder: Path, *, older_than: float = 0) -> None:
+    """Removes what a process that was killed while writing has left anywhere under `folder`.
+
+    Args:
+        folder: where to look.
+        older_than: seconds; for places where other processes may be writing now.
+    """
+    newest = time.time() - older_than
     for leftover in list(Path(folder).rglob(".*.part")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it was being written, and has its name now
+            if not older_than or leftover.stat().st_mtime < newest:
+                _delete(leftover)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented, key-ordered-as-given JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """As `np.save`, whose error on a full disk does not say that the disk is full; not atomic."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data.cast("B") if array.size else b"")
 
 
 def read_json(path: Path) -> Any:
@@ -123,6 +228,6 @@ def cache_dir(*parts: str) -> Path:
 
     root = os.environ.get("LLMD4REC_CACHE") or platformdirs.user_cache_dir("llmd4rec")
     path = Path(root, *parts)
-    with _clear_disk_errors(path):
+    with clear_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,16 +1,19 @@
-"""Progress with rates and time left on a terminal; silence elsewhere."""
+"""Progress with rates and time left: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Task as _Task
 from rich.text import Text
 
+#: Without a terminal, seconds from one line to the next; what is done sooner says nothing.
+LINE_SECONDS = 60.0
 #: Messages go to standard error so that `--json` on standard output stays clean.
 console = Console(stderr=True)
 
@@ -27,26 +30,63 @@ class _Rate(TextColumn):
     def render(self, task: _Task) -> Text:
         speed = task.finished_speed or task.speed
         unit = task.fields.get("unit", "")
-        return Text("" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s")
+        return Text("" if speed is None else _rate(speed, unit))
+
+
+def _rate(speed: float, unit: str) -> str:
+    return f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s"
 
 
 class Bar:
     """A running progress bar; see :func:`bar`."""
 
-    def __init__(self, progress: Progress | None, task: object | None) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, show: Callable[[float, str], None]) -> None:
+        self._show = show
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Moves on by `amount` units; `note` is shown behind the bar (a loss, for example)."""
-        if self._progress is not None:
-            self._progress.update(self._task, advance=amount, note=note)  # type: ignore[arg-type]
+        self._show(amount, note)
+
+
+class _Lines:
+    """How far something is, as lines in a log file."""
+
+    #: When the last line was written and anything last moved, by whichever task: many short ones are as long as one.
+    last = seen = -LINE_SECONDS
+
+    def __init__(self, what: str, total: float | None, unit: str, start: float) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.start, self.done, self.begun = start, start, time.monotonic()
+        if self.begun - _Lines.seen >= LINE_SECONDS:
+            _Lines.last = self.begun
+
+    def advance(self, amount: float, note: str) -> None:
+        self.done += amount
+        now = _Lines.seen = time.monotonic()
+        if now - _Lines.last < LINE_SECONDS:
+            return
+        _Lines.last = now
+        speed = (self.done - self.start) / max(now - self.begun, 1e-9)
+        parts = [f"{self.done:,.0f} {self.unit}", _rate(speed, self.unit)]
+        if self.total is not None:
+            parts[0] = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}"
+            parts.append(f"{duration((self.total - self.done) / max(speed, 1e-9))} left")
+        print(f"{self.what}: {', '.join(parts)}" + (f"; {note}" if note else ""), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A span of time for a person: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextlib.contextmanager
 def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -> Iterator[Bar]:
-    """A progress bar over `total` units on a terminal; does nothing when standard error is not one."""
+    """A progress bar over `total` units on a terminal; a line a minute where standard error is none."""
     if not sys.stderr.isatty():
-        yield Bar(None, None)
+        yield Bar(_Lines(what, total, unit, start).advance)
         return
     with Progress(
         TextColumn("{task.description}"),
@@ -61,10 +101,15 @@ def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -
         transient=True,
     ) as progress:
         task = progress.add_task(what, total=total, completed=int(start), unit=unit, note="")
-        yield Bar(progress, task)
+        yield Bar(lambda amount, note: progress.update(task, advance=amount, note=note))
 
 
 def say(message: str) -> None:
     """One line for a person, on a terminal only."""
     if sys.stderr.isatty():
         console.print(message)
+
+
+def warn(message: str) -> None:
+    """A line for a person that must not be missed, wherever standard error goes."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from llmd4rec.data.dataset import NO_TIME, Dataset
 from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.files import read_json, write_json
 
 LOG = pl.DataFrame(
     {
@@ -290,21 +292,102 @@ def test_only_prepared_folders_are_replaced(tmp_path: Path) -> None:
     data.save(tmp_path / "data", overwrite=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["offsets.npy", "items.npy", "train_end.npy", "test.npy", "times.npy", "users.parquet"]
+FILES = (
+    *("offsets.npy", "items.npy", "train_end.npy", "valid.npy", "test.npy", "times.npy"),
+    *("users.parquet", "catalogue.parquet", "report.json", "report.md", "dataset.json"),
 )
-def test_a_damaged_folder_is_noticed(tmp_path: Path, name: str) -> None:
-    Dataset.from_frames(LOG).save(tmp_path / "data")
-    path = tmp_path / "data" / name
+
+
+def alter(path: Path, how: str) -> None:
     whole = path.read_bytes()
-    path.write_bytes(whole[:-8])
-    with pytest.raises(DataError, match="damaged"):
+    if how == "gone":
+        path.unlink()
+    elif how == "cut short":
+        path.write_bytes(whole[:-8])
+    elif how == "one bit":
+        place = len(whole) * 3 // 4
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+
+
+@pytest.mark.parametrize("how", ["gone", "cut short", "one bit"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_folder_is_noticed(tmp_path: Path, name: str, how: str) -> None:
+    Dataset.from_frames(LOG).save(tmp_path / "data")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == set(FILES)
+    alter(tmp_path / "data" / name, how)
+    with pytest.raises(
+        DataError, match=r"dataset\.json" if name == "dataset.json" else f"is damaged: {name}"
+    ) as caught:
         Dataset.load(tmp_path / "data")
-    if name in ("items.npy", "train_end.npy", "test.npy"):
-        path.write_bytes(whole[:-8] + b"\x7f" * 8)
-        with pytest.raises(DataError, match="damaged"):
+    assert caught.value.remedy
+
+
+def test_every_value_of_the_head_is_guarded(tmp_path: Path) -> None:
+    Dataset.from_frames(LOG).save(tmp_path / "data")
+    head = read_json(tmp_path / "data" / "dataset.json")
+    changes = [{"text_fields": ["title"]}, {"settings": {**head["settings"], "k_core": 5}}, {"fingerprint": "0" * 32}]
+    changes += [{"test_targets": 1}, {"files": {**head["files"], "items.npy": "0" * 64}}, {"added": 1}]
+    for change in changes:
+        write_json(tmp_path / "data" / "dataset.json", head | change)
+        with pytest.raises(DataError, match=r"dataset\.json is not as it was written"):
             Dataset.load(tmp_path / "data")
-    path.unlink()
-    if name != "times.npy":
-        with pytest.raises(DataError, match="damaged"):
+
+
+def test_times_put_beside_data_without_times_are_not_read(tmp_path: Path) -> None:
+    Dataset.from_frames(LOG).save(tmp_path / "with")
+    Dataset.from_frames(LOG.drop("timestamp")).save(tmp_path / "without")
+    (tmp_path / "without" / "times.npy").write_bytes((tmp_path / "with" / "times.npy").read_bytes())
+    with pytest.raises(DataError, match=r"times\.npy was not written with the rest"):
+        Dataset.load(tmp_path / "without")
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_guarded_by_its_fingerprint(tmp_path: Path) -> None:
+    """As it was once written: no checksums, the fingerprint made in the old way."""
+    data = Dataset.from_frames(LOG)
+    data.save(tmp_path / "data")
+    head = read_json(tmp_path / "data" / "dataset.json")
+    old = {name: value for name, value in head.items() if name not in ("files", "sha256")}
+    old["fingerprint"] = "7f5ac96c6b03b08337073ae552bf87be"
+    write_json(tmp_path / "data" / "dataset.json", old)
+    assert Dataset.load(tmp_path / "data").fingerprint == data.fingerprint
+    other = pl.read_parquet(tmp_path / "data" / "users.parquet").with_columns(user_id=pl.Series(["u2", "u1", "u4"]))
+    other.write_parquet(tmp_path / "data" / "users.parquet")
+    with pytest.raises(DataError, match="its content is not what was written"):
+        Dataset.load(tmp_path / "data")
+
+
+def test_held_out_targets_inside_the_training_part_are_refused(tmp_path: Path) -> None:
+    data = Dataset.from_frames(LOG)
+    for name, positions in (("valid", data.valid - 1), ("test", data.test - 2), ("test", data.test[::-1])):
+        dataclasses.replace(data, **{name: positions}).save(tmp_path / "data", overwrite=True)
+        with pytest.raises(DataError, match=rf"{name}\.npy does not fit train_end\.npy"):
             Dataset.load(tmp_path / "data")
+
+
+def test_the_fingerprint_tells_apart_whatever_a_model_could() -> None:
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["x\x01y", "z", ""], "brand": ["p", "q", None]})
+    data = Dataset.from_frames(LOG, items)
+    catalogue, moved = data.catalogue, data.items.copy()
+    moved[0] = (moved[0] + 1) % 3
+    a, b, c = (data.item_index[name] for name in "abc")
+    titles = catalogue["title"].to_list()
+    shifted = list(titles)
+    shifted[min(a, b)], shifted[max(a, b)] = "x", "y\x01z" if a < b else "z\x01y"
+    nothing = list(titles)
+    nothing[c] = None if titles[c] == "" else ""
+    others = [
+        dataclasses.replace(data, text_fields=("title",)),
+        dataclasses.replace(data, text_fields=("brand", "title")),
+        dataclasses.replace(data, times=None),
+        dataclasses.replace(data, items=moved),
+        dataclasses.replace(data, train_end=data.train_end - 1),
+        dataclasses.replace(data, valid=data.test),
+        dataclasses.replace(data, test=data.valid),
+        dataclasses.replace(data, user_ids=data.user_ids.reverse()),
+        dataclasses.replace(data, catalogue=catalogue.with_columns(title=pl.Series(shifted))),
+        dataclasses.replace(data, catalogue=catalogue.with_columns(title=pl.Series(nothing))),
+        dataclasses.replace(data, catalogue=catalogue.rename({"brand": "maker"})),
+        dataclasses.replace(data, catalogue=catalogue.drop("brand")),
+    ]
+    assert len({each.fingerprint for each in [data, *others]}) == 1 + len(others)
+    assert dataclasses.replace(data, report={}, settings={}, path=None).fingerprint == data.fingerprint

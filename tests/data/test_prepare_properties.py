@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import polars as pl
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from llmd4rec.data.clean import core_mask
@@ -130,3 +134,108 @@ def test_identifiers_survive_csv(rows: list[tuple[str, str, int]]) -> None:
         frame(rows).write_csv(path)
         data = prepare_files(path, None, Path(folder, "out"), Prepare(duplicates="keep"))
     assert data.fingerprint == Dataset.from_frames(frame(rows), duplicates="keep").fingerprint
+
+
+@st.composite
+def cleanings(draw: st.DrawFn) -> dict[str, Any]:
+    """Settings of everything that drops rows."""
+    core, shortest = draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    return {
+        "duplicates": draw(st.sampled_from(["exact", "keep", "drop-consecutive", "drop"])),
+        "k_core": core,
+        "min_history": shortest,
+        "max_history": draw(st.none() | st.integers(max(core, shortest, 1), 6)),
+    }
+
+
+def prepared(rows: list[tuple[str, str, int]], **how: Any) -> Dataset:
+    """The data set; an example without one is another example's."""
+    try:
+        return Dataset.from_frames(frame(rows), **how)
+    except DataError:
+        reject()
+
+
+def by_user(rows: list[tuple[str, str, int]]) -> dict[str, list[tuple[str, str, int]]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(row)
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(logs(), cleanings())
+def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
+    data = prepared(rows, **how)
+    whole = by_user(sorted(rows, key=lambda row: row[2]))
+    for user, kept in by_user(unfolded(data)).items():
+        rest = iter(whole[user])
+        assert all(row in rest for row in kept)  # which moves on behind each row that it finds
+        if how["max_history"] is not None:
+            assert len(kept) <= how["max_history"]
+        if how["duplicates"] == "keep" and how["k_core"] <= 1:
+            assert kept == whole[user][-(how["max_history"] or len(rows)) :]
+
+
+@settings(deadline=None, max_examples=60)
+@given(logs(), cleanings())
+def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
+    """The k-core above all is a fixed point: it leaves nothing that it would drop."""
+    how["max_history"] = None  # to cut histories may leave items with too few interactions, as documented
+    data = prepared(rows, **how)
+    per_user, per_item = Counter(row[0] for row in unfolded(data)), Counter(row[1] for row in unfolded(data))
+    assert min(per_user.values()) >= max(how["k_core"], how["min_history"])
+    assert min(per_item.values()) >= how["k_core"]
+    again = Dataset.from_frames(frame(unfolded(data)), **how)
+    assert unfolded(again) == unfolded(data)
+    assert again.report["steps"][-1]["rows_out"] == again.report["steps"][0]["rows_in"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(logs(), cleanings())
+def test_the_rows_named_as_dropped_are_gone_and_no_others(
+    rows: list[tuple[str, str, int]], how: dict[str, Any]
+) -> None:
+    data = prepared(rows, **how)
+    lost = Counter(rows) - Counter(unfolded(data))
+    steps = data.report["steps"][1:]
+    assert sum(step["rows_in"] - step["rows_out"] for step in steps) == sum(lost.values())
+    for step in steps:
+        named = step.get("example_rows", [])
+        assert len(set(named)) == len(named) == min(5, step["rows_in"] - step["rows_out"])
+        assert all(rows[number - 1] in lost for number in named)
+    assert len({number for step in steps for number in step.get("example_rows", [])}) == sum(
+        len(step.get("example_rows", [])) for step in steps
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(logs(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_decides_between_ties_alone(rows: list[tuple[str, str, int]], random: Random) -> None:
+    distinct = [(user, item, number) for number, (user, item, _) in enumerate(rows)]
+    shuffled = list(distinct)
+    random.shuffle(shuffled)
+    first, second = Dataset.from_frames(frame(distinct)), Dataset.from_frames(frame(shuffled))
+    assert by_user(unfolded(first)) == by_user(unfolded(second))
+    assert first.item_ids == second.item_ids
+
+
+FORMATS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+    "log.tsv": lambda log, path: log.write_csv(path, separator="\t"),
+    "log.jsonl": lambda log, path: log.write_ndjson(path),
+    "log.parquet": lambda log, path: log.write_parquet(path),
+    "log.csv.gz": lambda log, path: path.write_bytes(gzip.compress(log.write_csv().encode())) and None,
+}
+
+
+@settings(deadline=None, max_examples=30)
+@given(logs(), st.sampled_from(sorted(FORMATS)))
+def test_identifiers_survive_every_format_and_the_folder(rows: list[tuple[str, str, int]], name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        FORMATS[name](frame(rows), path)
+        data = prepare_files(path, None, Path(folder, "out"), Prepare(duplicates="keep"))
+        loaded = Dataset.load(Path(folder, "out"))
+        assert Counter(unfolded(loaded)) == Counter(rows)
+        assert loaded.fingerprint == data.fingerprint == Dataset.from_frames(frame(rows), duplicates="keep").fingerprint
+        assert [loaded.item_index[item_id] for item_id in loaded.item_ids] == list(range(loaded.num_items))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -146,9 +147,51 @@ def test_a_collapsed_model_scores_nothing() -> None:
     assert result.metrics["hr@20"] == result.metrics["ndcg@20"] == result.metrics["mrr@20"] == 0.0
 
 
-def test_a_diverged_model_is_refused() -> None:
-    with pytest.raises(ModelError, match="NaN"):
-        evaluate(LastItemModel(torch.full((30, 4), torch.nan)), random_dataset(5, 30))
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 29])
+def test_a_diverged_model_is_refused(value: float, row: int) -> None:
+    """Also where a single item is to blame, wherever in the catalogue it stands."""
+    table = torch.ones(30, 4)
+    table[row, 1] = value
+    for check in (evaluate, validation_ndcg):
+        with pytest.raises(ModelError, match="NaN"):
+            check(LastItemModel(table), random_dataset(5, 30))
+
+
+def popularity_model(counts: list[int]) -> LastItemModel:
+    """Gives every history the items by how often they were trained on."""
+    model = LastItemModel(torch.ones(len(counts), 1))
+    model.item_table = lambda: torch.tensor(counts).float()[:, None]  # type: ignore[method-assign]
+    return model
+
+
+def test_a_model_of_popularity_by_hand() -> None:
+    """Items 0 to 3 are trained on 3, 2, 1 and 0 times; what ties is counted against the target."""
+    data = make_dataset([[0, 1, 4, 2], [0, 1, 4, 3], [0, 2, 4, 1]], num_items=5)
+    assert data.train_counts.tolist() == [3, 2, 1, 0, 0]
+    kept = evaluate(popularity_model([3, 2, 1, 0, 0]), data, seen="keep")
+    assert kept.ranks.tolist() == [3, 5, 2]
+    removed = evaluate(popularity_model([3, 2, 1, 0, 0]), data)
+    assert removed.ranks.tolist() == [1, 2, 1]
+    assert removed.metrics["mrr@5"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert removed.metrics["coverage@10"] == 3 / 5
+    assert kept.metrics["popularity@10"] == pytest.approx(6 / 5)
+
+
+def test_cutoffs_beyond_the_catalogue_count_all_of_it() -> None:
+    data = make_dataset([[0, 1, 2], [1, 2, 0]], num_items=3)
+    metrics = evaluate(successor_model(3), data, seen="keep", cutoffs=(1, 3, 50)).metrics
+    assert metrics["hr@3"] == metrics["hr@50"] == 1.0
+    assert metrics["ndcg@3"] == metrics["ndcg@50"]
+
+
+def test_a_catalogue_of_one_item() -> None:
+    data = make_dataset([[0, 0, 0]], num_items=1)
+    model = LastItemModel(torch.ones(1, 2))
+    assert evaluate(model, data, seen="keep").ranks.tolist() == [1]
+    removed = evaluate(model, data)
+    assert removed.ranks.tolist() == [NO_CANDIDATE]
+    assert removed.metrics["hr@20"] == removed.metrics["coverage@10"] == removed.metrics["popularity@10"] == 0.0
 
 
 def test_validation_ndcg_is_that_of_evaluate(integer_table: torch.Tensor) -> None:
@@ -172,6 +215,14 @@ def test_targets_without_a_history_are_left_out() -> None:
     assert evaluate(successor_model(4), data).per_user["user_id"].to_list() == ["u1"]
     with pytest.raises(DataError, match="no test targets"):
         evaluate(successor_model(4), make_dataset([[1]], num_items=4))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_an_empty_split_is_named(split: str) -> None:
+    data = dataclasses.replace(make_dataset([[0, 1, 2]], 4), **{split: np.array([], dtype=np.int64)})
+    with pytest.raises(DataError, match=f"no {split} targets") as caught:
+        evaluate(successor_model(4), data, split=split)  # type: ignore[arg-type]
+    assert caught.value.remedy
 
 
 def test_unknown_settings_are_named() -> None:
@@ -210,6 +261,12 @@ def test_a_damaged_or_missing_evaluation_is_named(tmp_path: Path, integer_table:
     result.save(tmp_path / "crm")
     pl.read_parquet(tmp_path / "crm/per_user.parquet").head(3).write_parquet(tmp_path / "crm/per_user.parquet")
     with pytest.raises(RunError, match="do not agree"):
+        Evaluation.load(tmp_path / "crm")
+    result.per_user.with_columns(rank=pl.lit(0)).write_parquet(tmp_path / "crm/per_user.parquet")
+    with pytest.raises(RunError, match="do not agree"):
+        Evaluation.load(tmp_path / "crm")
+    result.per_user.drop("rank").write_parquet(tmp_path / "crm/per_user.parquet")
+    with pytest.raises(RunError, match="damaged"):
         Evaluation.load(tmp_path / "crm")
     (tmp_path / "crm/per_user.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="damaged"):

@@ -33,6 +33,12 @@ def test_names_and_means() -> None:
     assert mean_metrics(np.array([], dtype=np.int64)) == {}
 
 
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_better_than_the_best_is_refused(rank: int) -> None:
+    with pytest.raises(ValueError, match="the best is 1"):
+        mean_metrics(np.array([1, rank]))
+
+
 def test_coverage_and_popularity_ignore_missing_places() -> None:
     top = np.array([[0, 1], [1, -1]])
     assert coverage(top, 4) == 0.5

@@ -88,6 +88,47 @@ def test_overflow_is_refused() -> None:
         rank_targets(torch.full((1, 2), 1e30), torch.tensor([[0.0, 0.0], [1e30, -1e30]]), np.array([0]))
 
 
+def test_norms_that_overflow_never_lift_the_target() -> None:
+    """The scores are finite, yet 1e30² is not: the allowance for rounding is then inf, or inf · 0."""
+    states = torch.tensor([[1e30, 0.0]])
+    table = torch.tensor([[0.0, 0.0], [1e-30, 0.0], [0.0, 1.0]])
+    for target in range(3):
+        assert rank_targets(states, table, np.array([target])).ranks.tolist() == [3]
+
+
+def test_an_infinite_score_of_another_item_is_ahead_of_the_target() -> None:
+    states, table = torch.tensor([[1e30]]), torch.tensor([[1.0], [1e30], [-1e30]])
+    ranking = rank_targets(states, table, np.array([0]), k=3)
+    assert ranking.ranks[0] > 1
+    assert ranking.top.tolist() == [[1, 0, NO_ITEM]]
+    with pytest.raises(ModelError, match="scores"):
+        rank_targets(states, table, np.array([1]))
+
+
+def test_a_catalogue_of_one_item() -> None:
+    states, table = torch.ones(2, 3), torch.ones(1, 3)
+    ranking = rank_targets(states, table, np.array([0, 0]), seen_of([[], [0]]), k=3)
+    assert ranking.ranks.tolist() == [1, NO_CANDIDATE]
+    assert ranking.top.tolist() == [[0, NO_ITEM, NO_ITEM], [NO_ITEM, NO_ITEM, NO_ITEM]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=st.lists(st.lists(st.sampled_from([0.0, 1.0, 1.5, 2.0]), min_size=4, max_size=4), min_size=1, max_size=5),
+    target=st.integers(0, 3),
+    harm=st.integers(0, 3),
+)
+def test_a_better_score_of_another_item_never_helps_the_target(
+    scores: list[list[float]], target: int, harm: int
+) -> None:
+    states, table = one_hot_scores(scores)
+    targets = np.full(len(scores), target)
+    before = rank_targets(states, table, targets).ranks
+    if harm != target:
+        states[:, harm] += 1
+        assert (rank_targets(states, table, targets).ranks >= before).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from evaluation.examples import chain_dataset, make_dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
@@ -79,6 +82,10 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def without_seconds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
@@ -117,11 +124,11 @@ def test_it_stops_out_of_patience_and_keeps_the_best_weights(data, tmp_path):
     fitted, ranker, log = train(tmp_path, data, settings, validate=validate)
     assert (fitted.best_value, fitted.best_epoch, fitted.epochs) == (0.5, 2, 4)
     assert_equal(states_of(ranker), seen[2])
-    tensors, head = checkpoint.load(tmp_path / "best.safetensors")
+    tensors, head = checkpoint.load(tmp_path / "best-2.safetensors")
     assert_equal(tensors, seen[2])
     assert (head["epoch"], head["value"]) == (2, 0.5)
+    assert files(tmp_path) == {"best-2.safetensors", "metrics.jsonl"}
     assert [record["best"] for record in log] == [True, True, True, False, False]
-    assert not (tmp_path / "last.safetensors").exists()
 
 
 def test_a_student_is_never_made_worse_than_it_came(data, tmp_path):
@@ -242,7 +249,7 @@ def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
     for step, weights in enumerate(after):
         decay = min(0.8, (1 + step) / (10 + step))
         average = {name: decay * old + (1 - decay) * weights[name] for name, old in average.items()}
-    for name, tensor in checkpoint.load(tmp_path / "best.safetensors")[0].items():
+    for name, tensor in checkpoint.load(tmp_path / "best-2.safetensors")[0].items():
         torch.testing.assert_close(tensor, average[name], rtol=1e-4, atol=1e-6)
     assert_equal(seen[2], states_of(ranker))
     assert not torch.equal(seen[2]["items.weight"], after[-1]["items.weight"])
@@ -300,28 +307,74 @@ def test_interruptions_leave_no_trace(data, tmp_path, way, taught):
     assert_equal(states_of(resumed), states_of(ranker))
     assert without_seconds(lines) == without_seconds(log)
     assert dataclasses.replace(fitted, seconds=0) == dataclasses.replace(expected, seconds=0)
-    whole, parts = ((tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "parts"))
+    best = f"best-{fitted.best_epoch}.safetensors"
+    whole, parts = ((tmp_path / name / best).read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["best.safetensors", "metrics.jsonl"]
+    assert len(list((tmp_path / "parts").glob("best-*"))) <= 3
 
 
-def test_a_signal_during_validation_stops_behind_it(data, tmp_path):
-    _, ranker, log = train(tmp_path / "whole", data)
-    calls = [0]
+def test_a_signal_during_validation_stops_it(data, tmp_path):
+    settings = QUICK.model_copy(update={"average": 0.9})
+    _, ranker, log = train(tmp_path / "whole", data, settings)
+    begun, ended = [0], [0]
 
     def validate(model: Ranker) -> float:
-        calls[0] += 1
-        if calls[0] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return validation_ndcg(model, data)
+        begun[0] += 1
+        if begun[0] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        value = validation_ndcg(model, data)
+        ended[0] += 1
+        return value
 
-    with pytest.raises(Interrupted):
-        train(tmp_path / "parts", data, validate=validate)
-    assert calls[0] == 3
-    _, resumed, lines = train(tmp_path / "parts", data, validate=validate)
-    assert calls[0] == 5  # nothing is validated twice
+    with pytest.raises(Interrupted) as stopped:
+        train(tmp_path / "parts", data, settings, validate=validate)
+    assert (stopped.value.signal_number, stopped.value.saved) == (signal.SIGTERM, True)
+    assert (begun[0], ended[0]) == (3, 2)
+    _, resumed, lines = train(tmp_path / "parts", data, settings, validate=validate)
+    assert ended[0] == 5  # its epoch was not trained a second time
     assert_equal(states_of(resumed), states_of(ranker))
     assert without_seconds(lines) == without_seconds(log)
+
+
+def test_a_second_signal_does_not_wait_for_the_checkpoint(data, tmp_path, monkeypatch):
+    """And spoils nothing: what was there before still counts."""
+    _, ranker, log = train(tmp_path / "whole", data)
+    student = network()
+    interrupt_at(student, 3)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", data, ranker=student)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+
+    student = network()
+    interrupt_at(student, 3)
+    write = checkpoint.save_file
+
+    def impatient(*arguments: Any, **more: Any) -> None:
+        write(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "save_file", impatient)
+    with pytest.raises(Interrupted) as stopped:
+        train(tmp_path / "parts", data, ranker=student)
+    monkeypatch.undo()
+    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 1)
+    assert not stopped.value.saved
+    assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir() if path.name in before} == before
+    assert not list((tmp_path / "parts").glob(".*"))
+    _, resumed, lines = train(tmp_path / "parts", data)
+    assert_equal(states_of(resumed), states_of(ranker))
+    assert without_seconds(lines) == without_seconds(log)
+
+
+def test_signals_that_the_process_was_started_to_ignore_stay_ignored(data, tmp_path):
+    """As `nohup` and a shell's `&` want it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ranker = network()
+        interrupt_at(ranker, 2)
+        assert train(tmp_path, data, ranker=ranker)[0].epochs == 4
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_given_back(data, tmp_path):
@@ -344,6 +397,10 @@ def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
     settings = QUICK.model_copy(update={"batch": 10_000, "checkpoint_seconds": 0})
     train(tmp_path, data, settings, validate=validate)
     assert saved == [False, False, True, True, True]
+    # However many were saved and however often a better model was found, no more is kept than can be gone back to.
+    assert files(tmp_path) == {
+        "last.safetensors", "before-last.safetensors", "metrics.jsonl", "best-3.safetensors", "best-4.safetensors",
+    }  # fmt: skip
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------
@@ -357,38 +414,128 @@ def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
         return output * torch.inf if steps[0] == 15 else output
 
     ranker.norm_in.register_forward_hook(poison)
-    with pytest.raises(RunError, match=r"crm-alone: the loss is nan in epoch 3, step 1.*\n.*best\.safetensors"):
+    with pytest.raises(RunError) as caught:
         train(tmp_path, data, ranker=ranker, validate=validate)
-    assert_equal(checkpoint.load(tmp_path / "best.safetensors")[0], seen[1])
+    expected = r"crm-alone: .* the loss is nan in epoch 3, step 1, at learning rate 0\.01\n  Lower training\.crm\.learn"
+    assert re.match(expected, str(caught.value))
+    assert_equal(checkpoint.load(named_file(caught.value))[0], seen[1])
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
-def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
-    ranker = network()
-    interrupt_at(ranker, 2)
-    with pytest.raises(Interrupted):
-        train(tmp_path, data, ranker=ranker)
-    path = tmp_path / "last.safetensors"
+def test_weights_that_are_lost_behind_a_fine_loss_are_never_saved(data, tmp_path):
+    """A gradient may overflow where the loss did not: the step after would be too late."""
+    ranker, steps = network(), [0]
+
+    def poison(gradient: Tensor) -> Tensor:
+        steps[0] += 1
+        return gradient * (torch.nan if steps[0] == 15 else 1)
+
+    ranker.items.weight.register_hook(poison)
+    settings = QUICK.model_copy(update={"checkpoint_seconds": 0})
+    with pytest.raises(RunError, match=r"items\.weight holds numbers that are not finite in epoch 3, step 1"):
+        train(tmp_path, data, settings, ranker=ranker)
+    for path in tmp_path.glob("*.safetensors"):
+        for name, tensor in checkpoint.load(path)[0].items():
+            assert bool(torch.isfinite(tensor.float()).all()), (path, name)
+
+
+def test_a_loss_that_climbs_is_divergence_long_before_it_overflows(data, tmp_path):
+    settings = QUICK.model_copy(update={"epochs": 100, "patience": 100, "learning_rate": 30.0, "warmup": 0})
+    with pytest.raises(RunError, match=r"the cross-entropy has climbed to .* in epoch .*, at learning rate 30\n"):
+        train(tmp_path, data, settings)
+
+
+def named_file(error: RunError) -> Path:
+    found = re.search(r"(/\S+\.safetensors)", error.remedy)
+    assert found is not None
+    return Path(found[1])
+
+
+def damage(path: Path, how: str) -> None:
     content = path.read_bytes()
-    path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"x" * 100, "empty": b""}[damage])
-    with pytest.raises(RunError, match=r"last\.safetensors is damaged") as caught:
-        train(tmp_path, data)
-    assert "Delete it and run `train` again" in str(caught.value)
-    path.unlink()
-    (tmp_path / "metrics.jsonl").unlink()
-    _, again, _ = train(tmp_path, data)
-    _, ranker, _ = train(tmp_path / "other", data)
-    assert_equal(states_of(again), states_of(ranker))
+    flipped = bytearray(content)
+    flipped[-5] ^= 1  # one bit of one weight
+    path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"x" * 100, "empty": b"", "bit": flipped}[how])
+
+
+def stopped_training(folder: Path, data: Dataset) -> None:
+    """Leaves two checkpoints, of steps 3 and 7; there are 7 steps in an epoch."""
+    for steps in (3, 7):
+        ranker = network()
+        interrupt_at(ranker, steps if steps == 3 else 4)
+        with pytest.raises(Interrupted):
+            train(folder, data, ranker=ranker)
+
+
+@pytest.mark.parametrize("how", ["cut", "garbage", "empty", "bit"])
+@pytest.mark.parametrize("names", [["last"], ["last", "before-last"], ["best-0"]])
+def test_what_is_damaged_is_made_again_from_what_was_before_it(data, tmp_path, names, how, capsys):
+    stopped_training(tmp_path / "parts", data)
+    for name in names:
+        damage(tmp_path / "parts" / f"{name}.safetensors", how)
+    capsys.readouterr()
+    steps, student = [0], network()
+    student.norm_in.register_forward_hook(lambda module, *_: steps.__setitem__(0, steps[0] + module.training))
+    _, resumed, lines = train(tmp_path / "parts", data, ranker=student)
+    assert steps[0] == 4 * 7 - (3 if names == ["last"] else 0)
+    warned = capsys.readouterr().err
+    for name in names:
+        assert f"{name}.safetensors is damaged" in warned
+    _, ranker, log = train(tmp_path / "whole", data)
+    assert_equal(states_of(resumed), states_of(ranker))
+    assert without_seconds(lines) == without_seconds(log)
+
+
+def test_a_best_that_is_not_the_checkpoints_is_not_taken(data, tmp_path, capsys):
+    stopped_training(tmp_path / "parts", data)
+    checkpoint.save(tmp_path / "parts" / "best-0.safetensors", states_of(network(seed=9)), {"epoch": 0})
+    capsys.readouterr()
+    _, resumed, _ = train(tmp_path / "parts", data)
+    assert "best-0.safetensors is not the one that the checkpoint names" in capsys.readouterr().err
+    assert_equal(states_of(resumed), states_of(train(tmp_path / "whole", data)[1]))
 
 
 def test_a_checkpoint_of_another_version_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
     checkpoint.save(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
     monkeypatch.undo()
-    with pytest.raises(RunError, match="checkpoint format 99"):
+    with pytest.raises(RunError, match=r"format 99; this version reads 1 to 2\n.*newer llmd4rec"):
         checkpoint.load(tmp_path / "x.safetensors")
+    assert not isinstance(refusal(tmp_path / "x.safetensors"), checkpoint.DamagedCheckpoint)  # it is fine where it is
     with pytest.raises(RunError, match="does not exist"):
         checkpoint.load(tmp_path / "y.safetensors")
+
+
+def refusal(path: Path) -> RunError:
+    with pytest.raises(RunError) as caught:
+        checkpoint.load(path)
+    return caught.value
+
+
+def test_a_checkpoint_of_the_version_without_checksums_is_read(tmp_path):
+    """As 0.1.0 wrote it before its release."""
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors", metadata={"llmd4rec": '{"format": 1, "epoch": 3}'})
+    tensors, state = checkpoint.load(tmp_path / "x.safetensors")
+    assert torch.equal(tensors["a"], torch.ones(2))
+    assert state["epoch"] == 3
+    assert checkpoint.checksum_of(tmp_path / "x.safetensors") is None
+
+
+@pytest.mark.parametrize("change", ["value", "name", "shape", "type", "state"])
+def test_the_checksum_is_of_everything(tmp_path, change):
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.arange(4, dtype=torch.int32), "b": torch.tensor(1.5), "c": torch.empty(0, 2).bfloat16()}
+    kept = checkpoint.save(path, tensors, {"epoch": 1})
+    assert checkpoint.checksum_of(path) == kept
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    if change == "state":
+        header["llmd4rec"] = header["llmd4rec"].replace('"epoch": 1', '"epoch": 2')
+    else:
+        one = tensors.pop("a")
+        changed = {"value": one + 1, "shape": one.view(2, 2), "type": one.view(torch.float32)}.get(change, one)
+        tensors["z" if change == "name" else "a"] = changed
+    save_file(tensors, path, metadata=header)
+    assert isinstance(refusal(path), checkpoint.DamagedCheckpoint)
 
 
 def test_nothing_to_train_on(tmp_path):

@@ -26,6 +26,14 @@ def evaluate(
         Seen | None, typer.Option(help="Whether items of the history are candidates [default: as in the run].")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
+    other_data: Annotated[
+        bool,
+        typer.Option(
+            "--other-data",
+            help="Take a --data that the run was not trained on, such as a newer log of the same items; "
+            "the result says so.",
+        ),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rank the whole catalogue for every held-out item: HR, NDCG, MRR, slices, coverage, popularity.
@@ -37,6 +45,8 @@ def evaluate(
       llmd4rec evaluate runs/first
 
       llmd4rec evaluate runs/first --model llm --stage alone --seen keep --json
+
+      llmd4rec evaluate runs/first --data data/newer --other-data
     """
     import json
 
@@ -46,12 +56,15 @@ def evaluate(
     opened = Run.open(run)
     result = score(
         opened,
-        opened.load_data(data),
+        opened.load_data(data, other=other_data),
         model,
         stage or opened.default_stage(model),
         seen=seen,
         split=split,
+        other_data=other_data,
     )
+    if result.other_data is not None:
+        typer.echo(f"LOOK: {result.other_data['warning']}", err=True)
     if json_output:
         typer.echo(json.dumps(result.to_json()))
         return

@@ -10,6 +10,10 @@ from llmd4rec.data import columns, ids
 from llmd4rec.data.report import EXAMPLES, Report
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import Table
+from llmd4rec.errors import DataError
+
+#: Types that no text can be made of.
+NOT_PLAIN = (pl.Binary, pl.Object, pl.Duration)
 
 
 def bare_catalogue(used: pl.Series) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -87,14 +91,22 @@ def _text_columns(names: list[str], key: str, table: Table, settings: Prepare) -
     """The columns that hold text for people, the title first; never an identifier."""
     rest = [name for name in names if name != key]
     if settings.text_cols is not None:
-        return [
+        named = [
             columns.require(rest, name, "text", table.where, "--text-cols")
             for name in dict.fromkeys(settings.text_cols)
         ]
+        for name in named:
+            if not _can_be_text(table.schema[name]):
+                raise DataError(
+                    f"{table.where}, column {name!r}: {table.schema[name]} is no text",
+                    "Leave it out of --text-cols, or make it text first.",
+                )
+        return list(dict.fromkeys(named))
+    rest = [name for name in rest if _can_be_text(table.schema[name])]
     title = columns.guess(rest, columns.TITLE)
     found = [] if title is None else [title]
     wanted = {columns.normal(name): place for place, name in enumerate(columns.TEXT)}
-    matching = [name for name in rest if columns.normal(name) in wanted and _can_be_text(table.schema[name])]
+    matching = [name for name in rest if columns.normal(name) in wanted]
     return found + sorted(matching, key=lambda name: wanted[columns.normal(name)])
 
 
@@ -102,7 +114,7 @@ def _can_be_text(dtype: pl.DataType) -> bool:
     inner: Any = dtype
     while isinstance(inner, pl.List | pl.Array):
         inner = inner.inner
-    return not isinstance(inner, pl.Struct) and inner not in (pl.Binary, pl.Object)
+    return not isinstance(inner, pl.Struct) and inner not in NOT_PLAIN
 
 
 def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -> list[str]:
@@ -111,7 +123,8 @@ def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -
     others = []
     for name in names:
         short, dtype = name.split(":")[0], table.schema[name]
-        if name != key and name not in texts and short not in taken and not dtype.is_nested() and dtype != pl.Binary:
+        plain = not dtype.is_nested() and dtype not in NOT_PLAIN
+        if name != key and name not in texts and short not in taken and plain:
             others.append(name)
             taken.add(short)
     return others

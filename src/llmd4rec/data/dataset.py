@@ -5,7 +5,7 @@ indices `0..I-1` and `0..U-1`; there is no padding item, so nothing can mistake 
 
 On disk a data set is a folder that is memory-mapped when loaded:
 
-    dataset.json        format version, counts, settings of `prepare`, fingerprint
+    dataset.json        format version, counts, settings of `prepare`, fingerprint, SHA-256 of every file
     offsets.npy         int64  [U + 1]  user u's interactions are items[offsets[u]:offsets[u+1]], oldest first
     items.npy           int32  [N]
     times.npy           int64  [N]      seconds since 1970 (optional; `NO_TIME` where unknown)
@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,8 +31,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.table import UNREADABLE
 from llmd4rec.errors import DataError
-from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,17 +76,46 @@ def _write_table(path: Path, table: pl.DataFrame) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+#: The number type of each array.
+_TYPES: dict[str, type[np.integer]] = {
+    **{"offsets": np.int64, "items": np.int32, "train_end": np.int64, "valid": np.int64, "test": np.int64},
+    "times": np.int64,
+}
+
+
+def _open_array(folder: Path, name: str) -> NDArray[Any]:
+    """Memory-maps one array; it may come from a stranger, so its head is not believed.
+
+    Raises:
+        ValueError: it is no one-dimensional array of the type it must have.
+    """
+    try:
+        array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the head as Python, which fails in many ways
+        raise ValueError(f"{name}.npy cannot be read: {error}") from error
+    if array.dtype != _TYPES[name] or array.ndim != 1:
+        raise ValueError(f"{name}.npy holds {array.dtype} of shape {array.shape}")
+    return array
+
+
 def _inconsistency(
-    head: dict[str, Any], arrays: dict[str, NDArray[Any]], times: Int64Array | None, users: int, items: int
+    head: dict[str, Any], arrays: dict[str, NDArray[Any]], times: Int64Array | None, users: int, catalogue: pl.DataFrame
 ) -> str:
     """What does not fit together in a loaded folder; empty if all does."""
     offsets, flat = arrays["offsets"], arrays["items"]
+    items = catalogue.height
     counts = {"users": users, "items": items, "interactions": len(flat)}
     for name, count in counts.items():
         if head.get(name) != count:
             return f"dataset.json names {head.get(name)} {name}, the files hold {count}"
     if not {"text_fields", "settings"} <= head.keys():
         return "dataset.json lacks fields"
+    if catalogue.schema.get("item_id") != pl.String or catalogue["item_id"].null_count():
+        return "catalogue.parquet has no item_id for every item"
+    if not isinstance(head["text_fields"], list) or any(name not in catalogue.columns for name in head["text_fields"]):
+        return "dataset.json names text fields that the catalogue does not have"
     if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 1).any():
         return "offsets.npy does not fit the users and items.npy"
     if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= items):
@@ -98,7 +129,32 @@ def _inconsistency(
         targets = arrays[name]
         if len(targets) and (int(targets.min()) < 0 or int(targets.max()) >= len(flat)):
             return f"{name}.npy points outside items.npy"
+        of_user = np.searchsorted(offsets, targets, side="right") - 1
+        if (np.diff(of_user) < 1).any() or (targets < train_end[of_user]).any():
+            return f"{name}.npy does not fit train_end.npy"
     return ""
+
+
+def _alteration(path: Path, head: dict[str, Any]) -> str:
+    """What in a folder is not as it was written, by the checksums in its head; empty if all is, or it has none."""
+    if "files" not in head:
+        return ""
+    if head.get("sha256") != _head_digest(head):
+        return "dataset.json is not as it was written"
+    for name, digest in head["files"].items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sha256_file(path / name) != digest:
+            return f"{name} is not as it was written (altered, or cut short)"
+    if "times.npy" not in head["files"] and (path / "times.npy").exists():
+        return "times.npy was not written with the rest"
+    return ""
+
+
+def _head_digest(head: dict[str, Any]) -> str:
+    """SHA-256 of everything else that dataset.json says."""
+    rest = {name: value for name, value in head.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -197,10 +253,56 @@ class Dataset:
             lines.append("; ".join(f"{n}: {v.strip()}" for n, v in zip(names, values, strict=True) if v and v.strip()))
         return lines
 
+    def with_items_of(self, item_ids: Sequence[str]) -> Dataset:
+        """The same sequences and split over another catalogue's items in their order, with the texts known here.
+
+        Args:
+            item_ids: the identifiers of a catalogue that holds every item with interactions here.
+
+        Raises:
+            DataError: it does not hold one of them.
+        """
+        catalogue = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String}).join(
+            self.catalogue, on="item_id", how="left", maintain_order="left"
+        )
+        there = {item_id: index for index, item_id in enumerate(item_ids)}
+        lookup = np.array([there.get(item_id, -1) for item_id in self.item_ids], dtype=np.int32)
+        items = lookup[self.items]
+        unknown = np.unique(self.items[items < 0])
+        if len(unknown):
+            raise DataError(
+                f"{len(unknown):,} items with interactions are not in the other catalogue, "
+                f"for example {self.item_ids[unknown[0]]!r}",
+                "Leave their interactions out of the log, or train on a data set that has these items.",
+            )
+        return replace(self, catalogue=catalogue, items=items, path=None)
+
     # ---- identity -----------------------------------------------------------------------------------------------
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything a model or a metric can depend on: sequences, split, identifiers, texts."""
+        digest = hashlib.sha256(f"llmd4rec data 2 {json.dumps(self.text_fields)}".encode())
+        for array in (self.offsets, self.items, self.train_end, self.valid, self.test, self.times):
+            digest.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode())
+            digest.update(b"" if array is None else np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        for column in [self.user_ids, *self.catalogue.iter_columns()]:
+            texts = column.cast(pl.String)
+            # Lengths beside the text tell ["ab", "c"] from ["a", "bc"], and a null from an empty text.
+            lengths = texts.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
+            digest.update(json.dumps([column.name, len(lengths)]).encode())
+            digest.update(lengths.tobytes())
+            digest.update(texts.fill_null("").str.join("").item().encode() if len(texts) else b"")
+        return digest.hexdigest()[:32]
+
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Whether a fingerprint that was written down is this data set's.
+
+        Fingerprints were once made in another way, which did not see which columns are the texts; those still count.
+        """
+        return fingerprint == self.fingerprint or fingerprint == self._old_fingerprint
+
+    @cached_property
+    def _old_fingerprint(self) -> str:
         digest = hashlib.sha256()
         for array in (self.offsets, self.items, self.train_end, self.valid, self.test, self.times):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
@@ -248,32 +350,31 @@ class Dataset:
                 _write_array(folder / f"{name}.npy", array)
             _write_table(folder / "users.parquet", pl.DataFrame({"user_id": self.user_ids}))
             _write_table(folder / "catalogue.parquet", self.catalogue)
-            write_json(
-                folder / "dataset.json",
-                {
-                    "format": FORMAT_VERSION,
-                    "fingerprint": self.fingerprint,
-                    "users": self.num_users,
-                    "items": self.num_items,
-                    "interactions": self.num_interactions,
-                    "validation_targets": len(self.valid),
-                    "test_targets": len(self.test),
-                    "text_fields": list(self.text_fields),
-                    "settings": self.settings,
-                },
-            )
             write_json(folder / "report.json", self.report)
             if self.report:
                 from llmd4rec.data.report import report_markdown
 
                 (folder / "report.md").write_text(report_markdown(self.report), encoding="utf-8")
+            head = {
+                "format": FORMAT_VERSION,
+                "fingerprint": self.fingerprint,
+                "users": self.num_users,
+                "items": self.num_items,
+                "interactions": self.num_interactions,
+                "validation_targets": len(self.valid),
+                "test_targets": len(self.test),
+                "text_fields": list(self.text_fields),
+                "settings": self.settings,
+                "files": {file.name: sha256_file(file) for file in sorted(folder.iterdir())},
+            }
+            write_json(folder / "dataset.json", {**head, "sha256": _head_digest(head)})
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
-        """Opens a prepared folder, arrays memory-mapped read-only.
+        """Opens a prepared folder, arrays memory-mapped read-only, if every file is as it was written.
 
         Raises:
-            DataError: the folder is missing, incomplete, of another format version, or inconsistent.
+            DataError: the folder is missing, incomplete, of another format version, altered, or inconsistent.
         """
         path = Path(path)
         if not (path / "dataset.json").is_file():
@@ -282,27 +383,27 @@ class Dataset:
                 f"Make one with: llmd4rec prepare --interactions FILE --out {path}",
             )
         head = read_json(path / "dataset.json")
-        if head.get("format") != FORMAT_VERSION:
+        if not isinstance(head, dict) or head.get("format") != FORMAT_VERSION:
+            found = head.get("format") if isinstance(head, dict) else None
             raise DataError(
-                f"{path} has data format {head.get('format')!r}; this version reads {FORMAT_VERSION}",
+                f"{path} has data format {found!r}; this version reads {FORMAT_VERSION}",
                 "Run `llmd4rec prepare` again.",
             )
         try:
-            arrays = {
-                name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("offsets", "items", "train_end", "valid", "test")
-            }
-            times_file = path / "times.npy"
-            times = np.load(times_file, mmap_mode="r", allow_pickle=False) if times_file.exists() else None
+            problem = _alteration(path, head)
+            if problem:
+                raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
+            arrays = {name: _open_array(path, name) for name in _TYPES if name != "times"}
+            times = _open_array(path, "times") if (path / "times.npy").exists() else None
             users = pl.read_parquet(path / "users.parquet")["user_id"]
             catalogue = pl.read_parquet(path / "catalogue.parquet")
             report = read_json(path / "report.json")
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error
-        problem = _inconsistency(head, arrays, times, len(users), catalogue.height)
+        problem = _inconsistency(head, arrays, times, len(users), catalogue)
         if problem:
             raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
-        return cls(
+        data = cls(
             user_ids=users,
             catalogue=catalogue,
             times=times,
@@ -312,3 +413,6 @@ class Dataset:
             path=path,
             **arrays,
         )
+        if "files" not in head and not data.is_known_as(str(head.get("fingerprint"))):  # of an earlier version
+            raise DataError(f"{path} is damaged: its content is not what was written", "Run `llmd4rec prepare` again.")
+        return data

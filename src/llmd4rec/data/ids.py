@@ -25,7 +25,7 @@ def id_text(column: str, dtype: pl.DataType, where: str) -> pl.Expr:
     raw = pl.col(column)
     if dtype.is_float():
         return raw.fill_nan(None).cast(pl.Float64).cast(pl.String)
-    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration):
         raise DataError(
             f"{where}, column {column!r}: {dtype} is no identifier",
             "Name another column, or make it text first.",

@@ -117,7 +117,7 @@ def _scan_separated(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     return Table(lazy, str(path), about, lambda error: _explain_separated(plain, path, separator, quote, error))
 
 
-def _explain_separated(plain: Path, path: Path, separator: str, quote: str | None, error: Exception) -> None:
+def _explain_separated(plain: Path, path: Path, separator: str, quote: str | None, error: BaseException) -> None:
     """Finds the row that broke the reader: wrong encoding, too many fields, or a quote that never ends."""
     _refuse_encoding(plain, path)
     with plain.open(encoding="utf-8-sig", newline="") as file:
@@ -167,7 +167,7 @@ def _scan_jsonl(plain: Path, path: Path, about: dict[str, Any]) -> Table:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, row {number}: no valid JSON: {error}", _JSON_REMEDY) from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}, row {number}: not a JSON object", _JSON_REMEDY)
@@ -201,14 +201,14 @@ def _refuse_encoding_at_start(plain: Path, path: Path) -> None:
             raise DataError(f"{path} is one JSON array", _JSON_REMEDY)
 
 
-def _explain_json(plain: Path, path: Path, known: dict[str, Any], error: Exception) -> None:
+def _explain_json(plain: Path, path: Path, known: dict[str, Any], error: BaseException) -> None:
     """Finds the row that broke the reader: wrong encoding, no JSON, or a text where other rows hold a list."""
     _refuse_encoding(plain, path)
     with plain.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line) if line.strip() else {}
-            except json.JSONDecodeError as broken:
+            except (ValueError, RecursionError) as broken:
                 raise DataError(f"{path}, row {number}: no valid JSON: {broken}", _JSON_REMEDY) from error
             for name, value in record.items() if isinstance(record, dict) else ():
                 if isinstance(known.get(name), pl.List) and value is not None and not isinstance(value, list):

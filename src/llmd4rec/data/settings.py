@@ -29,9 +29,11 @@ class Prepare:
         duplicates: `exact` drops rows equal in user, item, time and position to an earlier one (rows that carry
             neither time nor position are never that: they may be genuine repeats); `keep` keeps all;
             `drop-consecutive` also drops an item that follows itself; `drop` keeps a user's first of each item.
-        k_core: drops users and items with fewer interactions until none is left; 0: off.
+        k_core: drops users and items with fewer interactions until none is left; 0: off. It counts all of a user's
+            interactions, held-out ones too, as is usual: which items there are may then depend on them.
         min_history: the shortest sequence kept.
-        max_history: keeps only the last so many interactions of each user; None: all.
+        max_history: keeps only the last so many interactions of each user; None: all. It comes after the k-core,
+            which items may then no longer satisfy.
         split: `leave-one-out` holds out each user's last interaction for test and the one before for validation,
             of users with at least 3; `temporal` cuts the whole log at two moments.
         test_fraction, valid_fraction: the share of interactions behind the later and between the two cuts

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: The number of each data row, from 1, uint32.
 ROW = "__row__"
 _SAMPLE = 10_000
+#: What polars raises for a file that it cannot read; it panics where it believes a damaged Parquet file too much.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,14 @@ class Table:
     lazy: pl.LazyFrame
     where: str
     about: dict[str, Any] = field(default_factory=dict)
-    explain: Callable[[Exception], None] = lambda _: None
+    explain: Callable[[BaseException], None] = lambda _: None
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
         """The columns and their types."""
         try:
             return dict(self.lazy.collect_schema())
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
 
     def collect(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
@@ -51,23 +53,24 @@ class Table:
         numbered = self.lazy.with_row_index(ROW, offset=1)
         try:
             return numbered.select(expressions).collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
         try:
             return self.lazy.select(column).drop_nulls().head(_SAMPLE).collect(engine="streaming").to_series()
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
 
     def value(self, column: str, row: int) -> Any:
         """One value, for an error message."""
-        return self.lazy.select(column).slice(row - 1, 1).collect(engine="streaming").item()
+        try:
+            return self.lazy.select(column).slice(row - 1, 1).collect(engine="streaming").item()
+        except UNREADABLE as error:
+            raise self._unreadable(error) from error
 
-    def _unreadable(self, error: Exception) -> DataError:
-        if isinstance(error, MemoryError):
-            raise error
+    def _unreadable(self, error: BaseException) -> DataError:
         self.explain(error)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return DataError(f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again.")

@@ -46,14 +46,14 @@ def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> Time
     """
     raw = pl.col(column)
     if dtype.is_integer() or dtype == pl.Null:
-        return TimePlan(raw.cast(pl.Int64, strict=False), None)
+        return TimePlan(_within(raw.cast(pl.Int64, strict=False)), None)
     if dtype.is_float() or dtype.is_decimal():
-        number = raw.cast(pl.Float64)
-        return TimePlan(pl.when(number.is_finite()).then(number), None)
+        return TimePlan(_within(raw.cast(pl.Float64)), None)
     if isinstance(dtype, pl.Datetime):
-        return TimePlan(raw.dt.epoch("us"), "microseconds")
+        unit = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[dtype.time_unit]
+        return TimePlan(_within(raw.to_physical()), unit)
     if dtype == pl.Date:
-        return TimePlan(raw.cast(pl.Datetime("us")).dt.epoch("us"), "microseconds")
+        return TimePlan(raw.cast(pl.Datetime("ms")).to_physical(), "milliseconds")
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return _plan_strings(column, sample.cast(pl.String))
     raise DataError(
@@ -69,11 +69,15 @@ def _plan_strings(column: str, sample: pl.Series) -> TimePlan:
     values = values.filter(values != "").head(_SAMPLE)
     whole, numbers = (values.cast(kind, strict=False).count() for kind in (pl.Int64, pl.Float64))
     if 2 * numbers >= len(values):
-        number = text.cast(pl.Int64 if whole == numbers else pl.Float64, strict=False)
-        return TimePlan(pl.when(number.cast(pl.Float64).is_finite()).then(number), None)
+        return TimePlan(_within(text.cast(pl.Int64 if whole == numbers else pl.Float64, strict=False)), None)
     fitting = [form for form in _FORMATS if values.to_frame("t").select(_parse(pl.col("t"), form)).item(0, 0)]
     tried = fitting or _FORMATS[:1]
     return TimePlan(pl.coalesce([_moments(text, form) for form in tried]), "microseconds")
+
+
+def _within(number: pl.Expr) -> pl.Expr:
+    """Null where a number is none, infinite, or beyond what 64 bits hold (whose lowest value stands for `NO_TIME`)."""
+    return pl.when(number.cast(pl.Float64).abs() < 2.0**63).then(number)
 
 
 def _moments(text: pl.Expr, form: str) -> pl.Expr:

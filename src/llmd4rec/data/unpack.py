@@ -1,6 +1,7 @@
 """Unpacking gzip and zstandard, and turning other encodings into UTF-8, with truncation noticed.
 
-Compression is told by the content, not the name: files are often renamed.
+Compression is told by the content, not the name: files are often renamed. What unpacks to far more than any log does is
+refused before it has filled the disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import codecs
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,10 @@ from llmd4rec.errors import DataError
 from llmd4rec.progress import bar
 
 _CHUNK = 1 << 20
+#: A block of zstandard may stand for 32,768 times its size, and comes back in one piece.
+_ZSTD_CHUNK = 1 << 12
+#: What is packed may unpack to so many bytes, or to so many times its size where that is more. Logs reach 20 times.
+MOST_BYTES, MOST_TIMES = 1 << 30, 200
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -27,12 +32,9 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
     """`path` itself if it is plain UTF-8 or binary, else an unpacked, recoded copy in `folder`.
 
     Raises:
-        DataError: the file is damaged or cut short, or is not in `encoding`.
+        DataError: the file is damaged or cut short, unpacks to far too much, or is not in `encoding`.
     """
-    try:
-        codec = codecs.lookup(encoding).name
-    except LookupError as error:
-        raise DataError(f"unknown encoding {encoding!r}", "Common are utf-8, latin-1, cp1252, utf-16.") from error
+    codec = _codec(encoding)
     with path.open("rb") as file:
         magic = file.read(4)
     packed = magic[:2] == _GZIP or magic == _ZSTD
@@ -42,17 +44,47 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
         return path
     target = folder / re.sub(r"\.(gz|zst|zstd)$", "", path.name)
     with target.open("wb") as out, bar(f"Unpacking {path.name}", path.stat().st_size, "B") as progress:
-        blocks = _blocks(path, magic)
-        recode = None
-        for block, consumed in blocks:
-            if recode is None:
-                recode = _recoder(codec, block)
-            try:
+        recode: Callable[..., bytes] | None = None
+        try:
+            for block, consumed in _blocks(path, magic):
+                if recode is None:
+                    recode = _recoder(codec, block)
                 out.write(recode(block))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path} is not in {encoding}: {error.reason}", "Name another --encoding.") from error
-            progress.advance(consumed)
+                progress.advance(consumed)
+            if isinstance(recode, _Recode):
+                out.write(recode(b"", final=True))
+        except UnicodeError as error:
+            why = getattr(error, "reason", error)
+            raise DataError(f"{path} is not in {encoding}: {why}", "Name another --encoding.") from error
     return target
+
+
+def limited(blocks: Iterator[tuple[bytes, int]], packed: int, where: Path) -> Iterator[tuple[bytes, int]]:
+    """The same blocks, as long as they do not add up to far more than `packed` bytes plausibly hold.
+
+    Raises:
+        DataError: they do.
+    """
+    most, total = max(MOST_BYTES, MOST_TIMES * packed), 0
+    for block, consumed in blocks:
+        total += len(block)
+        if total > most:
+            raise DataError(
+                f"{where} unpacks to more than {most:,} bytes, {total // max(1, packed):,} times its size",
+                "No log is packed so tightly. If it is meant to be so, unpack it yourself and give the result.",
+            )
+        yield block, consumed
+
+
+def _codec(encoding: str) -> str:
+    try:
+        found = codecs.lookup(encoding)
+        if not found._is_text_encoding:  # such as base64, which turns bytes into bytes
+            raise LookupError(encoding)
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError) as error:
+        raise DataError(f"unknown encoding {encoding!r}", "Common are utf-8, latin-1, cp1252, utf-16.") from error
+    return found.name
 
 
 class _Recode:
@@ -61,11 +93,11 @@ class _Recode:
     def __init__(self, codec: str) -> None:
         self._decoder = codecs.getincrementaldecoder(codec)()
 
-    def __call__(self, block: bytes) -> bytes:
-        return self._decoder.decode(block).encode("utf-8")
+    def __call__(self, block: bytes, final: bool = False) -> bytes:
+        return self._decoder.decode(block, final).encode("utf-8")
 
 
-def _recoder(codec: str, first: bytes) -> _Recode | type[bytes]:
+def _recoder(codec: str, first: bytes) -> Callable[..., bytes]:
     if first[:4] == b"PAR1":
         return bytes
     if first[:2] in _UTF16:
@@ -76,10 +108,11 @@ def _recoder(codec: str, first: bytes) -> _Recode | type[bytes]:
 def _blocks(path: Path, magic: bytes) -> Iterator[tuple[bytes, int]]:
     """Unpacked blocks, and how many bytes of the file each took."""
     with path.open("rb") as file:
+        packed = path.stat().st_size
         if magic[:2] == _GZIP:
-            yield from _gunzip(path, file)
+            yield from limited(_gunzip(path, file), packed, path)
         elif magic == _ZSTD:
-            yield from _unzstd(path, file)
+            yield from limited(_unzstd(path, file), packed, path)
         else:
             while block := file.read(_CHUNK):
                 yield block, len(block)
@@ -100,7 +133,7 @@ def _gunzip(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 def _unzstd(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
     stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
     try:
-        while block := file.read(_CHUNK):
+        while block := file.read(_ZSTD_CHUNK):
             rest = block
             while rest:
                 if stream.eof:

@@ -3,7 +3,7 @@
 From N × D numbers any block of the teacher's full output distribution is rebuilt by one matrix product, so nothing of
 size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
 
-    teacher.json   format, counts, data fingerprint, what was published
+    teacher.json   format, counts, data fingerprint, whose weights were published, size and checksum of each file
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it
@@ -11,6 +11,8 @@ size N × |I| is ever stored, and teacher and student need not share a process, 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,12 +27,14 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
 from llmd4rec.errors import DataError, ModelError, RunError
-from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.files import atomic_dir, read_json, sha256_file, write_array, write_json
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import product
 from llmd4rec.progress import bar
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+FILES = ("states.npy", "table.npy", "rank.npy")
 
 Precision = Literal["float32", "int8"]
 
@@ -67,6 +71,7 @@ def publish(
     folder: Path,
     *,
     label: str,
+    made_of: Mapping[str, str | None] | None = None,
     batch_items: int = 4096,
     rank_items: int | None = None,
 ) -> None:
@@ -77,6 +82,7 @@ def publish(
         dataset: whose training positions to answer.
         folder: replaced if it exists.
         label: what is published, written into teacher.json.
+        made_of: checksums of the weights that teach, by stage; :func:`open_teacher` can ask for the same ones.
         batch_items: items read per forward pass.
         rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
             position among all items would take longer than training; None: exact.
@@ -93,7 +99,7 @@ def publish(
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, ranker.dim)
-            states = np.lib.format.open_memmap(temporary / "states.npy", mode="w+", dtype=np.float16, shape=shape)
+            states = _allocate(temporary / "states.npy", np.float16, shape)
             rank = np.empty(windows.num_positions, dtype=np.int32)
             with bar(f"publishing {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
@@ -113,26 +119,41 @@ def publish(
                     rank[numbers] = _true_ranks(states_ND.float(), table, rivals_RD, stands_for, batch.target_N)
                     progress.advance(len(numbers))
             states.flush()
-            np.save(temporary / "table.npy", table.cpu().numpy())
-            np.save(temporary / "rank.npy", rank)
+            write_array(temporary / "table.npy", table.cpu().numpy())
+            write_array(temporary / "rank.npy", rank)
             write_json(
                 temporary / "teacher.json",
                 {
                     "format": FORMAT_VERSION,
                     "label": label,
+                    "made_of": dict(made_of or {}),
                     "data": dataset.fingerprint,
                     "positions": windows.num_positions,
                     "dim": ranker.dim,
                     "items": ranker.num_items,
                     "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
+                    "files": {name: _identity(temporary / name) for name in FILES},
                 },
             )
     finally:
         ranker.train(was_training)
 
 
+def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped array whose space is taken now: writing to a mapping on a full disk would kill the process."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _identity(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
 def _widen(path: Path, states: np.memmap) -> np.memmap:
-    wide = np.lib.format.open_memmap(path.with_suffix(".wide.npy"), mode="w+", dtype=np.float32, shape=states.shape)
+    wide = _allocate(path.with_suffix(".wide.npy"), np.float32, states.shape)
     wide[:] = states
     path.with_suffix(".wide.npy").replace(path)
     return wide
@@ -166,7 +187,13 @@ def _true_ranks(
     return ranks
 
 
-def open_teacher(folder: Path, dataset: Dataset, device: torch.device, precision: Precision = "float32") -> Teacher:
+def open_teacher(
+    folder: Path,
+    dataset: Dataset,
+    device: torch.device,
+    precision: Precision = "float32",
+    made_of: Mapping[str, str | None] | None = None,
+) -> Teacher:
     """Opens a published teacher, states memory-mapped, table on `device`.
 
     Args:
@@ -174,20 +201,27 @@ def open_teacher(folder: Path, dataset: Dataset, device: torch.device, precision
         dataset: it must have been published for.
         device: of the table and of the lessons.
         precision: of the numbers that its scores are computed from; see :mod:`llmd4rec.distill.int8`.
+        made_of: checksums of the weights it must have been made of; None: of whichever.
 
     Raises:
-        RunError: it is missing, of another format, or was published for other data.
+        RunError: it is missing, damaged, of another format, or was published for other data or of other weights.
     """
+    remedy = f"Delete {folder} and run `train` again: it is published anew."
     try:
         head = read_json(folder / "teacher.json")
-        if head.get("format") != FORMAT_VERSION or head.get("data") != dataset.fingerprint:
-            raise RunError(f"{folder} was published for other data or by another version", "Delete it and train again.")
+        if head.get("format") != FORMAT_VERSION or not dataset.is_known_as(head.get("data", "")):
+            raise RunError(f"{folder} was published for other data or by another version", remedy)
+        if made_of is not None and head["made_of"] != dict(made_of):
+            raise RunError(f"{folder} was published of other weights than the run has now", remedy)
+        for name in FILES:
+            if head["files"][name] != _identity(folder / name):
+                raise RunError(f"{folder / name} is damaged: its checksum is not the one in teacher.json", remedy)
         table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
         return Teacher(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
             table=Int8Rows.of(table) if precision == "int8" else table,
             rank=np.load(folder / "rank.npy", allow_pickle=False),
         )
-    except (DataError, OSError, ValueError, EOFError) as error:
+    except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"
-        raise RunError(what, f"Delete {folder} and run `train` again: it is published anew.") from error
+        raise RunError(what, remedy) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.table import Table
 
 from llmd4rec.data.dataset import Dataset, SplitName
@@ -28,6 +29,11 @@ NAMES = {
     ("llm", "alone"): "LLM alone",
     ("llm", "distilled"): "LLM distilled",
 }
+#: Said wherever figures come from data that the run was not trained on.
+OTHER_DATA = (
+    "these figures are of other data than the model was trained on: what is held out there may have been trained on, "
+    "and popularity, tail and cold are those of that data's training part"
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,37 @@ def score(
     *,
     seen: SeenItems | None = None,
     split: SplitName = "test",
+    other_data: bool = False,
 ) -> Evaluation:
-    """Evaluates one model of a run and saves the per-user results under evaluation/."""
+    """Evaluates one model of a run and saves the per-user results under evaluation/.
+
+    Args:
+        run: the run.
+        data: its data set.
+        model, stage: which model.
+        seen: whether items of the history are candidates; None: as in the run.
+        split: which held-out items.
+        other_data: take data that the run was not trained on, of items that it knows; the result says so, and is saved
+            apart from those of the run's own data.
+
+    Raises:
+        RunError: the data is not the run's and `other_data` is false.
+        DataError: the other data has an item that the run does not know.
+    """
     chosen = seen or run.settings.evaluation.seen
     cutoffs = run.settings.evaluation.cutoffs
+    name = f"{run.stage_of(model, stage)}-{chosen}-{split}"
+    about = None
+    if not other_data:
+        run.require(data)
+    elif not data.is_known_as(run.record.data):
+        about = {"fingerprint": data.fingerprint, "path": str(data.path or ""), "warning": OTHER_DATA}
+        name += f"-on-{data.fingerprint[:8]}"
+        data = data.with_items_of(pl.read_parquet(run.folder / "catalogue.parquet")["item_id"].to_list())
     ranker = run.load(model, stage)
     result = evaluate_ranker(ranker, data, split=split, seen=chosen, cutoffs=cutoffs, model=model, stage=stage)
-    result.save(run.folder / "evaluation" / f"{run.stage_of(model, stage)}-{chosen}-{split}")
+    result = replace(result, other_data=about)
+    result.save(run.folder / "evaluation" / name)
     return result
 
 
@@ -162,4 +192,6 @@ def evaluation_table(result: Evaluation) -> Table:
         row(SLICE_NAMES.get(name, name), values, shown)
     extra = {name: value for name, value in result.metrics.items() if name.startswith(("coverage", "popularity"))}
     table.caption = " · ".join(f"{name} {value:.4g}" for name, value in extra.items())
+    if result.other_data is not None:
+        table.caption = f"LOOK: {result.other_data['warning']}\n{table.caption}"
     return table

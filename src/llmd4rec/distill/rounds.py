@@ -16,7 +16,6 @@ to any of them.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -31,16 +30,17 @@ from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
-from llmd4rec.errors import DataError, RunError
+from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.files import remove_leftovers
+from llmd4rec.files import remove, remove_leftovers, sha256_file
 from llmd4rec.models.crm.items import item_sides, item_table_of
-from llmd4rec.models.llm.assemble import inject_items, load_text_vectors, prepare_text_vectors
+from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
-from llmd4rec.progress import say
+from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import fit
+from llmd4rec.training.fit import Fitted, fit
+from llmd4rec.training.processes import Processes, join
 from llmd4rec.training.runtime import derive_seed, select_device
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -49,16 +49,48 @@ VALIDATION_SCORES = 5_000_000_000
 
 def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None = None) -> Run:
     """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
-    path = Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run") if folder is None else Path(folder)
+    processes = join()
+    path = Path(folder or processes.from_first(_new_folder() if processes.first else ""))
     use_threads(settings)
     _check_targets(settings, data)
-    Run.start(path, settings, data)
-    with _alone_in(path):
-        run = Run.start(path, settings, data)  # again: another process may have finished it meanwhile
+    with _alone_in(path, settings, data) if processes.first else contextlib.nullcontext():
+        if processes.first:
+            _tidy(Run.start(path, settings, data))
+        processes.wait()  # until the folder is there and in order
+        run = Run.start(path, settings, data)
         if not run.record.finished:
-            remove_leftovers(path)
             _Rounds(run, data).run()
+        processes.wait()  # nobody scores what is not yet written
     return run
+
+
+def _new_folder() -> str:
+    return str(Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run"))
+
+
+def _tidy(run: Run) -> None:
+    """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
+    for name in ("checkpoints", "teachers"):
+        remove_leftovers(run.folder / name)
+    # Evaluations and the like are written by processes that hold no lock.
+    remove_leftovers(run.folder, older_than=3600)
+    stages = list(run.record.stages)
+    missing = [name for name in stages if not (run.checkpoint_of(name) / "best.safetensors").exists()]
+    if missing:
+        again = stages[stages.index(missing[0]) :]
+        warn(f"{run.checkpoint_of(missing[0])} has no weights: {', '.join(again)} are trained again")
+        for name in again:
+            del run.record.stages[name]
+    no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
+    if missing or no_texts:
+        run.record.finished = False
+        run.save()
+    for name in run.record.stages:
+        remove(run.checkpoint_of(name) / "training")
+    if run.record.finished:
+        remove(run.folder / "teachers")
+    elif run.record.stages or any((run.folder / "checkpoints").glob("*/training")):
+        run.note_environment()
 
 
 def _check_targets(settings: MutualDistillation, data: Dataset) -> None:
@@ -73,8 +105,17 @@ def _check_targets(settings: MutualDistillation, data: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps two trainings out of one folder; the operating system lifts the lock of a process that died."""
+def _alone_in(folder: Path, settings: MutualDistillation, data: Dataset) -> Iterator[None]:
+    """Makes the run folder where there is none, and keeps two trainings out of it.
+
+    The operating system lifts the lock of a process that died.
+    """
+    try:
+        Run.start(folder, settings, data)
+    except LLMD4RecError:
+        if not (folder / "run.json").exists():
+            raise
+        Run.start(folder, settings, data)  # another process was faster; what it made is looked at like any other
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -92,11 +133,12 @@ class _Rounds:
     def __init__(self, run: Run, data: Dataset) -> None:
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.device = select_device(run.settings.device)
+        self.processes = Processes.current()
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
         if "text" in settings.crm.items or (settings.rounds and "text" in settings.llm.items):
-            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
+            self._prepare_texts()
         if settings.rounds:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
             self.run_folder.build("llm", "llm-alone")
@@ -121,7 +163,18 @@ class _Rounds:
                 break
         record.finished, record.stopped_because = True, why
         self.run_folder.save()
-        shutil.rmtree(self.run_folder.folder / "teachers", ignore_errors=True)
+        if self.processes.first:
+            remove(self.run_folder.folder / "teachers")
+
+    def _prepare_texts(self) -> None:
+        run = self.run_folder
+        if self.processes.first:
+            prepare_text_vectors(self.settings.llm, self.data, run.folder, self.device)
+        self.processes.wait()
+        path = run.folder / "text_vectors.safetensors"
+        if path.exists() and run.record.text_vectors is None:
+            run.record.text_vectors = sha256_file(path)
+            run.save()
 
     def _latest(self, model: Student, number: int) -> str:
         """The stage whose model teaches in round `number`: the last one trained before it."""
@@ -153,7 +206,7 @@ class _Rounds:
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
-        sides = item_sides(settings.crm.items, self.data, load_text_vectors(run.folder)) if model != "llm" else None
+        sides = item_sides(settings.crm.items, self.data, run.text_vectors()) if model != "llm" else None
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)
@@ -161,13 +214,11 @@ class _Rounds:
             epochs = min(training.epochs, training.round_epochs)
             training = training.model_copy(update={"epochs": epochs})
         folder = run.checkpoint_of(stage)
-        if not (folder / "last.safetensors").exists():
-            run.log.rewind(run.record.log_size)
         fitted = fit(
             ranker,
             self.data,
             training,
-            folder,
+            folder / "training",
             phase=stage,
             seed=settings.seed,
             validate=self._validate,
@@ -177,8 +228,20 @@ class _Rounds:
         )
         if sides:
             item_table_of(ranker).fold()
-            best = folder / "best.safetensors"
-            checkpoint.save(best, ranker.saved_state(), checkpoint.load(best)[1])
+        self._keep(stage, ranker, fitted, teacher)
+        if number and self.processes.first:  # nobody listens any more to what this stage replaces
+            for published in (run.folder / "teachers").iterdir():
+                if self._latest(model, number) in published.name.split("+"):
+                    remove(published)
+        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+
+    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None) -> None:
+        """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
+        run, folder = self.run_folder, self.run_folder.checkpoint_of(stage)
+        checksum = None
+        if self.processes.first:
+            head = {"phase": stage, "epoch": fitted.best_epoch, "value": fitted.best_value}
+            checksum = checkpoint.save(folder / "best.safetensors", ranker.saved_state(), head)
         total, trainable = count_parameters(ranker)
         run.record.stages[stage] = {
             "validation_ndcg": fitted.best_value,
@@ -186,14 +249,12 @@ class _Rounds:
             "taught_by": teacher,
             "parameters": total,
             "trainable_parameters": trainable,
+            "checksum": self.processes.from_first(checksum),
         }
-        run.record.log_size = run.log.size
         run.save()
-        if number:  # nobody listens any more to what this stage replaces
-            for published in (run.folder / "teachers").iterdir():
-                if self._latest(model, number) in published.name.split("+"):
-                    shutil.rmtree(published, ignore_errors=True)
-        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+        self.processes.wait()  # all have read the best of the checkpoints
+        if self.processes.first:
+            remove(folder / "training")
 
     def _goes_on(self, model: Student, number: int) -> bool:
         start = self.settings.crm_start if model == "crm" else self.settings.llm_start
@@ -212,8 +273,7 @@ class _Rounds:
         ranker = run.build(model, stage)
         goes_on = self._goes_on(model, number)
         if goes_on:
-            tensors, _ = checkpoint.load(run.checkpoint_of(self._latest(model, number)) / "best.safetensors")
-            ranker.load_saved_state(tensors)
+            ranker.load_saved_state(run.weights_of(self._latest(model, number)))
         if model == "llm" and settings.inject != "never":
             renewed = settings.inject == "every-round" and number > 0
             if renewed or not goes_on:
@@ -224,19 +284,36 @@ class _Rounds:
 
     def _publish(self, *stages: str) -> Teacher:
         """The published teacher of one finished stage, or of the mean of several; made once for all who listen."""
-        folder = self.run_folder.folder / "teachers" / "+".join(stages)
-        if not folder.exists():
-            rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
-            learning = self.settings.training.crm if stages[0].startswith("llm") else self.settings.training.llm
-            large = self.data.num_items > learning.full_softmax_items
-            publish(
-                rankers[0] if len(rankers) == 1 else Pool(rankers),
-                self.data,
-                folder,
-                label=" + ".join(stages),
-                rank_items=learning.candidates if large else None,
-            )
-        return open_teacher(folder, self.data, self.device, self.settings.teacher_precision)
+        run = self.run_folder
+        folder = run.folder / "teachers" / "+".join(stages)
+        made_of = {stage: run.checksum_of(stage) for stage in stages}
+
+        def opened() -> Teacher:
+            return open_teacher(folder, self.data, self.device, self.settings.teacher_precision, made_of)
+
+        teacher = None
+        if self.processes.first:
+            try:
+                teacher = opened() if folder.exists() else None
+            except RunError as error:
+                warn(f"{error.what}; it is published anew")
+            if teacher is None:
+                self._publish_anew(folder, stages, made_of)
+        self.processes.wait()
+        return teacher or opened()
+
+    def _publish_anew(self, folder: Path, stages: tuple[str, ...], made_of: dict[str, str | None]) -> None:
+        rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
+        learning = self.settings.training.crm if stages[0].startswith("llm") else self.settings.training.llm
+        large = self.data.num_items > learning.full_softmax_items
+        publish(
+            rankers[0] if len(rankers) == 1 else Pool(rankers),
+            self.data,
+            folder,
+            label=" + ".join(stages),
+            made_of=made_of,
+            rank_items=learning.candidates if large else None,
+        )
 
 
 def _model_of(stage: str) -> Student:

@@ -1,12 +1,15 @@
 """A run folder: what was trained, with which settings, on which data, and how to get the models back.
 
     config.yaml        every setting, defaults written out
-    environment.json   versions, machine, threads, commit
+    environment.json   versions, machine, threads, commit; and what of them was different in later sessions
     run.json           data set, stages done and their figures
     metrics.jsonl      one line per epoch
     catalogue.parquet  item_id and title in index order, so that the run can answer without the data set
     text_vectors.safetensors   what the LLM reads of the catalogue's texts
     checkpoints/STAGE/best.safetensors
+    checkpoints/STAGE/training/   while it is trained, see training/fit.py
+    teachers/          while somebody listens, see publish.py
+    .lock              held by the process that trains
     evaluation/        per-user results and metrics of each model
     report.html
 
@@ -15,6 +18,7 @@ A *stage* is one training: `crm-alone`, `wide-alone`, `llm-alone`, `llm-round-1`
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +26,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from llmd4rec.config import check, differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
 from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import say
+from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
+from llmd4rec.training.processes import Processes
 from llmd4rec.training.runtime import derive_seed, environment, select_device
 from llmd4rec.training.tracking import MetricsLog
 
@@ -49,11 +55,12 @@ class Record:
     data_path: str | None
     items: int
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    log_size: int = 0
     finished: bool = False
     stopped_because: str = ""
     #: The language model that was built on: origin, layers, fingerprint of its weights.
     llm: dict[str, Any] | None = None
+    #: SHA-256 of text_vectors.safetensors, where there is one.
+    text_vectors: str | None = None
     format: int = FORMAT_VERSION
 
 
@@ -62,6 +69,8 @@ class Run:
 
     def __init__(self, folder: Path, settings: MutualDistillation, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record
+        #: Of several processes that train together only the first one writes.
+        self.writes = Processes.current().first
         self.log = MetricsLog(folder / "metrics.jsonl")
 
     # ---- making and opening -------------------------------------------------------------------------------------
@@ -86,7 +95,8 @@ class Run:
             # Where it runs may change from one session to the next.
             if (run.settings.device, run.settings.threads) != (settings.device, settings.threads):
                 run.settings = settings
-                save_settings(settings, folder / "config.yaml")
+                if run.writes:
+                    save_settings(settings, folder / "config.yaml")
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
@@ -96,8 +106,9 @@ class Run:
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            names = pl.DataFrame({"item_id": data.item_ids, "title": data.titles})
-            names.write_parquet(temporary / "catalogue.parquet")
+            names, buffer = pl.DataFrame({"item_id": data.item_ids, "title": data.titles}), io.BytesIO()
+            names.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
+            (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -127,7 +138,26 @@ class Run:
 
     def save(self) -> None:
         """Writes run.json."""
-        write_json(self.folder / "run.json", vars(self.record))
+        if self.writes:
+            write_json(self.folder / "run.json", vars(self.record))
+
+    def note_environment(self) -> None:
+        """Adds to environment.json what is different from the session before, and says what may change the numbers."""
+        path = self.folder / "environment.json"
+        noted, now = read_json(path), environment()
+        sessions = noted.setdefault("later_sessions", [])
+        latest = {name: value for name, value in noted.items() if name != "later_sessions"}
+        for session in sessions:
+            latest |= session
+        new = {name: value for name, value in now.items() if latest.get(name) != value}
+        if new:
+            sessions.append(new)
+            write_json(path, noted)
+        if rounding := [name for name in ("processor", "threads", "gpu", "packages") if name in new]:
+            warn(
+                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
+                "differ in their last digits from those of a run never stopped"
+            )
 
     def require(self, data: Dataset) -> None:
         """Refuses data that is not this run's.
@@ -135,16 +165,16 @@ class Run:
         Raises:
             RunError: the fingerprints differ.
         """
-        if data.fingerprint != self.record.data:
+        if not data.is_known_as(self.record.data):
             raise RunError(
                 f"{self.folder} was trained on other data than {data.path or 'the given data set'} "
                 f"(fingerprints {self.record.data[:8]} and {data.fingerprint[:8]})",
                 f"Use its own data set{f', {self.record.data_path}' if self.record.data_path else ''}, "
-                "or train a new run on this one.",
+                "or train a new run on this one. (`llmd4rec evaluate --other-data` takes it, and says so.)",
             )
 
-    def load_data(self, path: Path | None = None) -> Dataset:
-        """The run's data set, from `path` or from where it was trained.
+    def load_data(self, path: Path | None = None, *, other: bool = False) -> Dataset:
+        """The run's data set, from `path` or from where it was trained; with `other`, whatever data set is there.
 
         Raises:
             DataError: it is not there.
@@ -154,7 +184,8 @@ class Run:
         if where is None:
             raise RunError(f"{self.folder} does not know where its data set is", "Say it with --data.")
         data = Dataset.load(where)
-        self.require(data)
+        if not other:
+            self.require(data)
         return data
 
     # ---- models -------------------------------------------------------------------------------------------------
@@ -195,14 +226,14 @@ class Run:
 
     def build(self, model: Student, stage_name: str) -> Ranker:
         """A freshly initialised model of the run's settings, on its device."""
-        from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
+        from llmd4rec.models.llm.assemble import build_llm
 
         device = select_device(self.settings.device)
         seed = derive_seed(self.settings.seed, "weights", stage_name)
         if model != "llm":
             settings = self.settings.crm if model == "crm" else self.settings.partner_crm
             return settings.build(self.record.items, seed).to(device)
-        vectors = load_text_vectors(self.folder)
+        vectors = self.text_vectors()
         network, used = build_llm(
             self.settings.llm, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm
         )
@@ -211,6 +242,24 @@ class Run:
             self.save()
         return network
 
+    def text_vectors(self) -> Tensor | None:
+        """What the models read of the items' texts, [I, T]; None where they read none.
+
+        Raises:
+            RunError: the file is missing or is not the one that the run was trained with.
+        """
+        from llmd4rec.models.llm.assemble import load_text_vectors
+
+        path = self.folder / "text_vectors.safetensors"
+        if self.record.text_vectors is not None and (
+            not path.exists() or sha256_file(path) != self.record.text_vectors
+        ):
+            raise RunError(
+                f"{path} is missing or not what the run was trained with",
+                "Put it back from a copy, or delete it and run `train` again: it is made anew.",
+            )
+        return load_text_vectors(self.folder)
+
     def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
         """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
         return self.load_stage(model, self.stage_of(model, stage))
@@ -218,9 +267,28 @@ class Run:
     def load_stage(self, model: Student, stage_name: str) -> Ranker:
         """The model that one training ended with, in evaluation mode."""
         ranker = self.build(model, stage_name)
-        tensors, _ = checkpoint.load(self.checkpoint_of(stage_name) / "best.safetensors")
-        ranker.load_saved_state(tensors)
+        ranker.load_saved_state(self.weights_of(stage_name))
         return ranker.eval()
+
+    def weights_of(self, stage_name: str) -> dict[str, Tensor]:
+        """The weights that one training ended with.
+
+        Raises:
+            RunError: the file is missing, damaged, or not the one that the training wrote.
+        """
+        path = self.checkpoint_of(stage_name) / "best.safetensors"
+        tensors, _ = checkpoint.load(path)
+        if self.checksum_of(stage_name) not in (None, checkpoint.checksum_of(path)):
+            raise RunError(
+                f"{path} is not what {stage_name} ended with, says run.json",
+                "Put the right file back. Or delete it and run `train` again, which then trains that stage anew, and "
+                "those after it.",
+            )
+        return tensors
+
+    def checksum_of(self, stage_name: str) -> str | None:
+        """The checksum of a finished training's weights; None for one that was recorded without."""
+        return self.record.stages[stage_name].get("checksum")
 
     def default_stage(self, model: Student) -> Stage:
         """`distilled` where the run has that model distilled, else `alone`."""
@@ -245,7 +313,13 @@ class Run:
         """A trained model together with the catalogue, ready to answer."""
         from llmd4rec.distill.recommend import Recommender
 
-        catalogue = pl.read_parquet(self.folder / "catalogue.parquet")
+        path = self.folder / "catalogue.parquet"
+        try:
+            catalogue = pl.read_parquet(path, columns=["item_id", "title"])
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise RunError(
+                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
+            ) from error
         ranker = self.load(model, stage or self.served_stage(model))
         return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.table import UNREADABLE
 from llmd4rec.errors import RunError
 from llmd4rec.files import atomic_dir, read_json, write_json
 
@@ -33,6 +34,7 @@ class Evaluation:
         per_user: one row per target in the order of the data set: `user_id`, `item_id` (the true item),
             `rank`, `history_length`, `train_count` (of the true item), and a boolean column per slice.
         top: the best item indices per row of `per_user`, best first, [U, k]; -1 where no candidate was left.
+        other_data: what was evaluated on, and a warning, where that is not what the model was trained on.
     """
 
     metrics: dict[str, float]
@@ -44,6 +46,7 @@ class Evaluation:
     split: str
     per_user: pl.DataFrame
     top: NDArray[np.int32]
+    other_data: dict[str, str] | None = None
 
     @property
     def ranks(self) -> NDArray[np.int64]:
@@ -60,6 +63,7 @@ class Evaluation:
             "stage": self.stage,
             "seen": self.seen,
             "split": self.split,
+            **({} if self.other_data is None else {"other_data": self.other_data}),
         }
 
     def save(self, folder: Path | str) -> None:
@@ -94,8 +98,9 @@ class Evaluation:
             per_user = pl.read_parquet(folder / PER_USER)
             top = np.load(folder / TOP, allow_pickle=False)
             evaluation = cls(per_user=per_user, top=top, **head)
-        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            sound = bool((evaluation.ranks >= 1).all())
+        except (*UNREADABLE, ValueError, TypeError) as error:
             raise RunError(f"{folder} is damaged: {error}", "Run `llmd4rec evaluate` again.") from error
-        if not evaluation.users == per_user.height == len(top):
+        if not sound or not evaluation.users == per_user.height == len(top):
             raise RunError(f"{folder} is damaged: its files do not agree", "Run `llmd4rec evaluate` again.")
         return evaluation

@@ -3,6 +3,9 @@
 Leave-one-out has exactly one relevant item per user, so every metric depends on its rank alone. All functions
 take ranks of any shape, 1 is best, and return one value in [0, 1] per rank; average them to get the figure of
 a table.
+
+What is defined: k may be larger than the catalogue, and then counts all of it; a target that is no candidate has a rank
+beyond every k; a mean over nobody does not exist, and is left out rather than called 0.
 """
 
 from __future__ import annotations
@@ -47,7 +50,13 @@ def mrr(ranks: Ranks, k: int) -> Floats:
 
 
 def per_user_metrics(ranks: Ranks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
-    """`hr@k`, `ndcg@k` and `mrr@k` of every user at every cutoff, in that order of k; each [U]."""
+    """`hr@k`, `ndcg@k` and `mrr@k` of every user at every cutoff, in that order of k; each [U].
+
+    Raises:
+        ValueError: a rank is below 1, which no ranking gives and which would count for more than the best.
+    """
+    if np.size(ranks) and np.min(ranks) < 1:
+        raise ValueError(f"a rank is {np.min(ranks)}; the best is 1")
     functions = {"hr": hit_rate, "ndcg": ndcg, "mrr": mrr}
     return {f"{name}@{k}": metric(ranks, k) for k in cutoffs for name, metric in functions.items()}
 

@@ -107,6 +107,7 @@ def rank_targets(
             _refuse_unless(torch.isfinite(true_B1).all(), "scores")
             # Matrix products round the same row differently in different columns, by less than this.
             rounding_B = torch.finfo(torch.float32).eps * states_BD.norm(dim=1) * true_BD.norm(dim=1)
+            rounding_B.nan_to_num_(nan=torch.inf)  # a norm may overflow: then every item may be a tie
             least_B1 = true_B1 - rounding_B[:, None]
             users, items = (tensor.to(device) for tensor in _seen_pairs(seen, start, end))
             block_ranks = torch.zeros(end - start, dtype=torch.int64, device=device)

@@ -1,12 +1,14 @@
 """Checkpoints: one safetensors file each, its JSON state in the header, written aside and renamed. No pickle.
 
-A training folder holds `best.safetensors` (the model alone, at its best validation) and, until the training is done,
-`last.safetensors` (model, optimiser, random state and position in the epoch).
+The header also holds a SHA-256 over state and tensors: a file that was cut, altered or rotted is seen when it is read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +20,107 @@ from torch import Tensor
 from llmd4rec.errors import RunError
 from llmd4rec.files import atomic_file
 
-FORMAT_VERSION = 1
+#: 1 had no checksum; it is still read.
+FORMAT_VERSION = 2
 
 
-def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes tensors and JSON state as one file, atomically."""
+class DamagedCheckpoint(RunError):
+    """A checkpoint is not what was written."""
+
+
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any], *, keep: Path | None = None) -> str:
+    """Writes tensors and JSON state as one file, atomically; its checksum.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        state: anything that is JSON; not `format` and `checksum`.
+        keep: where the file goes that was at `path`; None: it is replaced.
+    """
     # Tied or sliced tensors share storage, which safetensors refuses; a checkpoint wants values, not sharing.
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    header = {"llmd4rec": json.dumps({"format": FORMAT_VERSION, **state})}
-    with atomic_file(path) as temporary:
+    state = {"format": FORMAT_VERSION, **state}
+    checksum = _checksum(owned, state)
+    # One entry: safetensors does not say in which order it writes several.
+    header = {"llmd4rec": json.dumps({"checksum": checksum, **state})}
+    with atomic_file(path, keep=keep) as temporary:
         try:
             save_file(owned, temporary, metadata=header)
         except SafetensorError as error:
-            if "No space left" in str(error):
-                raise OSError(28, "No space left on device") from error
+            for number, message in ((28, "No space left"), (27, "File too large")):
+                if message in str(error):
+                    raise OSError(number, message) from error
             raise
+    return checksum
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the state of a checkpoint.
 
     Raises:
-        RunError: the file is missing, damaged or of another format version.
+        DamagedCheckpoint: it is not what was written.
+        RunError: it is missing or of another format version.
     """
+    with _opened(path) as (file, state):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    checksum = state.pop("checksum", None)
+    if checksum != _checksum(tensors, state) and state["format"] > 1:
+        raise _damaged(path, "its checksum is not that of its content")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, state
+
+
+def checksum_of(path: Path) -> str | None:
+    """The checksum that a checkpoint names in its header, unverified; None for one of a format without.
+
+    Raises:
+        DamagedCheckpoint: it is not what was written.
+        RunError: it is missing or of another format version.
+    """
+    with _opened(path) as (_, state):
+        return state.get("checksum")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and its state."""
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = json.loads((file.metadata() or {}).get("llmd4rec", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file, _state(path, (file.metadata() or {}).get("llmd4rec", ""))
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist", "The run has not come that far; run `train` again.") from error
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}", "Delete it and run `train` again.") from error
-    if state.get("format") != FORMAT_VERSION:
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _state(path: Path, text: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(text)
+        version = state["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, "its header holds no state") from error
+    if version not in range(1, FORMAT_VERSION + 1):
         raise RunError(
-            f"{path} has checkpoint format {state.get('format')!r}; this version reads {FORMAT_VERSION}",
-            "Use the version of llmd4rec that wrote it.",
+            f"{path} has checkpoint format {version!r}; this version reads 1 to {FORMAT_VERSION}",
+            "It was written by a newer llmd4rec: install that, or train a new run.",
         )
-    return tensors, state
+    return state
+
+
+def _checksum(tensors: dict[str, Tensor], state: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, why: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{path} is damaged: {why}",
+        "Put it back from a copy. Or delete it and run `train` again, which then trains that stage anew, and those "
+        "after it.",
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

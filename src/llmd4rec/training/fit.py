@@ -3,17 +3,24 @@
 The loop knows no model and no method: it asks a Ranker for states, hands them with its item table to an objective,
 and keeps the weights with the best validation NDCG@10. Everything random depends on the run's seed and on names
 (phase, epoch, step), or is saved with the checkpoint, so a resumed training continues to the same numbers.
+
+The folder of a training holds, until its caller has put the result where it belongs:
+
+    last.safetensors          where it stands: model, optimiser, averages, random states, progress
+    before-last.safetensors   the one before, for the case that `last` is damaged
+    best-EPOCH.safetensors    the model alone, at its best validation; one for each of the two above, and the newest
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,18 +28,33 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from llmd4rec.data.batches import Batch, TrainingWindows
-from llmd4rec.data.dataset import Dataset
-from llmd4rec.errors import DataError, RunError
+from llmd4rec.data.dataset import Dataset, Int64Array
+from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import bar
+from llmd4rec.progress import bar, duration, warn
 from llmd4rec.training import checkpoint
-from llmd4rec.training.runtime import StopRequest, deferred_signals, derive_seed, keep_freed_memory
+from llmd4rec.training.checkpoint import DamagedCheckpoint
+from llmd4rec.training.processes import Processes
+from llmd4rec.training.runtime import (
+    Interrupted,
+    Precision,
+    StopRequest,
+    autocast,
+    deferred_signals,
+    derive_seed,
+    keep_freed_memory,
+)
 from llmd4rec.training.tracking import MetricsLog
 
 #: An epoch has at least so many steps where the data allow it.
 MIN_STEPS = 32
 #: Bins of the weights' histogram in the log, over [0, 2].
 WEIGHT_BINS = 20
+#: Saving takes at most about this share of the time, whatever `checkpoint_seconds` asks for (0: every step).
+SAVING_SHARE = 0.05
+#: A training has diverged when its cross-entropy, averaged over about so many steps, is so many times worse than
+#: where it started and than a blind guess.
+DIVERGED_STEPS, DIVERGED_TIMES = 50, 3.0
 
 
 class Training(BaseModel):
@@ -69,7 +91,12 @@ class Training(BaseModel):
         1, ge=1, description="so many times more positions per step where candidates are drawn"
     )
     candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
-    checkpoint_seconds: float = Field(60, ge=0, description="save at the first step after so many seconds")
+    precision: Precision = Field(
+        "auto", description="of the forward pass: fp32, bf16, fp16; auto: fp32 on a CPU, bf16 on a GPU that has it"
+    )
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="save at the first step after so many seconds, less often where saving takes long"
+    )
 
 
 @dataclass(frozen=True)
@@ -134,6 +161,11 @@ class _Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     log_size: int = 0
+    #: Checksum of the best weights' file, which the checkpoint needs to be of use.
+    best_checksum: str = ""
+    #: Cross-entropy of the first step, and averaged over the last.
+    first_ce: float = math.nan
+    ce_level: float = math.nan
     sums: dict[str, float] = field(default_factory=dict)
     weight_counts: list[int] = field(default_factory=lambda: [0] * WEIGHT_BINS)
 
@@ -151,13 +183,13 @@ def fit(
     objective: Objective,
     trained_before: bool = False,
 ) -> Fitted:
-    """Trains `ranker` in place and leaves it with its best weights, which are also in `folder`/best.safetensors.
+    """Trains `ranker` in place and leaves it with its best weights.
 
     Args:
         ranker: the student, on its device.
         dataset: its training positions are the samples.
         settings: optimiser, schedule, stopping.
-        folder: checkpoints; an unfinished training found there is continued.
+        folder: checkpoints; a training found there is continued. To be removed when the result is in safety.
         phase: name of this training in the log and in seeds.
         seed: the run's seed.
         validate: gives the validation NDCG@10 of the ranker.
@@ -168,8 +200,8 @@ def fit(
 
     Raises:
         DataError: there is nothing to train on.
-        RunError: the loss is not a finite number; the best checkpoint so far is kept.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        RunError: the training diverged; the checkpoints before that are kept.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
     windows = TrainingWindows(dataset, ranker.max_length)
     if not windows.num_positions:
@@ -208,14 +240,22 @@ class _Trainer:
         self.optimizer, self.names, self.objective, self.folder = optimizer, names, objective, folder
         self.phase, self.seed, self.log = phase, seed, log
         self.device = next(ranker.parameters()).device
-        self.at = _Progress(log_size=log.size)
+        self.processes = Processes.current()
+        self.autocast, half = autocast(settings.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.scaler.scale(torch.zeros((), device=self.device))  # has its scale from now on, whoever has the first batch
+        self.at = _Progress()
         # Reading a loss makes the host wait for a GPU, which would then wait for the host's next step.
         self._read_every = 1 if self.device.type == "cpu" else 32
-        self._unread: list[tuple[LossParts, int]] = []
+        #: Of each step not read yet: positions; total, cross-entropy and KL times positions; sum of the weights, and
+        #: their histogram.
+        self._unread: list[Tensor] = []
         trained = dict(zip(names, self._parameters(), strict=True)) if settings.average else {}
         #: Parameters with their running averages, by name; empty where none are wanted.
         self._averages = {name: (parameter, parameter.detach().clone()) for name, parameter in trained.items()}
-        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
+        self.last, self.before_last = folder / "last.safetensors", folder / "before-last.safetensors"
+        #: The best epochs that the two checkpoints name.
+        self._needed: list[int] = []
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
         drawn = ranker.num_items > settings.full_softmax_items
@@ -227,72 +267,112 @@ class _Trainer:
 
     def run(self, validate: Callable[[Ranker], float], trained_before: bool) -> Fitted:
         clock = time.perf_counter()
-        if self.last.exists():
-            self._resume()
-        else:
-            torch.manual_seed(derive_seed(self.seed, self.phase))
-            self._judge(validate(self.ranker), epoch=0)
+        if not self._resume():
+            self._seed_dropout()
+            if self.processes.first:
+                self.log.forget(self.phase)
+            self._judge(self._validated(validate), epoch=0)
             self.at.log_size = self.log.size
             if not trained_before and self.settings.epochs:
                 self.at.best_value = -1.0
-        started = clock - self.at.seconds
-        self._saved_at = time.perf_counter()
+        self.processes.wait()  # all have read what the first one is about to replace
+        self._started = clock - self.at.seconds
+        self._resumed_at = self.at.epoch - 1.0, time.perf_counter()
+        self._saved_at, self._saving_took = time.perf_counter(), 0.0
         with deferred_signals() as stop:
             while self.at.epoch <= self.settings.epochs and not self._out_of_patience():
-                self._epoch(started, stop)
-                with self._averaged():
-                    value = validate(self.ranker)
-                    self.at.seconds = time.perf_counter() - started
-                    self._judge(value, self.at.epoch)
+                self._epoch(stop)
+                self._choose(validate, stop)
                 self.at.epoch, self.at.step, self.at.sums = self.at.epoch + 1, 0, {}
                 self.at.weight_counts = [0] * WEIGHT_BINS
                 self.at.log_size = self.log.size
-                if stop or self._overdue():
+                stopping, overdue = self._agreed(bool(stop), self._overdue())
+                if stopping or overdue:
                     self._save()
-                stop.raise_if_set()
-        self.ranker.load_saved_state(checkpoint.load(self.best, self.device)[0])
-        self.last.unlink(missing_ok=True)
+                if stopping:
+                    self._stop(stop)
+        self.processes.wait()  # until the best weights are there
+        self.ranker.load_saved_state(checkpoint.load(self._best(self.at.best_epoch), self.device)[0])
         return Fitted(self.at.best_value, self.at.best_epoch, self.at.epoch - 1, self.at.seconds)
 
     def _overdue(self) -> bool:
-        return time.perf_counter() - self._saved_at > self.settings.checkpoint_seconds
+        """Whether a checkpoint is due; never so often that saving takes much of the time."""
+        wanted = self.settings.checkpoint_seconds
+        elapsed = time.perf_counter() - self._saved_at
+        return elapsed > wanted and (not wanted or elapsed * SAVING_SHARE > self._saving_took)
 
     def _out_of_patience(self) -> bool:
         return self.at.epoch - 1 - self.at.best_epoch >= self.settings.patience
 
+    def _stop(self, stop: StopRequest) -> None:
+        """Leaves the training after a checkpoint, also where the signal came to another process."""
+        stop.raise_if_set()
+        raise Interrupted(signal.SIGTERM, saved=True)
+
+    def _agreed(self, stopping: bool, overdue: bool) -> tuple[bool, bool]:
+        """What all processes do next: stop if any was asked to, save when the first one's clock says so."""
+        if self.processes.count > 1:
+            flags = torch.tensor([float(stopping), float(overdue and self.processes.first)], device=self.device)
+            self.processes.sum_(flags)
+            stopping, overdue = bool(flags[0] > 0), bool(flags[1] > 0)
+        return stopping, overdue
+
     # ---- one epoch ----------------------------------------------------------------------------------------------
-    def _epoch(self, started: float, stop: StopRequest) -> None:
+    def _epoch(self, stop: StopRequest) -> None:
         at, settings = self.at, self.settings
         rng = np.random.default_rng(derive_seed(self.seed, self.phase, at.epoch))
         batches = self.windows.shuffled(self.batch, rng, settings.epoch_positions)
         self.ranker.train()
         loss = math.nan
-        with bar(f"{self.phase} epoch {at.epoch}", len(batches), "steps", start=at.step) as progress:
+        what = f"{self.phase} epoch {at.epoch} of at most {settings.epochs}"
+        with bar(what, len(batches), "steps", start=at.step) as progress:
             for chosen in batches[at.step :]:
-                batch = self.windows.batch(chosen)
-                self._unread.append((self._step(batch), len(batch.target_N)))
+                self._unread.append(self._step(chosen))
                 at.step, at.total_steps = at.step + 1, at.total_steps + 1
-                saving = bool(stop) or (self._overdue() and at.step < len(batches))
-                if saving or at.step == len(batches) or len(self._unread) >= self._read_every:
+                reading = at.step == len(batches) or len(self._unread) >= self._read_every
+                stopping, overdue = bool(stop), self._overdue()
+                if self.processes.count > 1:  # which ask each other only when they wait anyway
+                    stopping, overdue = self._agreed(stopping, overdue) if reading else (False, False)
+                saving = stopping or (overdue and at.step < len(batches))
+                if saving or reading:
                     loss = self._read()
-                progress.advance(note=f"loss {loss:.3f}  best {max(at.best_value, 0):.4f}")
+                progress.advance(note=f"loss {loss:.3f}, best {max(at.best_value, 0):.4f}, {self._left(len(batches))}")
                 if saving:
-                    at.seconds = time.perf_counter() - started
+                    at.seconds = time.perf_counter() - self._started
                     self._save()
-                stop.raise_if_set()
+                if stopping:
+                    self._stop(stop)
 
-    def _step(self, batch: Batch) -> LossParts:
-        batch = batch.to(self.device)
+    def _left(self, steps: int) -> str:
+        """How long the stage may still take, validations included as far as they have been seen."""
+        epochs, since = self._resumed_at
+        done = self.at.epoch - 1 + self.at.step / steps
+        pace = (time.perf_counter() - since) / max(done - epochs, 1e-9)
+        return f"stage at most {duration(pace * (self.settings.epochs - done))}"
+
+    def _step(self, chosen: Int64Array) -> Tensor:
+        """One step of the optimiser; its figures, see `_unread`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * self._rate(self.at.total_steps)
-        states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
-        seed = derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
-        parts = self.objective(states_ND, self.ranker, batch, seed)
         self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
+        mine = chosen[self.processes.rank :: self.processes.count]
+        if len(mine):
+            batch = self.windows.batch(mine).to(self.device)
+            with self.autocast():
+                states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
+            seed = derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
+            parts = self.objective(states_ND.float(), self.ranker, batch, seed)
+            self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
+            figures = self._figures(parts, len(batch.target_N))
+        else:
+            figures = torch.zeros(5 + WEIGHT_BINS, dtype=torch.float64, device=self.device)
+        if self.processes.count > 1:
+            self._share_gradients(figures)
+        self.scaler.unscale_(self.optimizer)
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self._averages:
             # Early on the average must not hold on to where training started.
             step = self.at.total_steps
@@ -300,7 +380,32 @@ class _Trainer:
             with torch.no_grad():
                 parameters, averages = zip(*self._averages.values(), strict=True)
                 torch._foreach_lerp_(averages, parameters, 1 - decay)
-        return parts
+        return figures
+
+    def _figures(self, parts: LossParts, positions: int) -> Tensor:
+        losses = torch.stack([part.detach().double() * positions for part in (parts.total, parts.ce, parts.kl)])
+        counts, weight_sum = losses.new_zeros(WEIGHT_BINS), losses.new_zeros(1)
+        if parts.weight_N is not None:
+            counts, weight_sum = torch.histc(parts.weight_N.float(), WEIGHT_BINS, 0, 2), parts.weight_N.sum()[None]
+        return torch.cat([losses.new_full((1,), positions), losses, weight_sum.double(), counts.double()])
+
+    def _share_gradients(self, figures: Tensor) -> None:
+        """Gives every process the gradient of the whole batch's mean loss, and adds up the figures, in place.
+
+        A process's gradient is of the mean over its own positions, of which some have more than others.
+        """
+        parameters = self._parameters()
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        own = figures[0].clone()
+        self.processes.sum_(figures)
+        share = (own / figures[0]).float()
+        flat = torch.cat([(parameter.grad * share).flatten() for parameter in parameters])  # type: ignore[operator]
+        self.processes.sum_(flat)
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, torch.split(flat, sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -329,33 +434,84 @@ class _Trainer:
 
     def _read(self) -> float:
         """Adds up what the steps since the last reading have left on the device; the last loss."""
-        sums, loss = self.at.sums, math.nan
-        for number, (parts, positions) in enumerate(self._unread, self.at.step - len(self._unread) + 1):
-            loss = float(parts.total.detach())
+        at, loss = self.at, math.nan
+        for number, figures in enumerate(self._unread, at.step - len(self._unread) + 1):
+            positions, total, ce, kl, weight, *counts = figures.tolist()
+            loss = total / positions
             if not math.isfinite(loss):
-                raise RunError(
-                    f"{self.phase}: the loss is {loss} in epoch {self.at.epoch}, step {number}",
-                    f"The best weights so far are in {self.best}. Lower the learning rate and train again.",
-                )
-            sums["positions"] = sums.get("positions", 0.0) + positions
-            sums["ce"] = sums.get("ce", 0.0) + float(parts.ce) * positions
-            sums["kl"] = sums.get("kl", 0.0) + float(parts.kl) * positions
-            if parts.weight_N is not None:
-                counts = torch.histc(parts.weight_N.float().cpu(), WEIGHT_BINS, 0, 2)
-                self.at.weight_counts = [a + int(b) for a, b in zip(self.at.weight_counts, counts, strict=True)]
-                sums["weight"] = sums.get("weight", 0.0) + float(parts.weight_N.sum())
+                raise self._diverged(f"the loss is {loss}", number)
+            for name, value in (("positions", positions), ("ce", ce), ("kl", kl), ("weight", weight)):
+                at.sums[name] = at.sums.get(name, 0.0) + value
+            at.weight_counts = [a + int(b) for a, b in zip(at.weight_counts, counts, strict=True)]
+            self._watch(ce / positions, number)
         self._unread.clear()
         return loss
 
+    # ---- divergence ---------------------------------------------------------------------------------------------
+    def _watch(self, ce: float, step: int) -> None:
+        """Notices a loss that climbs, long before it overflows."""
+        at = self.at
+        if math.isnan(at.first_ce):
+            at.first_ce = at.ce_level = ce
+        at.ce_level += (ce - at.ce_level) / DIVERGED_STEPS
+        guess = math.log(self.ranker.num_items)
+        if at.total_steps > DIVERGED_STEPS and at.ce_level > DIVERGED_TIMES * max(1.0, guess, at.first_ce):
+            raise self._diverged(
+                f"the cross-entropy has climbed to {at.ce_level:.1f} nats, where a blind guess costs {guess:.1f},", step
+            )
+
+    def _require_finite_weights(self) -> None:
+        """Weights can be lost in the step behind a loss that was still a number."""
+        for name, parameter in zip(self.names, self._parameters(), strict=True):
+            if not bool(torch.isfinite(parameter.detach()).all()):
+                raise self._diverged(f"{name} holds numbers that are not finite", self.at.step)
+
+    def _diverged(self, what: str, step: int) -> RunError:
+        rate, model = self.optimizer.param_groups[0]["lr"], self.phase.split("-")[0]
+        clip = "" if self.settings.clip else f", or set training.{model}.clip to 1"
+        return RunError(
+            f"{self.phase}: training diverged: {what} in epoch {self.at.epoch}, step {step}, "
+            f"at learning rate {rate:.2g}",
+            f"Lower training.{model}.learning_rate{clip}, in a new run folder. The best weights before are kept in "
+            f"{self._best(self.at.best_epoch)}.",
+        )
+
     # ---- validation and checkpoints -----------------------------------------------------------------------------
+    def _choose(self, validate: Callable[[Ranker], float], stop: StopRequest) -> None:
+        """Validates what an epoch has come to. It may take long and changes nothing, so that a signal may end it."""
+        try:
+            with self._averaged():
+                with stop.at_once() if self.processes.count == 1 else contextlib.nullcontext():
+                    value = self._validated(validate)
+                self.at.seconds = time.perf_counter() - self._started
+                self._judge(value, self.at.epoch)
+        except Interrupted as interrupted:
+            if stop.again:
+                raise
+            self._save()
+            raise Interrupted(interrupted.signal_number, saved=True) from None
+
+    def _validated(self, validate: Callable[[Ranker], float]) -> float:
+        self._require_finite_weights()
+        try:
+            return self.processes.from_first(validate(self.ranker) if self.processes.first else math.nan)
+        except ModelError as error:
+            raise self._diverged(error.what, self.at.step) from error
+
     def _judge(self, value: float, epoch: int) -> None:
         at = self.at
         # Where nothing has been found yet, later weights are the better guess, and patience has nothing to wait for.
         improved = value > at.best_value or (value == at.best_value == 0)
         if improved:
             at.best_value, at.best_epoch = value, epoch
-            checkpoint.save(self.best, self.ranker.saved_state(), {"phase": self.phase, "epoch": epoch, "value": value})
+        if not self.processes.first:
+            return
+        if improved:
+            head = {"phase": self.phase, "epoch": epoch, "value": value}
+            at.best_checksum = checkpoint.save(self._best(epoch), self.ranker.saved_state(), head)
+            self._tidy()
         positions = max(1.0, at.sums.get("positions", 0.0))
+        taught = sum(at.weight_counts) > 0
         self.log.append(
             phase=self.phase,
             epoch=epoch,
@@ -369,30 +525,82 @@ class _Trainer:
                     "weight_mean": at.sums["weight"] / positions,
                     "weight_counts": at.weight_counts,
                 }
-                if "weight" in at.sums
+                if taught
                 else {}
             ),
         )
 
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.safetensors"
+
+    def _tidy(self) -> None:
+        """Removes best weights that no checkpoint names any more."""
+        wanted = {self._best(epoch) for epoch in (*self._needed, self.at.best_epoch)}
+        for path in set(self.folder.glob("best-*.safetensors")) - wanted:
+            path.unlink()
+
     def _save(self) -> None:
+        begun = time.perf_counter()
+        self._require_finite_weights()
         tensors = {f"model/{name}": tensor for name, tensor in self.ranker.saved_state().items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self.names)
         tensors |= {f"average/{name}": average for name, (_, average) in self._averages.items()}
-        tensors["random/cpu"] = torch.get_rng_state()
+        generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(self.last, tensors, {"phase": self.phase, "progress": vars(self.at)})
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        for kind, own in generators.items():
+            for rank, random in enumerate(self.processes.gathered(own)):
+                tensors[f"random/{kind}/{rank}"] = random
+        if self.processes.first:
+            state = {"phase": self.phase, "progress": vars(self.at), "scaler": self.scaler.state_dict()}
+            checkpoint.save(self.last, tensors, state, keep=self.before_last)
+            self._needed = [*self._needed[-1:], self.at.best_epoch]
+            self._tidy()
         self._saved_at = time.perf_counter()
+        self._saving_took = self._saved_at - begun
 
-    def _resume(self) -> None:
-        tensors, state = checkpoint.load(self.last)
+    def _resume(self) -> bool:
+        """Goes back to the newest checkpoint that is whole and whose best weights are; False where there is none."""
+        for path in (self.last, self.before_last):
+            if path.exists():
+                try:
+                    tensors, state = checkpoint.load(path)
+                    self._require_best(_Progress(**state["progress"]))
+                except DamagedCheckpoint as error:
+                    if self.processes.first:
+                        warn(f"{error.what}; going back to the checkpoint before it")
+                else:
+                    self._restore(tensors, state)
+                    return True
+        return False
+
+    def _require_best(self, at: _Progress) -> None:
+        path = self._best(at.best_epoch)
+        if not path.exists():
+            raise DamagedCheckpoint(f"{path} is missing")
+        checkpoint.load(path)
+        if checkpoint.checksum_of(path) != at.best_checksum:
+            raise DamagedCheckpoint(f"{path} is not the one that the checkpoint names")
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.at = _Progress(**state["progress"])
+        self._needed = [self.at.best_epoch]
         model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
         self.ranker.load_saved_state(model)
         checkpoint.load_optimizer(self.optimizer, self.names, tensors)
+        self.scaler.load_state_dict(state["scaler"])
         for name, (_, average) in self._averages.items():
             average.copy_(tensors[f"average/{name}"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if self.device.type == "cuda" and "random/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
-        self.log.rewind(self.at.log_size)
+        self._seed_dropout()  # for a process more than there were
+        rank = self.processes.rank
+        if f"random/cpu/{rank}" in tensors:
+            torch.set_rng_state(tensors[f"random/cpu/{rank}"])
+        if self.device.type == "cuda" and f"random/cuda/{rank}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.device)
+        if self.processes.first:
+            self.log.rewind(self.at.log_size)
+
+    def _seed_dropout(self) -> None:
+        """Each process draws its own numbers; the first one those of a process alone."""
+        rank = self.processes.rank
+        torch.manual_seed(derive_seed(self.seed, self.phase, *([rank] if rank else [])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import platform
@@ -11,14 +12,17 @@ import signal
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from llmd4rec.errors import ConfigError
+from llmd4rec.training.processes import Processes
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # glibc's numbers for what `mallopt` sets.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -45,6 +49,24 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def autocast(
+    precision: Precision, device: torch.device
+) -> tuple[Callable[[], contextlib.AbstractContextManager[Any]], bool]:
+    """What to run a forward pass in, and whether its gradients are to be scaled against underflow.
+
+    Raises:
+        ConfigError: the device has no such precision.
+    """
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    if precision == "fp32":
+        return contextlib.nullcontext, False
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ConfigError("this GPU has no bf16", "Set precision to fp16, fp32 or auto.")
+    return functools.partial(torch.autocast, device.type, dtype=dtype), precision == "fp16"
+
+
 def keep_freed_memory() -> None:
     """Asks the C library to keep up to 256 MB that were freed, instead of giving them back and asking again.
 
@@ -63,7 +85,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised after a checkpoint was written because the run was asked to stop.
+    """Raised where a run was asked to stop.
 
     Attributes:
         signal_number: the signal that asked.
@@ -80,31 +102,55 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._times, self._now = 0, False
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
 
     def raise_if_set(self) -> None:
-        """Raises :class:`Interrupted` if a signal came."""
+        """Raises :class:`Interrupted` if a signal came; a checkpoint must have been written."""
         if self.signal_number is not None:
             raise Interrupted(self.signal_number, saved=True)
+
+    @property
+    def again(self) -> bool:
+        """Whether a second signal has asked, impatiently."""
+        return self._times > 1
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """Handles a signal."""
+        self.signal_number, self._times = number, self._times + 1
+        if self.again or self._now:
+            self._now = False
+            raise Interrupted(number, saved=False)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, which changes nothing that is saved, the first signal interrupts, too."""
+        self._now = True
+        try:
+            if self.signal_number is not None:
+                raise Interrupted(self.signal_number, saved=False)
+            yield
+        finally:
+            self._now = False
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """While active, the first SIGINT or SIGTERM only sets the flag; a second one interrupts at once."""
+    """While active, the first SIGINT or SIGTERM only sets the flag; a second one interrupts at once.
+
+    A signal that the process was started to ignore, as a shell does for what it runs in the background, stays ignored.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        if request.signal_number is not None:
-            raise Interrupted(number, saved=False)
-        request.signal_number = number
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: old for number, old in previous.items() if old not in (signal.SIG_IGN, None)}
     try:
+        for number in previous:
+            signal.signal(number, request.receive)
         yield request
     finally:
         for number, old in previous.items():
@@ -120,6 +166,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": Processes.current().count,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: importlib.metadata.version(name) for name in packages},

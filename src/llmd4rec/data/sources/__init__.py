@@ -75,7 +75,7 @@ def _write(wanted: Source, origin: Origin, files: Files, label: str, out: Path, 
             tables.interactions.sink_parquet(folder / "interactions.parquet")
             items = tables.items.filter(pl.col("item_id").is_not_null())
             items.unique("item_id", keep="first", maintain_order=True).sink_parquet(folder / "items.parquet")
-        except pl.exceptions.PolarsError as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             if "os error 28" in str(error):  # no space left: not the file's fault
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
             raise DataError(

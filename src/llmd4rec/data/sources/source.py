@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,9 +18,12 @@ from typing import Any
 
 import polars as pl
 
-from llmd4rec.data.unpack import unpacked
+from llmd4rec.data.unpack import limited, unpacked
 from llmd4rec.errors import DataError, FetchError
 from llmd4rec.fetch import Package, RemoteFile, fetch
+
+#: What the readers of archives raise for one that is damaged.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -83,20 +90,28 @@ class Files:
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
                     members = [m for m in archive.namelist() if PurePosixPath(m).name == name]
-                    return self._copy(archive.open(members[0]), name) if members else None
+                    return self._copy(archive.open(members[0]), name, path) if members else None
             if tarfile.is_tarfile(path):
-                with tarfile.open(path) as tar:
+                with tarfile.open(path) as tar:  # a link is no file, so none leads out of the archive
                     entry = next((m for m in tar if m.isfile() and PurePosixPath(m.name).name == name), None)
-                    return None if entry is None else self._copy(tar.extractfile(entry), name)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+                    return None if entry is None else self._copy(tar.extractfile(entry), name, path)
+        except _DAMAGED as error:
             raise DataError(f"{path} is damaged or cut short: {error}", "Download it again.") from error
+        except OSError as error:
+            if error.errno not in (None, errno.EINVAL):  # the operating system's, of which a full disk is one
+                raise
+            raise DataError(f"{path} is damaged or cut short: {error}", "Download it again.") from error
+        except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that Python does not know
+            raise DataError(f"{path} cannot be opened: {error}", "Unpack it yourself and name the folder.") from error
         return None
 
-    def _copy(self, stream: Any, name: str) -> Path:
+    def _copy(self, stream: Any, name: str, archive: Path) -> Path:
         """Only the content is taken from an archive; where it lands is not the archive's to say."""
         target = self._scratch / name
         with stream, target.open("wb") as out:
-            shutil.copyfileobj(stream, out, 1 << 20)
+            blocks = iter(lambda: stream.read(1 << 20), b"")
+            for block, _ in limited(((block, 0) for block in blocks), archive.stat().st_size, archive):
+                out.write(block)
         return target
 
 

@@ -71,7 +71,7 @@ class LLMRecommender(BaseModel):
     prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
     response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
     dim: Annotated[int, Field(ge=1)] | Literal["crm"] | None = Field(
-        "crm", description="width of states and item table; crm: that of the CRM it reads; null: that of the language model"
+        "crm", description="width of states and item table; crm: that of the CRM whose items it reads; null: its own"
     )
     init_table_from_crm: bool | Literal["auto"] = Field(
         "auto", description="start the item table at the CRM's (needs its width); auto: wherever that is possible"

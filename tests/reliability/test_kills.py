@@ -1,0 +1,83 @@
+"""Real processes killed at 25 moments of a whole run, from the first file to the report, and on a disk that fills up."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_another_process import changed, outcome, start, train_and_score
+
+KILLS = 25
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """Same weights, log, record and metrics, byte for byte.
+
+    `KILL_SEED` repeats the moments as far as they are events.
+    """
+    seed = int(os.environ.get("KILL_SEED", random.randrange(2**32)))
+    print(f"KILL_SEED={seed}")
+    rng = random.Random(seed)
+    monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
+    settings = changed(
+        tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start", teacher="consensus",
+        crm__items="id+text", training__crm__average=0.9, training__crm__checkpoint_seconds=0,
+        training__llm__checkpoint_seconds=0.03,
+    )  # fmt: skip
+
+    def run(folder: Path, die_at: int = 0, kill_after: float | None = None, count: Path | None = None) -> int:
+        process = start(train_and_score, settings, chain_data.path, folder, die_at, count)
+        process.join(kill_after)
+        if process.is_alive() and kill_after is not None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(120)
+        assert process.exitcode in (0, -signal.SIGKILL), f"KILL_SEED={seed}"
+        return int(process.exitcode)
+
+    assert run(tmp_path / "warm up") == 0  # the server that processes are forked from is slow once
+    begun = time.perf_counter()
+    assert run(tmp_path / "whole", count=tmp_path / "count") == 0
+    duration, events = time.perf_counter() - begun, int((tmp_path / "count").read_text())
+    whole = outcome(tmp_path / "whole")
+    assert {name.split("/")[0] for name in whole} == {"record", "log", "checkpoints", "evaluation"}
+
+    kills, number, places = 0, 0, []
+    while kills < KILLS:
+        folder = tmp_path / f"run {number}"
+        while kills < KILLS:
+            # Far enough apart that 25 of them reach the end of more than one run.
+            if kills % 2:
+                code = run(folder, kill_after=rng.uniform(0.02, 0.3) * duration)
+            else:
+                code = run(folder, die_at=rng.randint(1, events // 4))
+            if code == 0:
+                break
+            kills += 1
+            places.append(place(folder))
+        assert run(folder) == 0
+        compare(outcome(folder), whole, seed)
+        assert not list(folder.glob("checkpoints/**/.*")), f"KILL_SEED={seed}"
+        number += 1
+    print(*places, sep="\n")
+    assert len(set(places)) >= 5, f"KILL_SEED={seed}"
+
+
+def place(folder: Path) -> str:
+    """Where a killed run stands."""
+    if not (folder / "run.json").exists():
+        return "not begun"
+    record = json.loads((folder / "run.json").read_text())
+    return "finished, not scored" if record["finished"] else f"{len(record['stages'])} stages"
+
+
+def compare(run: dict[str, Any], whole: dict[str, Any], seed: int) -> None:
+    assert run.keys() == whole.keys(), f"KILL_SEED={seed}"
+    different = [name for name in whole if run[name] != whole[name]]
+    assert not different, f"KILL_SEED={seed}"
