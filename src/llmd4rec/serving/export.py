@@ -12,6 +12,7 @@ Histories are cut to their last `max_length` items and padded on the right with 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -27,20 +28,26 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, Stage
 from llmd4rec.errors import ModelError, RunError
 from llmd4rec.files import atomic_dir, sha256_file, write_json
+from llmd4rec.models.crm.items import item_table_of
 from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.serving.catalogue import kinds_of
+from llmd4rec.serving.folder import FORMAT_VERSION
 
-FORMAT_VERSION = 1
 #: Scores of the exported graph may differ from PyTorch's by this share of the largest (of 1 where all are smaller).
 TOLERANCE = 1e-4
 
 
 class _Encoder(nn.Module):
+    """The network behind its item table: it is handed the rows of a history instead of looking them up."""
+
     def __init__(self, ranker: Ranker) -> None:
         super().__init__()
-        self.ranker = ranker
+        item_table_of(ranker)  # refuses a model without one
+        self.ranker = copy.deepcopy(ranker)
+        self.ranker.items = nn.Identity()
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return last_states(self.ranker, items, lengths)
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        return last_states(self.ranker, vectors, lengths)
 
 
 def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite: bool = False) -> str:
@@ -69,6 +76,7 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
         table = ranker.item_table().detach().float().numpy()
         np.save(temporary / "item_table.npy", table, allow_pickle=False)
         data.catalogue.write_parquet(temporary / "catalogue.parquet")
+        np.save(temporary / "counts.npy", data.train_counts, allow_pickle=False)
         worst = check_parity(ranker, temporary / "encoder.onnx", table, data)
         stage_name = run.stage_of("crm", stage)
         head = {
@@ -82,6 +90,7 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
             "items": data.num_items,
             "dim": ranker.dim,
             "max_length": ranker.max_length,
+            "fields": kinds_of(data.catalogue),
         }
         (temporary / "README.md").write_text(_model_card(head), encoding="utf-8")
         files = sorted(path.name for path in temporary.iterdir())
@@ -96,15 +105,15 @@ def write_encoder(ranker: Ranker, path: Path) -> None:
     """Writes the user encoder as one ONNX file with dynamic batch and length."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
     # A model that reads one item has no length to vary.
-    shapes = {"items": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
+    shapes = {"vectors": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
     example = min(3, ranker.max_length)
-    inputs = (torch.zeros(2, example, dtype=torch.int64), torch.tensor([example, 1]))
+    inputs = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _Encoder(ranker).eval(),
             inputs,
             dynamo=True,
-            input_names=["items", "lengths"],
+            input_names=["vectors", "lengths"],
             output_names=["states"],
             dynamic_shapes=shapes,
             verbose=False,
@@ -129,7 +138,7 @@ def check_parity(ranker: Ranker, path: Path, table: np.ndarray[Any, Any], data: 
         if not items.size:
             continue
         lengths = np.array([items.shape[1]], dtype=np.int64)
-        state = session.run(None, {"items": items, "lengths": lengths})[0]
+        state = session.run(None, {"vectors": table[items], "lengths": lengths})[0]
         with torch.inference_mode():
             expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
         ours, theirs = (state @ table.T)[0], (expected @ table.T)[0]
