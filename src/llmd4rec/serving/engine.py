@@ -172,11 +172,6 @@ class Engine:
 
     @property
     def catalogue(self) -> Catalogue:
-        """All items as they are now; it does not change, a change makes another."""
-        return self._state.catalogue
-
-    @property
-    def catalogue(self) -> Catalogue:
         """The items as they are now."""
         return self._state.catalogue
 
