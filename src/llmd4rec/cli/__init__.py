@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, train
+from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, serve, train
 from llmd4rec.errors import LLMD4RecError
 
 
@@ -68,6 +68,7 @@ app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 
 
