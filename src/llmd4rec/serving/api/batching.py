@@ -58,6 +58,7 @@ class Batcher(Generic[Q, A]):
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._weight = 0
         self._busy = False
+        metrics.waiting.set_function(lambda: self._weight)
 
     def ask(self, question: Q, weight: int = 1) -> asyncio.Future[A]:
         """The answer to come.
@@ -90,7 +91,6 @@ class Batcher(Generic[Q, A]):
             if not waiting.future.done():  # its client may have given up
                 batch.append(waiting)
                 weight += waiting.weight
-        self._metrics.waiting.set(self._weight)
         if not batch:
             self._busy = False
             return

@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from llmd4rec.serving.api.errors import ApiError, overloaded
@@ -26,8 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Where the body that was read and the request's id are kept in the scope.
-BODY, REQUEST_ID = "llmd4rec.body", "llmd4rec.request_id"
+#: Where the scope keeps the body that was read, the request's id, and the route that answered without the framework.
+BODY, REQUEST_ID, ROUTE = "llmd4rec.body", "llmd4rec.request_id", "llmd4rec.route"
 _OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -51,12 +51,23 @@ class Gate:
         settings: limits, keys and hosts.
         metrics, log: where each request is counted and written down.
         is_page: whether a path is a file of the explorer, which needs no key.
+        direct: what answers a body sent to a path, without the framework between; its layers cost as much as the rest.
+        known: the error to be shown for an exception; None where nobody expected it.
     """
 
     def __init__(
-        self, app: App, settings: ServiceSettings, metrics: Metrics, log: Log, is_page: Callable[[str], bool]
+        self,
+        app: App,
+        settings: ServiceSettings,
+        metrics: Metrics,
+        log: Log,
+        is_page: Callable[[str], bool],
+        direct: Mapping[str, Callable[[bytes], Awaitable[bytes]]],
+        known: Callable[[Exception], ApiError | None],
     ) -> None:
         self._app = app
+        self._direct = direct
+        self._known = known
         self._settings = settings
         self._metrics = metrics
         self._log = log
@@ -64,6 +75,7 @@ class Gate:
         self._keys = [key.encode() for key in settings.api_keys]
         self._names = settings.names
         self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._ids = map("{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +89,7 @@ class Gate:
         request_id = sent_id.decode() if _REQUEST_ID.fullmatch(sent_id) else next(self._ids)
         # HEAD is GET without the body, which the server leaves out; it looks at the original scope.
         method = scope["method"]
-        inner = {**scope, "method": "GET" if method == "HEAD" else method, REQUEST_ID: request_id, BODY: b""}
+        inner = {**scope, "method": "GET" if method == "HEAD" else method, REQUEST_ID: request_id}
         status = 0
 
         async def reply(message: Message) -> None:
@@ -106,26 +118,25 @@ class Gate:
 
         counted = scope["path"].startswith("/v1/")
         self._in_flight += counted
-        self._metrics.in_flight.set(self._in_flight)
         try:
             await self._admitted(inner, headers, receive, reply, counted)
-        except ApiError as error:
-            self._metrics.rejected.labels(error.code).inc()
-            await refuse(error)
         except TimeoutError:
             if not status:
-                limit = self._limit(inner)
-                await refuse(ApiError(504, "too_slow", f"no answer within {limit:g} s", retry_after=1))
+                await refuse(self._too_slow(inner))
         except _Gone:
             status = 499
         except Exception as error:
-            self._metrics.errors.inc()
-            self._log.exception("error", error, request_id=request_id, route=_route(inner))
+            known = self._known(error)
+            if known is None:
+                self._metrics.errors.inc()
+                self._log.exception("error", error, request_id=request_id, route=_route(inner))
+                known = ApiError(500, "internal", "the service failed; its log says where")
+            elif ROUTE not in inner and "route" not in inner:
+                self._metrics.rejected.labels(known.code).inc()
             if not status:
-                await refuse(ApiError(500, "internal", "the service failed; its log says where"))
+                await refuse(known)
         finally:
             self._in_flight -= counted
-            self._metrics.in_flight.set(self._in_flight)
             seconds = time.perf_counter() - started
             route = _route(inner)
             self._metrics.answered(method if method in _METHODS else "other", route, status, seconds)
@@ -142,18 +153,29 @@ class Gate:
         if counted and self._in_flight > self._settings.concurrency:
             raise overloaded(f"{self._settings.concurrency} requests are being answered already")
         async with asyncio.timeout(self._limit(scope)):
-            if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-                scope[BODY] = await self._body(headers, receive)
+            if scope["method"] in _SENDING:
+                scope[BODY] = body = await self._body(headers, receive)
                 content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
                 # A page of another site can send anything but this without being asked for permission first.
-                if scope[BODY] and content_type != b"application/json":
+                if body and content_type != b"application/json":
                     raise ApiError(
                         415,
                         "no_json",
                         "the body is not declared as JSON",
                         remedy="Send Content-Type: application/json.",
                     )
-            await self._app(scope, _handed_on(scope[BODY], receive), reply)
+                direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+                if direct is not None:
+                    scope[ROUTE] = scope["path"]
+                    await _send(reply, await direct(body))
+                    return
+            await self._app(scope, _handed_on(scope.get(BODY, b""), receive), reply)
+
+    def _too_slow(self, scope: Scope) -> ApiError:
+        limit = self._limit(scope)
+        if scope["method"] in _SENDING and BODY not in scope:
+            return ApiError(408, "slow_body", f"the body did not come within {limit:g} s")
+        return ApiError(504, "too_slow", f"no answer within {limit:g} s", retry_after=1)
 
     def _limit(self, scope: Scope) -> float:
         """Seconds this request may take."""
@@ -190,7 +212,7 @@ class Gate:
         """The whole body.
 
         Raises:
-            ApiError: it is too large (413), or it did not come in time (408).
+            ApiError: it is too large (413).
             _Gone: the client has gone.
         """
         most = self._settings.max_body
@@ -198,22 +220,18 @@ class Gate:
         large = declared.isdigit() and int(declared[:20]) > most
         parts: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(self._settings.timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    part = message.get("body", b"")
-                    size += len(part)
-                    large = large or size > most
-                    if not large:
-                        parts.append(part)
-                    # A client that is still sending does not look for an answer yet: take in a little more, unread.
-                    if not message.get("more_body", False) or size > 8 * most:
-                        break
-        except TimeoutError as error:
-            raise ApiError(408, "slow_body", f"the body did not come within {self._settings.timeout:g} s") from error
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            part = message.get("body", b"")
+            size += len(part)
+            large = large or size > most
+            if not large:
+                parts.append(part)
+            # A client that is still sending does not look for an answer yet: take in a little more, unread.
+            if not message.get("more_body", False) or size > 8 * most:
+                break
         if large:
             raise ApiError(
                 413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
@@ -221,6 +239,7 @@ class Gate:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+_SENDING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _WANTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id"})
 
@@ -243,7 +262,14 @@ def _host_name(host: bytes) -> str:
 
 def _route(scope: Scope) -> str:
     """The template of the route that answered; what was really asked for may hold identifiers."""
-    return getattr(scope.get("route"), "path", None) or "none"
+    return scope.get(ROUTE) or getattr(scope.get("route"), "path", None) or "none"
+
+
+async def _send(reply: Send, body: bytes) -> None:
+    """A JSON answer."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await reply({"type": "http.response.start", "status": 200, "headers": headers})
+    await reply({"type": "http.response.body", "body": body})
 
 
 def _handed_on(body: bytes, receive: Receive) -> Receive:

@@ -32,6 +32,7 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        #: these two ask whoever knows, when they are read
         self.in_flight = Gauge("llmd4rec_http_requests_in_flight", "Requests being answered.", registry=registry)
         self.rejected = Counter(
             "llmd4rec_http_rejected",

@@ -39,11 +39,31 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """An engine, and what every answer needs to know of it.
+
+    Attributes:
+        digest: of its export.
+        short: fields whose values are short enough to come unasked.
+    """
+
+    engine: Engine
+    digest: str
+    short: tuple[str, ...]
+
+    @classmethod
+    def of(cls, engine: Engine) -> Served:
+        """An engine to be served."""
+        info = engine.info
+        return cls(engine, info.fingerprint, tuple(name for name, kind in info.fields.items() if kind != "text"))
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and the export it came from."""
+    """An answer and what it came from."""
 
     answer: Answer
-    engine: Engine
+    served: Served
 
 
 class Service:
@@ -64,7 +84,7 @@ class Service:
         log: Log,
         load: Callable[[Path], Engine] = Engine.load,
     ) -> None:
-        self.engine = engine
+        self.served = Served.of(engine)
         self.settings = settings
         self.metrics = metrics
         self.draining = False
@@ -79,6 +99,11 @@ class Service:
             self._answer, most=settings.micro_batch, queue=settings.queue, metrics=metrics, pool=self._compute
         )
         self._say_what_is_served()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers now."""
+        return self.served.engine
 
     # ---- answers ------------------------------------------------------------------------------------------------
     def ask(self, which: Which, request: Request) -> asyncio.Future[Reply]:
@@ -101,11 +126,11 @@ class Service:
 
     def _answer(self, questions: list[Question]) -> list[Reply | Exception]:
         """Answers a batch. Runs in a thread."""
-        served = self.engine
+        served = self.served
         replies: list[Reply | Exception] = [ApiError(404, "no_model", "the export has changed", field="model")] * len(
             questions
         )
-        for which, engine in (("served", served), ("before", served.before)):
+        for which, engine in (("served", served.engine), ("before", served.engine.before)):
             places = [place for place, question in enumerate(questions) if question.which == which]
             if not places or engine is None:
                 continue
@@ -127,9 +152,9 @@ class Service:
         if not answer.items:
             metrics.empty.inc()
 
-    async def look(self, work: Callable[[Engine], T]) -> T:
-        """Runs a look-up in the served engine beside the batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._look, work, self.engine)
+    async def look(self, work: Callable[[Served], T]) -> T:
+        """Runs a look-up in what is served, beside the batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._look, work, self.served)
 
     # ---- changes ------------------------------------------------------------------------------------------------
     def require_changes(self) -> None:
@@ -205,7 +230,7 @@ class Service:
                 self._log.write("swap failed", "error", export=name)
                 what, remedy = (text.replace(str(folder), name) for text in (error.what, error.remedy))
                 raise ApiError(422, "damaged_export", what, field="name", remedy=remedy) from error
-            self.engine = engine
+            self.served = Served.of(engine)
             self.metrics.swaps.labels("done").inc()
             self._say_what_is_served()
 

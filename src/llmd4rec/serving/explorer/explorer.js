@@ -200,10 +200,10 @@ function unfold(items) {
   search.items = items;
   $("found").replaceChildren(
     ...items.map((item, place) => {
-      const option = make("li", "", item.title);
+      const option = make("li");
       option.id = `found-${place}`;
       option.setAttribute("role", "option");
-      option.append(make("span", "meta", meta(item)));
+      option.append(make("span", "title", item.title), make("span", "meta", meta(item)));
       option.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus
       option.addEventListener("click", () => take(place));
       return option;
@@ -353,8 +353,8 @@ async function ask() {
 }
 
 function renderTime({ inside, outside }) {
-  const parts = inside === null ? [] : [make("b", "", milliseconds(inside)), document.createTextNode(" in the service · ")];
-  $("time").replaceChildren(...parts, document.createTextNode(`${milliseconds(outside)} with the way here`));
+  const parts = inside === null ? [] : [make("b", "", milliseconds(inside)), " in the service · "];
+  $("time").replaceChildren(...parts, milliseconds(outside), make("span", "long", " with the way here"));
 }
 
 function summarise() {
@@ -365,17 +365,21 @@ function summarise() {
 
 // ---- answers -----------------------------------------------------------------------------------------------------
 function renderAnswers() {
-  const { served, before } = state.answers;
+  const { served } = state.answers;
+  // Without a known history both models say the same: one list is enough.
+  const before = served.fallback ? null : state.answers.before;
+  $("columns").classList.toggle("two", Boolean(before));
+  $("before-column").hidden = $("switch").hidden = !before;
+  $("served-title").textContent = before ? "Taught" : served.fallback ? "Most chosen" : "Served";
   const count = state.more ? ASKED : SHOWN;
   const places = (answer) => new Map(answer.items.map((item, place) => [item.item_id, place]));
   const old = before ? places(before) : null;
   renderList($("served"), served, count, old);
   if (before) renderList($("before"), before, count, null);
   $("more").hidden = state.more || Math.max(served.items.length, before ? before.items.length : 0) <= SHOWN;
-  const popular = "Nothing known was chosen yet, so this is what is chosen most often.";
-  const among = `The best of ${plural(served.considered, "item")}.`;
-  $("served-sub").textContent = served.fallback ? popular : among;
-  if (before) $("before-sub").textContent = before.fallback ? popular : difference(served, before);
+  const popular = "Without a history, this is what is chosen most often.";
+  $("served-sub").textContent = served.fallback ? popular : `The best of ${plural(served.considered, "item")}.`;
+  if (before) $("before-sub").textContent = difference(served, before);
   renderThen();
 }
 
@@ -391,17 +395,13 @@ function renderThen() {
   const next = state.example && state.example.next;
   line.hidden = !next;
   if (!next) return;
-  const where = (answer, name) => {
-    const place = answer.items.findIndex((item) => item.item_id === next.item_id);
-    return place < 0 ? `not among ${name} first ${answer.items.length}` : `place ${place + 1} here`;
-  };
   const { served, before } = state.answers;
-  const parts = [make("span", "", "This person then chose "), make("b", "", next.title), make("span", "", `: ${where(served, "the")}`)];
-  if (before) {
-    const place = before.items.findIndex((item) => item.item_id === next.item_id);
-    parts.push(make("span", "", place < 0 ? `, before teaching not among the first ${before.items.length}` : `, before teaching place ${place + 1}`));
-  }
-  line.replaceChildren(...parts, make("span", "", "."));
+  const place = (answer) => {
+    const found = answer.items.findIndex((item) => item.item_id === next.item_id);
+    return found < 0 ? `not among the first ${answer.items.length}` : `place ${found + 1}`;
+  };
+  const then = before ? `: ${place(served)} taught, ${place(before)} before.` : `: ${place(served)}.`;
+  line.replaceChildren("This person then chose ", make("b", "", next.title), then);
 }
 
 function renderList(list, answer, count, old) {
@@ -439,11 +439,17 @@ function card(item, place, old, hit) {
   const shift = old && !state.answers.served.fallback ? moved(old.get(item.item_id), place) : null;
   if (shift) tail.append(shift);
   row.append(pick, tail);
-  const reasons = (item.because || []).slice(0, 3);
+  const reasons = telling(item.because || []);
   if (reasons.length) row.append(why(reasons));
   for (const [event, on] of [["mouseenter", true], ["mouseleave", false], ["focusin", true], ["focusout", false]])
     row.addEventListener(event, () => relate(item, on));
   return row;
+}
+
+// The reasons worth a line: at most two, and none that is small beside the first.
+function telling(reasons) {
+  const least = reasons.length ? Math.max(0.05, Math.abs(reasons[0].effect) / 10) : 0;
+  return reasons.filter((reason) => Math.abs(reason.effect) >= least).slice(0, 2);
 }
 
 // How far an item has come against the model before teaching.
@@ -468,7 +474,7 @@ function why(reasons) {
   line.setAttribute("aria-label", "Why");
   for (const reason of reasons) {
     const chip = make("span", reason.effect < 0 ? "against" : "");
-    chip.append(make("b", "", signed(reason.effect)), document.createTextNode(` ${reason.title}`));
+    chip.append(make("b", "", signed(reason.effect)), ` ${reason.title}`);
     chip.title = `${reason.effect < 0 ? "Spoke against it" : "Spoke for it"}: ${reason.title}`;
     line.append(chip);
   }
@@ -514,7 +520,7 @@ async function openItem(id) {
       }),
     );
     if (!$("item").open) $("item").showModal();
-    $("item").scrollTop = 0;
+    $("item-body").scrollTop = 0;
   } catch (error) {
     show(error, () => openItem(id));
   }
@@ -547,12 +553,9 @@ function say(text) {
 function renderModel() {
   const { served } = state.service;
   const name = served.network.toUpperCase() === "SASREC" ? "SASRec" : served.network;
-  const line = [make("b", "", name), document.createTextNode(` ${served.stage} · ${plural(served.items, "item")}`)];
+  const line = [make("b", "", name), ` ${served.stage} · ${plural(served.items, "item")}`];
   if (served.validation_ndcg !== null) line.push(make("span", "long", ` · validation NDCG@10 ${served.validation_ndcg.toFixed(4)}`));
   $("model").replaceChildren(...line);
-  $("columns").classList.toggle("two", served.before);
-  $("before-column").hidden = $("switch").hidden = !served.before;
-  $("served-title").textContent = served.before ? "Taught" : "Served";
 }
 
 async function start() {
