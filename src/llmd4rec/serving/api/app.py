@@ -357,7 +357,7 @@ def _item(item: Item) -> dict[str, Any]:
 def _examples(served: Served) -> list[dict[str, Any]]:
     """As :class:`ExamplesOut`."""
     engine, found = served.engine, []
-    for number, (history, then) in enumerate(getattr(engine, "examples", ()), 1):
+    for number, (history, then) in enumerate(engine.examples, 1):
         items = [item for item in map(engine.item, history) if item is not None]
         chosen = engine.item(then) if then is not None else None
         found.append(

@@ -26,8 +26,8 @@ from llmd4rec.serving.api.service import Service, load_ready
 from llmd4rec.serving.api.settings import ServiceSettings
 from llmd4rec.serving.engine import Engine
 
-#: Most bytes of a request's head, and the seconds it may take to come.
-HEAD_BYTES, HEAD_SECONDS = 32_768, 10.0
+#: Most bytes of a request's head.
+HEAD_BYTES = 32_768
 #: Connections that may be open at once; more are closed as they come.
 CONNECTIONS = 4096
 #: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they are the ones to close.
@@ -37,7 +37,13 @@ SWITCH = 0.0005
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection; closed where the head of a request comes too slowly or does not end."""
+    """A connection; closed where the head of a request comes too slowly or does not end.
+
+    Attributes:
+        head_seconds: how long a head may take.
+    """
+
+    head_seconds: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -81,7 +87,7 @@ class _Protocol(HttpToolsProtocol):
         self._refuse(ApiError(400, "no_http", "the request is no HTTP"))
 
     def _await_head(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        self._deadline = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def _head_is_here(self) -> None:
         if self._deadline is not None:
@@ -90,7 +96,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         if not self.transport.is_closing():
-            self._refuse(ApiError(408, "slow_head", f"the headers did not come within {HEAD_SECONDS:g} s"))
+            self._refuse(ApiError(408, "slow_head", f"the headers did not come within {self.head_seconds:g} s"))
 
     def _refuse(self, error: ApiError) -> None:
         body = error.body("none")
@@ -212,7 +218,7 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         create_app(service, log),
-        http=_Protocol,
+        http=type("_Protocol", (_Protocol,), {"head_seconds": settings.timeout}),
         ws="none",
         lifespan="off",
         interface="asgi3",

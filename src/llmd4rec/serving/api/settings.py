@@ -21,7 +21,7 @@ class ServiceSettings(BaseModel):
         concurrency: most requests answered at the same time; more are sent away with 503.
         queue: most histories that wait for the encoder; more are sent away with 503.
         micro_batch: most histories in one call of the encoder.
-        timeout: seconds a request may take, its body included.
+        timeout: seconds a request may take, and before that its head.
         change_timeout: the same for changes: encoding texts or loading a model takes longer.
         models: folder whose exports may be loaded by name while serving; None: none may.
         api_keys: keys of which one must be sent; none: no key is needed.

@@ -317,6 +317,7 @@ function renderActive() {
   const parts = [];
   if (chosen.count) parts.push(plural(chosen.count, "filter"));
   if (chosen.diversity) parts.push(`variety ${chosen.diversity.toFixed(1)}`);
+  $("reset").hidden = !parts.length && chosen.explain && chosen.seen === "remove";
   $("active").textContent = parts.length ? `· ${parts.join(", ")}` : "";
 }
 
@@ -370,7 +371,7 @@ function renderAnswers() {
   const before = served.fallback ? null : state.answers.before;
   $("columns").classList.toggle("two", Boolean(before));
   $("before-column").hidden = $("switch").hidden = !before;
-  $("served-title").textContent = before ? "Taught" : served.fallback ? "Most chosen" : "Served";
+  $("served-title").textContent = before ? "Distilled" : served.fallback ? "Most chosen" : "Served";
   const count = state.more ? ASKED : SHOWN;
   const places = (answer) => new Map(answer.items.map((item, place) => [item.item_id, place]));
   const old = before ? places(before) : null;
@@ -387,7 +388,7 @@ function difference(served, before) {
   const first = new Set(before.items.slice(0, SHOWN).map((item) => item.item_id));
   const top = served.items.slice(0, SHOWN);
   const shared = top.filter((item) => first.has(item.item_id)).length;
-  return top.length ? `Shares ${shared} of its first ${top.length} with the taught model.` : "";
+  return top.length ? `Shares ${shared} of its first ${top.length} with the distilled model.` : "";
 }
 
 function renderThen() {
@@ -400,7 +401,7 @@ function renderThen() {
     const found = answer.items.findIndex((item) => item.item_id === next.item_id);
     return found < 0 ? `not among the first ${answer.items.length}` : `place ${found + 1}`;
   };
-  const then = before ? `: ${place(served)} taught, ${place(before)} before.` : `: ${place(served)}.`;
+  const then = before ? `: ${place(served)} for the distilled model, ${place(before)} before.` : `: ${place(served)}.`;
   line.replaceChildren("This person then chose ", make("b", "", next.title), then);
 }
 
@@ -452,12 +453,12 @@ function telling(reasons) {
   return reasons.filter((reason) => Math.abs(reason.effect) >= least).slice(0, 2);
 }
 
-// How far an item has come against the model before teaching.
+// How far an item has come against the model before distillation.
 function moved(was, place) {
-  if (was === undefined) return mark_("move new", "new", `Not among the first ${ASKED} before teaching`);
+  if (was === undefined) return mark_("move new", "new", `Not among the first ${ASKED} before distillation`);
   const steps = was - place;
   if (!steps) return null;
-  return mark_(`move ${steps > 0 ? "up" : "down"}`, `${steps > 0 ? "▲" : "▼"} ${Math.abs(steps)}`, `Place ${was + 1} before teaching`);
+  return mark_(`move ${steps > 0 ? "up" : "down"}`, `${steps > 0 ? "▲" : "▼"} ${Math.abs(steps)}`, `Place ${was + 1} before distillation`);
 }
 
 function mark_(className, text, label) {
@@ -637,4 +638,5 @@ function listen() {
 
 let asking_soon = 0;
 listen();
+renderActive();
 start();
