@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError
-from llmd4rec.serving.answers import FieldKind, Filters, Item, Value
+from llmd4rec.serving.answers import FieldKind, Filters, Item, NewItem, Value
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -67,6 +67,19 @@ class Field:
             keys |= {PATH.join(steps[: end + 1]) for end in range(len(steps))}
         return tuple({key.strip().casefold() for key in keys} - {""})
 
+    def value_of(self, item: NewItem) -> Any:
+        """What an item has in this field.
+
+        Raises:
+            DataError: it is no number where this field holds numbers.
+        """
+        value = item.fields.get(self.name)
+        if value is None:
+            return None
+        if self.kind == "number":
+            return _number(self.name, value)
+        return str(value).strip() or None
+
     def mask(self, wanted: str | float | Collection[str | float]) -> Mask:
         """Which items have one of the wanted values, [I]."""
         values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
@@ -88,6 +101,7 @@ class Catalogue:
         counts: int64 [I], occurrences in the training data.
         fields: by name.
         present: bool [I]; false for items that were removed.
+        trained: bool [I]; false for items whose row was made from their text.
         index: identifier → row; removed items are still in it, since histories name them.
     """
 
@@ -96,16 +110,24 @@ class Catalogue:
     counts: NDArray[np.int64]
     fields: Mapping[str, Field]
     present: Mask
+    trained: Mask
     index: Mapping[str, int]
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, counts: NDArray[np.int64], kinds: Mapping[str, FieldKind]) -> Catalogue:
-        """The catalogue in a frame with `item_id` and perhaps `title`; `kinds` names the columns to keep."""
+    def of(
+        cls, frame: pl.DataFrame, counts: NDArray[np.int64], kinds: Mapping[str, FieldKind], trained: Mask | None = None
+    ) -> Catalogue:
+        """The catalogue in a frame with `item_id` and perhaps `title`; `kinds` names the columns to keep.
+
+        Args:
+            trained: which rows were trained; None: all.
+        """
         ids = frame["item_id"].cast(pl.String).to_list()
         titles = frame["title"].cast(pl.String).to_list() if "title" in frame.columns else [None] * len(ids)
         fields = {name: Field(name, kind, column_values(frame[name], kind)) for name, kind in kinds.items()}
         index = {item_id: row for row, item_id in enumerate(ids)}
-        return cls(ids, titles, counts, fields, np.ones(len(ids), dtype=bool), index)
+        every = np.ones(len(ids), dtype=bool)
+        return cls(ids, titles, counts, fields, every, every if trained is None else trained, index)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -191,20 +213,30 @@ class Catalogue:
         return field
 
     # ---- other catalogues ---------------------------------------------------------------------------------------
-    def with_items(
-        self, ids: Sequence[str], titles: Sequence[str | None], values: Sequence[Mapping[str, Value]]
-    ) -> Catalogue:
-        """This catalogue and new rows behind it; an identifier that is there already now names its new row."""
+    def with_items(self, items: Sequence[NewItem]) -> Catalogue:
+        """This catalogue with items behind it; an identifier that is there already names its new row from now on.
+
+        A trained item keeps its count.
+        """
         start = len(self)
+        ids = [item.item_id for item in items]
+        old = [self.index.get(item_id) for item_id in ids]
+        counts = [0 if row is None else int(self.counts[row]) for row in old]
+        trained = [row is not None and bool(self.trained[row]) for row in old]
         present = np.concatenate([self.present, np.ones(len(ids), dtype=bool)])
-        present[[self.index[item_id] for item_id in ids if item_id in self.index]] = False
-        fields = {
-            name: replace(field, values=field.values + [row.get(name) for row in values])
-            for name, field in self.fields.items()
-        }
-        index = {**self.index, **{item_id: start + place for place, item_id in enumerate(ids)}}
-        counts = np.concatenate([self.counts, np.zeros(len(ids), dtype=np.int64)])
-        return Catalogue([*self.ids, *ids], [*self.titles, *titles], counts, fields, present, index)
+        present[[row for row in old if row is not None]] = False
+        return Catalogue(
+            ids=self.ids + ids,
+            titles=self.titles + [item.title for item in items],
+            counts=np.concatenate([self.counts, np.array(counts, dtype=np.int64)]),
+            fields={
+                name: replace(field, values=field.values + [field.value_of(item) for item in items])
+                for name, field in self.fields.items()
+            },
+            present=present,
+            trained=np.concatenate([self.trained, np.array(trained, dtype=bool)]),
+            index={**self.index, **{item_id: start + place for place, item_id in enumerate(ids)}},
+        )
 
     def without(self, rows: Sequence[int]) -> Catalogue:
         """This catalogue with some items removed."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
+from llmd4rec.extras import explained
 
 Floats = NDArray[np.float32]
 #: Histories encoded at once; more would leave the processor's cache.
@@ -58,7 +59,8 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
     Raises:
         RunError: the file is no graph.
     """
-    import onnxruntime
+    with explained():
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

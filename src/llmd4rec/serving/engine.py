@@ -16,17 +16,18 @@ another and swaps it, so that requests in flight are not disturbed.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.errors import DataError
+from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.serving import diversity as mmr
 from llmd4rec.serving.answers import (
     AddedReport,
@@ -42,8 +43,11 @@ from llmd4rec.serving.answers import (
     Seen,
 )
 from llmd4rec.serving.catalogue import Catalogue, Mask
+from llmd4rec.serving.cold import with_one
 from llmd4rec.serving.encoder import Encoder, OnnxEncoder, encode
 from llmd4rec.serving.folder import Folder, Model, read_folder
+from llmd4rec.serving.index import ApproximateIndex
+from llmd4rec.serving.items import ItemTexts, NewItems
 from llmd4rec.serving.search import TitleSearch
 from llmd4rec.serving.topk import exact_among, exact_top
 
@@ -52,15 +56,24 @@ Rows = NDArray[np.int64]
 IndexKind = Literal["auto", "exact", "approximate"]
 #: How many items of the history are named as reasons for one recommended item.
 REASONS = 3
-_NONE: Rows = np.empty(0, dtype=np.int64)
+#: Catalogues with more items are asked through an index, unless told otherwise.
+INDEX_ABOVE = 200_000
+#: With an index: candidates so few are all scored, and so many times more are fetched than should be needed.
+FEW, MARGIN = 50_000, 2
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a request reads: catalogue and table, [I] and [I, d], row by row the same items."""
+    """What a request reads.
+
+    Attributes:
+        catalogue, table_ID: [I] and [I, d], row by row the same items.
+        index: over the first rows of the table; those added later are scored exactly. None on a small catalogue.
+    """
 
     catalogue: Catalogue
     table_ID: Floats
+    index: ApproximateIndex | None
 
     @cached_property
     def search(self) -> TitleSearch:
@@ -98,6 +111,11 @@ class _Plan:
     banned: Rows
     considered: int
 
+    @property
+    def wanted(self) -> int:
+        """How many of the best rows are needed."""
+        return self.request.k if self.request.diversity == 0 else mmr.pool_size(self.request.k)
+
     def candidates(self, catalogue: Catalogue) -> Rows:
         """The rows that may come."""
         mask = (catalogue.present if self.passing is None else self.passing).copy()
@@ -132,38 +150,105 @@ class Engine:
         *,
         before: Engine | None = None,
         examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
+        new_items: NewItems | None = None,
+        index: ApproximateIndex | None = None,
     ) -> None:
-        self._info, self._encoder = info, encoder
-        self._state = _State(catalogue, table_ID)
+        self._info, self._encoder, self._new_items = info, encoder, new_items
+        self._state = _State(catalogue, table_ID, index)
         self._lock = threading.Lock()
         self.before = before
         self.examples = tuple(examples)
+        self._source: Folder | None = None
 
     # ---- loading ------------------------------------------------------------------------------------------------
     @classmethod
-    def load(cls, folder: Path | str, *, threads: int | None = None, index: IndexKind = "auto") -> Engine:
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        threads: int | None = None,
+        index: IndexKind = "auto",
+        index_above: int = INDEX_ABOVE,
+    ) -> Engine:
         """Opens an export folder and checks every file in it.
 
         Args:
             folder: made by `llmd4rec export`.
             threads: of the encoder; None: ONNX Runtime's choice.
             index: `exact` scores every item; `approximate` asks an index; `auto` does so on large catalogues.
+            index_above: a catalogue with more items is large.
 
         Raises:
             RunError: it is no export, or a file is missing, altered or does not fit the others.
         """
+        if index not in ("auto", "exact", "approximate"):
+            raise ConfigError(f"index is {index!r}", "Choose auto, exact or approximate.")
         read = read_folder(Path(folder))
-        catalogue = Catalogue.of(read.catalogue, read.counts, read.head["fields"])
-        before = None if read.before is None else cls._of(read, read.before, catalogue, threads, before=None)
-        return cls._of(read, read.model, catalogue, threads, before=before)
+        catalogue = Catalogue.of(read.catalogue, read.counts, read.head["fields"], read.trained)
+        approximate = index == "approximate" or (index == "auto" and len(catalogue) > index_above)
+        texts = ItemTexts(read.path, read.head, threads) if read.head.get("new_items") else None
+
+        def opened(model: Model, before: Engine | None) -> Engine:
+            head = read.head if model is read.model else {**read.head, **read.head["before"]}
+            engine = cls(
+                read.info(head),
+                OnnxEncoder(model.encoder, head["dim"], threads),
+                model.table_ID,
+                catalogue,
+                before=before,
+                examples=read.examples,
+                new_items=NewItems(texts, model.text_map) if texts and model.text_map is not None else None,
+                index=ApproximateIndex(model.table_ID) if approximate else None,
+            )
+            engine._source = read
+            return engine
+
+        return opened(read.model, None if read.before is None else opened(read.before, None))
 
     @classmethod
-    def _of(
-        cls, read: Folder, model: Model, catalogue: Catalogue, threads: int | None, before: Engine | None
-    ) -> Engine:
-        head = read.head if model is read.model else {**read.head, **read.head.get("before", {})}
-        encoder = OnnxEncoder(model.encoder, head["dim"], threads)
-        return cls(read.info(head), encoder, model.table_ID, catalogue, before=before, examples=read.examples)
+    def from_pretrained(cls, name: Path | str, *, revision: str | None = None, **options: Any) -> Engine:
+        """Opens an export by its folder or its id on the Hugging Face hub.
+
+        Args:
+            name: an existing folder, or `owner/name`: looked for in the local cache of the hub, then on the hub.
+            revision: branch, tag or commit on the hub.
+            options: those of :meth:`load`.
+
+        Raises:
+            RunError: there is no such export, or it cannot be opened; see :meth:`load`.
+        """
+        from llmd4rec.serving.hub import locate_export
+
+        return cls.load(locate_export(name, revision), **options)
+
+    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Writes what is served now, with added and without removed items, as an export folder.
+
+        Raises:
+            DataError: `folder` exists.
+            RunError: the folder this was loaded from is gone or changed, or `folder` is something else than an export.
+        """
+        from llmd4rec.serving.store import save_engine
+
+        if self._source is None:
+            raise RunError("this engine was made from a run, not from an export", "Use llmd4rec export.")
+        with self._lock:
+            models = {"": self._state.table_ID, "before/": None if self.before is None else self.before._state.table_ID}
+            catalogue = self._state.catalogue
+        tables = {prefix: table_ID for prefix, table_ID in models.items() if table_ID is not None}
+        save_engine(self._source, catalogue, tables, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
+        """Uploads what is served now to the Hugging Face hub; gives its address.
+
+        Raises:
+            RunError: the hub does not answer or refuses.
+        """
+        from llmd4rec.serving.hub import push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "export")
+            return push(Path(folder) / "export", name, private=private, token=token)
 
     @property
     def info(self) -> ExportInfo:
@@ -249,8 +334,44 @@ class Engine:
 
     # ---- changes ------------------------------------------------------------------------------------------------
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
-        """Adds items; they can be recommended and stand in histories at once."""
-        raise NotImplementedError
+        """Adds items: their rows are made from their texts. They can be recommended and stand in histories at once.
+
+        An item that is there already gets the new title and fields. If it was trained it keeps its trained row, even
+        if it had been removed; otherwise its row is made anew.
+
+        Raises:
+            DataError: an item is wrong (names it), or has no text; nothing is added then.
+            RunError: the export cannot place new items.
+        """
+        vectors_NT = self._vectors(items)
+        report = self._add(items, vectors_NT)
+        if self.before is not None:
+            self.before._add(items, vectors_NT)
+        return report
+
+    def _vectors(self, items: Sequence[NewItem]) -> Floats:
+        if self._new_items is None:
+            raise RunError(
+                f"the export {self._info.name} cannot place new items: it was made without --new-items",
+                "Export the run again with --new-items; its catalogue needs texts.",
+            )
+        return self._new_items.texts.vectors(items, self._state.catalogue)
+
+    def _add(self, items: Sequence[NewItem], vectors_NT: Floats) -> AddedReport:
+        assert self._new_items is not None
+        rows_ND = with_one(vectors_NT) @ self._new_items.text_map
+        with self._lock:
+            state = self._state
+            catalogue = state.catalogue
+            replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
+            for place, item in enumerate(items):
+                row = catalogue.index.get(item.item_id)
+                if row is not None and catalogue.trained[row]:
+                    rows_ND[place] = state.table_ID[row]
+            table_ID = np.concatenate([state.table_ID, rows_ND])
+            self._state = replace(state, catalogue=catalogue.with_items(items), table_ID=table_ID)
+        gone = set(replaced)
+        return AddedReport(tuple(item.item_id for item in items if item.item_id not in gone), tuple(replaced))
 
     def remove_items(self, item_ids: Collection[str]) -> RemovedReport:
         """Removes items: they are not recommended or found any more, but are still understood in histories."""
@@ -304,18 +425,18 @@ class Engine:
         for place, (plan, state_D) in enumerate(zip(plans, states, strict=True)):
             if state_D is None:
                 ranked[place] = _popular(state.catalogue, plan)
+            elif state.index is not None:
+                ranked[place] = _indexed(state, state.index, plan, state_D)
             elif plan.passing is not None:
-                wanted = _wanted(plan.request)
-                ranked[place] = Ranked(*exact_among(state_D, state.table_ID, wanted, plan.candidates(state.catalogue)))
+                ranked[place] = _exactly(state, plan, state_D)
             else:
                 together.append(place)
         if together:
             states_BD = np.stack([vector for place in together if (vector := states[place]) is not None])
-            most = max(_wanted(plans[place].request) for place in together)
+            most = max(plans[place].wanted for place in together)
             banned = [plans[place].banned for place in together]
             for place, rows, scores in zip(together, *exact_top(states_BD, state.table_ID, most, banned), strict=True):
-                wanted = _wanted(plans[place].request)
-                ranked[place] = Ranked(rows[:wanted], scores[:wanted])
+                ranked[place] = Ranked(rows[: plans[place].wanted], scores[: plans[place].wanted])
         return [
             _diversified(state, plan.request, found)
             for plan, found in zip(plans, ranked, strict=True)
@@ -376,16 +497,31 @@ def _check(request: Request) -> None:
         raise DataError(f"the history is one text, {request.history!r}", "Give a list of identifiers.")
 
 
-def _wanted(request: Request) -> int:
-    """How many of the best rows are needed."""
-    return request.k if request.diversity == 0 else mmr.pool_size(request.k)
+def _exactly(state: _State, plan: _Plan, state_D: Floats) -> Ranked:
+    """The best of what may come."""
+    return Ranked(*exact_among(state_D, state.table_ID, plan.wanted, plan.candidates(state.catalogue)))
+
+
+def _indexed(state: _State, index: ApproximateIndex, plan: _Plan, state_D: Floats) -> Ranked:
+    """The best of what may come, by way of the index: so many candidates that enough should pass, then all if not."""
+    share = max(1, plan.considered) / len(state.table_ID)
+    fetched = int(MARGIN * (plan.wanted + len(plan.banned)) / share)
+    if plan.considered <= FEW or fetched > len(index) // 10:
+        return _exactly(state, plan, state_D)
+    found = index.candidates(state_D[None], fetched)[0]
+    rows = np.concatenate([found, np.arange(len(index), len(state.table_ID))])
+    mask = state.catalogue.present if plan.passing is None else plan.passing
+    rows = np.setdiff1d(rows[mask[rows]], plan.banned)
+    if len(rows) < min(plan.wanted, plan.considered):
+        return _exactly(state, plan, state_D)
+    return Ranked(*exact_among(state_D, state.table_ID, plan.wanted, rows))
 
 
 def _popular(catalogue: Catalogue, plan: _Plan) -> Ranked:
     """The most frequent rows that may come, scored by their count."""
     mask = catalogue.present if plan.passing is None else plan.passing
     order = catalogue.by_count[mask[catalogue.by_count]]
-    rows = order[~np.isin(order, plan.banned)][: _wanted(plan.request)]
+    rows = order[~np.isin(order, plan.banned)][: plan.wanted]
     return Ranked(rows, catalogue.counts[rows].astype(np.float32))
 
 

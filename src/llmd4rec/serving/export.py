@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, Stage
-from llmd4rec.errors import ConfigError, RunError
+from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.files import atomic_dir, sha256_file, write_json
+from llmd4rec.files import atomic_dir, write_json
 from llmd4rec.models.crm.items import item_table_of
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.models.llm.recommender import LLMRecommender
 from llmd4rec.models.ranker import Ranker
-from llmd4rec.serving.card import model_card
 from llmd4rec.serving.catalogue import kinds_of
 from llmd4rec.serving.cold import Cases, fit_cold_start
 from llmd4rec.serving.encoder import OnnxEncoder, encode
-from llmd4rec.serving.folder import FORMAT_VERSION, HEAD
+from llmd4rec.serving.folder import FORMAT_VERSION
 from llmd4rec.serving.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.serving.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
 
 Floats = NDArray[np.float32]
 #: As `encode_texts` cuts them.
@@ -85,9 +85,8 @@ def export_run(
         ConfigError: options contradict each other or the data.
     """
     run.require(data)
-    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if overwrite and foreign and not (folder / HEAD).is_file():
-        raise RunError(f"{folder} exists and is no export: it is not replaced", "Choose another folder with --out.")
+    if overwrite:
+        refuse_foreign(folder)
     if options.both and stage == "alone":
         raise ConfigError("the model before distillation is exported already", "Leave out --both or --stage alone.")
     texts = _Texts.of(run, data, options)
@@ -100,17 +99,14 @@ def export_run(
         if options.both:
             head["before"] = {}
             _write_model(run, data, "alone", temporary / "before", options, texts, head["before"])
-        data.catalogue.write_parquet(temporary / "catalogue.parquet")
-        np.save(temporary / "counts.npy", data.train_counts, allow_pickle=False)
+        write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
                 texts.encoder, temporary, texts.lines, texts.vectors_IT, MAX_TOKENS
             )
         if options.example_histories:
             write_json(temporary / "histories.json", _examples(data, options.example_histories, run.settings.seed))
-        (temporary / "README.md").write_text(model_card(head), encoding="utf-8")
-        names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file())
-        write_json(temporary / HEAD, {**head, "files": {name: sha256_file(temporary / name) for name in names}})
+        finish(temporary, head)
         size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
     parts = [f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"]
     parts += [line for line in (_about_table(head), _about_new_items(head), _about_encoder(head)) if line]
@@ -172,15 +168,12 @@ def _write_model(
         "dim": ranker.dim,
         "max_length": ranker.max_length,
     }
+    write_table(folder, table_ID, int8=options.table == "int8")
     if options.table == "int8":
         codes_ID, scales_I = to_int8(table_ID)
-        np.save(folder / "item_table.npy", codes_ID, allow_pickle=False)
-        np.save(folder / "item_scales.npy", scales_I, allow_pickle=False)
         rounded_ID = codes_ID * scales_I[:, None]
         head["table"] = {"numbers": "int8", **_loss_of(ranker, data, table_ID, rounded_ID)}
         table_ID = rounded_ID
-    else:
-        np.save(folder / "item_table.npy", table_ID, allow_pickle=False)
     if texts is not None:
         encoder = OnnxEncoder(folder / "encoder.onnx", ranker.dim)
         valid, test = (
@@ -190,13 +183,6 @@ def _write_model(
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
-
-
-def to_int8(table_ID: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows in 8-bit numbers and a scale for each: row ≈ codes · scale."""
-    scales_I = np.abs(table_ID).max(axis=1) / np.float32(127)
-    divisors_I = np.where(scales_I > 0, scales_I, np.float32(1))
-    return np.rint(table_ID / divisors_I[:, None]).astype(np.int8), scales_I.astype(np.float32)
 
 
 def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats) -> dict[str, float]:

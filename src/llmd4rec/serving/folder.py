@@ -62,6 +62,7 @@ class Folder:
     Attributes:
         head: export.json.
         has: names of the files it lists.
+        trained: bool [I]; false for rows that were made from texts.
         examples: histories of real people, and the item each chose next.
     """
 
@@ -72,6 +73,7 @@ class Folder:
     before: Model | None
     catalogue: pl.DataFrame
     counts: NDArray[np.int64]
+    trained: NDArray[np.bool_]
     examples: tuple[tuple[tuple[str, ...], str | None], ...]
 
     def info(self, head: Mapping[str, Any]) -> ExportInfo:
@@ -126,8 +128,13 @@ def read_folder(path: Path) -> Folder:
     counts = _array(path / "counts.npy", np.int64, (items,))
     model = _read_model(path, "", has, items, dim)
     before = _read_model(path, "before/", has, items, dim) if "before/encoder.onnx" in has else None
+    trained = np.ones(items, dtype=bool)
+    untrained = head.get("untrained_rows", [])
+    if not all(isinstance(row, int) and 0 <= row < items for row in untrained):
+        raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
+    trained[untrained] = False
     examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
-    return Folder(path, head, has, model, before, catalogue, counts, examples)
+    return Folder(path, head, has, model, before, catalogue, counts, trained, examples)
 
 
 def _read_head(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
+from llmd4rec.extras import explained
 from llmd4rec.serving.encoder import open_graph
 
 Floats = NDArray[np.float32]
@@ -28,11 +29,12 @@ class TextEncoder:
 
     Raises:
         RunError: its files cannot be read.
-        ModuleNotFoundError: the package tokenizers is not installed.
+        MissingExtraError: the package tokenizers is not installed.
     """
 
     def __init__(self, folder: Path, max_tokens: int, threads: int | None = None) -> None:
-        from tokenizers import Tokenizer
+        with explained():
+            from tokenizers import Tokenizer
 
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(folder / TOKENIZER))
