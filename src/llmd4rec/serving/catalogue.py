@@ -159,6 +159,11 @@ class Catalogue:
         """An item."""
         return Item(self.ids[row], self.title(row), self.values(row), int(self.counts[row]))
 
+    def is_trained(self, item_id: str) -> bool:
+        """Whether an item is known and its row was trained."""
+        row = self.index.get(item_id)
+        return row is not None and bool(self.trained[row])
+
     def rows(self, item_ids: Iterable[str]) -> tuple[list[int], list[str]]:
         """Rows of the known identifiers in the given order, and the unknown identifiers."""
         known: list[int] = []

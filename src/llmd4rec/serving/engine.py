@@ -47,7 +47,7 @@ from llmd4rec.serving.cold import with_one
 from llmd4rec.serving.encoder import Encoder, OnnxEncoder, encode
 from llmd4rec.serving.folder import Folder, Model, read_folder
 from llmd4rec.serving.index import ApproximateIndex
-from llmd4rec.serving.items import ItemTexts, NewItems
+from llmd4rec.serving.items import ItemTexts, NewItems, check_items
 from llmd4rec.serving.search import TitleSearch
 from llmd4rec.serving.topk import exact_among, exact_top
 
@@ -125,10 +125,11 @@ class _Plan:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The rows of an answer, best first, and their scores."""
+    """The rows of an answer, best first, and their scores; `popular` where no item of the history was known."""
 
     rows: Rows
     scores: Floats
+    popular: bool = False
 
 
 class Engine:
@@ -298,6 +299,16 @@ class Engine:
             for plan, state_D, found in zip(plans, states, ranked, strict=True)
         ]
 
+    def rank_many(self, requests: Sequence[Request]) -> tuple[Catalogue, list[Ranked]]:
+        """As :meth:`recommend_many`, without titles, fields and reasons: rows of the catalogue, which comes with them.
+
+        Raises:
+            DataError: as there.
+        """
+        state = self._state
+        plans = [self._plan(state, request) for request in requests]
+        return state.catalogue, self._rank(state, plans, self._states(state, plans))
+
     def similar(self, item_id: str, k: int = 10, *, filters: Filters | None = None) -> Answer:
         """The items whose rows of the table point most nearly where this item's does; scores are cosines.
 
@@ -336,38 +347,41 @@ class Engine:
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
         """Adds items: their rows are made from their texts. They can be recommended and stand in histories at once.
 
-        An item that is there already gets the new title and fields. If it was trained it keeps its trained row, even
-        if it had been removed; otherwise its row is made anew.
+        An item that is there already gets the new title and fields. One that was trained keeps its trained row, even if
+        it had been removed, and needs no text; the row of any other is made anew.
 
         Raises:
-            DataError: an item is wrong (names it), or has no text; nothing is added then.
+            DataError: an item is wrong, or has no text; names it. Nothing is added then.
             RunError: the export cannot place new items.
         """
-        vectors_NT = self._vectors(items)
-        report = self._add(items, vectors_NT)
+        catalogue = self._state.catalogue
+        check_items(items, catalogue)
+        # Whether an item was trained never changes, so this needs no lock.
+        untrained = [place for place, item in enumerate(items) if not catalogue.is_trained(item.item_id)]
+        vectors_NT = np.zeros((0, 0), dtype=np.float32)
+        if untrained:
+            if self._new_items is None:
+                raise RunError(
+                    f"item {items[untrained[0]].item_id!r} is new, and {self._info.name} cannot place it: it was "
+                    "exported without --new-items",
+                    "Export the run again with --new-items; its catalogue needs texts.",
+                )
+            vectors_NT = self._new_items.texts.vectors([items[place] for place in untrained])
+        report = self._add(items, untrained, vectors_NT)
         if self.before is not None:
-            self.before._add(items, vectors_NT)
+            self.before._add(items, untrained, vectors_NT)
         return report
 
-    def _vectors(self, items: Sequence[NewItem]) -> Floats:
-        if self._new_items is None:
-            raise RunError(
-                f"the export {self._info.name} cannot place new items: it was made without --new-items",
-                "Export the run again with --new-items; its catalogue needs texts.",
-            )
-        return self._new_items.texts.vectors(items, self._state.catalogue)
-
-    def _add(self, items: Sequence[NewItem], vectors_NT: Floats) -> AddedReport:
-        assert self._new_items is not None
-        rows_ND = with_one(vectors_NT) @ self._new_items.text_map
+    def _add(self, items: Sequence[NewItem], untrained: list[int], vectors_NT: Floats) -> AddedReport:
+        rows_ND = np.empty((len(items), self._info.dim), dtype=np.float32)
+        if self._new_items is not None and untrained:
+            rows_ND[untrained] = with_one(vectors_NT) @ self._new_items.text_map
         with self._lock:
             state = self._state
             catalogue = state.catalogue
+            for place in set(range(len(items))).difference(untrained):
+                rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
             replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
-            for place, item in enumerate(items):
-                row = catalogue.index.get(item.item_id)
-                if row is not None and catalogue.trained[row]:
-                    rows_ND[place] = state.table_ID[row]
             table_ID = np.concatenate([state.table_ID, rows_ND])
             self._state = replace(state, catalogue=catalogue.with_items(items), table_ID=table_ID)
         gone = set(replaced)
@@ -452,7 +466,7 @@ class Engine:
             self._scored(state, row, score, reasons[place] if reasons is not None else None)
             for place, (row, score) in enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
         )
-        return Answer(items, tuple(plan.unknown), "popular" if state_D is None else None, plan.considered)
+        return Answer(items, tuple(plan.unknown), "popular" if found.popular else None, plan.considered)
 
     def _scored(self, state: _State, row: int, score: float, because: tuple[Because, ...] | None = None) -> Scored:
         catalogue = state.catalogue
@@ -522,11 +536,11 @@ def _popular(catalogue: Catalogue, plan: _Plan) -> Ranked:
     mask = catalogue.present if plan.passing is None else plan.passing
     order = catalogue.by_count[mask[catalogue.by_count]]
     rows = order[~np.isin(order, plan.banned)][: plan.wanted]
-    return Ranked(rows, catalogue.counts[rows].astype(np.float32))
+    return Ranked(rows, catalogue.counts[rows].astype(np.float32), popular=True)
 
 
 def _diversified(state: _State, request: Request, found: Ranked) -> Ranked:
     if request.diversity == 0 or len(found.rows) == 0:
         return found
     chosen = mmr.most_marginal(found.scores, state.table_ID[found.rows], request.k, request.diversity)
-    return Ranked(found.rows[chosen], found.scores[chosen])
+    return Ranked(found.rows[chosen], found.scores[chosen], found.popular)

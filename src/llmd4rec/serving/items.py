@@ -19,6 +19,27 @@ from llmd4rec.serving.texts import TextEncoder, text_of
 Floats = NDArray[np.float32]
 
 
+def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
+    """Refuses items that cannot be added.
+
+    Raises:
+        DataError: an item has no identifier, is given twice, or has a field that the catalogue does not have or a value
+            that the field cannot hold; names it.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if not item.item_id.strip():
+            raise DataError(f"an item has no identifier: {item}", "Give each item one.")
+        if item.item_id in seen:
+            raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
+        seen.add(item.item_id)
+        try:
+            for name in item.fields:
+                catalogue.field(name).value_of(item)
+        except DataError as error:
+            raise DataError(f"item {item.item_id!r}: {error.what}", error.remedy) from error
+
+
 class ItemTexts:
     """What turns new items into text vectors; the encoder is opened when first needed.
 
@@ -37,41 +58,31 @@ class ItemTexts:
         self._encoder: TextEncoder | None = None
         self._lock = threading.Lock()
 
-    def vectors(self, items: Sequence[NewItem], catalogue: Catalogue) -> Floats:
+    def vectors(self, items: Sequence[NewItem]) -> Floats:
         """Text vectors [n, T].
 
         Raises:
-            DataError: an item is wrong or has no text; names it.
+            DataError: an item has no text, or its vector is of the wrong width; names it.
             RunError: items come as text, and the export has no text encoder.
         """
-        self._check(items, catalogue)
         vectors = np.zeros((len(items), self.width), dtype=np.float32)
         written = [place for place, item in enumerate(items) if item.vector is None]
         texts = [self._text(items[place]) for place in written]
-        if texts:
-            vectors[written] = self._open(items[written[0]])(texts)
         for place, item in enumerate(items):
             if item.vector is not None:
-                vectors[place] = item.vector
+                vectors[place] = self._vector(item)
+        if texts:
+            vectors[written] = self._open(items[written[0]])(texts)
         return vectors
 
-    def _check(self, items: Sequence[NewItem], catalogue: Catalogue) -> None:
-        seen: set[str] = set()
-        for item in items:
-            if not item.item_id.strip():
-                raise DataError(f"an item has no identifier: {item}", "Give each item one.")
-            if item.item_id in seen:
-                raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
-            seen.add(item.item_id)
-            for name in item.fields:
-                catalogue.field(name).value_of(item)
-            if item.vector is not None:
-                vector = np.asarray(item.vector, dtype=np.float64)
-                if vector.shape != (self.width,) or not np.isfinite(vector).all():
-                    raise DataError(
-                        f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite",
-                        f"Give {self.width} numbers, as {self.name} gives them for its text.",
-                    )
+    def _vector(self, item: NewItem) -> Floats:
+        vector = np.asarray(item.vector, dtype=np.float32)
+        if vector.shape != (self.width,) or not np.isfinite(vector).all():
+            raise DataError(
+                f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite",
+                f"Give {self.width} numbers, as {self.name} gives them for its text.",
+            )
+        return vector
 
     def _text(self, item: NewItem) -> str:
         text = item.text if item.text is not None else text_of(item.title, item.fields, self.fields)
