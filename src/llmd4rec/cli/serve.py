@@ -17,7 +17,9 @@ KEY = "LLMD4REC_API_KEY"
 def serve(
     folder: Annotated[Path, typer.Argument(help="Export folder made by `llmd4rec export`.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, help="Port to listen on; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     models: Annotated[
         Path | None, typer.Option(help="Folder of exports that may be loaded by name while serving [default: none].")
     ] = None,
@@ -52,15 +54,10 @@ def serve(
     """
     from llmd4rec.errors import LLMD4RecError
 
-    # Before NumPy is there: in each of two threads answers are computed on one core, the other one is for HTTP.
+    # Before NumPy is there: answers are computed on so many cores, another one is for HTTP.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    try:
-        from llmd4rec.serving.api.server import serve as run
-    except ModuleNotFoundError as error:
-        raise LLMD4RecError(
-            f"serving needs {error.name}, which is not installed", "Install it with: pip install 'llmd4rec[serve]'"
-        ) from error
+    from llmd4rec.serving.api.server import serve as run
     from llmd4rec.serving.api.settings import ServiceSettings
     from llmd4rec.serving.engine import Engine
 
@@ -88,9 +85,10 @@ def serve(
 
     def say(url: str, engine: Any) -> None:
         info = engine.info
-        typer.echo(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items\n{url}  (Ctrl-C stops)")
-        if not settings.local and not settings.api_keys:
+        typer.echo(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items")
+        if not settings.may_change:
             typer.echo(f"anyone who reaches this machine may ask; changes are off. Set {KEY} to ask for a key.")
+        typer.echo(f"{url}  (Ctrl-C stops)")
 
     run(folder, settings, port=port, load=load, on_start=say)
 

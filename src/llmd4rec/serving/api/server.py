@@ -156,8 +156,6 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except socket.gaierror as error:
         raise LLMD4RecError(f"--host {host}: there is no such address", "Use 127.0.0.1 or 0.0.0.0.") from error
-    except OverflowError as error:
-        raise LLMD4RecError(f"--port {port} is no port", "Use a number up to 65535; 0 takes a free one.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise LLMD4RecError(
