@@ -60,6 +60,8 @@ REASONS = 3
 INDEX_ABOVE = 200_000
 #: With an index: candidates so few are all scored, and so many times more are fetched than should be needed.
 FEW, MARGIN = 50_000, 2
+#: Above this share of the table, all are scored instead.
+MOST_FETCHED = 0.1
 
 
 @dataclass(frozen=True)
@@ -520,7 +522,7 @@ def _indexed(state: _State, index: ApproximateIndex, plan: _Plan, state_D: Float
     """The best of what may come, by way of the index: so many candidates that enough should pass, then all if not."""
     share = max(1, plan.considered) / len(state.table_ID)
     fetched = int(MARGIN * (plan.wanted + len(plan.banned)) / share)
-    if plan.considered <= FEW or fetched > len(index) // 10:
+    if plan.considered <= FEW or fetched > MOST_FETCHED * len(index):
         return _exactly(state, plan, state_D)
     found = index.candidates(state_D[None], fetched)[0]
     rows = np.concatenate([found, np.arange(len(index), len(state.table_ID))])
