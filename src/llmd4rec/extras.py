@@ -14,7 +14,17 @@ EXTRA_OF = {
         "train",
     ),
     **dict.fromkeys(
-        ("onnxruntime", "tokenizers", "huggingface_hub", "fastapi", "starlette", "uvicorn", "prometheus_client"),
+        (
+            "onnxruntime",
+            "tokenizers",
+            "huggingface_hub",
+            "fastapi",
+            "starlette",
+            "uvicorn",
+            "httptools",
+            "orjson",
+            "prometheus_client",
+        ),  # fmt: skip
         "serve",
     ),
     "faiss": "large",

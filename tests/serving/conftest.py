@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import shop
 import torch
 from evaluation.examples import chain_dataset
 from tiny_llama import WORDS, save
@@ -72,3 +73,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any
         options = ExportOptions(both=True, text_encoder=True, example_histories=3)
         export_run(run, data, folder / "export", "distilled", options=options)
     return Store(run, data, folder / "export")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+    """A shop's exports: `both`, with the model before and examples, and `bare`, without either and in 8-bit numbers."""
+    folder = tmp_path_factory.mktemp("shop")
+    run, data = shop.make_run(folder, tiny_settings)
+    shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
+    shop.export(run, data, folder / "models" / "bare", table="int8")
+    return folder / "models"

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from shop import IDS, ITEMS, Client, answered, command, export, head, make_run, running
+from shop import IDS, ITEMS, Client, answered, command, head, running
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -25,21 +25,6 @@ from llmd4rec.serving.answers import Filters
 from llmd4rec.serving.engine import Engine
 
 KEY = "a-key-of-twenty-three-x"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_settings) -> Path:
-    """`models/both` and `models/bare`: an export with the model before and examples, and one without either."""
-    folder = tmp_path_factory.mktemp("shop")
-    run, data = make_run(folder, tiny_settings)
-    export(run, data, folder / "models" / "both", both=True, example_histories=4)
-    export(run, data, folder / "models" / "bare", table="int8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(made) -> Path:
-    return made / "models"
 
 
 @pytest.fixture(scope="module")

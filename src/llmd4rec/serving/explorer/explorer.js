@@ -54,8 +54,7 @@ function kindly(error) {
   if (error.status === 503) return ["The service is busy.", "Try again in a moment."];
   if (error.status === 401) return ["A key is needed.", "The one that was given is not accepted."];
   if (error.status >= 500) return ["Something went wrong in the service.", `Its log has the details (${error.error.request_id || "no id"}).`];
-  const sentence = error.message.charAt(0).toUpperCase() + error.message.slice(1) + ".";
-  return [sentence, error.error.remedy || ""];
+  return [sentence(error.message), error.error.remedy || ""];
 }
 
 let again = null;
@@ -82,6 +81,9 @@ function make(tag, className, text) {
   return element;
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const sentence = (text) => `${capital(text)}.`;
+const title = (name) => capital(name).replaceAll("_", " ");
 const number = new Intl.NumberFormat("en");
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(Math.abs(value) < 10 ? 1 : 0)}`;
 const plural = (count, word) => `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
@@ -296,8 +298,6 @@ function span(facet) {
   return box;
 }
 
-const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
-
 function options() {
   const where = {};
   const between = {};
@@ -401,8 +401,8 @@ function renderThen() {
     const found = answer.items.findIndex((item) => item.item_id === next.item_id);
     return found < 0 ? `not among the first ${answer.items.length}` : `place ${found + 1}`;
   };
-  const then = before ? `: ${place(served)} for the distilled model, ${place(before)} before.` : `: ${place(served)}.`;
-  line.replaceChildren("This person then chose ", make("b", "", next.title), then);
+  const found = sentence(before ? `${place(served)} for the distilled model, ${place(before)} before distillation` : place(served));
+  line.replaceChildren("This person then chose ", make("b", "", next.title), make("span", "", found));
 }
 
 function renderList(list, answer, count, old) {
