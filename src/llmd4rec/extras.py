@@ -24,7 +24,7 @@ EXTRA_OF = {
             "httptools",
             "orjson",
             "prometheus_client",
-        ),  # fmt: skip
+        ),
         "serve",
     ),
     "faiss": "large",
