@@ -7,28 +7,15 @@ from collections.abc import Iterator
 
 from llmd4rec.errors import LLMD4RecError
 
-#: Package → the extra it comes with.
-EXTRA_OF = {
-    **dict.fromkeys(
-        ("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript"),
-        "train",
-    ),
-    **dict.fromkeys(
-        (
-            "onnxruntime",
-            "tokenizers",
-            "huggingface_hub",
-            "fastapi",
-            "starlette",
-            "uvicorn",
-            "httptools",
-            "orjson",
-            "prometheus_client",
-        ),
-        "serve",
-    ),
-    "faiss": "large",
-}
+_TRAIN = (
+    *("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript"),
+)
+_SERVE = (
+    *("onnxruntime", "tokenizers", "huggingface_hub", "fastapi", "starlette", "uvicorn", "httptools", "uvloop"),
+    *("orjson", "prometheus_client"),
+)
+#: Package → the extra it comes with; some come with both, where the smaller one is named.
+EXTRA_OF = {**dict.fromkeys(_TRAIN, "train"), **dict.fromkeys(_SERVE, "serve"), "faiss": "large"}
 
 
 class MissingExtraError(LLMD4RecError, ImportError):

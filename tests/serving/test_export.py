@@ -62,7 +62,12 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
 
     history = ["i3", "i4", "i5"]
     card = (folder / "README.md").read_text()
-    code = card.split("Without it")[1].split("```python\n")[1].split("```")[0].replace('["an-item", "another-item"]', repr(history))
+    code = (
+        card.split("Without it")[1]
+        .split("```python\n")[1]
+        .split("```")[0]
+        .replace('["an-item", "another-item"]', repr(history))
+    )
     printed: list[Any] = []
     names = ("encoder.onnx", "item_table.npy", "catalogue.parquet")
     for name in names:

@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.files import read_json, sha256_file
-from llmd4rec.serving.answers import ExportInfo
+from llmd4rec.serving.answers import ExportInfo, FieldKind
 
 FORMAT_VERSION = 2
 HEAD = "export.json"
@@ -122,12 +122,15 @@ def read_folder(path: Path) -> Folder:
         raise RunError(f"{path / 'catalogue.parquet'} has {catalogue.height:,} items, {HEAD} names {items:,}", _AGAIN)
     if catalogue["item_id"].null_count() or catalogue["item_id"].n_unique() != items:
         raise RunError(f"{path / 'catalogue.parquet'}: an item_id is missing or repeated", _AGAIN)
-    for name in head["fields"]:
+    for name, kind in head["fields"].items():
+        if kind not in get_args(FieldKind):
+            raise RunError(f"{path / HEAD} is damaged: {kind!r} is no kind of field {name!r}", _AGAIN)
         if name not in catalogue.columns:
             raise RunError(f"{path / 'catalogue.parquet'} lacks the field {name!r} that {HEAD} names", _AGAIN)
     counts = _array(path / "counts.npy", np.int64, (items,))
-    model = _read_model(path, "", has, items, dim)
-    before = _read_model(path, "before/", has, items, dim) if "before/encoder.onnx" in has else None
+    width = head.get("new_items", {}).get("width")
+    model = _read_model(path, "", has, items, dim, width)
+    before = _read_model(path, "before/", has, items, dim, width) if "before" in head else None
     trained = np.ones(items, dtype=bool)
     untrained = head.get("untrained_rows", [])
     if not all(isinstance(row, int) and 0 <= row < items for row in untrained):
@@ -176,7 +179,7 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
             )
 
 
-def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: int) -> Model:
+def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: int, width: int | None) -> Model:
     where = path / f"{prefix}item_table.npy"
     if f"{prefix}item_scales.npy" in has:
         codes = _array(where, np.int8, (items, dim))
@@ -187,7 +190,9 @@ def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: i
     if not np.isfinite(table_ID).all():
         raise RunError(f"{where} holds NaN or infinite values: nothing can be ranked with it", _AGAIN)
     name = f"{prefix}text_map.npy"
-    text_map = _array(path / name, np.float32, (None, dim)) if name in has else None
+    text_map = None
+    if name in has:
+        text_map = _array(path / name, np.float32, (None if width is None else width + 1, dim))
     return Model(path / f"{prefix}encoder.onnx", table_ID, text_map)
 
 
@@ -204,7 +209,8 @@ def _read_examples(path: Path) -> tuple[tuple[tuple[str, ...], str | None], ...]
 def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
     """An array of the type and shape it must have; None stands for any length."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{path} cannot be read as a NumPy array: {error}", _AGAIN) from error
     fits = isinstance(array, np.ndarray) and array.ndim == len(shape)
