@@ -49,14 +49,14 @@ def main() -> None:
 
     dataset = beauty(arguments.data)
     texts = some_texts(dataset.texts(), arguments.texts)
-    encoder = item_text._SentenceEncoder(ENCODER, "cpu")
+    encoder = item_text.SentenceEncoder(ENCODER, "cpu")
     tokenizer, embed = encoder.open()
     vectors: dict[str, np.ndarray] = {}
     with (
         tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as folder,
         mock.patch.object(
             # What is loaded before the clock starts for the other ways must not be loaded within ours.
-            item_text._SentenceEncoder,
+            item_text.SentenceEncoder,
             "open",
             return_value=(tokenizer, embed),
         ),

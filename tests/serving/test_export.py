@@ -21,7 +21,8 @@ from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.files import sha256_file
 from llmd4rec.models.crm import SASRec
 from llmd4rec.models.ranker import last_states
-from llmd4rec.serving.export import check_parity, export_run, write_encoder
+from llmd4rec.serving.export import export_run
+from llmd4rec.serving.graphs import check_parity, write_encoder
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,9 @@ def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, len
     rng = np.random.default_rng(0)
     items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
     session = onnxruntime.InferenceSession(exports["distilled"] / "encoder.onnx")
-    states = session.run(None, {"items": items, "lengths": lengths})[0]
-    scores = states @ np.load(exports["distilled"] / "item_table.npy").T
+    table = np.load(exports["distilled"] / "item_table.npy")
+    states = session.run(None, {"vectors": table[items], "lengths": lengths})[0]
+    scores = states @ table.T
     with torch.no_grad():
         expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths)) @ model.item_table().T
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
@@ -60,7 +62,12 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
 
     history = ["i3", "i4", "i5"]
     card = (folder / "README.md").read_text()
-    code = card.split("```python\n")[1].split("```")[0].replace('["an-item", "another-item"]', repr(history))
+    code = (
+        card.split("Without it")[1]
+        .split("```python\n")[1]
+        .split("```")[0]
+        .replace('["an-item", "another-item"]', repr(history))
+    )
     printed: list[Any] = []
     names = ("encoder.onnx", "item_table.npy", "catalogue.parquet")
     for name in names:
@@ -158,7 +165,8 @@ def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path
     model = run.load("crm", "alone")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])
     session = onnxruntime.InferenceSession(tmp_path / "export" / "encoder.onnx")
-    states = session.run(None, {"items": items, "lengths": lengths})[0]
+    table = np.load(tmp_path / "export" / "item_table.npy")
+    states = session.run(None, {"vectors": table[items], "lengths": lengths})[0]
     with torch.no_grad():
         expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths))
     np.testing.assert_allclose(states, expected.numpy(), atol=1e-5)

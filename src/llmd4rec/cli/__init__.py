@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, train
+from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, serve, train
 from llmd4rec.errors import LLMD4RecError
+from llmd4rec.extras import explanation
 
 
 class _Commands(TyperGroup):
@@ -27,6 +28,11 @@ class _Commands(TyperGroup):
             return value
         except LLMD4RecError as error:
             _fail(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            missing = explanation(error)
+            if missing is None:
+                raise
+            _fail(str(missing), missing.exit_code)
         except KeyboardInterrupt as interruption:
             number = getattr(interruption, "signal_number", 2)
             if getattr(interruption, "saved", False):
@@ -68,6 +74,7 @@ app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from llmd4rec.cli.evaluate import Stage
+
+Table = Literal["float32", "int8"]
 
 
 def export(
@@ -19,18 +21,46 @@ def export(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
+    both: Annotated[
+        bool, typer.Option("--both", help="The distilled CRM, and beside it the one before, for comparison.")
+    ] = False,
+    table: Annotated[
+        Table, typer.Option(help="Numbers of the item table; the loss of accuracy by int8 is measured and written.")
+    ] = "float32",
+    new_items: Annotated[
+        bool | None,
+        typer.Option(
+            "--new-items/--no-new-items",
+            help="Fit the map that places new items by their texts [default: where the run reads texts].",
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        bool,
+        typer.Option("--text-encoder", help="Add the sentence encoder (tens of MB): new items can be given as text."),
+    ] = False,
+    example_histories: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Add N histories of real people, without identifiers, to try. Rare items can tell who somebody is: do "
+            "not publish such an export.",
+        ),
+    ] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Write the served CRM as a self-contained folder: ONNX graph, item table, catalogue, checksums, model card.
 
     The exported graph is run and compared with the trained model before anything is kept.
 
-    Example:
+    Examples:
 
       llmd4rec export runs/first --out exports/first
+
+      llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
     from llmd4rec.distill.run import Run
-    from llmd4rec.serving.export import export_run
+    from llmd4rec.serving.export import ExportOptions, export_run
 
     opened = Run.open(run)
     folder = out or opened.folder / "export"
@@ -38,7 +68,8 @@ def export(
         opened,
         opened.load_data(data),
         folder,
-        stage or opened.served_stage("crm"),
+        stage or ("distilled" if both else opened.served_stage("crm")),
         overwrite=overwrite,
+        options=ExportOptions(both, table, new_items, text_encoder, example_histories),
     )
     typer.echo(f"{folder}: {summary}")

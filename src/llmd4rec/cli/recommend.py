@@ -3,68 +3,266 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmd4rec.cli.evaluate import Model, Seen, Stage
 
+if TYPE_CHECKING:
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.serving.answers import Answer, Filters, Request
+    from llmd4rec.serving.engine import Engine
+
 
 def recommend(
-    run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a folder made by `llmd4rec export`.")],
     history: Annotated[
-        str,
+        str | None,
         typer.Option(
             help='Item identifiers, oldest first: "a,b,c" as in a CSV line ("x,y" in quotes if an identifier holds a '
             'comma), or a JSON list ["a","b"].'
         ),
-    ],
+    ] = None,
+    users: Annotated[
+        str | None,
+        typer.Option(help="Instead of --history: `all` users of the data set, or some, written as items are above."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the recommendations of --users go: .parquet, .csv or .jsonl.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Data set with the users [default: the run's].")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
     ] = None,
     seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = "remove",
+    exclude: Annotated[str, typer.Option(help="Items that must not come, written as the history is.")] = "",
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="CONDITION",
+            help="Only items with FIELD=VALUE, FIELD>=NUMBER or FIELD<=NUMBER; may be given several times (several "
+            "values of one field: any of them).",
+        ),
+    ] = None,
+    diversity: Annotated[float, typer.Option(help="From 0 (scores alone) to 1 (items unlike each other).")] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say which items of the history moved a score.")] = False,
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Recommend the next items for a history, also of a user never seen in training.
+    """Recommend the next items for a history, also of a user never seen in training; or for all users of a data set.
 
     Examples:
 
       llmd4rec recommend runs/first --history "50,181,172" -k 10
 
-      llmd4rec recommend runs/first --history '["id, with comma", "other"]' --json
+      llmd4rec recommend exports/first --history '["id, with comma", "other"]' --filter brand=Dove --json
+
+      llmd4rec recommend runs/first --users all --out recs.parquet
     """
+    from llmd4rec.errors import ConfigError
+    from llmd4rec.serving.answers import Request
+
+    if (history is None) == (users is None):
+        raise ConfigError("give either --history or --users", "For example: --history a,b,c or --users all.")
+    if users is not None and out is None:
+        raise ConfigError("--users needs a file to write to", "Give one: --out recs.parquet")
+    if history is not None and out is not None:
+        raise ConfigError("--out is for --users", "Leave it out, or write `--json > FILE`.")
+    request = Request(
+        k=k,
+        seen=seen,
+        exclude=identifiers(exclude, "--exclude"),
+        filters=parse_filters(conditions or []),
+        diversity=diversity,
+        explain=explain,
+    )
+    if users is not None and out is not None:
+        _many(source, users, out, data, model, stage, request)
+    else:
+        _one(source, history or "", data, model, stage, request, skip_unknown, json_output)
+
+
+def _one(
+    source: Path,
+    history: str,
+    data: Path | None,
+    model: Model,
+    stage: Stage | None,
+    request: Request,
+    skip_unknown: bool,
+    json_output: bool,
+) -> None:
     import json
+    from dataclasses import replace
 
-    from llmd4rec.distill.recommend import parse_history
-    from llmd4rec.distill.run import Run
-
-    opened = Run.open(run)
-    chosen = stage or opened.served_stage(model)
-    recommender = opened.recommender(model, chosen)
-    items = parse_history(history)
-    found = recommender.recommend(items, k, seen=seen, skip_unknown=skip_unknown)
+    engine, _ = _open(source, model, stage, data, with_fields=request.filters is not None)
+    items = identifiers(history, "the history")
+    _check_known(items, engine, skip_unknown)
+    answer = engine.recommend_many([replace(request, history=items)])[0]
     if json_output:
         typer.echo(
             json.dumps(
                 {
                     "model": model,
-                    "stage": chosen,
+                    "stage": engine.info.stage,
                     "history": items,
-                    "recommendations": [item.to_json() for item in found],
+                    "recommendations": [_plain(item) for item in answer.items],
                 },
                 ensure_ascii=False,
             )
         )
         return
+    _print(answer)
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
+    if item.because is not None:
+        plain["because"] = [vars(reason) for reason in item.because]
+    return plain
+
+
+def _print(answer: Answer) -> None:
     from rich.table import Table
     from rich.text import Text  # a title in [brackets] is no markup
 
     from llmd4rec.progress import stdout_console
 
-    table = Table("", "item", "title", "score", box=None, header_style="bold")
-    for place, item in enumerate(found, 1):
-        table.add_row(str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}")
+    reasons = any(item.because for item in answer.items)
+    columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
+    table = Table(*columns, box=None, header_style="bold")
+    for place, item in enumerate(answer.items, 1):
+        because = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.because or ())
+        cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
+        table.add_row(*cells, *([Text(because)] if reasons else []))
     stdout_console().print(table)
+
+
+def _many(
+    source: Path, users: str, out: Path, data: Path | None, model: Model, stage: Stage | None, request: Request
+) -> None:
+    from dataclasses import replace
+
+    from llmd4rec.errors import ConfigError
+    from llmd4rec.serving.batch import check_out, histories_of, recommend_all, write
+
+    check_out(out)
+    engine, dataset = _open(source, model, stage, data, with_fields=True)
+    if dataset is None:
+        raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
+    wanted = None if users == "all" else identifiers(users, "--users")
+    histories = histories_of(dataset, wanted)
+    table, popular = recommend_all(engine, histories, replace(request, explain=False))
+    write(table, out)
+    line = f"{out}: {table.height:,} recommendations for {len(histories.users):,} users"
+    typer.echo(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
+
+
+def _open(
+    source: Path, model: Model, stage: Stage | None, data: Path | None, *, with_fields: bool
+) -> tuple[Engine, Dataset | None]:
+    """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.errors import ConfigError
+    from llmd4rec.serving.engine import Engine
+
+    if (source / "export.json").is_file():
+        if model != "crm":
+            raise ConfigError(f"{source} is an export, which holds the CRM only", "Leave out --model.")
+        engine = Engine.load(source)
+        if stage is not None and stage != engine.info.stage:
+            if engine.before is None or stage != engine.before.info.stage:
+                raise ConfigError(f"{source} holds no {stage} CRM", "Leave out --stage, or export with --both.")
+            engine = engine.before
+        return engine, Dataset.load(data) if data is not None else None
+    from llmd4rec.distill.run import Run
+    from llmd4rec.serving.from_run import engine_of_run
+
+    run = Run.open(source)
+    dataset = run.load_data(data) if with_fields or data is not None else None
+    return engine_of_run(run, model, stage or run.served_stage(model), dataset), dataset
+
+
+def _check_known(items: list[str], engine: Engine, skip_unknown: bool) -> None:
+    """A person's typing error is an error, where a service's unknown item is not.
+
+    Raises:
+        DataError: an item is unknown, or none is left.
+    """
+    import difflib
+
+    from llmd4rec.errors import DataError
+
+    catalogue = engine.catalogue
+    known, unknown = catalogue.rows(items)
+    if unknown and not skip_unknown:
+        near = difflib.get_close_matches(unknown[0], catalogue.ids[:100_000], n=1, cutoff=0.6)
+        hint = f" (nearest known: {near[0]!r})" if near else ""
+        raise DataError(
+            f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
+            "Use identifiers of the catalogue, or pass --skip-unknown to leave such items out.",
+        )
+    if not known:
+        raise DataError("the history has no known item", "Give at least one item of the catalogue.")
+
+
+def identifiers(text: str, what: str) -> list[str]:
+    """Identifiers out of one line: a JSON list, or values separated by commas, quoted where they hold a comma.
+
+    Raises:
+        DataError: the text is neither.
+    """
+    import csv
+    import json
+
+    from llmd4rec.errors import DataError
+
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{what} is not a JSON list: {error}", 'Write it as ["a", "b"] or "a,b".') from error
+        return [str(value) for value in values]
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"{what} cannot be split at its commas: {error}", 'Close every quote, or write a JSON list ["a", "b"].'
+        ) from error
+    return [value.strip() for row in rows for value in row if value.strip()]
+
+
+def parse_filters(conditions: list[str]) -> Filters | None:
+    """Conditions of --filter; None without any.
+
+    Raises:
+        DataError: one is no condition.
+    """
+    import re
+
+    from llmd4rec.errors import DataError
+    from llmd4rec.serving.answers import Filters
+
+    any_of: dict[str, list[str]] = {}
+    bounds: dict[str, dict[str, float]] = {">=": {}, "<=": {}}
+    for condition in conditions:
+        parts = re.fullmatch(r"\s*(.+?)\s*(>=|<=|=)\s*(.*?)\s*", condition)
+        if parts is None or not parts[3]:
+            raise DataError(
+                f"--filter {condition!r} is no condition", "Write FIELD=VALUE, 'FIELD>=NUMBER' or 'FIELD<=NUMBER'."
+            )
+        name, sign, value = parts.groups()
+        if sign == "=":
+            any_of.setdefault(name, []).append(value)
+            continue
+        try:
+            bounds[sign][name] = float(value)
+        except ValueError as error:
+            raise DataError(f"--filter {condition!r}: {value!r} is no number", "Compare with a number.") from error
+    return Filters(any_of, bounds[">="], bounds["<="]) if conditions else None

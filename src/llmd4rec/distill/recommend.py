@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,24 +80,3 @@ class Recommender:
             Recommendation(self.item_ids[index], self.titles[index], float(score))
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-
-
-def parse_history(text: str) -> list[str]:
-    """Identifiers out of one line: a JSON list, or values separated by commas, quoted where they hold a comma.
-
-    Raises:
-        DataError: the text is neither.
-    """
-    if text.lstrip().startswith("["):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"the history is not a JSON list: {error}", 'Write it as ["a", "b"] or "a,b".') from error
-        return [str(value) for value in values]
-    try:
-        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise DataError(
-            f"the history cannot be split at its commas: {error}", 'Close every quote, or write a JSON list ["a", "b"].'
-        ) from error
-    return [value.strip() for row in rows for value in row if value.strip()]

@@ -1,49 +1,73 @@
 """Export of the served CRM: a folder that needs neither this package nor PyTorch to answer.
 
-    encoder.onnx        items int64 [batch, length], lengths int64 [batch]  →  states float32 [batch, d]
-    item_table.npy      float32 [I, d]; scores = states @ item_table.T
-    catalogue.parquet   item_id, title and the other fields, in the table's order
-    export.json         format, settings, what it came from, SHA-256 of every file
-    README.md           model card: what it is, how it was trained, its validation figure, how to use it
+`folder.py` says what it holds. Histories are cut to their last `max_length` items; their rows of the table go into the
+graph, padded on the right with anything, and the state that comes out is compared with every row:
 
-Histories are cut to their last `max_length` items and padded on the right with any index.
+    scores = states @ item_table.T
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, Stage
-from llmd4rec.errors import ModelError, RunError
-from llmd4rec.files import atomic_dir, sha256_file, write_json
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.errors import ConfigError
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.files import atomic_dir, write_json
+from llmd4rec.models.crm.items import item_table_of
+from llmd4rec.models.llm.item_text import encode_texts
+from llmd4rec.models.llm.recommender import LLMRecommender
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.serving.catalogue import kinds_of
+from llmd4rec.serving.cold import Cases, fit_cold_start
+from llmd4rec.serving.encoder import OnnxEncoder, encode
+from llmd4rec.serving.folder import FORMAT_VERSION
+from llmd4rec.serving.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.serving.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
 
-FORMAT_VERSION = 1
-#: Scores of the exported graph may differ from PyTorch's by this share of the largest (of 1 where all are smaller).
-TOLERANCE = 1e-4
+Floats = NDArray[np.float32]
+#: As `encode_texts` cuts them.
+MAX_TOKENS = 64
 
 
-class _Encoder(nn.Module):
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__()
-        self.ranker = ranker
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export holds besides the model.
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return last_states(self.ranker, items, lengths)
+    Attributes:
+        both: the model before distillation too, in `before/`.
+        table: numbers of the item table; int8 takes a quarter of the room and costs a measured bit of accuracy.
+        new_items: the map that places new items by their texts; None: where the run reads texts.
+        text_encoder: the sentence encoder, so that new items can be given as text.
+        example_histories: so many histories of real people, without their identifiers. Rare items can tell who somebody
+            is: do not publish such an export.
+    """
+
+    both: bool = False
+    table: Literal["float32", "int8"] = "float32"
+    new_items: bool | None = None
+    text_encoder: bool = False
+    example_histories: int = 0
 
 
-def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite: bool = False) -> str:
+def export_run(
+    run: Run,
+    data: Dataset,
+    folder: Path,
+    stage: Stage,
+    *,
+    overwrite: bool = False,
+    options: ExportOptions = ExportOptions(),
+) -> str:
     """Exports the CRM of a run; nothing is kept unless the graph agrees with PyTorch on real histories.
 
     Args:
@@ -57,127 +81,175 @@ def export_run(run: Run, data: Dataset, folder: Path, stage: Stage, *, overwrite
     Raises:
         ModelError: the graph and the model disagree.
         DataError: `folder` exists.
-        RunError: `folder` holds something else, or the data is not the run's.
+        RunError: `folder` holds something else, the data is not the run's, or the run has no such model.
+        ConfigError: options contradict each other or the data.
     """
     run.require(data)
-    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if overwrite and foreign and not (folder / "export.json").is_file():
-        raise RunError(f"{folder} exists and is no export: it is not replaced", "Choose another folder with --out.")
-    ranker = run.load("crm", stage).cpu()
+    if overwrite:
+        refuse_foreign(folder)
+    if options.both and stage == "alone":
+        raise ConfigError("the model before distillation is exported already", "Leave out --both or --stage alone.")
+    texts = _Texts.of(run, data, options)
     with atomic_dir(folder, replace=overwrite) as temporary:
-        write_encoder(ranker, temporary / "encoder.onnx")
-        table = ranker.item_table().detach().float().numpy()
-        np.save(temporary / "item_table.npy", table, allow_pickle=False)
-        data.catalogue.write_parquet(temporary / "catalogue.parquet")
-        worst = check_parity(ranker, temporary / "encoder.onnx", table, data)
-        stage_name = run.stage_of("crm", stage)
-        head = {
-            "format": FORMAT_VERSION,
-            "llmd4rec": __version__,
-            "model": run.settings.crm.model_dump(mode="json"),
-            "stage": stage,
-            "trained_in": stage_name,
-            "validation_ndcg@10": run.record.stages[stage_name]["validation_ndcg"],
-            "data": data.fingerprint,
-            "items": data.num_items,
-            "dim": ranker.dim,
-            "max_length": ranker.max_length,
-        }
-        (temporary / "README.md").write_text(_model_card(head), encoding="utf-8")
-        files = sorted(path.name for path in temporary.iterdir())
-        write_json(
-            temporary / "export.json", {**head, "files": {name: sha256_file(temporary / name) for name in files}}
-        )
-        size = sum(path.stat().st_size for path in temporary.iterdir())
-    return f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"
-
-
-def write_encoder(ranker: Ranker, path: Path) -> None:
-    """Writes the user encoder as one ONNX file with dynamic batch and length."""
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
-    # A model that reads one item has no length to vary.
-    shapes = {"items": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
-    example = min(3, ranker.max_length)
-    inputs = (torch.zeros(2, example, dtype=torch.int64), torch.tensor([example, 1]))
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            _Encoder(ranker).eval(),
-            inputs,
-            dynamo=True,
-            input_names=["items", "lengths"],
-            output_names=["states"],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-        assert program is not None
-        program.save(str(path), external_data=False)
-
-
-def check_parity(ranker: Ranker, path: Path, table: np.ndarray[Any, Any], data: Dataset, histories: int = 64) -> float:
-    """The largest difference of scores between the graph and PyTorch on real test histories.
-
-    Raises:
-        ModelError: it exceeds :data:`TOLERANCE`, or a top 10 differs by more than a tie.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    positions = np.asarray(data.test if len(data.test) else data.train_end[np.diff(data.offsets) > 0])
-    worst = 0.0
-    for position in positions[:: max(1, len(positions) // histories)]:
-        items = np.asarray(data.history(int(position)), dtype=np.int64)[None, -ranker.max_length :]
-        if not items.size:
-            continue
-        lengths = np.array([items.shape[1]], dtype=np.int64)
-        state = session.run(None, {"items": items, "lengths": lengths})[0]
-        with torch.inference_mode():
-            expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
-        ours, theirs = (state @ table.T)[0], (expected @ table.T)[0]
-        worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # which, unlike max(), keeps a NaN
-        allowed = TOLERANCE * max(1.0, float(np.abs(theirs).max()))
-        k = min(10, len(table))
-        best = np.argsort(-theirs, kind="stable")[:k]
-        if not worst <= allowed or ours[best].min() < np.sort(ours)[-k] - allowed:
-            raise ModelError(
-                f"the exported graph differs from the model by {worst:.2g} in a score", "Report this as a bug."
+        head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
+        head["items"] = data.num_items
+        head["fields"] = kinds_of(data.catalogue)
+        head["text_fields"] = list(texts.fields) if texts else []
+        worst = _write_model(run, data, stage, temporary, options, texts, head)
+        if options.both:
+            head["before"] = {}
+            _write_model(run, data, "alone", temporary / "before", options, texts, head["before"])
+        write_catalogue(temporary, data.catalogue, data.train_counts)
+        if texts is not None and options.text_encoder:
+            head["text_encoder"] = write_text_encoder(
+                texts.encoder, temporary, texts.lines, texts.vectors_IT, MAX_TOKENS
             )
+        if options.example_histories:
+            write_json(temporary / "histories.json", _examples(data, options.example_histories, run.settings.seed))
+        finish(temporary, head)
+        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+    parts = [f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"]
+    parts += [line for line in (_about_table(head), _about_new_items(head), _about_encoder(head)) if line]
+    return "\n  ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The catalogue's texts and their vectors, [I, T]."""
+
+    fields: tuple[str, ...]
+    lines: list[str]
+    encoder: str
+    vectors_IT: Floats
+
+    @classmethod
+    def of(cls, run: Run, data: Dataset, options: ExportOptions) -> _Texts | None:
+        """Where new items are to be placed by text; a run that read texts has them encoded already."""
+        settings = run.settings.llm
+        fields = tuple(data.text_fields if settings.text_fields is None else settings.text_fields)
+        wanted = options.new_items
+        if wanted is None:
+            wanted = options.text_encoder or (run.folder / "text_vectors.safetensors").exists()
+        if options.text_encoder and not wanted:
+            raise ConfigError("a text encoder is of no use without --new-items", "Leave out one of the two.")
+        if not wanted:
+            return None
+        lines = data.texts(fields)
+        if not any(lines):
+            if options.new_items is None and not options.text_encoder:
+                return None
+            raise ConfigError("no item of this data set has a text", "Leave out --new-items and --text-encoder.")
+        # A language model is too large to serve; where it read the texts, the usual sentence encoder places new items.
+        encoder = settings.encoder if settings.encoder != "llm" else LLMRecommender().encoder
+        return cls(fields, lines, encoder, encode_texts(lines, encoder, max_tokens=MAX_TOKENS))
+
+
+def _write_model(
+    run: Run,
+    data: Dataset,
+    stage: Stage,
+    folder: Path,
+    options: ExportOptions,
+    texts: _Texts | None,
+    head: dict[str, Any],
+) -> float:
+    """Writes graph, table and text map of one model, describes it in `head`; gives the graph's worst difference."""
+    folder.mkdir(exist_ok=True)
+    ranker = run.load("crm", stage).cpu()
+    write_encoder(ranker, folder / "encoder.onnx")
+    table_ID = item_table_of(ranker).table().detach().float().numpy().copy()
+    worst = check_parity(ranker, folder / "encoder.onnx", table_ID, data)
+    stage_name = run.stage_of("crm", stage)
+    head |= {
+        "model": run.settings.crm.model_dump(mode="json"),
+        "stage": stage,
+        "trained_in": stage_name,
+        "validation_ndcg@10": run.record.stages[stage_name]["validation_ndcg"],
+        "dim": ranker.dim,
+        "max_length": ranker.max_length,
+    }
+    write_table(folder, table_ID, int8=options.table == "int8")
+    if options.table == "int8":
+        codes_ID, scales_I = to_int8(table_ID)
+        rounded_ID = codes_ID * scales_I[:, None]
+        head["table"] = {"numbers": "int8", **_loss_of(ranker, data, table_ID, rounded_ID)}
+        table_ID = rounded_ID
+    if texts is not None:
+        encoder = OnnxEncoder(folder / "encoder.onnx", ranker.dim)
+        valid, test = (
+            _cases(data, positions, encoder, table_ID, ranker.max_length) for positions in (data.valid, data.test)
+        )
+        text_map, report = fit_cold_start(texts.vectors_IT, table_ID, valid, test)
+        np.save(folder / "text_map.npy", text_map, allow_pickle=False)
+        head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
 
 
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporter's chatter about optional packages and progress is not for users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats) -> dict[str, float]:
+    """Validation NDCG@10 of the model with its own table and with the rounded one, which its input reads too."""
+    if not len(data.valid):
+        return {}
+    weight = item_table_of(ranker).weight
+    found = {}
+    for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(rows_ID))
+        found[name] = validation_ndcg(ranker, data)
+    return found
 
 
-def _model_card(head: dict[str, Any]) -> str:
-    return f"""# Sequential recommender ({head["model"]["name"]}, {head["stage"]})
+def _cases(
+    data: Dataset, positions: NDArray[np.int64], encoder: OnnxEncoder, table_ID: Floats, max_length: int
+) -> Cases:
+    """Held-out interactions behind histories that do not hold the item already; at most 20,000, spread evenly."""
+    positions = np.asarray(positions)[:: max(1, len(positions) // 20_000)]
+    histories = [np.asarray(data.history(int(position)), dtype=np.int64) for position in positions]
+    targets = np.asarray(data.items)[positions].astype(np.int64)
+    kept = [place for place, history in enumerate(histories) if len(history) and targets[place] not in history]
+    windows = [histories[place][-max_length:].tolist() for place in kept]
+    return Cases(encode(encoder, windows, table_ID), targets[kept], [histories[place] for place in kept])
 
-Scores every item of a catalogue of {head["items"]:,} as the next one after a history.
 
-- Trained by llmd4rec {head["llmd4rec"]} in stage `{head["trained_in"]}`, selected at validation NDCG@10
-  {head["validation_ndcg@10"]:.4f}; data fingerprint `{head["data"]}`.
-- Reads the last {head["max_length"]} items of a history. Knows only the items of `catalogue.parquet`.
-- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.
+def _examples(data: Dataset, count: int, seed: int) -> Sequence[dict[str, Any]]:
+    """Histories before the test item, and that item, of people drawn at random; no identifiers of people."""
+    positions = np.asarray(data.test)
+    if not len(positions):
+        raise ConfigError("the data set has no test items, behind which example histories would end", "Leave them out.")
+    drawn = np.random.default_rng(seed).choice(positions, min(count, len(positions)), replace=False)
+    names = data.item_ids
+    return [
+        {"history": [names[item] for item in data.history(int(position))], "next": names[data.items[position]]}
+        for position in drawn
+    ]
 
-```python
-import numpy as np, onnxruntime, pyarrow.parquet as pq
-encoder = onnxruntime.InferenceSession("encoder.onnx")
-table, ids = np.load("item_table.npy"), pq.read_table("catalogue.parquet")["item_id"].to_pylist()
-history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -{head["max_length"]}:]
-states = encoder.run(None, {{"items": history, "lengths": np.array([history.shape[1]])}})[0]
-scores = (states @ table.T)[0]
-scores[history[0]] = -np.inf  # not what was seen already
-print([ids[i] for i in np.argsort(-scores)[:10]])
-```
-"""
+
+# ---- what to say ------------------------------------------------------------------------------------------------
+def _about_table(head: dict[str, Any]) -> str:
+    table = head.get("table", {})
+    if "ndcg@10_rounded" not in table:
+        return ""
+    return (
+        f"item table in 8-bit numbers: validation NDCG@10 {table['ndcg@10_rounded']:.4f}, "
+        f"in 32-bit ones {table['ndcg@10_float32']:.4f}"
+    )
+
+
+def _about_new_items(head: dict[str, Any]) -> str:
+    found = head.get("new_items")
+    if not found:
+        return ""
+    return (
+        f"new items by their texts: recall@50 of held-out items {found['recall']['@50']:.3f} "
+        f"(their trained rows {found['recall_trained_rows']['@50']:.3f}, no texts "
+        f"{found['recall_without_texts']['@50']:.3f}, chance {found['recall_by_chance']['@50']:.4f})"
+    )
+
+
+def _about_encoder(head: dict[str, Any]) -> str:
+    found = head.get("text_encoder")
+    if not found:
+        return ""
+    return (
+        f"text encoder: {found['bytes'] / 2**20:.1f} MiB in {found['precision']}, cosine with the original "
+        f"at least {found['cosine_least']:.4f}"
+    )

@@ -59,9 +59,9 @@ def encode_texts(
         FetchError: a package that carries the encoder could not be fetched.
     """
     if encoder == "llm":
-        source: _SentenceEncoder | _LLMEncoder = _LLMEncoder(llm)
+        source: SentenceEncoder | _LLMEncoder = _LLMEncoder(llm)
     else:
-        source = _SentenceEncoder(encoder, device)
+        source = SentenceEncoder(encoder, device)
     folder = cache_dir("texts", f"{source.fingerprint[:24]}-{max_tokens}")
     wanted = {_key(text): text for text in texts if text.strip()}
     known = _remembered(folder, source.width)
@@ -111,7 +111,7 @@ def standardise(vectors: Vectors, *, dim: int | None = None, unit_variance: bool
 
 
 # ---- encoders -------------------------------------------------------------------------------------------------
-class _SentenceEncoder:
+class SentenceEncoder:
     """A bidirectional encoder with its sentence-transformers pooling; weights are loaded when first needed."""
 
     def __init__(self, name: str, device: torch.device | str) -> None:
@@ -145,6 +145,7 @@ class _SentenceEncoder:
                 "Its files may be cut; download it again, or choose another encoder.",
             ) from error
         model.eval().to(self.device)
+        self.model = model
 
         def embed(tokens: Tensor, mask: Tensor) -> Tensor:
             hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
@@ -185,7 +186,7 @@ def _mean(hidden_BLW: Tensor, mask_BL: Tensor) -> Tensor:
 
 
 def _encode(
-    source: _SentenceEncoder | _LLMEncoder,
+    source: SentenceEncoder | _LLMEncoder,
     missing: dict[bytes, str],
     batch_tokens: int,
     max_tokens: int,

@@ -1,0 +1,120 @@
+"""`llmd4rec serve`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmd4rec.serving.engine import Engine
+
+KEY = "LLMD4REC_API_KEY"
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Export folder made by `llmd4rec export`.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of exports that may be loaded by name while serving [default: none].")
+    ] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help=f"File of API keys, one a line; {KEY} in the environment is another.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Host name that requests may name; repeat it for more.")
+    ] = None,
+    index: Annotated[
+        str, typer.Option(help="auto, exact or approximate: whether every item is scored or an index is asked.")
+    ] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the encoder.")] = 1,
+    max_k: Annotated[int, typer.Option(min=1, help="Most items asked for at once.")] = 200,
+    max_history: Annotated[int, typer.Option(min=1, help="Most items of a history.")] = 1000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most histories of a batch request.")] = 256,
+    max_body: Annotated[int, typer.Option(min=1024, help="Most bytes of a request's body.")] = 1 << 20,
+    concurrency: Annotated[int, typer.Option(min=1, help="Most requests answered at once; more get 503.")] = 512,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 10.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds between a signal to stop and the end, with /readyz saying 503.")
+    ] = 0.0,
+    access_log: Annotated[bool, typer.Option(help="A line on standard error for every request.")] = True,
+) -> None:
+    """Serve an export over HTTP, with the explorer, a page to try it, at its root.
+
+    Listens on this machine only unless told otherwise. Logs are JSON lines without histories or identifiers.
+
+    Example:
+
+      llmd4rec serve exports/first --port 8000
+    """
+    from llmd4rec.errors import LLMD4RecError
+
+    # Before NumPy is there: answers are computed on so many cores, another one is for HTTP.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+    from llmd4rec.serving.api.server import serve as run
+    from llmd4rec.serving.api.settings import ServiceSettings
+    from llmd4rec.serving.engine import Engine
+
+    if index not in ("auto", "exact", "approximate"):
+        raise LLMD4RecError(f"--index {index} is unknown", "Use auto, exact or approximate.")
+    if models is not None and not models.is_dir():
+        raise LLMD4RecError(f"--models {models} is no folder", "Name the folder that holds exports.")
+    settings = ServiceSettings(
+        host=host,
+        models=models,
+        api_keys=read_keys(api_keys, os.environ.get(KEY, "")),
+        hosts=tuple(allow_host or ()),
+        max_k=max_k,
+        max_history=max_history,
+        max_batch=max_batch,
+        max_body=max_body,
+        concurrency=concurrency,
+        timeout=timeout,
+        drain=drain,
+        access_log=access_log,
+    )
+
+    def load(path: Path) -> Engine:
+        return Engine.load(path, threads=threads, index=index)  # type: ignore[arg-type]
+
+    def say(url: str, engine: Any) -> None:
+        info = engine.info
+        typer.echo(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items")
+        if not settings.may_change:
+            typer.echo(f"anyone who reaches this machine may ask; changes are off. Set {KEY} to ask for a key.")
+        typer.echo(f"{url}  (Ctrl-C stops)")
+
+    run(folder, settings, port=port, load=load, on_start=say)
+
+
+def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
+    """The API keys of a file, one a line, and of the environment.
+
+    Raises:
+        LLMD4RecError: the file cannot be read or holds none, or a key is too short or cannot be a header.
+    """
+    from llmd4rec.errors import LLMD4RecError
+
+    keys = [variable.strip()] if variable.strip() else []
+    if file is not None:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise LLMD4RecError(f"--api-keys {file} cannot be read", "Name a text file with one key a line.") from error
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise LLMD4RecError(f"--api-keys {file} holds no key", "Write one key a line.")
+        keys += found
+    for key in keys:
+        if len(key) < 16 or not key.isascii() or " " in key or not key.isprintable():
+            raise LLMD4RecError(
+                "an API key is shorter than 16 characters or holds spaces or signs beyond ASCII",
+                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            )
+    return tuple(keys)

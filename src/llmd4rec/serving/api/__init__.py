@@ -1,0 +1,1 @@
+"""The HTTP service: `llmd4rec serve`. Needs the `serve` extra and no PyTorch."""

@@ -1,0 +1,96 @@
+"""What `/metrics` says, in Prometheus' text form."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+#: Upper edges in seconds: fine where answers are expected, coarse above.
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """Counters and histograms of one service; a registry of its own, so that two can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        #: children of labelled metrics, kept: looking one up costs more than counting
+        self._routes: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        self._requests = Counter(
+            "llmd4rec_http_requests", "Requests answered.", ("method", "route", "status"), registry=registry
+        )
+        self._seconds = Histogram(
+            "llmd4rec_http_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        #: these two ask whoever knows, when they are read
+        self.in_flight = Gauge("llmd4rec_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self.rejected = Counter(
+            "llmd4rec_http_rejected",
+            "Requests sent away before they were read, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        self.errors = Counter("llmd4rec_errors", "Errors that nobody expected (status 500).", registry=registry)
+        self.histories = Counter("llmd4rec_histories", "Histories answered.", registry=registry)
+        self.items = Counter("llmd4rec_history_items", "Items in the histories answered.", registry=registry)
+        self.unknown = Counter(
+            "llmd4rec_history_items_unknown", "Of these, items the catalogue does not have.", registry=registry
+        )
+        self.cold = Counter(
+            "llmd4rec_histories_cold",
+            "Histories without a known item: answered with what is popular.",
+            registry=registry,
+        )
+        self.empty = Counter("llmd4rec_answers_empty", "Histories for which nothing was left.", registry=registry)
+        self.batch = Histogram(
+            "llmd4rec_batch_histories",
+            "Histories in one call of the encoder.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.compute = Histogram(
+            "llmd4rec_batch_seconds", "One call: encoding, scoring, choosing.", buckets=SECONDS, registry=registry
+        )
+        self.waiting = Gauge("llmd4rec_queue_histories", "Histories that wait for the encoder.", registry=registry)
+        self.swaps = Counter("llmd4rec_model_swaps", "Changes to another export.", ("outcome",), registry=registry)
+        self.catalogue = Gauge("llmd4rec_catalogue_items", "Items that can be recommended.", registry=registry)
+        self._model = Gauge(
+            "llmd4rec_model_info", "What is served; always 1.", ("name", "stage", "digest"), registry=registry
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        key = (method, route, status)
+        children = self._routes.get(key)
+        if children is None:
+            children = self._requests.labels(*map(str, key)), self._seconds.labels(route)
+            self._routes[key] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def serves(self, name: str, stage: str, digest: str, items: int) -> None:
+        """Says which model is served."""
+        self._model.clear()
+        self._model.labels(name, stage, digest).set(1)
+        self.catalogue.set(items)
+
+    def text(self) -> bytes:
+        """The page."""
+        return generate_latest(self.registry)
+
+
+def settle() -> None:
+    """Takes what is loaded out of the garbage collector's rounds: walking it costs milliseconds each time."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,93 @@
+"""The model card of an export: what it is, what it was measured to do, what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(head: dict[str, Any]) -> str:
+    """README.md of an export, from export.json."""
+    return "\n".join([_front(head), *_about(head), _USE.replace("LENGTH", str(head["max_length"]))])
+
+
+def _front(head: dict[str, Any]) -> str:
+    return f"""---
+library_name: llmd4rec
+tags: [recommender-systems, sequential-recommendation, {head["model"]["name"]}, onnx]
+---
+# Sequential recommender ({head["model"]["name"]}, {head["stage"]})
+
+Scores every item of a catalogue of {head["items"]:,} as the next one after a history.
+"""
+
+
+def _about(head: dict[str, Any]) -> list[str]:
+    lines = [
+        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['trained_in']}`, selected at validation NDCG@10 "
+        f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
+        f"- Reads the last {head['max_length']} items of a history.",
+        "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
+    ]
+    if "before" in head:
+        lines.append(
+            f"- `before/` holds the same network without distillation, with validation NDCG@10 "
+            f"{head['before']['validation_ndcg@10']:.4f}; graph and table are of the same size."
+        )
+    if "table" in head:
+        table = head["table"]
+        lines.append("- The item table is in 8-bit numbers with a scale per row (`item_scales.npy`)" + (
+            f": validation NDCG@10 {table['ndcg@10_rounded']:.4f}, in 32-bit numbers {table['ndcg@10_float32']:.4f}."
+            if "ndcg@10_rounded" in table
+            else "."
+        ))  # fmt: skip
+    if "new_items" in head:
+        new = head["new_items"]
+        lines.append(
+            f"- New items are placed by their texts with `text_map.npy`, ridge regression on vectors of "
+            f"{new['encoder']}. Measured on {new['cases']:,} test interactions with items whose rows were withheld, "
+            "each ranked among the whole catalogue:"
+        )
+        lines += ["", "  | recall | " + " | ".join(new["recall"]) + " |", "  |---" * (len(new["recall"]) + 1) + "|"]
+        for name, key in (
+            ("rows made from texts", "recall"),
+            ("their trained rows", "recall_trained_rows"),
+            ("the mean row for all", "recall_without_texts"),
+            ("chance", "recall_by_chance"),
+        ):
+            lines.append(f"  | {name} | " + " | ".join(f"{value:.4f}" for value in new[key].values()) + " |")
+    else:
+        lines.append("- Knows only the items of `catalogue.parquet`.")
+    if "text_encoder" in head:
+        encoder = head["text_encoder"]
+        lines += [
+            "",
+            f"- `text_encoder/` is {encoder['name']} in {encoder['precision']} ({encoder['bytes'] / 2**20:.1f} MiB); "
+            f"cosine with the original's vectors at least {encoder['cosine_least']:.4f}.",
+        ]
+    return lines
+
+
+_USE = """
+With this package:
+
+```python
+from llmd4rec import Engine
+
+engine = Engine.load(".")
+for item in engine.recommend(["an-item", "another-item"], k=10).items:
+    print(item.title, item.score)
+```
+
+Without it:
+
+```python
+import numpy as np, onnxruntime, polars as pl
+encoder = onnxruntime.InferenceSession("encoder.onnx")
+table, ids = np.load("item_table.npy"), pl.read_parquet("catalogue.parquet")["item_id"].to_list()
+history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
+states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
+scores = (states @ table.T)[0]
+scores[history[0]] = -np.inf  # not what was seen already
+print([ids[i] for i in np.argsort(-scores)[:10]])
+```
+"""

@@ -1,0 +1,286 @@
+"""The catalogue of an engine: identifiers, titles, fields, and which items pass a filter.
+
+A catalogue is never changed: :meth:`Catalogue.with_items` makes another one, which shares what is the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmd4rec.errors import DataError
+from llmd4rec.serving.answers import FieldKind, Filters, Item, NewItem, Value
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+#: Between the parts of a path and between the values of a field that has several, as `prepare` writes them.
+PATH, LIST = " > ", "; "
+#: Fields whose values `prepare` joins by commas; elsewhere a comma is part of a value.
+COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column.
+
+    Attributes:
+        values: as they came, [I]; text, or float for numbers; None where missing.
+    """
+
+    name: str
+    kind: FieldKind
+    values: list[Any]
+
+    @cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """The values as numbers, [I]; NaN where missing."""
+        return np.array([np.nan if value is None else value for value in self.values], dtype=np.float64)
+
+    @cached_property
+    def rows_by_value(self) -> dict[str, Rows]:
+        """Rows of each value without case; each part of a list and each beginning of a path is a value too."""
+        rows: dict[str, list[int]] = {}
+        known: dict[str, tuple[str, ...]] = {}
+        for row, value in enumerate(self.values):
+            if value is None:
+                continue
+            if value not in known:
+                known[value] = self._keys(value)
+            for key in known[value]:
+                rows.setdefault(key, []).append(row)
+        return {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
+
+    def _keys(self, value: str) -> tuple[str, ...]:
+        keys = {value}
+        parts = value.split(LIST)
+        if self.name.lower() in COMMA_LISTS:
+            parts = [piece for part in parts for piece in part.split(", ")]
+        for part in parts:
+            steps = part.split(PATH)
+            keys |= {PATH.join(steps[: end + 1]) for end in range(len(steps))}
+        return tuple({key.strip().casefold() for key in keys} - {""})
+
+    def value_of(self, item: NewItem) -> Any:
+        """What an item has in this field.
+
+        Raises:
+            DataError: it is no number where this field holds numbers.
+        """
+        value = item.fields.get(self.name)
+        if value is None:
+            return None
+        if self.kind == "number":
+            return _number(self.name, value)
+        return str(value).strip() or None
+
+    def mask(self, wanted: str | float | Collection[str | float]) -> Mask:
+        """Which items have one of the wanted values, [I]."""
+        values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
+        passing = np.zeros(len(self.values), dtype=bool)
+        for value in values:
+            if self.kind == "number":
+                passing |= self.numbers == _number(self.name, value)
+            else:
+                passing[self.rows_by_value.get(str(value).strip().casefold(), np.empty(0, np.int64))] = True
+        return passing
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All items, in the order of the item table.
+
+    Attributes:
+        ids, titles: [I]; a title is None where there is none.
+        counts: int64 [I], occurrences in the training data.
+        fields: by name.
+        present: bool [I]; false for items that were removed.
+        trained: bool [I]; false for items whose row was made from their text.
+        index: identifier → row; removed items are still in it, since histories name them.
+    """
+
+    ids: list[str]
+    titles: list[str | None]
+    counts: NDArray[np.int64]
+    fields: Mapping[str, Field]
+    present: Mask
+    trained: Mask
+    index: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls, frame: pl.DataFrame, counts: NDArray[np.int64], kinds: Mapping[str, FieldKind], trained: Mask | None = None
+    ) -> Catalogue:
+        """The catalogue in a frame with `item_id` and perhaps `title`; `kinds` names the columns to keep.
+
+        Args:
+            trained: which rows were trained; None: all.
+        """
+        ids = frame["item_id"].cast(pl.String).to_list()
+        titles = frame["title"].cast(pl.String).to_list() if "title" in frame.columns else [None] * len(ids)
+        fields = {name: Field(name, kind, column_values(frame[name], kind)) for name, kind in kinds.items()}
+        index = {item_id: row for row, item_id in enumerate(ids)}
+        every = np.ones(len(ids), dtype=bool)
+        return cls(ids, titles, counts, fields, every, every if trained is None else trained, index)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def size(self) -> int:
+        """How many items there are, removed ones not counted."""
+        return int(self.present.sum())
+
+    @cached_property
+    def absent(self) -> Rows:
+        """Rows of removed items."""
+        return np.flatnonzero(~self.present)
+
+    @cached_property
+    def by_count(self) -> Rows:
+        """All rows, most frequent in training first."""
+        return np.argsort(-self.counts, kind="stable")
+
+    def title(self, row: int) -> str:
+        """What to call an item."""
+        return self.titles[row] or self.ids[row]
+
+    def values(self, row: int) -> dict[str, Value]:
+        """An item's fields."""
+        return {name: field.values[row] for name, field in self.fields.items()}
+
+    def item(self, row: int) -> Item:
+        """An item."""
+        return Item(self.ids[row], self.title(row), self.values(row), int(self.counts[row]))
+
+    def is_trained(self, item_id: str) -> bool:
+        """Whether an item is known and its row was trained."""
+        row = self.index.get(item_id)
+        return row is not None and bool(self.trained[row])
+
+    def rows(self, item_ids: Iterable[str]) -> tuple[list[int], list[str]]:
+        """Rows of the known identifiers in the given order, and the unknown identifiers."""
+        known: list[int] = []
+        unknown: list[str] = []
+        for item_id in item_ids:
+            row = self.index.get(item_id)
+            if row is None:
+                unknown.append(item_id)
+            else:
+                known.append(row)
+        return known, unknown
+
+    # ---- filters ------------------------------------------------------------------------------------------------
+    def mask(self, filters: Filters) -> Mask:
+        """Which items pass, [I]; removed ones never do.
+
+        Raises:
+            DataError: a field is not in the catalogue, or is compared as what it is not.
+        """
+        passing = self.present.copy()
+        for name, wanted in filters.any_of.items():
+            passing &= self.field(name).mask(wanted)
+        for name, bound in filters.at_least.items():
+            passing &= self._number_field(name).numbers >= _number(name, bound)
+        for name, bound in filters.at_most.items():
+            passing &= self._number_field(name).numbers <= _number(name, bound)
+        if filters.allow is not None:
+            allowed = np.zeros(len(self), dtype=bool)
+            allowed[self.rows(filters.allow)[0]] = True
+            passing &= allowed
+        passing[self.rows(filters.deny)[0]] = False
+        return passing
+
+    def field(self, name: str) -> Field:
+        """A field by name.
+
+        Raises:
+            DataError: there is none; names those there are.
+        """
+        found = self.fields.get(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(f"{field.name} ({field.kind})" for field in self.fields.values()) or "none"
+            raise DataError(f"the catalogue has no field {name!r}{hint}", f"It has: {known}.")
+        return found
+
+    def _number_field(self, name: str) -> Field:
+        field = self.field(name)
+        if field.kind != "number":
+            raise DataError(f"field {name!r} holds text, which has no range", "Filter it by its values.")
+        return field
+
+    # ---- other catalogues ---------------------------------------------------------------------------------------
+    def with_items(self, items: Sequence[NewItem]) -> Catalogue:
+        """This catalogue with items behind it; an identifier that is there already names its new row from now on.
+
+        A trained item keeps its count.
+        """
+        start = len(self)
+        ids = [item.item_id for item in items]
+        old = [self.index.get(item_id) for item_id in ids]
+        counts = [0 if row is None else int(self.counts[row]) for row in old]
+        trained = [row is not None and bool(self.trained[row]) for row in old]
+        present = np.concatenate([self.present, np.ones(len(ids), dtype=bool)])
+        present[[row for row in old if row is not None]] = False
+        return Catalogue(
+            ids=self.ids + ids,
+            titles=self.titles + [item.title for item in items],
+            counts=np.concatenate([self.counts, np.array(counts, dtype=np.int64)]),
+            fields={
+                name: replace(field, values=field.values + [field.value_of(item) for item in items])
+                for name, field in self.fields.items()
+            },
+            present=present,
+            trained=np.concatenate([self.trained, np.array(trained, dtype=bool)]),
+            index={**self.index, **{item_id: start + place for place, item_id in enumerate(ids)}},
+        )
+
+    def without(self, rows: Sequence[int]) -> Catalogue:
+        """This catalogue with some items removed."""
+        present = self.present.copy()
+        present[list(rows)] = False
+        return replace(self, present=present)
+
+
+def kinds_of(frame: pl.DataFrame) -> dict[str, FieldKind]:
+    """The kinds of a catalogue's columns other than `item_id` and `title`."""
+    return {name: _kind(frame[name]) for name in frame.columns if name not in ("item_id", "title")}
+
+
+def _kind(column: pl.Series) -> FieldKind:
+    filled = column.drop_nulls()
+    if column.dtype.is_numeric():
+        return "number"
+    text = filled.cast(pl.String)
+    # Text that is written as numbers are, and not as identifiers with leading zeros are.
+    if len(text) and text.str.contains(r"^\s*-?[$€£]?(0|[1-9][\d,]*)(\.\d+)?\s*$").all():
+        return "number"
+    return "category" if text.n_unique() <= len(text) / 2 else "text"
+
+
+def column_values(column: pl.Series, kind: FieldKind) -> list[Any]:
+    """A column as an engine keeps it: numbers as float, all else as text; None where missing."""
+    if kind != "number":
+        return column.cast(pl.String).to_list()
+    if not column.dtype.is_numeric():
+        column = column.cast(pl.String).str.replace_all(r"[$€£,\s]", "")
+    column = column.cast(pl.Float64, strict=False).fill_nan(None)
+    return column.to_list()
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if np.isnan(number):
+        raise DataError(f"field {name!r} is compared with {value!r}, which is no number", "Give a number.")
+    return number

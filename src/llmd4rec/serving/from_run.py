@@ -1,0 +1,70 @@
+"""An engine out of a run folder, without an export: the trained model in PyTorch answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.run import Run, Stage
+from llmd4rec.distill.settings import Student
+from llmd4rec.errors import ModelError
+from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.serving.answers import ExportInfo
+from llmd4rec.serving.catalogue import Catalogue, kinds_of
+from llmd4rec.serving.engine import Engine
+
+Floats = NDArray[np.float32]
+
+
+class RankerEncoder:
+    """A model as an engine's encoder; it looks rows up by itself."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker = ranker.eval()
+        self.device = next(ranker.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+        """See :class:`~llmd4rec.serving.encoder.Encoder`; the table is not needed."""
+        items_BL, lengths = (torch.from_numpy(array).to(self.device) for array in (rows_BL, lengths_B))
+        states: Floats = last_states(self.ranker, items_BL, lengths).float().cpu().numpy()
+        return states
+
+
+def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None = None) -> Engine:
+    """An engine of one of a run's models.
+
+    Args:
+        data: gives the catalogue's fields and the items' counts; without it there are titles only.
+
+    Raises:
+        RunError: the run has no such model, or the data is not the run's.
+        ModelError: the item table is not finite.
+    """
+    if data is not None:
+        run.require(data)
+    ranker = run.load(model, stage)
+    with torch.inference_mode():
+        table_ID = ranker.item_table().float().cpu().numpy()
+    if not np.isfinite(table_ID).all():
+        raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
+    frame = data.catalogue if data is not None else pl.read_parquet(run.folder / "catalogue.parquet")
+    counts = data.train_counts if data is not None else np.zeros(frame.height, dtype=np.int64)
+    kinds = kinds_of(frame)
+    stage_name = run.stage_of(model, stage)
+    info = ExportInfo(
+        name=run.folder.resolve().name,
+        format=0,
+        stage=stage,
+        model=run.settings.crm.name if model == "crm" else run.settings.llm.model,
+        dim=ranker.dim,
+        items=frame.height,
+        max_length=ranker.max_length,
+        fields=kinds,
+        fingerprint=run.record.data,
+        validation=run.record.stages[stage_name]["validation_ndcg"],
+    )
+    return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds))

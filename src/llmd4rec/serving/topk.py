@@ -1,0 +1,63 @@
+"""The best rows of a table for a state, exactly, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+#: Scores held at once: 16 MB, about what a processor's cache holds.
+BLOCK_ELEMENTS = 1 << 22
+#: Candidates fewer than this share of the table are gathered before they are scored.
+GATHER_BELOW = 0.25
+
+
+def exact_top(states_BD: Floats, table_ID: Floats, k: int, banned: Sequence[Rows]) -> tuple[list[Rows], list[Floats]]:
+    """The k best rows of the whole table for each state, best first, and their scores.
+
+    Args:
+        states_BD: [B, d].
+        table_ID: [I, d].
+        k: how many; fewer come back where the table has no more.
+        banned: for each state, rows that must not come.
+    """
+    height = len(table_ID)
+    at_once = max(1, BLOCK_ELEMENTS // max(1, height))
+    rows: list[Rows] = []
+    scores: list[Floats] = []
+    for start in range(0, len(states_BD), at_once):
+        block_BI = states_BD[start : start + at_once] @ table_ID.T
+        for scores_I, gone in zip(block_BI, banned[start : start + at_once], strict=True):
+            scores_I[gone] = -np.inf
+        best_BK = top_columns(block_BI, k)
+        values_BK = np.take_along_axis(block_BI, best_BK, axis=1)
+        for best_K, values_K in zip(best_BK, values_BK, strict=True):
+            real = values_K > -np.inf
+            rows.append(best_K[real])
+            scores.append(values_K[real])
+    return rows, scores
+
+
+def exact_among(state_D: Floats, table_ID: Floats, k: int, candidates: Rows) -> tuple[Rows, Floats]:
+    """The k best of some rows for one state, best first, and their scores."""
+    if len(candidates) < GATHER_BELOW * len(table_ID):
+        scores = table_ID[candidates] @ state_D
+    else:
+        scores = (table_ID @ state_D)[candidates]
+    best = top_columns(scores[None], k)[0]
+    return candidates[best], scores[best]
+
+
+def top_columns(scores_BI: Floats, k: int) -> Rows:
+    """The columns of each row's k largest values, largest first; equal ones in the order of the columns."""
+    width = scores_BI.shape[1]
+    if k < width:
+        chosen_BK = np.argpartition(scores_BI, width - k, axis=1)[:, width - k :]
+        chosen_BK.sort(axis=1)
+    else:
+        chosen_BK = np.broadcast_to(np.arange(width), scores_BI.shape)
+    order_BK = np.argsort(-np.take_along_axis(scores_BI, chosen_BK, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen_BK, order_BK, axis=1)

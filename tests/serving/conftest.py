@@ -1,0 +1,85 @@
+"""A small store with texts, brands, categories and prices, a finished run on it, and its export with everything."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import shop
+import torch
+from evaluation.examples import chain_dataset
+from tiny_llama import WORDS, save
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.serving.export import ExportOptions, export_run
+
+ITEMS = 20
+
+
+@dataclass(frozen=True)
+class Store:
+    run: Run
+    data: Dataset
+    export: Path
+
+
+def catalogue() -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "item_id": [f"i{item}" for item in range(ITEMS)],
+            "title": [f"{'red' if item % 2 else 'blue'} film {item}" for item in range(ITEMS)],
+            "brand": [None if item % 5 == 4 else ("Öl & Co", "acme", "Acme Plus")[item % 3] for item in range(ITEMS)],
+            "category": [("Films > Comedy", "Films > Drama > Old", "Books")[item % 3] for item in range(ITEMS)],
+            "price": [None if item == 7 else float(item) for item in range(ITEMS)],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny sentence encoder."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 2,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.5,
+    )
+    return save(tmp_path_factory.mktemp("sentences"), BertModel(config))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any], sentences: str) -> Store:
+    """Export with both models, the text encoder and three example histories."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMD4REC_CACHE", str(folder / "cache"))
+        data = chain_dataset(users=40, items=ITEMS, length=8)
+        data = dataclasses.replace(data, catalogue=catalogue(), text_fields=("title", "brand"))
+        data.save(folder / "data")
+        data = Dataset.load(folder / "data")
+        settings = {**tiny_settings, "crm": {**tiny_settings["crm"], "items": "id+text"}}
+        settings["llm"] = {**tiny_settings["llm"], "items": "id+text", "encoder": sentences}
+        run = parse_settings(settings).fit(data, folder / "run")
+        options = ExportOptions(both=True, text_encoder=True, example_histories=3)
+        export_run(run, data, folder / "export", "distilled", options=options)
+    return Store(run, data, folder / "export")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+    """A shop's exports: `both`, with the model before and examples, and `bare`, without either and in 8-bit numbers."""
+    folder = tmp_path_factory.mktemp("shop")
+    run, data = shop.make_run(folder, tiny_settings)
+    shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
+    shop.export(run, data, folder / "models" / "bare", table="int8")
+    return folder / "models"

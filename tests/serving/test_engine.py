@@ -1,0 +1,566 @@
+"""The engine against PyTorch, against counting by hand, and against asking one request at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from llmd4rec import Engine, Filters, NewItem
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.models.ranker import last_states
+from llmd4rec.serving.answers import Answer, ExportInfo, Request
+from llmd4rec.serving.catalogue import Catalogue, kinds_of
+from llmd4rec.serving.index import ApproximateIndex
+
+
+class MeanEncoder:
+    """The state of a history is the mean of its rows: an encoder whose answers can be worked out by hand."""
+
+    def __call__(self, rows_BL: NDArray[Any], lengths_B: NDArray[Any], table_ID: NDArray[Any]) -> NDArray[Any]:
+        real = np.arange(rows_BL.shape[1]) < lengths_B[:, None]
+        return ((table_ID[rows_BL] * real[:, :, None]).sum(axis=1) / lengths_B[:, None]).astype(np.float32)
+
+
+def by_hand(
+    table: NDArray[Any],
+    frame: pl.DataFrame | None = None,
+    counts: Sequence[int] | None = None,
+    max_length: int = 4,
+    index: bool = False,
+) -> Engine:
+    table = np.asarray(table, dtype=np.float32)
+    frame = pl.DataFrame({"item_id": [f"i{row}" for row in range(len(table))]}) if frame is None else frame
+    kinds = kinds_of(frame)
+    numbers = np.array(range(len(table), 0, -1) if counts is None else counts, dtype=np.int64)
+    info = ExportInfo("hand", 0, "alone", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0)
+    approximate = ApproximateIndex(table) if index else None
+    return Engine(info, MeanEncoder(), table, Catalogue.of(frame, numbers, kinds), index=approximate)
+
+
+def ids(answer: Answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+@pytest.fixture
+def engine(store: Any) -> Engine:
+    return Engine.load(store.export)
+
+
+# ---- against PyTorch --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stage", ["distilled", "alone"])
+@pytest.mark.parametrize("seen", ["remove", "keep"])
+def test_answers_are_those_of_the_trained_model(engine, store, stage, seen):
+    model = store.run.load("crm", stage)
+    asked = engine if stage == "distilled" else engine.before
+    names = store.data.item_ids
+    for position in store.data.test:
+        history = store.data.history(int(position)).astype(np.int64)
+        window = torch.from_numpy(history[-model.max_length :])[None]
+        with torch.inference_mode():
+            scores = (last_states(model, window, torch.tensor([window.shape[1]])) @ model.item_table().T)[0].numpy()
+        if seen == "remove":
+            scores[history] = -np.inf
+        best = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > -np.inf]
+        answer = asked.recommend([names[item] for item in history], 10, seen=seen)
+        assert ids(answer) == [names[row] for row in best]
+        np.testing.assert_allclose([item.score for item in answer.items], scores[best], atol=1e-4)
+        assert answer.considered == (scores > -np.inf).sum()
+
+
+def test_many_requests_at_once_are_answered_as_one_by_one(engine, store):
+    names = store.data.item_ids
+    requests = [Request([names[i] for i in store.data.history(int(p))], k=3) for p in store.data.test]
+    requests += [
+        Request([], k=2),
+        Request(["i1", "nope"], k=4, filters=Filters(at_most={"price": 9}), explain=True),
+        Request(["i2", "i3"], k=30, seen="keep", exclude=["i4"], diversity=0.5),
+    ]
+    for together, request in zip(engine.recommend_many(requests), requests, strict=True):
+        alone = engine.recommend_many([request])[0]
+        assert ids(together) == ids(alone)
+        np.testing.assert_allclose([i.score for i in together.items], [i.score for i in alone.items], atol=1e-5)
+        assert (together.unknown, together.fallback, together.considered) == (
+            alone.unknown, alone.fallback, alone.considered,
+        )  # fmt: skip
+    assert engine.recommend_many([]) == []
+
+
+def test_what_an_export_says_about_itself(engine, store):
+    info = engine.info
+    assert (info.stage, info.model, info.dim, info.items, info.max_length) == ("distilled", "sasrec", 8, 20, 6)
+    assert info.fields == {"brand": "category", "category": "category", "price": "number"}
+    assert info.validation == store.run.record.stages["crm-round-1"]["validation_ndcg"]
+    assert engine.before is not None
+    assert engine.before.info.stage == "alone"
+    assert engine.before.info.validation == store.run.record.stages["crm-alone"]["validation_ndcg"]
+    assert len(engine.examples) == 3
+    ends = {
+        (tuple(store.data.item_ids[i] for i in store.data.history(int(p))), store.data.item_ids[store.data.items[p]])
+        for p in store.data.test
+    }
+    assert set(engine.examples) <= ends
+
+
+# ---- histories --------------------------------------------------------------------------------------------------
+def test_unknown_items_are_skipped_and_named(engine):
+    with_strangers = engine.recommend(["x", "i3", "", "i4", "x"], 5)
+    assert with_strangers.unknown == ("x", "", "x")
+    assert with_strangers.fallback is None
+    assert with_strangers.items == engine.recommend(["i3", "i4"], 5).items
+
+
+def test_without_a_known_item_the_most_frequent_come(engine, store):
+    counts = np.zeros(20, dtype=int)
+    for user in range(store.data.num_users):
+        for position in range(store.data.offsets[user], store.data.train_end[user]):
+            counts[store.data.items[position]] += 1
+    order = sorted(range(20), key=lambda row: (-counts[row], row))
+    answer = engine.recommend([], 4)
+    assert ids(answer) == [f"i{row}" for row in order[:4]]
+    assert [item.score for item in answer.items] == [counts[row] for row in order[:4]]
+    assert answer.fallback == "popular"
+    unknown = engine.recommend(["who?"], 20, exclude=[f"i{order[0]}"])
+    assert ids(unknown) == [f"i{row}" for row in order[1:]]
+    books = engine.recommend([], 4, popular_in={"category": "books"})
+    assert ids(books) == [f"i{row}" for row in order if row % 3 == 2][:4]
+    # where the history is known, that wish is of no account
+    assert engine.recommend(["i3"], 3, popular_in={"category": "books"}) == engine.recommend(["i3"], 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"seen": "maybe"}, "seen is 'maybe'"),
+        ({"diversity": 1.5}, "diversity is 1.5"),
+        ({"diversity": float("nan")}, "diversity is nan"),
+        ({"history": "i1"}, "the history is one text"),
+        ({"filters": Filters(any_of={"brnd": "acme"})}, "no field 'brnd'; did you mean 'brand'"),
+        ({"filters": Filters(at_least={"brand": 3})}, "field 'brand' holds text"),
+        ({"filters": Filters(any_of={"price": "cheap"})}, "'cheap', which is no number"),
+        ({"filters": Filters(at_most={"price": float("nan")})}, "which is no number"),
+        ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
+    ],
+)
+def test_what_cannot_be_asked(engine, arguments, message):
+    with pytest.raises(DataError, match=message):
+        engine.recommend(**{"history": ["i1"], **arguments})
+
+
+# ---- filters ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(any_of={"brand": "ACME"}), [1, 7, 10, 13, 16]),
+        (Filters(any_of={"brand": ["acme", "öl & co"]}), [0, 1, 3, 6, 7, 10, 12, 13, 15, 16, 18]),
+        (Filters(any_of={"category": "films"}), [row for row in range(20) if row % 3 < 2]),
+        (Filters(any_of={"category": "Films > Drama"}), [row for row in range(20) if row % 3 == 1]),
+        (Filters(any_of={"category": "Films > Dra"}), []),
+        (Filters(any_of={"category": "Drama"}), []),
+        (Filters(any_of={"price": 3}), [3]),
+        (Filters(any_of={"price": [3, 5.0, 7]}), [3, 5]),
+        (Filters(any_of={"brand": []}), []),
+        (Filters(at_least={"price": 6}, at_most={"price": 9}), [6, 8, 9]),
+        (Filters(allow=["i3", "i5", "who?"], deny=["i5"]), [3]),
+        (Filters(allow=[]), []),
+        (Filters(deny=[f"i{row}" for row in range(18)]), [18, 19]),
+        (Filters(any_of={"brand": "acme", "category": "Films"}, at_most={"price": 12}), [1, 7, 10]),
+    ],
+)
+def test_filters(engine, filters, expected):
+    expected = [row for row in expected if filters.at_most == {} or row != 7]  # it has no price
+    answer = engine.recommend(["i3"], 20, seen="keep", filters=filters)
+    assert sorted(ids(answer)) == sorted(f"i{row}" for row in expected)
+    assert answer.considered == len(expected)
+    assert [item.score for item in answer.items] == sorted((item.score for item in answer.items), reverse=True)
+
+
+def test_lists_are_split_where_prepare_has_joined_them():
+    frame = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "genres": ["Action, Comedy", "Comedy", "Drama"],
+            "categories": ["Home > Kitchen; Gifts", "Home", None],
+            "brand": ["Tom, Dick", "Tom", "Tom, Dick"],
+        }
+    )
+    engine = by_hand(np.eye(3), frame)
+    for field, value, expected in (
+        ("genres", "comedy", {"a", "b"}),
+        ("categories", "home", {"a", "b"}),
+        ("categories", "gifts", {"a"}),
+        ("brand", "tom", {"b"}),
+        ("brand", "tom, dick", {"a", "c"}),
+    ):
+        assert set(ids(engine.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
+
+
+def test_kinds_of_fields():
+    frame = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c", "d"],
+            "title": ["x"] * 4,
+            "price": ["$1,200.50", "3", None, "0.5"],
+            "year": [1990, 1991, None, 1993],
+            "zip": ["01234", "01235", "01234", "9"],
+            "brand": ["m", "m", "n", "n"],
+            "story": ["once", "upon", "a", "time"],
+        }
+    )
+    assert kinds_of(frame) == {
+        "price": "number", "year": "number", "zip": "text", "brand": "category", "story": "text",
+    }  # fmt: skip
+    engine = by_hand(np.eye(4), frame)
+    assert ids(engine.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
+    assert ids(engine.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
+    rows = st.lists(st.integers(0, 39), max_size=30).map(lambda found: [f"i{row}" for row in found])
+    filters = Filters(
+        any_of=draw(st.sampled_from([{}, {"colour": "c1"}, {"colour": ["c0", "c2"]}])),
+        at_most=draw(st.sampled_from([{}, {"price": 25}])),
+        allow=draw(st.none() | rows),
+        deny=draw(rows),
+    )
+    return draw(st.integers(0, 10)), {
+        "history": draw(rows),
+        "k": draw(st.integers(1, 45)),
+        "seen": draw(st.sampled_from(["keep", "remove"])),
+        "exclude": draw(rows),
+        "filters": draw(st.sampled_from([None, filters])),
+    }
+
+
+@pytest.mark.parametrize("index", [False, True])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=asked())
+def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index, as_if_large, case):
+    seed, arguments = case
+    rng = np.random.default_rng(seed)
+    table = rng.standard_normal((40, 4)).astype(np.float32)
+    frame = pl.DataFrame(
+        {
+            "item_id": [f"i{row}" for row in range(40)],
+            "colour": [f"c{row % 3}" for row in range(40)],
+            "price": [float(row) for row in range(40)],
+        }
+    )
+    engine = by_hand(table, frame, index=index)
+    engine.remove_items(["i7", "i30"])
+
+    banned = {"i7", "i30", *arguments["exclude"]}
+    if arguments["seen"] == "remove":
+        banned |= set(arguments["history"])
+    filters = arguments["filters"]
+    if filters is not None:
+        wanted = filters.any_of.get("colour")
+        for row in range(40):
+            name = f"i{row}"
+            fits = wanted is None or f"c{row % 3}" in ([wanted] if isinstance(wanted, str) else wanted)
+            fits = fits and row <= filters.at_most.get("price", 99)
+            fits = fits and (filters.allow is None or name in filters.allow) and name not in filters.deny
+            banned |= set() if fits else {name}
+    rows = [int(name[1:]) for name in arguments["history"]]
+    scores = table @ table[rows[-4:]].mean(axis=0) if rows else np.arange(40, 0, -1)
+    expected = sorted((row for row in range(40) if f"i{row}" not in banned), key=lambda row: -scores[row])
+
+    answer = engine.recommend(**arguments)
+    assert len(answer.items) == min(arguments["k"], len(expected))
+    assert answer.considered == len(expected)
+    assert {item.item_id for item in answer.items}.isdisjoint(banned)
+    np.testing.assert_allclose(
+        [item.score for item in answer.items], [scores[row] for row in expected[: arguments["k"]]], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small table takes the way of a large one."""
+    monkeypatch.setattr("llmd4rec.serving.engine.FEW", 0)
+    monkeypatch.setattr("llmd4rec.serving.engine.MOST_FETCHED", 1.0)
+    monkeypatch.setattr("llmd4rec.serving.index.LEAST_RESCORED", 8)
+
+
+# ---- diversity --------------------------------------------------------------------------------------------------
+def test_diversity_by_hand():
+    """Scores 4, 3.9, 2, 0 → 1, .975, .5, 0; the first two point the same way, the third stands across."""
+    table = np.array([[4, 0, 0], [3.9, 0, 0], [2, 2, 0], [0, 0, 1], [1, 0, 0]])
+    engine = by_hand(table)
+    assert ids(engine.recommend(["i4"], 3)) == ["i0", "i1", "i2"]
+    # i1: .5 · .975 - .5 · 1 = -.0125; i2: .5 · .5 - .5 · .707 = -.104; i3: -.5 · 0 = 0
+    assert ids(engine.recommend(["i4"], 3, diversity=0.5)) == ["i0", "i3", "i1"]
+    # i2: .8 · .5 - .2 · .707 = .259; i1: .8 · .975 - .2 = .58
+    assert ids(engine.recommend(["i4"], 3, diversity=0.2)) == ["i0", "i1", "i2"]
+    most = engine.recommend(["i4"], 4, diversity=1.0)
+    assert ids(most)[:2] == ["i0", "i3"]
+    assert {item.item_id: item.score for item in most.items} == pytest.approx({"i0": 4, "i1": 3.9, "i2": 2, "i3": 0})
+
+
+# ---- reasons ----------------------------------------------------------------------------------------------------
+def test_reasons_by_hand():
+    """With a mean as state, taking an item out gives the mean of the others."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((9, 3)).astype(np.float32)
+    engine = by_hand(table)
+    history = ["i8", "i0", "i1", "i0", "i2"]  # i8 is not read as long as the others are there
+    answer = engine.recommend(history, 3, explain=True)
+    centre = table.mean(axis=0)
+    full = table[[0, 1, 0, 2]].mean(axis=0)
+    without = {"i0": table[[8, 1, 2]].mean(axis=0), "i1": table[[8, 0, 0, 2]].mean(axis=0)}
+    without["i2"] = table[[8, 0, 1, 0]].mean(axis=0)
+    for item in answer.items:
+        row = table[int(item.item_id[1:])] - centre
+        expected = {name: float((full - state) @ row) for name, state in without.items()}
+        assert item.because is not None
+        assert {reason.item_id: reason.effect for reason in item.because} == pytest.approx(expected, abs=1e-5)
+        strengths = [abs(reason.effect) for reason in item.because]
+        assert strengths == sorted(strengths, reverse=True)
+
+
+def test_the_only_item_of_a_history_is_the_whole_reason(engine):
+    answer = engine.recommend(["i3"], 2, explain=True)
+    every = engine.recommend(["i3"], 20, seen="keep")
+    mean = np.mean([item.score for item in every.items])
+    for item in answer.items:
+        assert item.because is not None
+        assert [(reason.item_id, reason.title) for reason in item.because] == [("i3", "red film 3")]
+        assert item.because[0].effect == pytest.approx(item.score - mean, abs=1e-4)
+    assert engine.recommend(["i3"], 2).items[0].because is None
+    assert engine.recommend([], 2, explain=True).items[0].because == ()
+
+
+# ---- items and search -------------------------------------------------------------------------------------------
+def test_an_item(engine, store):
+    item = engine.item("i5")
+    assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
+    assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
+    assert engine.item("i4").fields["brand"] is None
+    assert engine.item("who?") is None
+
+
+def test_similar_items_have_similar_rows():
+    table = np.array([[1, 0], [10, 1], [1, 1], [-1, 0], [0, 0]])
+    engine = by_hand(table)
+    answer = engine.similar("i0", 3)
+    assert ids(answer) == ["i1", "i2", "i4"]
+    assert [item.score for item in answer.items] == pytest.approx([10 / np.sqrt(101), np.sqrt(0.5), 0])
+    assert answer.considered == 4
+    assert ids(engine.similar("i0", 9, filters=Filters(deny=["i1"]))) == ["i2", "i4", "i3"]
+    with pytest.raises(DataError, match="no item 'x'"):
+        engine.similar("x")
+
+
+TITLES = [
+    "Crème brûlée torch",
+    "Torch (large), red",
+    "STRASSE map",
+    "Straße und Weg",
+    "a.b*c",
+    "",
+    None,
+    "red red wine",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("creme", ["0"]),
+        ("BRULEE torch", ["0"]),
+        ("torch", ["1", "0"]),  # begins so, then by frequency
+        ("tor cre", []),  # only the last word may be a beginning
+        ("torch cre", ["0"]),
+        ("strasse", ["2", "3"]),
+        ("straß", ["2", "3"]),
+        (".*", []),
+        ("a.b*", ["4"]),
+        ("(", []),
+        ("red", ["7", "1"]),
+        ("6", ["6"]),  # an identifier, where there is no title
+        ("", ["0", "1", "2", "3", "4", "5", "6", "7"]),
+        ("   ", ["0", "1", "2", "3", "4", "5", "6", "7"]),
+        ("torch torch", ["0", "1"]),
+    ],
+)
+def test_search(text, expected):
+    frame = pl.DataFrame({"item_id": [str(row) for row in range(8)], "title": TITLES})
+    engine = by_hand(np.eye(8), frame)
+    assert [item.item_id for item in engine.search(text)] == expected
+    assert [item.item_id for item in engine.search(text, 1)] == expected[:1]
+
+
+def test_search_among_filtered_items_and_after_changes(engine):
+    assert {item.item_id for item in engine.search("red", filters=Filters(at_most={"price": 4}))} == {"i1", "i3"}
+    engine.add_items([NewItem("n", "a Red thing")])
+    engine.remove_items(["i1"])
+    found = [item.item_id for item in engine.search("red", 50)]
+    assert "n" in found
+    assert "i1" not in found
+
+
+# ---- new items --------------------------------------------------------------------------------------------------
+def test_a_new_item_takes_the_place_its_text_gives(engine, store):
+    twin = store.data.catalogue.row(6, named=True)
+    fields = {"brand": twin["brand"], "category": "Books", "price": 99}
+    report = engine.add_items([NewItem("new", twin["title"], fields)])
+    assert (report.added, report.replaced) == (("new",), ())
+    item = engine.item("new")
+    assert (item.title, item.count, dict(item.fields)) == (twin["title"], 0, {**fields, "price": 99.0})
+    text_map = np.load(store.export / "text_map.npy")
+    from llmd4rec.models.llm.item_text import encode_texts
+
+    vector = encode_texts(store.data.texts()[6:7], store.run.settings.llm.encoder)
+    expected = np.append(vector[0], 1).astype(np.float32) @ text_map
+    # the exported encoder is in 8-bit numbers
+    np.testing.assert_allclose(engine._state.table_ID[-1], expected, atol=0.05 * np.abs(expected).max() + 1e-3)
+    given = Engine.load(store.export)
+    given.add_items([NewItem("new", vector=vector[0])])
+    np.testing.assert_allclose(given._state.table_ID[-1], expected, atol=1e-5)
+    assert ids(engine.recommend(["i3"], filters=Filters(at_least={"price": 50}))) == ["new"]
+    assert engine.recommend(["new"], 3).unknown == ()
+    assert engine.info.items == 21
+    assert engine.before.info.items == 21
+    assert engine.before.item("new") is not None
+    assert not np.allclose(engine.before._state.table_ID[-1], engine._state.table_ID[-1])
+
+
+def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
+    engine, plain = Engine.load(store.export), Engine.load(store.export)
+    engine._new_items = None
+    engine.remove_items(["i3"])
+    assert engine.item("i3") is None
+    assert "i3" not in ids(engine.recommend(["i2"], 20))
+    assert engine.recommend(["i2", "i3"], 1).unknown == ()  # it was seen, whether or not it is sold
+    report = engine.add_items([NewItem("i3", None, {"price": 1.5}), NewItem("i4", "renamed")])
+    assert (report.added, report.replaced) == (("i3",), ("i4",))
+    assert engine.item("i3").fields == {"brand": None, "category": None, "price": 1.5}
+    assert engine.item("i4").title == "renamed"
+    assert engine.item("i3").count == plain.item("i3").count
+    ours, theirs = (
+        {item.item_id: item.score for item in each.recommend(["i2", "i3"], 20).items} for each in (engine, plain)
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    with pytest.raises(RunError, match=r"'new' is new, and .* cannot place it"):
+        engine.add_items([NewItem("new", "red")])
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([NewItem(" ", "red")], "no identifier"),
+        ([NewItem("a", "red"), NewItem("a", "blue")], "'a' is given twice"),
+        ([NewItem("a", "red", {"colour": "x"})], "'a': the catalogue has no field 'colour'"),
+        ([NewItem("a", "red", {"price": "dear"})], "'a': field 'price' is compared with 'dear'"),
+        ([NewItem("b", "red"), NewItem("a", None, {"price": 3})], "'a' has no text"),
+        ([NewItem("a", vector=[1.0, 2.0])], r"'a': its vector has shape \(2,\)"),
+        ([NewItem("a", vector=[float("inf")] * 16)], "not finite"),
+    ],
+)
+def test_items_that_cannot_be_added(engine, items, message):
+    with pytest.raises(DataError, match=message):
+        engine.add_items(items)
+    assert engine.info.items == 20
+
+
+def test_removing(engine):
+    report = engine.remove_items(["i1", "who?", "i1", "i2"])
+    assert (report.removed, report.unknown) == (("i1", "i2"), ("who?",))
+    assert engine.info.items == 18
+    assert {"i1", "i2"}.isdisjoint(ids(engine.recommend([], 20)))
+    assert {"i1", "i2"}.isdisjoint(ids(engine.similar("i3", 20)))
+    assert {"i1", "i2"}.isdisjoint(ids(engine.recommend(["i3"], 20, filters=Filters(allow=["i1", "i4"]))))
+    assert engine.before.item("i1") is None
+    assert engine.remove_items(["i1"]).unknown == ("i1",)
+
+
+def test_changes_do_not_disturb_requests_in_flight(store):
+    """Every answer is that of the catalogue before or after a change, never a mixture."""
+    engine = Engine.load(store.export)
+    vector = np.ones(16) / 4
+    allowed = [{f"i{row}" for row in range(20)} | extra for extra in (set(), {"n"})]
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                answer = engine.recommend(["n", "i3"], 50, seen="keep", explain=True)
+                found = set(ids(answer))
+                if found not in allowed or ("n" in answer.unknown and "n" in found):
+                    wrong.append(found)
+            except Exception as error:  # what escapes is what is looked for
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(25):
+        engine.add_items([NewItem("n", "red", vector=vector)])
+        engine.remove_items(["n"])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# ---- saving and the hub -----------------------------------------------------------------------------------------
+def test_what_is_saved_is_what_was_served(engine, tmp_path):
+    engine.add_items([NewItem("n", "red film", {"price": 3.5}), NewItem("i4", "renamed", {"brand": "new brand"})])
+    engine.remove_items(["i9"])
+    engine.save_pretrained(tmp_path / "saved")
+    again = Engine.from_pretrained(tmp_path / "saved")
+    assert again.info.items == engine.info.items == 20
+    for asked, back in ((engine, again), (engine.before, again.before)):
+        for history in (["i3", "n"], ["i4"], []):
+            ours, theirs = asked.recommend(history, 30, explain=True), back.recommend(history, 30, explain=True)
+            assert [(i.item_id, i.title, i.fields) for i in ours.items] == [
+                (i.item_id, i.title, i.fields) for i in theirs.items
+            ]
+            np.testing.assert_allclose([i.score for i in ours.items], [i.score for i in theirs.items], atol=1e-6)
+    assert again.item("i9") is None
+    assert again.recommend(["i9"]).unknown == ("i9",)
+    assert again.catalogue.is_trained("i4")
+    assert not again.catalogue.is_trained("n")
+    assert "catalogue of 20" in (tmp_path / "saved" / "README.md").read_text()
+    assert again.info.fingerprint != engine.info.fingerprint
+    with pytest.raises(DataError, match="already exists"):
+        again.save_pretrained(tmp_path / "saved")
+    again.save_pretrained(tmp_path / "saved", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(RunError, match="is no export"):
+        again.save_pretrained(tmp_path / "mine", overwrite=True)
+
+
+def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
+    """As huggingface_hub lays it out; nothing is asked of the network."""
+    import shutil
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "hub" / "models--owner--shop"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    shutil.copytree(store.export, home / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("LLMD4REC_OFFLINE", "1")
+    engine = Engine.from_pretrained("owner/shop", index="exact")
+    assert engine.recommend(["i3"], 5).items == Engine.load(store.export).recommend(["i3"], 5).items
+    assert Engine.from_pretrained("owner/shop", revision=commit).info.items == 20
+    with pytest.raises(RunError, match=r"no folder owner/other, and the hub did not give it: .*network is forbidden"):
+        Engine.from_pretrained("owner/other")
+    with pytest.raises(RunError, match="network is forbidden"):
+        engine.push_to_hub("owner/shop")
+    with pytest.raises(RunError, match="does not exist"):
+        Engine.from_pretrained(Path("nowhere"))

@@ -1,0 +1,172 @@
+"""A folder that is not as it was exported is refused, with the file's name and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llmd4rec import Engine
+from llmd4rec.errors import RunError
+from llmd4rec.files import sha256_file
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(store: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store.export, tmp_path / "export"))
+
+
+def sealed(folder: Path) -> None:
+    """Makes the checksums those of the files as they are now: as if it had been exported so."""
+    head = json.loads((folder / "export.json").read_text())
+    head["files"] = {name: sha256_file(folder / name) for name in head["files"]}
+    (folder / "export.json").write_text(json.dumps(head))
+
+
+def head_with(**changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        head = json.loads((folder / "export.json").read_text())
+        (folder / "export.json").write_text(json.dumps({**head, **changes}))
+
+    return change
+
+
+def saved(name: str, make: Callable[[np.ndarray], Any], **more: Any) -> Change:
+    def change(folder: Path) -> None:
+        np.save(folder / name, make(np.load(folder / name)), **more)
+
+    return change
+
+
+def cut(name: str) -> Change:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+
+
+def written(name: str, content: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def catalogue(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Change:
+    def write(folder: Path) -> None:
+        path = folder / "catalogue.parquet"
+        change(pl.read_parquet(path)).write_parquet(path)
+
+    return write
+
+
+FILES = [
+    "encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy", "README.md", "text_map.npy", "histories.json",
+    "text_encoder/encoder.onnx", "before/item_table.npy",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["missing", "cut", "altered"])
+def test_a_file_that_is_not_the_one_exported(folder, name, how):
+    path = folder / name
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        Engine.load(folder)
+    assert str(path) in caught.value.what
+    assert "llmd4rec export" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "export.json").unlink(), "is no export folder"),
+        (shutil.rmtree, "does not exist"),
+        (cut("export.json"), "export.json is not valid JSON"),
+        (written("export.json", b"[1]"), "has export format None; this version reads 2"),
+        (head_with(format=1), "has export format 1; this version reads 2"),
+        (head_with(format="2"), "has export format '2'"),
+        (head_with(dim=None), "'dim' is missing or of the wrong kind"),
+        (head_with(files={}), "does not list encoder.onnx"),
+        (head_with(items=0), "must be at least 1"),
+        (head_with(items=21), "catalogue.parquet has 20 items, export.json names 21"),
+        (head_with(fields={"colour": "category"}), "lacks the field 'colour'"),
+        (head_with(fields={"brand": "mood"}), "'mood' is no kind of field 'brand'"),
+        (head_with(untrained_rows=[20]), "untrained_rows names rows"),
+    ],
+)
+def test_a_head_that_is_wrong(folder, change, message):
+    change(folder)
+    with pytest.raises(RunError, match=message):
+        Engine.load(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\\b", "x/../../y"])
+def test_no_file_outside_the_folder_is_read(folder, name):
+    (folder.parent / "outside").write_text("x")
+    head = json.loads((folder / "export.json").read_text())
+    head_with(files={**head["files"], name: "0" * 64})(folder)
+    with pytest.raises(RunError, match="which is not inside the folder"):
+        Engine.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (saved("item_table.npy", lambda table: table[1:]), r"item_table.npy has shape \(19, 8\), but 20 x 8 is needed"),
+        (saved("item_table.npy", lambda table: table.astype(np.float64)), "holds float64, but float32 is needed"),
+        (saved("item_table.npy", lambda table: np.where(table > 0, np.nan, table)), "item_table.npy holds NaN"),
+        (saved("before/item_table.npy", lambda table: table + np.float32(np.inf)), "before/item_table.npy holds NaN"),
+        (saved("counts.npy", lambda counts: counts.astype(object), allow_pickle=True), "counts.npy cannot be read"),
+        (written("item_table.npy", b""), "cannot be read as a NumPy array"),
+        (written("item_table.npy", b"PK\x03\x04"), "cannot be read as a NumPy array"),
+        (saved("counts.npy", lambda counts: counts[:-1]), "counts.npy has shape"),
+        (saved("text_map.npy", lambda found: found[:-3]), "text_map.npy has shape"),
+        (written("encoder.onnx", b"no graph at all"), "encoder.onnx cannot be read as an ONNX graph"),
+        (cut("encoder.onnx"), "encoder.onnx"),
+        (written("encoder.onnx", b""), "encoder.onnx"),
+        (
+            lambda folder: shutil.copy(folder / "text_encoder" / "encoder.onnx", folder / "encoder.onnx"),
+            "encoder.onnx is no user encoder of width 8: its inputs are tokens, mask",
+        ),
+        (written("catalogue.parquet", b"no"), "catalogue.parquet cannot be read"),
+        (catalogue(lambda frame: frame.head(19)), "has 19 items, export.json names 20"),
+        (catalogue(lambda frame: frame.drop("item_id")), "has no column item_id"),
+        (catalogue(lambda frame: frame.with_columns(item_id=pl.lit("x"))), "an item_id is missing or repeated"),
+        (catalogue(lambda frame: frame.drop("brand")), "lacks the field 'brand'"),
+        (written("histories.json", b'[{"history": [1], "next": null}]'), "histories.json is damaged"),
+        (written("histories.json", b"[3]"), "histories.json is damaged"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_each_other(folder, change, message):
+    """Their checksums are right: somebody exported them so, or put the folder together."""
+    change(folder)
+    sealed(folder)
+    with pytest.raises(RunError, match=message):
+        Engine.load(folder)
+
+
+def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
+    from llmd4rec import NewItem
+
+    written("text_encoder/tokenizer.json", b"{}")(folder)
+    sealed(folder)
+    engine = Engine.load(folder)
+    with pytest.raises(RunError, match=r"tokenizer.json cannot be read"):
+        engine.add_items([NewItem("n", "red")])
+    assert engine.info.items == 20
+
+
+def test_an_untouched_copy_is_fine(folder):
+    assert Engine.load(folder).info.items == 20
+    sealed(folder)
+    assert Engine.load(folder).info.items == 20

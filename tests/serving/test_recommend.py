@@ -1,0 +1,121 @@
+"""`llmd4rec recommend` on exports and for many users."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import polars as pl
+import pytest
+from test_cli import answer, ids, llmd4rec, refused
+
+from llmd4rec import Engine
+
+
+@pytest.fixture
+def engine(store: Any) -> Engine:
+    return Engine.load(store.export)
+
+
+def test_an_export_answers_as_its_run_does(store):
+    for stage in ("distilled", "alone"):
+        of_run = answer("recommend", store.run.folder, "--history", "i3,i4", "--stage", stage)
+        of_export = answer("recommend", store.export, "--history", "i3,i4", "--stage", stage)
+        assert ids(of_export) == ids(of_run)
+        assert of_export["stage"] == of_run["stage"] == stage
+        for ours, theirs in zip(of_export["recommendations"], of_run["recommendations"], strict=True):
+            assert ours["title"] == theirs["title"]
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("source", ["export", "run"])
+def test_conditions_reasons_and_exclusions(store, source):
+    folder = store.export if source == "export" else store.run.folder
+    found = answer(
+        "recommend", folder, "--history", "i3", "--filter", "brand=ACME", "--filter", "brand = öl & co",
+        "--filter", "price>=6", "--filter", "price<= 13", "--exclude", "i12,who?", "--explain",
+    )  # fmt: skip
+    assert sorted(ids(found)) == ["i10", "i13", "i6"]
+    assert found["recommendations"][0]["because"][0]["item_id"] == "i3"
+    shown = llmd4rec("recommend", folder, "--history", "i3", "--explain").stdout
+    assert "red film 3" in shown
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_all_users_into_a_file(store, engine, tmp_path, suffix):
+    out = tmp_path / f"recs{suffix}"
+    result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
+    assert result.exit_code == 0, result.output
+    assert "120 recommendations for 40 users" in result.stdout
+    read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
+    table = read(out)
+    assert table.columns == ["user_id", "rank", "item_id", "title", "score"]
+    assert table["user_id"].unique(maintain_order=True).to_list() == store.data.user_ids.to_list()
+    names = store.data.item_ids
+    for user in range(40):
+        history = [names[i] for i in store.data.items[store.data.offsets[user] : store.data.offsets[user + 1]]]
+        expected = engine.recommend(history, 3).items
+        part = table.filter(pl.col("user_id") == f"u{user}")
+        assert part["rank"].to_list() == [1, 2, 3]
+        assert part["item_id"].to_list() == [item.item_id for item in expected]
+        assert part["title"].to_list() == [item.title for item in expected]
+        assert part["score"].to_list() == pytest.approx([item.score for item in expected], abs=1e-4)
+
+
+def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
+    out = tmp_path / "recs.csv"
+    arguments = ["--users", '["u7", "u3"]', "--out", out, "-k", 2, "--filter", "category=Books"]
+    assert llmd4rec("recommend", store.run.folder, *arguments).exit_code == 0
+    table = pl.read_csv(out)
+    assert table["user_id"].to_list() == ["u7", "u7", "u3", "u3"]
+    assert {int(item[1:]) % 3 for item in table["item_id"]} == {2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --history or --users"),
+        (["--history", "i3", "--users", "all"], "give either --history or --users"),
+        (["--users", "all"], "--users needs a file"),
+        (["--history", "i3", "--out", "x.csv"], "--out is for --users"),
+        (["--users", "all", "--out", "x.xls"], "ending '.xls' is of no known format"),
+        (["--users", "all", "--out", "x.csv"], "holds no users"),
+        (["--users", "u1,nobody", "--out", "x.csv", "--data", "DATA"], "has no user 'nobody'"),
+        (["--history", "i3", "--filter", "brand"], "--filter 'brand' is no condition"),
+        (["--history", "i3", "--filter", "price>=cheap"], "'cheap' is no number"),
+        (["--history", "i3", "--filter", "colour=red"], "no field 'colour'"),
+        (["--history", "i3", "--diversity", "2"], "diversity is 2.0"),
+        (["--history", "i3", "--model", "llm"], "which holds the CRM only"),
+        (["--history", "i33"], "nearest known: 'i3'"),
+        (["--history", "[3"], "the history is not a JSON list"),
+    ],
+)
+def test_mistakes(store, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [store.data.path if argument == "DATA" else argument for argument in arguments]
+    assert message in refused("recommend", store.export, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path):
+    from llmd4rec.serving.answers import Request
+    from llmd4rec.serving.batch import Histories, recommend_all
+
+    table, popular = recommend_all(engine, Histories(["a", "b"], [["?"], ["i3"]]), Request(k=2))
+    assert popular == 1
+    assert table.filter(pl.col("user_id") == "a")["item_id"].to_list() == [
+        item.item_id for item in engine.recommend([], 2).items
+    ]
+    empty, popular = recommend_all(engine, Histories([], []), Request())
+    assert (empty.height, popular) == (0, 0)
+
+
+def test_an_export_of_one_model_has_no_other(store, tmp_path):
+    from llmd4rec.serving.export import export_run
+
+    export_run(store.run, store.data, tmp_path / "export", "alone")
+    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "alone"
+    assert Engine.load(tmp_path / "export").before is None
+    assert "holds no distilled CRM" in refused(
+        "recommend", tmp_path / "export", "--history", "i3", "--stage", "distilled"
+    )

@@ -1,0 +1,132 @@
+"""What is installed without the extra `train`: serving works, training says what to install."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRAIN = ("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript")
+#: Makes packages look as if they were not installed, also to importlib.metadata's users.
+HOOK = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def without(packages: tuple[str, ...], code: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    program = f"ABSENT = {packages!r}\n{HOOK}\n{code}"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
+COMMAND = "sys.argv[0] = 'llmd4rec'\nfrom llmd4rec.cli import main\nmain()"
+
+
+def test_an_engine_answers_without_pytorch(store):
+    """New items by their text too, through the exported sentence encoder; no part of training is loaded."""
+    code = """
+import json
+from llmd4rec import Engine, Filters, NewItem
+engine = Engine.load(sys.argv[1])
+engine.add_items([NewItem("new", "red film", {"price": 50})])
+filters = Filters(any_of={"category": "films"})
+answer = engine.recommend(["i3", "new", "who?"], 5, explain=True, diversity=0.1, filters=filters)
+loaded = sorted(set(ABSENT) & set(sys.modules))
+print(json.dumps({"ids": [i.item_id for i in answer.items], "unknown": answer.unknown, "loaded": loaded}))
+"""
+    ran = without(TRAIN, code, store.export)
+    assert ran.returncode == 0, ran.stderr
+    from llmd4rec import Engine, Filters, NewItem
+
+    engine = Engine.load(store.export)
+    engine.add_items([NewItem("new", "red film", {"price": 50})])
+    answer = engine.recommend(["i3", "new"], 5, diversity=0.1, filters=Filters(any_of={"category": "films"}))
+    expected = {"ids": [item.item_id for item in answer.items], "unknown": ["who?"], "loaded": []}
+    assert json.loads(ran.stdout) == expected
+
+
+def test_the_command_line_without_pytorch(store, tmp_path):
+    out = tmp_path / "recs.csv"
+    ran = without(TRAIN, COMMAND, "recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(out.read_text().splitlines()) == 1 + 40 * 10
+    for command in (["train", "-d", store.data.path, "-r", tmp_path / "run"], ["evaluate", store.run.folder]):
+        ran = without(TRAIN, COMMAND, *command)
+        assert ran.returncode == 2
+        assert "is not installed\n  Install it with: pip install 'llmd4rec[train]'" in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("absent", "code", "extra"),
+    [
+        ("torch", "from llmd4rec import SASRec", "train"),
+        ("onnxruntime", "from llmd4rec import Engine\nEngine.load(sys.argv[1])", "serve"),
+        ("faiss", "from llmd4rec import Engine\nEngine.load(sys.argv[1], index='approximate')", "large"),
+        (
+            "tokenizers",
+            "from llmd4rec import Engine, NewItem\nEngine.load(sys.argv[1]).add_items([NewItem('a', 'red')])",
+            "serve",
+        ),
+        ("huggingface_hub", "from llmd4rec import Engine\nEngine.from_pretrained('owner/name')", "serve"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_extra(store, absent, code, extra):
+    ran = without((absent,), code, store.export)
+    last = ran.stderr.strip().splitlines()[-2:]
+    assert f"this needs the package {absent}, which is not installed" in last[0]
+    assert last[1] == f"  Install it with: pip install 'llmd4rec[{extra}]'"
+
+
+def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it():
+    """pyproject.toml and the list behind the messages agree."""
+    import tomllib
+
+    from llmd4rec.extras import EXTRA_OF
+
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    modules = {"faiss-cpu": "faiss", "prometheus-client": "prometheus_client"}
+    for extra in ("train", "serve", "large"):
+        for line in extras[extra]:
+            name = re.match(r"[\w-]+", line)[0]
+            assert EXTRA_OF[modules.get(name, name)] in (extra, "serve"), line
+    assert {EXTRA_OF[name] for name in TRAIN} == {"train"}
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_serving_extra_only(store, tmp_path):
+    """As a newcomer installs it, from the package index."""
+    if os.environ.get("LLMD4REC_OFFLINE"):
+        pytest.skip("needs the package index")
+    root = Path(__file__).parents[2]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):
+        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, source / name)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "-c", root / "constraints.txt", f"{source}[serve]"]
+    subprocess.run(install, check=True, cwd=tmp_path)
+    code = (
+        "import importlib.util as u, sys; from llmd4rec import Engine, NewItem\n"
+        "e = Engine.load(sys.argv[1]); e.add_items([NewItem('n', 'red')])\n"
+        "print(len(e.recommend(['i3'], 5).items), [n for n in ('torch', 'transformers', 'pyarrow') if u.find_spec(n)])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [python, "-c", code, store.export], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    assert ran.stdout == "5 []\n"

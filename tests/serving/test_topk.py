@@ -1,0 +1,121 @@
+"""The best rows: against sorting everything, and the index against scoring everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmd4rec.serving import topk
+from llmd4rec.serving.cold import Cases, fit_cold_start, fit_map, with_one
+from llmd4rec.serving.index import ApproximateIndex
+from llmd4rec.serving.store import to_int8
+from llmd4rec.serving.topk import exact_among, exact_top
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    height=st.integers(1, 30),
+    states=st.integers(1, 7),
+    k=st.integers(1, 35),
+    values=st.integers(2, 50),
+    block=st.integers(1, 100),
+)
+def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
+    """Whole numbers, so that there are many ties: they come in the order of the rows."""
+    rng = np.random.default_rng(seed)
+    table = rng.integers(-values, values, (height, 3)).astype(np.float32)
+    vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
+    banned = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "BLOCK_ELEMENTS", block)
+        rows, scores = exact_top(vectors, table, k, banned)
+    for place in range(states):
+        every = table @ vectors[place]
+        allowed = np.setdiff1d(np.arange(height), banned[place])
+        order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
+        np.testing.assert_array_equal(scores[place], every[order])
+        among, among_scores = exact_among(vectors[place], table, k, allowed)
+        np.testing.assert_array_equal(among_scores, every[order])
+        for found in (rows[place], among):
+            assert len(set(found.tolist())) == len(order)
+            np.testing.assert_array_equal(every[found], every[order])
+
+
+@pytest.mark.parametrize("dim", [32, 33])
+def test_the_index_names_nearly_all_of_the_best(dim):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((300, dim))
+    table = (centres[rng.integers(0, 300, 30_000)] + 0.5 * rng.standard_normal((30_000, dim))).astype(np.float32)
+    states = (centres[:64] + 0.5 * rng.standard_normal((64, dim))).astype(np.float32)
+    index = ApproximateIndex(table)
+    found = index.candidates(states, 10)
+    best = np.argsort(-(states @ table.T), axis=1)[:, :10]
+    recall = np.mean([len(set(rows.tolist()) & set(ten.tolist())) / 10 for rows, ten in zip(found, best, strict=True)])
+    assert recall >= 0.99
+    assert all(len(set(rows.tolist())) == len(rows) < 30_000 // 5 for rows in found)
+
+
+def test_a_table_in_8_bit_numbers():
+    rng = np.random.default_rng(0)
+    table = (rng.standard_normal((50, 16)) * rng.uniform(0, 100, (50, 1))).astype(np.float32)
+    table[3] = 0
+    codes, scales = to_int8(table)
+    assert (codes.dtype, scales.dtype) == (np.int8, np.float32)
+    error = np.abs(codes * scales[:, None] - table).max(axis=1)
+    assert (error <= np.abs(table).max(axis=1) / 127 / 2 * 1.001).all()
+    assert not codes[3].any()
+
+
+# ---- rows of new items ------------------------------------------------------------------------------------------
+def test_the_map_is_ridge_regression():
+    """Against the normal equations with the mean as a column of its own that is not pulled to zero."""
+    rng = np.random.default_rng(0)
+    texts, rows = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 2))
+    size = np.square(texts - texts.mean(axis=0)).sum() / 5
+    for strength in (1e-6, 0.5, 1e6):
+        wide = np.column_stack([texts, np.ones(40)])
+        penalty = strength * size * np.diag([1, 1, 1, 1, 1, 0])
+        expected = np.linalg.solve(wide.T @ wide + penalty, wide.T @ rows)
+        np.testing.assert_allclose(fit_map(texts, rows, strength), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        with_one(texts.astype(np.float32)) @ fit_map(texts, rows, 1e9), np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling):
+    """Texts that decide the rows find withheld items as trained rows do; texts of other items find none."""
+    rng = np.random.default_rng(1)
+    texts = rng.standard_normal((600, 12)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    rotation, _ = np.linalg.qr(rng.standard_normal((12, 12)))
+    table = (texts @ rotation).astype(np.float32)  # all of length 1: the row nearest to a state has the best score
+    targets = rng.integers(0, 600, 900)
+    states = table[targets] + 0.1 * rng.standard_normal((900, 12)).astype(np.float32)
+    seen = [np.array([(target + 1) % 600]) for target in targets]
+    cases = Cases(states.astype(np.float32), targets, seen)
+    text_map, report = fit_cold_start(texts if telling else rng.permutation(texts), table, cases, cases)
+    assert report["cases"] == 900
+    assert report["recall_trained_rows"]["@10"] > 0.8
+    assert report["recall_by_chance"]["@10"] == pytest.approx(10 / 600)
+    if telling:
+        assert report["recall"]["@10"] == pytest.approx(report["recall_trained_rows"]["@10"], abs=0.03)
+        np.testing.assert_allclose(with_one(texts) @ text_map, table, atol=0.1)
+    else:
+        assert report["recall"]["@10"] < 0.06
+
+
+def test_items_without_text_take_no_part():
+    rng = np.random.default_rng(1)
+    texts = rng.standard_normal((50, 4)).astype(np.float32)
+    texts[:20] = 0
+    table = rng.standard_normal((50, 3)).astype(np.float32)
+    none = Cases(np.empty((0, 3), np.float32), np.empty(0, np.int64), [])
+    text_map, report = fit_cold_start(texts, table, none, none)
+    assert (report["items"], report["cases"], report["recall"]["@10"]) == (30, 0, 0.0)
+    table[:20] = 99
+    again, _ = fit_cold_start(texts, table, none, none)
+    np.testing.assert_array_equal(text_map, again)
