@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "experiments" / "studies"
-MODELS = ("crm alone", "crm distilled", "llm alone", "llm distilled")
+MODELS = ("crm alone", "crm distilled", "wide alone", "llm alone", "llm distilled")
 GAIN_SLICES = {"all": "all users", "tail": "tail items", "short_history": "short histories", "later_day": "later day"}
 
 HEAD = """# Results

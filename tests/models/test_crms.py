@@ -10,12 +10,13 @@ import torch
 from llmd4rec.config import load_settings
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import GRU4Rec, LiGR, SASRec
+from llmd4rec.models.crm import BSARec, GRU4Rec, LiGR, SASRec
+from llmd4rec.models.crm.bsarec import low_pass
 from llmd4rec.models.crm.items import ItemSides, item_table_of
 from llmd4rec.models.ranker import Ranker, last_states
 
 ITEMS = 40
-KINDS: dict[str, Any] = {"sasrec": SASRec, "ligr": LiGR, "gru4rec": GRU4Rec}
+KINDS: dict[str, Any] = {"sasrec": SASRec, "bsarec": BSARec, "ligr": LiGR, "gru4rec": GRU4Rec}
 
 
 def network(name: str, **settings: Any) -> Ranker:
@@ -96,6 +97,34 @@ def test_gru4rec_is_the_recurrence_of_its_paper():
     torch.testing.assert_close(last_states(model, items, torch.tensor([5]))[0], model.out(h))
 
 
+@pytest.mark.parametrize(("cutoff", "length"), [(1, 12), (5, 12), (5, 11), (30, 12)])
+def test_bsarecs_filter_is_a_cut_off_fourier_transform_at_the_last_position(cutoff, length):
+    """As its authors compute it: a window with nothing before its start, transformed, cut off and turned back."""
+    kept, x = cutoff // 2 + 1, torch.randn(length, 3, dtype=torch.float64)
+    ours = low_pass(length, kept).double() @ x
+    for last in range(length):
+        window = torch.zeros(length, 3, dtype=torch.float64)
+        window[length - 1 - last :] = x[: last + 1]
+        frequencies = torch.fft.rfft(window, dim=0, norm="ortho")
+        frequencies[kept:] = 0
+        expected = torch.fft.irfft(frequencies, n=length, dim=0, norm="ortho")[-1]
+        torch.testing.assert_close(ours[last], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_bsarec_mixes_filter_and_attention():
+    """One block with one head, by hand."""
+    model = network("bsarec", layers=1, heads=1, alpha=0.6, cutoff=3).eval()
+    items, block = histories(1, 4), model.blocks[0]
+    x = model.norm_in(model.items.weight[items[0]] + model.positions.weight[:4])
+    low = low_pass(12, 2)[:4, :4] @ x
+    filtered = block.norm_filter(x + low + block.root_beta.square() * (x - low))
+    q, k, v = block.qkv(x).chunk(3, -1)
+    weights = (q @ k.T / 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).softmax(-1)
+    h = 0.6 * filtered + 0.4 * block.norm_attention(x + block.out(weights @ v))
+    expected = block.norm_out(h + block.down(torch.nn.functional.gelu(block.up(h))))
+    torch.testing.assert_close(model.states(items, torch.tensor([4]))[0], expected)
+
+
 def test_ligr_is_gated_pre_norm_attention_and_swiglu():
     """One block with one head, by hand."""
     model = network("ligr", layers=1, heads=1).eval()
@@ -112,7 +141,7 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("crm.name=bert4rec", r"crm\.name = 'bert4rec': must be one of sasrec, ligr, gru4rec"),
+        ("crm.name=bert4rec", r"crm\.name = 'bert4rec': must be one of sasrec, bsarec, ligr, gru4rec"),
         ("crm=5", r"crm = 5: must be a group of settings"),
         ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
         ("crm.heads=3", "heads = 3 does not divide dim = 64"),
@@ -128,4 +157,5 @@ def test_settings_name_the_network():
     assert load_settings(MutualDistillation, None).crm == SASRec()
     assert load_settings(MutualDistillation, None, ["crm.dim=32"]).crm == SASRec(dim=32)
     assert load_settings(MutualDistillation, None, ["crm.name=ligr"]).crm == LiGR()
+    assert load_settings(MutualDistillation, None, ["crm.name=bsarec"]).crm == BSARec()
     assert load_settings(MutualDistillation, None, ["crm.name=gru4rec", "crm.hidden=32"]).crm == GRU4Rec(hidden=32)

@@ -157,7 +157,7 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["ligr", "gru4rec"])
+@pytest.mark.parametrize("name", ["bsarec", "ligr", "gru4rec"])
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
     crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")

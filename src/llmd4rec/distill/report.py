@@ -53,7 +53,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     settings = run.settings
     return ReportContent(
         title=run.folder.resolve().name,
-        crm={"sasrec": "SASRec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
+        crm={"sasrec": "SASRec", "bsarec": "BSARec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
         llm=_llm_name(run),
         teacher=(TEACHERS if settings.wide is None else WIDE_TEACHERS)[settings.teacher],
         rows=[

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from llmd4rec.models.crm.bsarec import BSARec
 from llmd4rec.models.crm.gru4rec import GRU4Rec
 from llmd4rec.models.crm.ligr import LiGR
 from llmd4rec.models.crm.sasrec import SASRec
@@ -20,8 +21,11 @@ def _name(settings: Any) -> Any:
 
 #: Settings of any conventional model, told apart by `name`.
 CRM = Annotated[
-    Annotated[SASRec, Tag("sasrec")] | Annotated[LiGR, Tag("ligr")] | Annotated[GRU4Rec, Tag("gru4rec")],
+    Annotated[SASRec, Tag("sasrec")]
+    | Annotated[BSARec, Tag("bsarec")]
+    | Annotated[LiGR, Tag("ligr")]
+    | Annotated[GRU4Rec, Tag("gru4rec")],
     Discriminator(_name),
 ]
 
-__all__ = ["CRM", "GRU4Rec", "LiGR", "SASRec"]
+__all__ = ["CRM", "BSARec", "GRU4Rec", "LiGR", "SASRec"]
