@@ -34,7 +34,7 @@ def test_three_hundred_odd_inputs_are_answered_properly(tmp_path: Path) -> None:
     assert findings == []
     assert sum(summary["counts"].values()) == 300
     # They are no good if nothing gets through, or if everything does.
-    for kind in ("prepare", "frames", "archive", "stranger"):
+    for kind in ("prepare", "frames", "archive", "public", "stranger"):
         assert summary["counts"][f"{kind}: a data set"] > 0
         assert summary["counts"][f"{kind}: DataError"] > 0
 
