@@ -121,6 +121,16 @@ def test_found_a_head_with_text_fields_that_are_none(tmp_path: Path, fields: obj
         Dataset.load(tmp_path / "data")
 
 
+def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(LOG)
+    prepare_files(tmp_path / "log.csv", None, tmp_path / "data")
+    head = json.loads((tmp_path / "data" / "dataset.json").read_text()) | {"files": 3}
+    head["sha256"] = fuzz_readers.dataset_module._head_digest(head)
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(head))
+    with pytest.raises(DataError, match="damaged"):
+        Dataset.load(tmp_path / "data")
+
+
 def believed(folder: Path, **changes: object) -> None:
     """Rewrites the head as somebody would who wants the rest to be believed."""
     head = json.loads((folder / "dataset.json").read_text()) | changes

@@ -139,7 +139,7 @@ def _alteration(path: Path, head: dict[str, Any]) -> str:
     """What in a folder is not as it was written, by the checksums in its head; empty if all is, or it has none."""
     if "files" not in head:
         return ""
-    if head.get("sha256") != _head_digest(head):
+    if head.get("sha256") != _head_digest(head) or not isinstance(head["files"], dict):
         return "dataset.json is not as it was written"
     for name, digest in head["files"].items():
         if not (path / name).is_file():
