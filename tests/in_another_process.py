@@ -48,6 +48,14 @@ def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | Non
         os._exit(130)
 
 
+def train_as(rank: int, count: int, port: int, settings: dict[str, Any], data: Path, folder: Path) -> None:
+    """As one of `count` processes, as `torchrun` would start them."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    train(settings, data, folder)
+
+
 def train_and_score(
     settings: dict[str, Any], data: Path, folder: Path, die_at: int = 0, count: Path | None = None
 ) -> None:

@@ -255,6 +255,29 @@ def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
     assert not torch.equal(seen[2]["items.weight"], after[-1]["items.weight"])
 
 
+@pytest.mark.parametrize("way", [{}, {"clip": 1.0, "average": 0.9}])
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.01), ("fp16", 0.002)])
+def test_precisions_agree(data, tmp_path, way, precision, tolerance):
+    """To what 8 or 11 bits leave of the mean loss of an epoch; the weights, and what is judged, are 32-bit numbers."""
+
+    def loud(seed: int = 0) -> Any:
+        ranker = network(dropout=0.0)
+        with torch.no_grad():
+            for parameter in ranker.blocks.parameters():
+                parameter *= 8  # states of a small network are mostly the item itself, whatever the precision
+        return ranker
+
+    logs = {}
+    for each in ("fp32", precision, "auto"):
+        settings = QUICK.model_copy(update={"precision": each, **way})
+        _, ranker, logs[each] = train(tmp_path / each, data, settings, ranker=loud())
+        assert all(tensor.dtype == torch.float32 for tensor in ranker.state_dict().values())
+    assert without_seconds(logs["auto"]) == without_seconds(logs["fp32"])  # on a CPU
+    losses = {each: [record["ce"] for record in log[1:]] for each, log in logs.items()}
+    assert losses[precision] != losses["fp32"]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=tolerance)
+
+
 # ---- interruptions ----------------------------------------------------------------------------------------------
 def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
     """A real signal arrives in the midst of the given training step, counted from now."""
@@ -276,6 +299,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
     "averaged weights": {"average": 0.9},
+    "half precision": {"precision": "fp16", "clip": 1.0},
 }
 
 
