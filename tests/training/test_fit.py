@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -425,6 +426,30 @@ def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
     assert files(tmp_path) == {
         "last.safetensors", "before-last.safetensors", "metrics.jsonl", "best-3.safetensors", "best-4.safetensors",
     }  # fmt: skip
+
+
+def test_a_checkpoint_that_takes_long_is_saved_seldom(data, tmp_path, monkeypatch):
+    """However often it is asked for, saving takes at most a twentieth of the time."""
+    saved: list[float] = []
+    save = checkpoint.save
+
+    def slowly(path: Path, *arguments: Any, **more: Any) -> str:
+        if path.name == "last.safetensors":
+            time.sleep(0.02)
+            saved.append(time.perf_counter())
+        return save(path, *arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    begun = time.perf_counter()
+    train(tmp_path, data, QUICK.model_copy(update={"epochs": 30, "patience": 30, "checkpoint_seconds": 0.001}))
+    assert 1 <= len(saved) <= 1 + (time.perf_counter() - begun) / (20 * 0.02)
+
+
+def test_a_log_that_was_cut_is_noticed(data, tmp_path, capsys):
+    stopped_training(tmp_path, data)
+    (tmp_path / "metrics.jsonl").write_text("")
+    train(tmp_path, data)
+    assert "metrics.jsonl is shorter than it was" in capsys.readouterr().err
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------

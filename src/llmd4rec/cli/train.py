@@ -34,7 +34,8 @@ def train(
 
       until llmd4rec train -d data/mine -r runs/first; do [ $? -gt 130 ] || break; done
 
-    Several processes share each batch, with results that differ by rounding and by what dropout draws:
+    Several processes share each batch, with results that differ by rounding and by what dropout draws (torchrun has
+    exit codes of its own):
 
       torchrun --nproc-per-node 2 -m llmd4rec train -d data/mine -r runs/first
 

@@ -155,7 +155,7 @@ class Run:
         if new:
             sessions.append(new)
             write_json(path, noted)
-        if rounding := [name for name in ("processor", "threads", "gpu", "packages") if name in new]:
+        if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
             warn(
                 f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
                 "differ in their last digits from those of a run never stopped"
