@@ -151,7 +151,7 @@ class Run:
         latest = {name: value for name, value in noted.items() if name != "later_sessions"}
         for session in sessions:
             latest |= session
-        new = {name: value for name, value in now.items() if latest.get(name) != value}
+        new = {name: value for name, value in now.items() if latest.get(name, value) != value}
         if new:
             sessions.append(new)
             write_json(path, noted)
