@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill import report, results, rounds  # noqa: F401
 from llmd4rec.distill.run import parse_settings
+from llmd4rec.errors import LLMD4RecError
 from llmd4rec.training import fit
 
 torch.set_num_threads(1)
@@ -27,21 +29,37 @@ FILE_EVENTS = {
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkstemp",
     "tempfile.mkdtemp",
 }  # fmt: skip
+#: Exit code of a run that says that the disk is full.
+DISK_FULL = 28
 
 
-def train(settings: dict[str, Any], data: Path, folder: Path) -> None:
-    """Exits with 130 when it was interrupted, as the command does."""
+def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | None = None) -> None:
+    """Exits with 130 when it was interrupted, as the command does.
+
+    Args:
+        errors: where standard error goes.
+    """
     fit.MIN_STEPS = 4  # short epochs: these runs are about their stages
+    if errors is not None:
+        sys.stderr = errors.open("w", encoding="utf-8")
     try:
         parse_settings(settings).fit(Dataset.load(data), folder)
     except KeyboardInterrupt:
         os._exit(130)
 
 
+def train_as(rank: int, count: int, port: int, settings: dict[str, Any], data: Path, folder: Path) -> None:
+    """As one of `count` processes, as `torchrun` would start them."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    train(settings, data, folder)
+
+
 def train_and_score(
     settings: dict[str, Any], data: Path, folder: Path, die_at: int = 0, count: Path | None = None
 ) -> None:
-    """As the command does it, up to the report.
+    """As the command does it, up to the report; exits with :data:`DISK_FULL` where that is what it says.
 
     Args:
         die_at: kill this process at so many events, which are its steps and whatever it does with files; 0: never.
@@ -62,7 +80,13 @@ def train_and_score(
     register_optimizer_step_post_hook(happens)
     sys.addaudithook(watch)
     dataset = Dataset.load(data)
-    results.score_run(parse_settings(settings).fit(dataset, folder), dataset)
+    try:
+        results.score_run(parse_settings(settings).fit(dataset, folder), dataset)
+    except (LLMD4RecError, OSError) as error:
+        # As the command does, which has one message for both.
+        full = "the disk is full" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        print(error, file=sys.stderr)
+        os._exit(DISK_FULL if full else 1)
     if count is not None:
         count.write_text(str(events[0]))
 

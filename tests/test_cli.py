@@ -285,18 +285,20 @@ def wait_for(path: Path, lines: int) -> None:
 
 
 def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path):
-    """SIGKILL, then Ctrl-C, then to the end: same weights, same log, and silence where there is no terminal."""
+    """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
     arguments = ["train", config, "-d", chain_data.path, "-r", tmp_path / "parts", "--json"]
-    for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 6)):
+    for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 6), (signal.SIGTERM, 9)):
         stopped = process(arguments)
         wait_for(tmp_path / "parts" / "metrics.jsonl", lines)
         os.kill(stopped.pid, number)
         out, err = stopped.communicate(timeout=60)
         assert out == ""
-        if number == signal.SIGINT:
-            assert stopped.returncode == 130
+        if number == signal.SIGKILL:
+            assert stopped.returncode == -signal.SIGKILL
+        else:
+            assert stopped.returncode == 128 + number
             assert err.startswith("stopped; a checkpoint was written.\n  Run the same command again")
     assert len(figures(tmp_path / "parts")) < 21
     finished = process(arguments)

@@ -2,14 +2,25 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
+import re
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmd4rec.errors import DataError, LLMD4RecError
-from llmd4rec.files import atomic_dir, atomic_file, cache_dir, read_json, remove_leftovers, sha256_file, write_json
+from llmd4rec.files import (
+    atomic_dir,
+    atomic_file,
+    cache_dir,
+    read_json,
+    remove,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,19 +84,6 @@ def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path):
     assert contents(tmp_path) == {"empty/x": b"1", "file": b"mine"}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_named_and_nothing_is_left(small_disk):
     (small_disk / "a.txt").write_text("old")
     with pytest.raises(LLMD4RecError, match=r"the disk is full: cannot write .*a\.txt"):
@@ -110,6 +108,85 @@ def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk):
         checkpoint.save(path, {"x": torch.ones(100_000)}, {"step": 2})
     assert checkpoint.load(path)[1]["step"] == 1
     assert [p.name for p in small_disk.iterdir()] == ["last.safetensors"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Content, then name, then the folder that holds the name: else a machine that crashes may keep the name alone."""
+    happened: list[tuple[str, str]] = []
+
+    def watched(kind: str, real: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            place = arguments[-1] if kind == "named" else os.readlink(f"/proc/self/fd/{arguments[0]}")
+            happened.append((kind, str(Path(place).relative_to(tmp_path))))
+            return real(*arguments, **more)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", watched("flushed", os.fsync))
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, watched("named", getattr(os, name)))
+
+    def settled() -> list[tuple[str, str]]:
+        """With the temporary names made predictable."""
+        found = [(kind, re.sub(r"\.(\w+)\.\w+\.part", r"new \1", place)) for kind, place in happened]
+        happened.clear()
+        return found
+
+    write_json(tmp_path / "a" / "x", 1)
+    assert settled() == [("flushed", "."), ("flushed", "a/new x"), ("named", "a/x"), ("flushed", "a")]
+    with atomic_dir(tmp_path / "d") as folder:
+        (folder / "y").write_text("1")
+    assert settled() == [("flushed", "new d/y"), ("flushed", "new d"), ("named", "d"), ("flushed", ".")]
+
+
+def test_the_file_before_is_kept_where_asked(tmp_path):
+    for number in range(4):
+        with atomic_file(tmp_path / "last", keep=tmp_path / "before") as temporary:
+            temporary.write_text(str(number))
+    assert contents(tmp_path) == {"last": b"3", "before": b"2"}
+
+
+def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path):
+    """It was not there when this one began."""
+    path = tmp_path / "run"
+    with pytest.raises(LLMD4RecError, match="something else is there already"), atomic_dir(path) as mine:  # noqa: PT012
+        (mine / "x").write_text("mine")
+        with atomic_dir(path) as theirs:
+            (theirs / "x").write_text("theirs")
+    assert contents(tmp_path) == {"run/x": b"theirs"}
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path, can_exchange, monkeypatch):
+    """Seen at each of Python's dealings with files: all of the old folder, all of the new, or for a moment none."""
+    if not can_exchange:
+        monkeypatch.setattr("llmd4rec.files._exchange", lambda *_: False)
+    path = tmp_path / "a"
+    versions = [{f"{number}/{file}": number.encode() for file in "abcdef"} for number in ("1", "2")]
+
+    def write(number: int) -> None:
+        with atomic_dir(path, replace=True) as folder:
+            for name, content in versions[number].items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(content)
+
+    write(0)
+    seen: list[dict[str, bytes]] = []
+    watching = [True]
+
+    def look(event: str, _arguments: Any) -> None:
+        if watching[0] and event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.scandir"):
+            watching[0] = False
+            seen.append(contents(path) if path.exists() else {})
+            watching[0] = True
+
+    sys.addaudithook(look)
+    write(1)
+    remove(path)
+    watching[0] = False
+    assert all(each in (*versions, {}) for each in seen)
+    assert len(seen) > 10
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -144,6 +221,10 @@ def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
     (tmp_path / ".c.x3.part" / "inside").write_text("half")
     for name in ("a.txt", "deep/b.part", ".hidden"):
         (tmp_path / name).write_text("kept")
+    old = time.time() - 7200
+    os.utime(tmp_path / ".a.txt.x1.part", (old, old))
+    remove_leftovers(tmp_path, older_than=3600)  # where others may be writing now
+    assert sorted(contents(tmp_path)) == [".c.x3.part/inside", ".hidden", "a.txt", "deep/.b.x2.part", "deep/b.part"]
     remove_leftovers(tmp_path)
     assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/b.part"]
 

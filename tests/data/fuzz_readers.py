@@ -8,8 +8,8 @@ is its number:
     python tests/data/fuzz_readers.py --only 4711                # one input again, with its traceback
 
 The kinds of input: logs and catalogues as CSV, TSV, RecBole, S3-Rec, JSON lines and Parquet, plain or packed,
-well-formed but odd, or with bytes cut, flipped and put in; frames; archives of public sets; and prepared folders whose
-files were altered by somebody who also corrected the checksums.
+well-formed but odd, or with bytes cut, flipped and put in; frames; the files of public sets and archives of them; and
+prepared folders whose files were altered by somebody who also corrected the checksums.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from llmd4rec.data import dataset as dataset_module
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.settings import Prepare
+from llmd4rec.data.sources import get_source
 from llmd4rec.data.sources.source import Files
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.files import read_json, sha256_file, write_json
@@ -356,6 +357,46 @@ def archive(rng: random.Random, folder: Path) -> None:
         assert files.text("u.data").resolve().is_relative_to(files.scratch.resolve())
 
 
+def literal(rng: random.Random, record: dict[str, Any]) -> str:
+    """A record as JSON, or as a Python literal, with values that are not what they were."""
+    for key in rng.sample(list(record), rng.choice((0, 0, 1, 2))):
+        record[key] = json_value(rng, rng.choice(IDS)) if rng.random() < 0.9 else [[["x"]], {"y": [1]}]
+    return json.dumps(record) if rng.random() < 0.5 else repr(record)
+
+
+def public(rng: random.Random, folder: Path) -> None:
+    """The files of a named set as they are published, more or less."""
+    review = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1369699200}
+    product = {"asin": "B1", "title": "Soap", "category": ["a", "b"], "categories": [["a"], ["b"]], "brand": "X"}
+    newer = {"user_id": "AE", "parent_asin": "B1", "rating": 4.0, "timestamp": 1588687728923}
+    steam = {"username": "u", "hours": 9.1, "product_id": "1", "date": "2017-12-17"}
+    game = {"id": "1", "app_name": "g", "genres": ["a", "b"], "tags": ["c"]}
+    place = {"user_id": "u", "business_id": "b", "stars": 3.0, "date": "2018-07-07 22:09:11", "name": "Cafe"}
+    ratings, film = "196\t1\t3\t881250949", "1|Toy Story (1995)|01-Jan-1995||x|" + "|".join("01" + "0" * 17)
+    sets: dict[str, dict[str, list[Any]]] = {
+        "ml-100k": {"u.data": [ratings], "u.item": [film]},
+        "ml-1m": {"ratings.dat": ["1::1193::5::978300760"], "movies.dat": ["1193::Face/Off (1975)::Drama|War"]},
+        "ml-20m": {
+            "ratings.csv": ["userId,movieId,rating,timestamp", "1,2,3.5,1112486027"],
+            "movies.csv": ["movieId,title,genres", '2,"A, The (1995)",Comedy|Drama'],
+        },
+        "amazon-2014-beauty": {"reviews_Beauty_5.json": [review] * 3, "meta_Beauty.json": [product] * 2},
+        "amazon-2018-all-beauty": {"All_Beauty_5.json": [review] * 3, "meta_All_Beauty.json": [product] * 2},
+        "amazon-2023-all-beauty": {"All_Beauty.jsonl": [newer] * 3, "meta_All_Beauty.jsonl": [newer | product]},
+        "steam": {"steam_reviews.json": [steam] * 3, "steam_games.json": [game] * 2},
+        "yelp": {"yelp_academic_dataset_review.json": [place] * 3, "yelp_academic_dataset_business.json": [place]},
+    }
+    name = rng.choice(sorted(sets))
+    for path, lines in sets[name].items():
+        text = [literal(rng, dict(line)) if isinstance(line, dict) else line for line in lines]
+        content = "\n".join(text).encode() + b"\n"
+        content = mutated(rng, content, rng.choice((0, 0, 1, 3)))
+        packed = rng.random() < 0.3 and name.startswith(("amazon", "steam"))
+        (folder / (path + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+    get_source(name, folder / "out", from_path=folder)
+    assert pl.read_parquet(folder / "out" / "items.parquet")["item_id"].is_unique().all()
+
+
 def stranger(rng: random.Random, folder: Path) -> None:
     rows = good_rows(rng)
     log = pl.DataFrame(
@@ -396,7 +437,7 @@ def stranger(rng: random.Random, folder: Path) -> None:
 
 
 KINDS: tuple[tuple[int, Callable[[random.Random, Path], None]], ...] = (
-    (70, prepare), (14, frames), (6, archive), (10, stranger)
+    (66, prepare), (12, frames), (5, archive), (10, stranger), (7, public)
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def test_three_hundred_odd_inputs_are_answered_properly(tmp_path: Path) -> None:
     assert findings == []
     assert sum(summary["counts"].values()) == 300
     # They are no good if nothing gets through, or if everything does.
-    for kind in ("prepare", "frames", "archive", "stranger"):
+    for kind in ("prepare", "frames", "archive", "public", "stranger"):
         assert summary["counts"][f"{kind}: a data set"] > 0
         assert summary["counts"][f"{kind}: DataError"] > 0
 
@@ -118,6 +118,16 @@ def test_found_a_head_with_text_fields_that_are_none(tmp_path: Path, fields: obj
     prepare_files(tmp_path / "log.csv", None, tmp_path / "data")
     believed(tmp_path / "data", text_fields=fields)
     with pytest.raises(DataError, match="text fields"):
+        Dataset.load(tmp_path / "data")
+
+
+def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(LOG)
+    prepare_files(tmp_path / "log.csv", None, tmp_path / "data")
+    head = json.loads((tmp_path / "data" / "dataset.json").read_text()) | {"files": 3}
+    head["sha256"] = fuzz_readers.dataset_module._head_digest(head)
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(head))
+    with pytest.raises(DataError, match="damaged"):
         Dataset.load(tmp_path / "data")
 
 

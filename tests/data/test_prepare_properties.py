@@ -171,10 +171,16 @@ def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, s
     for user, kept in by_user(unfolded(data)).items():
         rest = iter(whole[user])
         assert all(row in rest for row in kept)  # which moves on behind each row that it finds
-        if how["max_history"] is not None:
-            assert len(kept) <= how["max_history"]
         if how["duplicates"] == "keep" and how["k_core"] <= 1:
             assert kept == whole[user][-(how["max_history"] or len(rows)) :]
+
+
+@settings(deadline=None, max_examples=40)
+@given(logs(), cleanings(), st.integers(3, 5))
+def test_a_long_history_keeps_its_end(rows: list[tuple[str, str, int]], how: dict[str, Any], most: int) -> None:
+    whole, cut = by_user(unfolded(prepared(rows, **how | {"max_history": None}))), how | {"max_history": most}
+    assume(max(map(len, whole.values())) > most)
+    assert by_user(unfolded(prepared(rows, **cut))) == {user: kept[-most:] for user, kept in whole.items()}
 
 
 @settings(deadline=None, max_examples=60)

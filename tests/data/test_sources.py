@@ -187,6 +187,25 @@ def test_steam(tmp_path: Path) -> None:
     assert items["725280"]["category"] == "Action, Indie"
 
 
+def test_records_with_odd_values(tmp_path: Path) -> None:
+    """Found by the fuzzer: half a character, which JSON can name, and a list where a number should be."""
+    rows = [
+        {"username": "u\ud800", "hours": hours, "product_id": "1", "date": "2017-12-17"} for hours in (1.5, [[2]], {})
+    ]
+    gz(tmp_path / "steam_reviews.json.gz", [repr(row) for row in rows])
+    gz(tmp_path / "steam_games.json.gz", ["{'id': '1', 'app_name': 'g'}"])
+    get_source("steam", tmp_path / "out", from_path=tmp_path)
+    log, _ = tables(tmp_path / "out")
+    assert [(row["user_id"], row["hours"]) for row in log] == [("u?", 1.5), ("u?", None), ("u?", None)]
+
+
+def test_records_in_another_encoding_are_named_by_line(tmp_path: Path) -> None:
+    gz(tmp_path / "reviews_Beauty_5.json.gz", [json.dumps(REVIEW)])
+    (tmp_path / "meta_Beauty.json").write_bytes("{'asin': 'B1'}\n{'asin': 'B2', 'title': 'é'}\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"meta_Beauty\.json, line 2: cannot be parsed: .*utf-8"):
+        get_source("amazon-2014-beauty", tmp_path / "out", from_path=tmp_path)
+
+
 def test_yelp_from_its_archive(tmp_path: Path) -> None:
     review = {"user_id": "u", "business_id": "b", "stars": 3.0, "date": "2018-07-07 22:09:11", "text": "If…"}
     place = {"business_id": "b", "name": "Cafe", "categories": "Food, Coffee", "city": "X", "hours": {"Mon": "8-9"}}

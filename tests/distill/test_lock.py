@@ -1,33 +1,52 @@
-import subprocess
-import sys
+"""Two trainings and one folder, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from in_another_process import changed, outcome, start, train
 
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import RunError
 
-HOLD = """
-import sys, time
-from filelock import FileLock
-with FileLock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
-def test_two_trainings_do_not_share_a_folder_and_a_dead_ones_lock_is_gone(chain_data, tmp_path):
-    settings = MutualDistillation.model_validate({"rounds": 0, "training": {"crm": {"epochs": 1}}})
-    settings.fit(chain_data, tmp_path / "first")
-    folder = tmp_path / "run"
-    (tmp_path / "first").rename(folder)
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder / ".lock")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+def test_two_trainings_do_not_share_a_folder_and_a_dead_ones_lock_is_gone(tiny_settings, chain_data, tmp_path):
+    settings = changed(tiny_settings, rounds=0, training__crm__epochs=60, training__crm__patience=60)
+    process = start(train, settings, chain_data.path, tmp_path / "run")
+    wait_for(tmp_path / "run" / "checkpoints" / "crm-alone" / "training")
     with pytest.raises(RunError, match="being trained by another process"):
-        settings.fit(chain_data, folder)
-    holder.kill()
-    holder.wait()
-    assert settings.fit(chain_data, folder).record.finished
-    with FileLock(folder / ".lock", timeout=0):
+        parse_settings(settings).fit(chain_data, tmp_path / "run")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not Run.open(tmp_path / "run").record.finished
+    assert parse_settings(settings).fit(chain_data, tmp_path / "run").record.finished
+    with FileLock(tmp_path / "run" / ".lock", timeout=0):
         pass  # and it was released
+
+
+def test_of_trainings_that_begin_one_folder_together_one_makes_it(tiny_settings, chain_data, tmp_path):
+    """The others say so, or find it finished; none of them harms what the first one makes."""
+    settings = changed(tiny_settings, rounds=0)
+    start(train, settings, chain_data.path, tmp_path / "whole").join(60)
+    for number in range(3):
+        folder = tmp_path / f"run {number}"
+        processes = [start(train, settings, chain_data.path, folder) for _ in range(4)]
+        for process in processes:
+            process.join(60)
+        assert {process.exitcode for process in processes} <= {0, 1}
+        assert 0 in {process.exitcode for process in processes}
+        assert outcome(folder) == outcome(tmp_path / "whole")
+        assert not list(tmp_path.glob(".*.part"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.publish import open_teacher, publish
-from llmd4rec.errors import ModelError, RunError
+from llmd4rec.errors import LLMD4RecError, ModelError, RunError
 from llmd4rec.models.crm import SASRec
 from llmd4rec.models.ranker import Ranker, last_states
 
@@ -125,16 +125,38 @@ def test_other_data_is_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["teacher.json", "states.npy", "table.npy", "rank.npy"])
-@pytest.mark.parametrize("how", ["missing", "cut"])
+@pytest.mark.parametrize("how", ["missing", "cut", "bit"])
 def test_a_damaged_teacher_is_refused(data, tmp_path, name, how):
     publish(model(), data, tmp_path / "teacher", label="crm")
     path = tmp_path / "teacher" / name
+    content = bytearray(path.read_bytes())
     if how == "missing":
         path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[:50])
     else:
-        path.write_bytes(path.read_bytes()[:50])
+        content[-30] ^= 1  # of a state, a score or a rank; of a checksum
+        path.write_bytes(content)
     with pytest.raises(RunError, match="Delete"):
         open_teacher(tmp_path / "teacher", data, CPU)
+
+
+def test_a_teacher_of_other_weights_is_refused(data, tmp_path):
+    made_of = {"crm-alone": "1", "llm-alone": "2"}
+    publish(model(), data, tmp_path / "teacher", label="crm", made_of=made_of)
+    open_teacher(tmp_path / "teacher", data, CPU, made_of=made_of)
+    open_teacher(tmp_path / "teacher", data, CPU)
+    for other in ({"crm-alone": "1", "llm-alone": "3"}, {"crm-alone": "1"}, {}):
+        with pytest.raises(RunError, match="of other weights than the run has now"):
+            open_teacher(tmp_path / "teacher", data, CPU, made_of=other)
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(data, small_disk):
+    """As it would be for a mapping that the disk has no room for."""
+    network = SASRec(dim=256, layers=1, max_length=10).build(ITEMS, 3)
+    with pytest.raises(LLMD4RecError, match="the disk is full"):
+        publish(network, data, small_disk / "teacher", label="crm")
+    assert list(small_disk.iterdir()) == []
 
 
 class Poisoned(LastItemModel):

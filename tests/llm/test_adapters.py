@@ -29,10 +29,11 @@ def _peft_layer(kind: str, dtype: torch.dtype) -> Any:
     return layer
 
 
-def _gradients(layer: Any, x: Tensor) -> list[Tensor]:
+def _gradients(layer: Any, x: Tensor, of: Any = None) -> list[Tensor]:
     result = layer(x)
     weights = torch.arange(1, result.numel() + 1, dtype=x.dtype).view_as(result) / result.numel()
-    wanted = [x, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    adapter = layer if of is None else of
+    wanted = [x, adapter.lora_A["default"].weight, adapter.lora_B["default"].weight]
     return [result, *torch.autograd.grad((result.square() * weights).sum(), wanted)]
 
 
@@ -43,6 +44,21 @@ def test_results_and_gradients_are_pefts(kind: str, dtype: torch.dtype) -> None:
     x = torch.randn(2, 5, 12, dtype=dtype, requires_grad=True)
     for ours, theirs in zip(_gradients(AdaptedLinear(layer, 0.0), x), _gradients(layer, x), strict=True):
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_around_it_is_half_precision_within(kind: str, half: torch.dtype) -> None:
+    layer = _peft_layer(kind, torch.float32)
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    ours, exact = AdaptedLinear(layer, 0.0), _gradients(layer, x)
+    with torch.autocast("cpu", half):
+        result = ours(x)
+        assert result.dtype == half
+        rounded = _gradients(lambda x: ours(x).float(), x, of=layer)
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 8 * torch.finfo(half).eps * other.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

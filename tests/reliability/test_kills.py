@@ -1,4 +1,4 @@
-"""Real processes killed at 25 moments of a whole run, from the first file to the report, and on a disk that fills up."""
+"""Real processes, killed at 25 moments of a whole run, from the first file to the report, or short of disk space."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from in_another_process import changed, outcome, start, train_and_score
+from in_another_process import DISK_FULL, changed, outcome, start, train_and_score
 
 KILLS = 25
 
@@ -67,6 +69,51 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, cha
         number += 1
     print(*places, sep="\n")
     assert len(set(places)) >= 5, f"KILL_SEED={seed}"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 kB to begin with; :func:`enlarge` makes it larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def enlarge(disk: Path, by: int) -> None:
+    size = os.statvfs(disk)
+    command = ["mount", "-o", f"remount,size={size.f_blocks * size.f_frsize + by}", str(disk)]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.slow
+def test_a_run_whose_disk_fills_up_ends_as_one_with_room(tiny_settings, chain_data, tmp_path, disk, monkeypatch):
+    """Wherever it fills up, the run says so, and goes on when there is more space."""
+    monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
+    settings = changed(
+        tiny_settings, teacher="consensus", llm__encoder="llm", llm__items="id+text",
+        crm__items="id+text", training__crm__checkpoint_seconds=0, training__llm__checkpoint_seconds=0,
+    )  # fmt: skip
+    code, full = None, 0
+    rng = random.Random(0)
+    while code != 0:
+        process = start(train_and_score, settings, chain_data.path, disk / "run")
+        process.join(120)
+        code = process.exitcode
+        assert code in (0, DISK_FULL)
+        if code:
+            full += 1
+            assert not list(disk.rglob(".*.part"))
+            enlarge(disk, rng.randrange(4096, 40960, 4096))
+    assert full >= 8
+    process = start(train_and_score, settings, chain_data.path, tmp_path / "whole")
+    process.join(120)
+    compare(outcome(disk / "run"), outcome(tmp_path / "whole"), 0)
 
 
 def place(folder: Path) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,29 @@ def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
     assert not torch.equal(seen[2]["items.weight"], after[-1]["items.weight"])
 
 
+@pytest.mark.parametrize("way", [{}, {"clip": 1.0, "average": 0.9}])
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.01), ("fp16", 0.002)])
+def test_precisions_agree(data, tmp_path, way, precision, tolerance):
+    """To what 8 or 11 bits leave of the mean loss of an epoch; the weights, and what is judged, are 32-bit numbers."""
+
+    def loud(seed: int = 0) -> Any:
+        ranker = network(dropout=0.0)
+        with torch.no_grad():
+            for parameter in ranker.blocks.parameters():
+                parameter *= 8  # states of a small network are mostly the item itself, whatever the precision
+        return ranker
+
+    logs = {}
+    for each in ("fp32", precision, "auto"):
+        settings = QUICK.model_copy(update={"precision": each, **way})
+        _, ranker, logs[each] = train(tmp_path / each, data, settings, ranker=loud())
+        assert all(tensor.dtype == torch.float32 for tensor in ranker.state_dict().values())
+    assert without_seconds(logs["auto"]) == without_seconds(logs["fp32"])  # on a CPU
+    losses = {each: [record["ce"] for record in log[1:]] for each, log in logs.items()}
+    assert losses[precision] != losses["fp32"]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=tolerance)
+
+
 # ---- interruptions ----------------------------------------------------------------------------------------------
 def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
     """A real signal arrives in the midst of the given training step, counted from now."""
@@ -276,6 +300,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
     "averaged weights": {"average": 0.9},
+    "half precision": {"precision": "fp16", "clip": 1.0},
 }
 
 
@@ -401,6 +426,30 @@ def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
     assert files(tmp_path) == {
         "last.safetensors", "before-last.safetensors", "metrics.jsonl", "best-3.safetensors", "best-4.safetensors",
     }  # fmt: skip
+
+
+def test_a_checkpoint_that_takes_long_is_saved_seldom(data, tmp_path, monkeypatch):
+    """However often it is asked for, saving takes at most a twentieth of the time."""
+    saved: list[float] = []
+    save = checkpoint.save
+
+    def slowly(path: Path, *arguments: Any, **more: Any) -> str:
+        if path.name == "last.safetensors":
+            time.sleep(0.02)
+            saved.append(time.perf_counter())
+        return save(path, *arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    begun = time.perf_counter()
+    train(tmp_path, data, QUICK.model_copy(update={"epochs": 30, "patience": 30, "checkpoint_seconds": 0.001}))
+    assert 1 <= len(saved) <= 1 + (time.perf_counter() - begun) / (20 * 0.02)
+
+
+def test_a_log_that_was_cut_is_noticed(data, tmp_path, capsys):
+    stopped_training(tmp_path, data)
+    (tmp_path / "metrics.jsonl").write_text("")
+    train(tmp_path, data)
+    assert "metrics.jsonl is shorter than it was" in capsys.readouterr().err
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -17,6 +18,9 @@ from llmd4rec.extras import explanation
 
 class _Commands(TyperGroup):
     """Errors meant for the user become a message and exit code 2; an interruption says how to go on.
+
+    Codes: 0 done; 2 a person must do something first; 128 and the signal's number (130 Ctrl-C, 143 SIGTERM, like 137 of
+    a process that was killed): stopped, and the same command goes on.
 
     This stands inside typer's own handling, which would turn an interruption into a silent exit.
     """
@@ -41,7 +45,7 @@ class _Commands(TyperGroup):
                     128 + number,
                     label="",
                 )
-            _fail("stopped.\n  Run the same command again.", 128 + number, label="")
+            _fail("stopped.\n  Run the same command again; `train` goes on from its last checkpoint.", 128 + number, "")
         except BrokenPipeError:
             # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,7 +102,18 @@ def main() -> None:
     # make an idle one a third slower. So: spin for some tens of microseconds. Must be set before torch starts.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+class _Terminated(KeyboardInterrupt):
+    signal_number = signal.SIGTERM
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    """What Ctrl-C does, so that nothing half-done is left behind; a training stops in its own way."""
+    raise _Terminated
 
 
 def _fail(message: str, code: int, label: str = "error: ") -> NoReturn:

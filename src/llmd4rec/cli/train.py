@@ -26,7 +26,18 @@ def train(
     """Train a recommender and a language model that teach each other.
 
     Trains the CRM (SASRec) alone, then the language model, then both in rounds of mutual distillation, choosing epochs
-    and rounds on the validation items. Ctrl-C leaves a run that the same command continues to the same numbers.
+    and rounds on the validation items.
+
+    Whatever stops it, the same command goes on to the same numbers. Ctrl-C and SIGTERM write a checkpoint first; a
+    second one does not wait for it. Exit codes: 0 finished; 2 something is wrong that going on would not cure; 130
+    Ctrl-C; 143 SIGTERM, and 137 killed, where a scheduler should start it again:
+
+      until llmd4rec train -d data/mine -r runs/first; do [ $? -gt 130 ] || break; done
+
+    Several processes share each batch, with results that differ by rounding and by what dropout draws (torchrun has
+    exit codes of its own):
+
+      torchrun --nproc-per-node 2 -m llmd4rec train -d data/mine -r runs/first
 
     Examples:
 
@@ -50,7 +61,7 @@ def train(
     from llmd4rec.distill.results import print_table, score_run
 
     trained = settings.fit(Dataset.load(data), run)
-    if evaluate:
+    if evaluate and trained.writes:
         results = score_run(trained, Dataset.load(data))
         print_table(results, trained, as_json=json_output)
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.table import UNREADABLE
 from llmd4rec.errors import DataError
-from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
+from llmd4rec.files import atomic_dir, read_json, sha256_file, write_array, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,16 +61,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise DataError(f"{path} already exists", "Choose another folder, or pass --overwrite.")
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    """As `np.save`, whose error on a full disk does not say that the disk is full."""
-    array = np.ascontiguousarray(array)
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data.cast("B") if array.size else b"")
-
-
 def _write_table(path: Path, table: pl.DataFrame) -> None:
-    """Parquet by way of memory, for the same reason."""
+    """Parquet by way of memory: polars' error on a full disk does not say that the disk is full."""
     buffer = io.BytesIO()
     table.write_parquet(buffer)
     path.write_bytes(buffer.getbuffer())
@@ -139,7 +131,7 @@ def _alteration(path: Path, head: dict[str, Any]) -> str:
     """What in a folder is not as it was written, by the checksums in its head; empty if all is, or it has none."""
     if "files" not in head:
         return ""
-    if head.get("sha256") != _head_digest(head):
+    if head.get("sha256") != _head_digest(head) or not isinstance(head["files"], dict):
         return "dataset.json is not as it was written"
     for name, digest in head["files"].items():
         if not (path / name).is_file():
@@ -347,7 +339,7 @@ class Dataset:
             if self.times is not None:
                 arrays["times"] = self.times
             for name, array in arrays.items():
-                _write_array(folder / f"{name}.npy", array)
+                write_array(folder / f"{name}.npy", array)
             _write_table(folder / "users.parquet", pl.DataFrame({"user_id": self.user_ids}))
             _write_table(folder / "catalogue.parquet", self.catalogue)
             write_json(folder / "report.json", self.report)

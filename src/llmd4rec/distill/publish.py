@@ -11,6 +11,7 @@ size N × |I| is ever stored, and teacher and student need not share a process, 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,7 +145,11 @@ def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> n
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a disk that cannot promise space
+                    raise
     return array
 
 

@@ -18,6 +18,7 @@ A *stage* is one training: `crm-alone`, `wide-alone`, `llm-alone`, `llm-round-1`
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from llmd4rec.config import check, differences, load_settings, save_settings
@@ -149,11 +151,11 @@ class Run:
         latest = {name: value for name, value in noted.items() if name != "later_sessions"}
         for session in sessions:
             latest |= session
-        new = {name: value for name, value in now.items() if latest.get(name) != value}
+        new = {name: value for name, value in now.items() if latest.get(name, value) != value}
         if new:
             sessions.append(new)
             write_json(path, noted)
-        if rounding := [name for name in ("processor", "threads", "gpu", "packages") if name in new]:
+        if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
             warn(
                 f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
                 "differ in their last digits from those of a run never stopped"
@@ -250,15 +252,14 @@ class Run:
         """
         from llmd4rec.models.llm.assemble import load_text_vectors
 
-        path = self.folder / "text_vectors.safetensors"
-        if self.record.text_vectors is not None and (
-            not path.exists() or sha256_file(path) != self.record.text_vectors
-        ):
-            raise RunError(
-                f"{path} is missing or not what the run was trained with",
-                "Put it back from a copy, or delete it and run `train` again: it is made anew.",
-            )
-        return load_text_vectors(self.folder)
+        path, wanted = self.folder / "text_vectors.safetensors", self.record.text_vectors
+        with contextlib.suppress(SafetensorError):
+            if wanted is None or (path.exists() and sha256_file(path) == wanted):
+                return load_text_vectors(self.folder)
+        raise RunError(
+            f"{path} is missing or not what the run was trained with",
+            "Put it back from a copy, or delete it and run `train` again: it is made anew.",
+        )
 
     def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
         """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""

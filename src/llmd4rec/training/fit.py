@@ -598,6 +598,8 @@ class _Trainer:
         if self.device.type == "cuda" and f"random/cuda/{rank}" in tensors:
             torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.device)
         if self.processes.first:
+            if self.log.size < self.at.log_size:
+                warn(f"{self.log.path} is shorter than it was: epochs are missing from it")
             self.log.rewind(self.at.log_size)
 
     def _seed_dropout(self) -> None:

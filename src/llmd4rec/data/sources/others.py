@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from llmd4rec.data.sources.records import joined, read_records, scan_json, text
+from llmd4rec.data.sources.records import joined, number, read_records, scan_json, text
 from llmd4rec.data.sources.source import Files, Origin, Source, Tables
 from llmd4rec.fetch import RemoteFile, Url
 
@@ -17,7 +17,7 @@ def read_steam(files: Files) -> Tables:
             "user_id": lambda record: text(record.get("username")),
             "item_id": lambda record: text(record.get("product_id")),
             "date": lambda record: text(record.get("date")),
-            "hours": lambda record: record.get("hours"),
+            "hours": lambda record: number(record.get("hours")),
         },
         {"user_id": pl.String, "item_id": pl.String, "date": pl.String, "hours": pl.Float64},
         files.scratch,

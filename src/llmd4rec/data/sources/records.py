@@ -49,13 +49,13 @@ def read_records(
         parts.append(part)
         rows.clear()
 
-    with path.open(encoding="utf-8") as file, bar(f"Reading {path.name}", path.stat().st_size, "B") as progress:
+    with path.open("rb") as file, bar(f"Reading {path.name}", path.stat().st_size, "B") as progress:
         for number, line in enumerate(file, start=1):
             progress.advance(len(line))
             if not line.strip():
                 continue
             try:
-                record = parse(line.strip())
+                record = parse(line.decode("utf-8").strip())
             except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
                 raise DataError(f"{path.name}, line {number}: cannot be parsed: {error}", "Get it again.") from error
             if not isinstance(record, dict):
@@ -74,8 +74,15 @@ def scan_json(path: Path, fields: tuple[str, ...]) -> pl.LazyFrame:
 
 
 def text(value: Any) -> str | None:
-    """A plain value as text; None for anything else or blank."""
-    return (str(value).strip() or None) if isinstance(value, str | int | float) else None
+    """A plain value as text; None for anything else or blank. Halves of characters, which JSON can name, become `?`."""
+    if not isinstance(value, str | int | float):
+        return None
+    return str(value).encode("utf-8", "replace").decode().strip() or None
+
+
+def number(value: Any) -> float | None:
+    """A number that is one and finite; None for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
 
 
 def joined(value: Any, separator: str = ", ") -> str | None:

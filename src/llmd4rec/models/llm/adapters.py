@@ -42,6 +42,9 @@ class AdaptedLinear(nn.Module):
         if self._transposed:
             weight = weight.t()
         down, up = self.lora_A[self._name].weight, self.lora_B[self._name].weight
+        if torch.is_autocast_enabled(x.device.type):  # which sees single operations, not a function of several
+            half = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(half), weight.to(half), None if bias is None else bias.to(half)
         rate = self.rate if self.training else 0.0
         result: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), weight, bias, down.to(x.dtype), up.to(x.dtype), self.scale, rate

@@ -1,0 +1,99 @@
+"""What must not grow while a training runs: memory, checkpoints, the log; and what is said meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation.examples import chain_dataset
+
+from llmd4rec import progress
+from llmd4rec.distill.objective import Distill, RankingObjective
+from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.models.crm import SASRec
+from llmd4rec.training.fit import Training, fit
+from llmd4rec.training.tracking import MetricsLog
+
+STEPS, EPOCHS = 2400, 60
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("this system does not say how much memory a process holds")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkeypatch):
+    """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
+    data = chain_dataset(users=60, items=20, length=10)
+    network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
+    publish(SASRec(dim=8, layers=1, max_length=8).build(20, 1), data, tmp_path / "teacher", label="t")
+    teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"), "int8")
+    steps: list[int] = []
+    sizes: list[int] = []
+
+    def watch(module: Any, *_: Any) -> None:
+        if module.training:
+            steps.append(resident())
+
+    def validate(model: Any) -> float:
+        folder = tmp_path / "fit"
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0)
+        return validation_ndcg(model, data) + len(sizes)  # every epoch is a better one
+
+    network.norm_in.register_forward_hook(watch)
+    settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, average=0.9, clip=1.0, checkpoint_seconds=0.05)
+    fit(
+        network, data, settings, tmp_path / "fit", phase="crm-alone", seed=0, validate=validate,
+        log=MetricsLog(tmp_path / "metrics.jsonl"),
+        objective=RankingObjective(settings, teacher, Distill()),
+    )  # fmt: skip
+    assert len(steps) >= STEPS
+    later = np.asarray(steps[400:], dtype=float)
+    slope = np.polyfit(np.arange(len(later)), later, 1)[0]
+    print(f"{slope:.0f} bytes a step, {(later[-1] - later[0]) / 2**20:.1f} MB in {len(later)} steps")
+    assert slope < 1024
+    last, best = (next((tmp_path / "fit").glob(f"{name}*")).stat().st_size for name in ("last", "best"))
+    assert max(sizes) < 1.01 * (2 * last + 3 * best)
+    assert (tmp_path / "metrics.jsonl").stat().st_size < 500 * (EPOCHS + 1)
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, monkeypatch, capsys):
+    data = chain_dataset(users=60, items=20, length=10)
+    settings = Training(epochs=3, patience=3, batch=10)
+
+    def train(folder: Path) -> list[str]:
+        capsys.readouterr()
+        fit(
+            SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, phase="crm-alone", seed=0,
+            validate=lambda model: validation_ndcg(model, data), log=MetricsLog(folder / "metrics.jsonl"),
+            objective=RankingObjective(settings),
+        )  # fmt: skip
+        return capsys.readouterr().err.splitlines()
+
+    assert train(tmp_path / "a") == []  # what takes less than a minute needs no line
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines = [line for line in train(tmp_path / "b") if line.startswith("crm-alone")]
+    assert len(lines) > 90
+    pattern = (
+        r"crm-alone epoch (\d) of at most 3: (\d+) of \d+ steps, .* steps/s, \d+ s left; "
+        r"loss [\d.]+, best [\d.]+, stage at most \d+ s"
+    )
+    assert all(re.fullmatch(pattern, line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5900, "98 min"), (6000, "1 h 40 min"), (90000, "25 h 0 min")],
+)
+def test_spans_of_time_are_for_people(seconds, text):
+    assert progress.duration(seconds) == text

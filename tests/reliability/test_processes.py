@@ -1,0 +1,86 @@
+"""One model trained by two processes, against the same by one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_another_process import changed, outcome, start, train, train_as
+
+from llmd4rec.distill.run import Run
+
+
+def together(settings: dict[str, Any], data: Path, folder: Path, count: int = 2) -> list[Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [start(train_as, rank, count, port, settings, data, folder) for rank in range(count)]
+
+
+def finish(processes: list[Any]) -> None:
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
+    """Without dropout, of which each process draws its own. A batch of 50 positions has 10 windows, or 5 of each."""
+    return changed(
+        tiny_settings, teacher="consensus", crm__dropout=0.0, llm__dropout=0.0, llm__lora={"r": 2, "dropout": 0.0},
+        training__crm__average=0.9, training__crm__clip=1.0, training__llm__epochs=8, training__llm__patience=8,
+        training__crm__checkpoint_seconds=0.0, training__llm__checkpoint_seconds=0.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def by_two(settings, chain_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two") / "run"
+    finish(together(settings, chain_data.path, folder))
+    return folder
+
+
+def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):
+    """Sums are in another order, which optimisation magnifies: losses agree to 1e-4, weights to 1e-3 of their size."""
+    finish([start(train, settings, chain_data.path, tmp_path / "one")])
+    one, two = Run.open(tmp_path / "one"), Run.open(by_two)
+    assert list(one.record.stages) == list(two.record.stages)
+    for a, b in zip(one.log.read(), two.log.read(), strict=True):
+        assert (a["phase"], a["epoch"]) == (b["phase"], b["epoch"])
+        for name in {"ce", "kl", "weight_mean", "validation_ndcg"} & a.keys():
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3), (a["phase"], a["epoch"], name)
+        assert sum(a.get("weight_counts", [])) == sum(b.get("weight_counts", []))
+    for stage in one.record.stages:
+        ours, theirs = one.weights_of(stage), two.weights_of(stage)
+        for name in ours:
+            distance = torch.linalg.vector_norm(ours[name] - theirs[name])
+            assert distance <= 1e-3 * torch.linalg.vector_norm(ours[name]) + 1e-6, (stage, name)
+
+
+def test_two_processes_that_are_killed_or_stopped_go_on_to_the_same_bits(settings, by_two, chain_data, tmp_path):
+    folder = tmp_path / "run"
+    for stage, number in (
+        ("crm-alone", signal.SIGKILL),
+        ("llm-alone", signal.SIGTERM),
+        ("crm-round-1", signal.SIGKILL),
+    ):
+        processes = together(settings, chain_data.path, folder)
+        end = time.monotonic() + 120
+        while not list(folder.glob(f"checkpoints/{stage}/training/before-last.safetensors")):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        # One is enough: a training asks all of them to stop, and torchrun ends those whose partner has died.
+        os.kill(processes[1].pid, number)
+        if number == signal.SIGKILL:
+            os.kill(processes[0].pid, number)
+        for process in processes:
+            process.join(60)
+        assert {process.exitcode for process in processes} <= {-number, 130}
+    finish(together(settings, chain_data.path, folder))
+    assert outcome(folder) == outcome(by_two)

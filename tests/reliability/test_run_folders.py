@@ -1,0 +1,245 @@
+"""Run folders that were altered, cut, mixed up, or come from a stranger."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from in_another_process import changed, outcome, start, train
+
+from llmd4rec import __file__ as package
+from llmd4rec.distill.publish import open_teacher
+from llmd4rec.distill.results import score
+from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.errors import LLMD4RecError, RunError
+from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.training import checkpoint
+
+
+@pytest.fixture
+def run(chain_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(chain_run, tmp_path / "run"))
+
+
+def flip(path: Path, at: int = -5) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def best(run: Path, stage: str) -> Path:
+    return run / "checkpoints" / stage / "best.safetensors"
+
+
+# ---- finished stages --------------------------------------------------------------------------------------------
+def test_an_altered_weight_is_never_served_and_its_stage_can_be_trained_again(
+    run, chain_run, tiny_settings, chain_data, capsys
+):
+    flip(best(run, "llm-alone"))
+    with pytest.raises(RunError, match=r"llm-alone/best\.safetensors is damaged: its checksum") as caught:
+        Run.open(run).load("llm", "alone")
+    assert "delete it and run `train` again" in caught.value.remedy
+    assert Run.open(run).load("crm", "alone").num_items == 12  # the others are as good as before
+    best(run, "llm-alone").unlink()
+    parse_settings(tiny_settings).fit(chain_data, run)
+    assert "llm-alone has no weights: llm-alone, llm-round-1, crm-round-1 are trained again" in capsys.readouterr().err
+    assert outcome(run) == outcome(chain_run)
+
+
+def test_weights_of_another_stage_are_noticed(run):
+    shutil.copy(best(run, "crm-alone"), best(run, "crm-round-1"))
+    with pytest.raises(RunError, match="is not what crm-round-1 ended with"):
+        Run.open(run).load("crm", "distilled")
+
+
+def test_altered_text_vectors_are_noticed_and_made_anew(tiny_settings, chain_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
+    settings = changed(tiny_settings, llm__items="text", llm__encoder="llm", training__llm__epochs=0)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    path = run.folder / "text_vectors.safetensors"
+    before = path.read_bytes()
+    for spoil in (flip, Path.unlink):
+        spoil(path)
+        with pytest.raises(RunError, match=r"text_vectors\.safetensors is missing or not what the run was trained"):
+            Run.open(run.folder).load("llm", "alone")
+    parse_settings(settings).fit(chain_data, run.folder)
+    assert path.read_bytes() == before
+    assert Run.open(run.folder).load("llm", "alone").num_items == 12
+
+
+# ---- unfinished ones --------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
+    more = {"training__llm__round_epochs": 40, "training__llm__patience": 40, "training__llm__checkpoint_seconds": 0.0}
+    return changed(tiny_settings, direction="down", training__crm__checkpoint_seconds=0.0, **more)
+
+
+@pytest.fixture(scope="module")
+def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
+    """A run killed while the language model listened to the CRM, and one that was not."""
+    folder = tmp_path_factory.mktemp("killed")
+    process = start(train, long_settings, chain_data.path, folder / "parts")
+    last, end = (
+        folder / "parts" / "checkpoints" / "llm-round-1" / "training" / "before-last.safetensors",
+        time.monotonic(),
+    )
+    while not last.exists():
+        assert time.monotonic() < end + 60
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    process = start(train, long_settings, chain_data.path, folder / "whole")
+    process.join(120)
+    return folder / "parts", folder / "whole"
+
+
+@pytest.fixture
+def unfinished(killed: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(killed[0], tmp_path / "unfinished"))
+
+
+def teacher_of(run: Path) -> Path:
+    return run / "teachers" / "crm-alone"
+
+
+def of_other_weights(run: Path) -> None:
+    head = json.loads((teacher_of(run) / "teacher.json").read_text())
+    head["made_of"]["crm-alone"] = "0" * 64
+    (teacher_of(run) / "teacher.json").write_text(json.dumps(head))
+
+
+SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a state": (lambda run: flip(teacher_of(run) / "states.npy"), "states.npy is damaged"),
+    "the table": (lambda run: flip(teacher_of(run) / "table.npy"), "table.npy is damaged"),
+    "half of it gone": (lambda run: (teacher_of(run) / "rank.npy").unlink(), "published anew"),
+    "other weights": (of_other_weights, "of other weights than the run has now"),
+    "all of it gone": (lambda run: shutil.rmtree(run / "teachers"), ""),
+    "the last checkpoint": (
+        lambda run: flip(run / "checkpoints" / "llm-round-1" / "training" / "last.safetensors"),
+        "last.safetensors is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_what_was_spoiled_is_made_anew_and_the_end_is_the_same(what, unfinished, killed, long_settings, chain_data):
+    spoil, warning = SPOILED[what]
+    spoil(unfinished)
+    process = start(train, long_settings, chain_data.path, unfinished, unfinished / "warnings")
+    process.join(120)
+    assert process.exitcode == 0
+    warned = (unfinished / "warnings").read_text()
+    assert warning in warned
+    assert bool(warned) == bool(warning)
+    assert outcome(unfinished) == outcome(killed[1])
+
+
+def test_another_machine_is_noted(unfinished, long_settings, chain_data, capsys):
+    path = unfinished / "environment.json"
+    noted = json.loads(path.read_text())
+    first = {**noted, "processor": "an abacus", "threads": 77}
+    path.write_text(json.dumps(first))
+    parse_settings(long_settings).fit(chain_data, unfinished)
+    assert "goes on with other processor and threads than before" in capsys.readouterr().err
+    now = json.loads(path.read_text())
+    assert {name: now[name] for name in first} == first
+    assert now["later_sessions"] == [{"processor": noted["processor"], "threads": noted["threads"]}]
+
+
+# ---- a stranger's -----------------------------------------------------------------------------------------------
+class Bomb:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def poisons(marker: Path) -> dict[str, bytes]:
+    zipped, array = io.BytesIO(), io.BytesIO()
+    torch.save({"model": Bomb(marker)}, zipped)
+    np.save(array, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
+    return {
+        "pickle": pickle.dumps(Bomb(marker)),
+        "torch.save": zipped.getvalue(),
+        "np.save": array.getvalue(),
+        "yaml": f"!!python/object/apply:os.system ['touch {marker}']\n".encode(),
+    }
+
+
+def test_the_poison_works(tmp_path):
+    for name, poison in poisons(tmp_path / "marker").items():
+        with open(os.devnull, "wb"):
+            if name == "pickle":
+                pickle.loads(poison)
+            elif name == "torch.save":
+                torch.load(io.BytesIO(poison), weights_only=False)
+            elif name == "np.save":
+                np.load(io.BytesIO(poison), allow_pickle=True)
+            else:
+                continue
+        assert (tmp_path / "marker").exists()
+        (tmp_path / "marker").unlink()
+
+
+def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], Any]]:
+    """Every file of run folders, and what reads it."""
+    evaluations = [path.parent for path in (run / "evaluation").glob("*/evaluation.json")]
+    training, cpu = unfinished / "checkpoints" / "llm-round-1" / "training", torch.device("cpu")
+    return {
+        run / "run.json": lambda: Run.open(run),
+        run / "config.yaml": lambda: Run.open(run),
+        run / "environment.json": lambda: Run.open(run).note_environment(),
+        run / "metrics.jsonl": lambda: Run.open(run).log.read(),
+        run / "catalogue.parquet": lambda: Run.open(run).crm,
+        run / "text_vectors.safetensors": lambda: Run.open(run).text_vectors(),
+        **{best(run, stage): partial(Run.open(run).weights_of, stage) for stage in Run.open(run).record.stages},
+        **{path: partial(Evaluation.load, path.parent) for folder in evaluations for path in folder.iterdir()},
+        **{path: partial(checkpoint.load, path) for path in training.iterdir()},
+        **{path: lambda: open_teacher(teacher_of(unfinished), data, cpu) for path in teacher_of(unfinished).iterdir()},
+    }
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch.save", "np.save", "yaml"])
+def test_no_file_of_a_strangers_run_is_executed(kind, run, unfinished, chain_data, tmp_path):
+    poison = poisons(tmp_path / "marker")[kind]
+    opened = Run.open(run)
+    score(opened, chain_data, "crm", "alone")
+    (run / "text_vectors.safetensors").write_bytes(b"")
+    read = attempts(run, unfinished, chain_data)
+    every = {path for folder in (run, unfinished) for path in folder.rglob("*") if path.is_file()}
+    names = {path.name for path in every} - {".lock"}
+    assert {path.name for path in read} == names
+    for path, attempt in read.items():
+        content = path.read_bytes()
+        path.write_bytes(poison + b"\n" * (path.suffix == ".jsonl"))  # an unfinished last line would be no line
+        with pytest.raises(LLMD4RecError, match=re.escape(path.name) + "|" + re.escape(path.parent.name)):
+            print(path, attempt())  # which one it was, if it passes
+        assert not (tmp_path / "marker").exists(), path
+        path.write_bytes(content)
+
+
+def test_the_source_reads_nothing_that_could_be_code():
+    forbidden = re.compile(
+        r"\bpickle\b(?!d|s)|torch\.load\(|allow_pickle=True|yaml\.(load|unsafe_load|full_load)\(|joblib|marshal|shelve"
+    )
+    for path in Path(package).parent.rglob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if not re.search(r'^\s*(#|"""|[A-Z`].*[.:]$)', line)]
+        found = [line for line in lines if forbidden.search(line) and "No pickle" not in line]
+        assert not found, (path, found)
