@@ -351,6 +351,7 @@ def test_slow_senders_are_not_waited_for(strict):
         (b"POST /v1/rec", "slow_head"),
         (head(50)[:-2], "slow_head"),
         (head(50) + b'{"history":', "slow_body"),
+        (head(50).replace(b"recommend", b"items") + b"{", "slow_body"),
     ):
         with strict.client.connect() as connection:
             connection.sendall(sent)
@@ -377,6 +378,24 @@ def test_more_than_is_taken_at_once_is_sent_away(strict):
             connection.close()
     assert strict.client.post("/v1/recommend", {"history": ["plain"]}).status == 200
     assert figures(strict.client)["llmd4rec_http_rejected_total", ("reason", "overloaded")] == 1
+
+
+def test_more_connections_than_are_kept_are_closed(process):
+    idle = [process.client.connect() for _ in range(900)]
+    try:
+        with process.client.connect() as one_more:
+            assert one_more.recv(10) == b""
+    finally:
+        for connection in idle:
+            connection.close()
+    deadline = time.monotonic() + 10
+    while True:  # they are closed one by one
+        try:
+            assert process.client.get("/healthz").status == 200
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_without_the_model_before(strict):
@@ -575,7 +594,9 @@ def test_logs_say_nothing_about_people(models):
         client = process.client
         secret = "somebody-quite-special"
         client.post("/v1/recommend", {"history": [secret, "🎬"], "exclude": [secret]})
-        client.post("/v1/recommend", {"history": [secret], "filters": {"where": {secret: [secret]}}})
+        wrong = {"history": [secret], "filters": {"where": {secret: [secret]}}}
+        client.post("/v1/recommend", wrong)
+        client.post("/v1/recommend/batch", {"requests": [wrong, wrong, wrong]})
         client.get(f"/v1/items?q={secret}")
         client.get(f"/v1/items/{secret}")
         client.get(f"/{secret}")
