@@ -7,10 +7,9 @@ measured, on items it was not fitted to: the items are dealt into folds, the row
 what a map fitted to the others gives, and the held-out interactions with the fold's items are ranked among the whole
 catalogue. The strength is the best on validation items; what is reported is on test items.
 
-What a regression gives lies nearer to the mean than what it was fitted to, and scores of such rows are too small to win
-against trained ones. So the rows are stretched about the mean until withheld ones spread as widely as trained rows do:
-not further, which would raise their recall at the cost of everything else. How many of the ten best places they then
-take is measured too, beside how many they take with their trained rows.
+What a regression gives lies nearer to the mean than what it was fitted to, and such rows score too low to win against
+trained ones. So rows are stretched about the mean, until withheld items take as many of the ten best places as they do
+with their trained rows: not more, which would raise their recall at the cost of everything else.
 
 The network itself, and the rows of the other items, were trained with the fold's items in the catalogue; only their own
 rows are withheld. An item that did not exist then is a little harder.
@@ -28,11 +27,13 @@ from llmd4rec.serving.topk import top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+#: A stretch is looked for between these, in so many halvings.
+STRETCHES, HALVINGS = (0.5, 8.0), 7
 FOLDS = 5
 CUTOFFS = (10, 50, 100)
-#: Scores computed for one strength at most; bounds the time on a large catalogue.
-MOST_SCORES = 100_000_000
+#: Scores computed at most for a figure of the report, and for a step of a choice; bounds the time on a large catalogue.
+MOST_SCORES, MOST_SCORES_CHOOSING = 100_000_000, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,19 @@ class Cases:
     targets_N: Rows
     seen: list[Rows]
 
+    def among(self, items_I: NDArray[np.bool_]) -> Cases:
+        """Those whose target is among some items."""
+        return self.at(np.flatnonzero(items_I[self.targets_N]))
+
     def some(self, most: int, rng: np.random.Generator) -> Cases:
         """At most so many of them, drawn at random."""
         if len(self.targets_N) <= most:
             return self
-        chosen = np.sort(rng.choice(len(self.targets_N), most, replace=False))
-        return Cases(self.states_ND[chosen], self.targets_N[chosen], [self.seen[place] for place in chosen])
+        return self.at(np.sort(rng.choice(len(self.targets_N), most, replace=False)))
+
+    def at(self, places: Rows) -> Cases:
+        """Those at some places."""
+        return Cases(self.states_ND[places], self.targets_N[places], [self.seen[place] for place in places])
 
 
 def with_one(texts_NT: Floats) -> Floats:
@@ -99,20 +107,21 @@ def fit_cold_start(
     present = np.flatnonzero(np.any(texts_IT != 0, axis=1))
     fold_I = np.full(len(table_ID), -1)
     fold_I[rng.permutation(present)] = np.arange(len(present)) % FOLDS
-    most = max(1, MOST_SCORES // len(table_ID))
     valid, test = (
-        Cases(c.states_ND[keep], c.targets_N[keep], [c.seen[place] for place in np.flatnonzero(keep)]).some(most, rng)
-        for c in (valid, test)
-        for keep in (fold_I[c.targets_N] >= 0,)
+        c.among(fold_I >= 0).some(max(1, scores // len(table_ID)), rng)
+        for c, scores in ((valid, MOST_SCORES_CHOOSING), (test, MOST_SCORES))
     )
-    made = {strength: _withheld_rows(texts_IT, table_ID, fold_I, strength) for strength in STRENGTHS}
-    found = {
-        strength: float((1 / _ranked(rows_ID, table_ID, fold_I, valid)[0]).sum())
-        for strength, (rows_ID, _) in made.items()
-    }
-    strength = max(found, key=lambda each: found[each])
-    rows_ID, stretch = made[strength]
-    mean_ID = np.broadcast_to(table_ID[present].mean(axis=0) if len(present) else 0, table_ID.shape)
+    mean_D = table_ID[present].mean(axis=0) if len(present) else np.zeros(table_ID.shape[1], np.float32)
+    _, fair_share = _ranked(table_ID, table_ID, fold_I, valid)
+    best = (-1.0, STRENGTHS[0], 1.0, table_ID)
+    for strength in STRENGTHS:
+        rows_ID = _withheld_rows(texts_IT, table_ID, fold_I, strength)
+        stretch = _fair_stretch(rows_ID, mean_D, table_ID, fold_I, valid, fair_share)
+        rows_ID = _stretched(rows_ID, mean_D, fold_I, stretch)
+        gain = float((1 / _ranked(rows_ID, table_ID, fold_I, valid)[0]).sum())
+        best = max(best, (gain, strength, stretch, rows_ID), key=lambda each: each[0])
+    _, strength, stretch, rows_ID = best
+    mean_ID = np.broadcast_to(mean_D, table_ID.shape)
     report: dict[str, Any] = {
         "strength": strength,
         "stretch": stretch,
@@ -127,21 +136,33 @@ def fit_cold_start(
     return fit_map(texts_IT[present], table_ID[present], strength, stretch), report
 
 
-def _withheld_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: float) -> tuple[Floats, float]:
-    """Each item's row from a map fitted to the other folds, stretched; and the stretch."""
+def _withheld_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: float) -> Floats:
+    """Each item's row from a map fitted to the other folds; trained rows where there is no text."""
     rows_ID = table_ID.copy()
     for fold in range(FOLDS):
         others, own = (fold_I >= 0) & (fold_I != fold), fold_I == fold
         if own.any() and others.any():
             rows_ID[own] = with_one(texts_IT[own]) @ fit_map(texts_IT[others], table_ID[others], strength)
-    part = fold_I >= 0
-    if not part.any():
-        return rows_ID, 1.0
-    mean_D = table_ID[part].mean(axis=0)
-    spread = float(np.square(rows_ID[part] - mean_D).sum())
-    stretch = float(np.sqrt(np.square(table_ID[part] - mean_D).sum() / spread)) if spread > 0 else 1.0
-    rows_ID[part] = mean_D + stretch * (rows_ID[part] - mean_D)
-    return rows_ID, stretch
+    return rows_ID
+
+
+def _stretched(rows_ID: Floats, mean_D: Floats, fold_I: Rows, stretch: float) -> Floats:
+    """Rows made from texts, so many times as far from the mean."""
+    return np.where((fold_I >= 0)[:, None], mean_D + np.float32(stretch) * (rows_ID - mean_D), rows_ID)
+
+
+def _fair_stretch(
+    rows_ID: Floats, mean_D: Floats, table_ID: Floats, fold_I: Rows, cases: Cases, fair_share: float
+) -> float:
+    """The stretch at which the rows take a given share of the ten best places; 1 where there is nothing to rank."""
+    if not len(cases.targets_N):
+        return 1.0
+    low, high = STRETCHES
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        share = _ranked(_stretched(rows_ID, mean_D, fold_I, middle), table_ID, fold_I, cases)[1]
+        low, high = (middle, high) if share < fair_share else (low, middle)
+    return float((low * high) ** 0.5)
 
 
 def _ranked(rows_ID: Floats, table_ID: Floats, fold_I: Rows, cases: Cases) -> tuple[Rows, float]:
@@ -153,8 +174,7 @@ def _ranked(rows_ID: Floats, table_ID: Floats, fold_I: Rows, cases: Cases) -> tu
         chosen, own = np.flatnonzero(fold_N == fold), fold_I == fold
         if len(chosen):
             table = np.where(own[:, None], rows_ID, table_ID)
-            part = Cases(cases.states_ND[chosen], cases.targets_N[chosen], [cases.seen[place] for place in chosen])
-            ranks[chosen], best_NK = _ranks(table, part)
+            ranks[chosen], best_NK = _ranks(table, cases.at(chosen))
             shares.append(own[best_NK].mean(axis=1))
     return ranks, _mean(np.concatenate(shares)) if shares else 0.0
 
