@@ -217,8 +217,13 @@ class Gate:
             _Gone: the client has gone.
         """
         most = self._settings.max_body
-        declared = headers.get(b"content-length", b"")
-        large = declared.isdigit() and int(declared[:20]) > most
+        too_large = ApiError(
+            413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
+        )
+        declared = int(headers.get(b"content-length", b"0")[:20])
+        large = declared > most
+        if large and (b"expect" in headers or declared > 8 * most):
+            raise too_large  # it asks whether it may, or would send for long
         parts: list[bytes] = []
         size = 0
         while True:
@@ -234,15 +239,15 @@ class Gate:
             if not message.get("more_body", False) or size > 8 * most:
                 break
         if large:
-            raise ApiError(
-                413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
-            )
+            raise too_large
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _SENDING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_WANTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id"})
+_WANTED = frozenset(
+    {b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id", b"expect"}
+)
 
 
 class _Gone(Exception):
