@@ -11,7 +11,7 @@ from llmd4rec.serving import topk
 from llmd4rec.serving.cold import Cases, fit_cold_start, fit_map, with_one
 from llmd4rec.serving.index import ApproximateIndex
 from llmd4rec.serving.store import to_int8
-from llmd4rec.serving.topk import exact_among, exact_top
+from llmd4rec.serving.topk import exact_among, exact_top, top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -42,6 +42,19 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
             np.testing.assert_array_equal(every[found], every[order])
+
+
+@pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
+@pytest.mark.parametrize("k", [1, 10, 15])
+def test_the_largest_of_wide_rows(width, k):
+    """Wide rows are searched by groups; what is banned is minus infinity, whole groups of it too."""
+    rng = np.random.default_rng(width)
+    scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
+    scores[::3, :: width // 64] = -np.inf
+    scores[5] = -np.inf
+    found = top_columns(scores, k)
+    np.testing.assert_array_equal(np.take_along_axis(scores, found, axis=1), -np.sort(-scores, axis=1)[:, :k])
+    assert all(len(set(columns)) == k for columns in found.tolist())
 
 
 @pytest.mark.parametrize("dim", [32, 33])
