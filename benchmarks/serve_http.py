@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RATE, MORE, SECONDS, CLIENTS = 200.0, 1500.0, 10.0, 64
+RATE, MORE, SECONDS, CLIENTS = 200.0, 1500.0, 8.0, 64
 
 
 # ---- the generator ----------------------------------------------------------------------------------------------

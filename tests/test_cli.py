@@ -25,7 +25,9 @@ from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, parse_settings
 
-COMMANDS = [[], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["data"]]
+COMMANDS = [
+    [], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["serve"], ["data"],
+]  # fmt: skip
 NAMES = ['a "quoted" one', "comma, inside", "🎬", "[red]brackets[/red]", "[1, 2]", "Zürich", "null", "-5", "50", "x y"]
 
 

@@ -77,9 +77,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
-    """A shop's exports: `both`, with the model before and examples, and `bare`, without either and in 8-bit numbers."""
+    """A shop's exports: `both`, with the model before and examples, and `bare`, without either."""
     folder = tmp_path_factory.mktemp("shop")
     run, data = shop.make_run(folder, tiny_settings)
-    shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
-    shop.export(run, data, folder / "models" / "bare", table="int8")
+    both = shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
+    shop.bare(both, folder / "models" / "bare")
     return folder / "models"

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,6 +75,16 @@ def export(run: Any, data: Dataset, folder: Path, **options: Any) -> Path:
         path = place / "text_map.npy"
         np.save(path, np.full((3, head["dim"]), 0.1, dtype=np.float32))
         head["files"][path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "export.json").write_text(json.dumps(head))
+    return folder
+
+
+def bare(whole: Path, folder: Path) -> Path:
+    """The same export without the model before and without examples."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("before", "histories.json"))
+    head = json.loads((folder / "export.json").read_text())
+    del head["before"]
+    head["files"] = {name: digest for name, digest in head["files"].items() if (folder / name).exists()}
     (folder / "export.json").write_text(json.dumps(head))
     return folder
 

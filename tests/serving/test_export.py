@@ -16,12 +16,13 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 
+from llmd4rec import Engine
 from llmd4rec.distill.run import Run, parse_settings
-from llmd4rec.errors import DataError, ModelError, RunError
+from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.files import sha256_file
 from llmd4rec.models.crm import SASRec
 from llmd4rec.models.ranker import last_states
-from llmd4rec.serving.export import export_run
+from llmd4rec.serving.export import ExportOptions, export_run
 from llmd4rec.serving.graphs import check_parity, write_encoder
 
 
@@ -90,6 +91,77 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(expor
     )
     assert alone == distilled
     assert len(alone["nodes"]) > 10
+
+
+@pytest.mark.parametrize("table", ["float32", "int8"])
+def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path, table):
+    """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
+    options = ExportOptions(both=True, table=table)
+    export_run(store.run, store.data, tmp_path / "export", "distilled", options=options)
+    before = {path.name: path for path in (tmp_path / "export" / "before").iterdir()}
+    assert before.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
+    assert ("item_scales.npy" in before) == (table == "int8")
+    for name, path in before.items():
+        other = tmp_path / "export" / name
+        assert other.stat().st_size == path.stat().st_size
+        assert other.read_bytes() != path.read_bytes()
+        if name.endswith(".npy"):
+            ours, theirs = np.load(other), np.load(path)
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp_path):
+    export_run(store.run, store.data, tmp_path / "export", "distilled", options=ExportOptions(table="int8"))
+    head = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert np.load(tmp_path / "export" / "item_table.npy").dtype == np.int8
+    stage = store.run.record.stages["crm-round-1"]
+    assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
+    assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
+    small, plain = Engine.load(tmp_path / "export"), Engine.load(store.export)
+    for item in ("i3", "i11"):
+        ours, theirs = (
+            {found.item_id: found.score for found in engine.recommend([item], 19).items} for engine in (small, plain)
+        )
+        most = max(abs(score) for score in theirs.values())
+        assert ours == pytest.approx(theirs, abs=0.03 * most)
+
+
+def test_the_card_and_the_head_say_what_new_items_are_worth(store):
+    head = json.loads((store.export / "export.json").read_text())
+    found = head["new_items"]
+    assert (found["items"], found["width"]) == (20, 16)
+    assert 0 < found["cases"] <= 40
+    for name in ("recall", "recall_trained_rows", "recall_without_texts", "recall_by_chance"):
+        values = list(found[name].values())
+        assert list(found[name]) == ["@10", "@50", "@100"]
+        assert values == sorted(values)
+        assert found[name]["@50"] == (1 if name != "recall" else pytest.approx(1))  # of 20 items
+    card = (store.export / "README.md").read_text()
+    assert f"| rows made from texts | {found['recall']['@10']:.4f} |" in card
+    assert head["text_encoder"]["precision"] in ("int8", "float32")
+    assert head["text_encoder"]["cosine_least"] >= 0.99
+    assert head["text_encoder"]["bytes"] == sum(
+        path.stat().st_size for path in (store.export / "text_encoder").iterdir()
+    )
+    assert head["before"]["new_items"]["recall"] != {}
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "message"),
+    [
+        (ExportOptions(both=True), "alone", "exported already"),
+        (ExportOptions(text_encoder=True), "alone", "no item of this data set has a text"),
+        (ExportOptions(new_items=True), "alone", "no item of this data set has a text"),
+        (ExportOptions(text_encoder=True, new_items=False), "alone", "of no use without --new-items"),
+    ],
+)
+def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, stage, message):
+    run = Run.open(chain_run)
+    data = dataclasses.replace(chain_data, text_fields=())
+    run.require = lambda _: None  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=message):
+        export_run(run, data, tmp_path / "export", stage, options=options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):

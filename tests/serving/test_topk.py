@@ -11,7 +11,7 @@ from llmd4rec.serving import topk
 from llmd4rec.serving.cold import Cases, fit_cold_start, fit_map, with_one
 from llmd4rec.serving.index import ApproximateIndex
 from llmd4rec.serving.store import to_int8
-from llmd4rec.serving.topk import exact_among, exact_top
+from llmd4rec.serving.topk import exact_among, exact_top, top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -42,6 +42,19 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
             np.testing.assert_array_equal(every[found], every[order])
+
+
+@pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
+@pytest.mark.parametrize("k", [1, 10, 15])
+def test_the_largest_of_wide_rows(width, k):
+    """Wide rows are searched by groups; what is banned is minus infinity, whole groups of it too."""
+    rng = np.random.default_rng(width)
+    scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
+    scores[::3, :: width // 64] = -np.inf
+    scores[5] = -np.inf
+    found = top_columns(scores, k)
+    np.testing.assert_array_equal(np.take_along_axis(scores, found, axis=1), -np.sort(-scores, axis=1)[:, :k])
+    assert all(len(set(columns)) == k for columns in found.tolist())
 
 
 @pytest.mark.parametrize("dim", [32, 33])
@@ -104,8 +117,27 @@ def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telli
     if telling:
         assert report["recall"]["@10"] == pytest.approx(report["recall_trained_rows"]["@10"], abs=0.03)
         np.testing.assert_allclose(with_one(texts) @ text_map, table, atol=0.1)
+        assert report["share_of_top10"] == pytest.approx(report["share_of_top10_trained_rows"], abs=0.01)
     else:
         assert report["recall"]["@10"] < 0.06
+
+
+def test_new_items_take_as_many_places_as_trained_ones_do():
+    """Where texts say half of what there is to say, a regression's rows are too short, and score too low to win."""
+    rng = np.random.default_rng(2)
+    texts, hidden = (rng.standard_normal((800, 6)).astype(np.float32) for _ in range(2))
+    table = np.concatenate([texts, hidden], axis=1) + np.float32(2)
+    targets = rng.integers(0, 800, 800)
+    states = (table[targets] - table.mean(axis=0)) / 2 + rng.standard_normal((800, 12)).astype(np.float32) / 2
+    cases = Cases(states, targets, [np.array([(target + 1) % 800]) for target in targets])
+    text_map, report = fit_cold_start(texts, table, cases, cases)
+    assert report["stretch"] > 1.1
+    assert report["share_of_top10"] == pytest.approx(report["share_of_top10_trained_rows"], abs=0.02)
+    plain = fit_map(texts, table, report["strength"])
+    mean = table.mean(axis=0)
+    np.testing.assert_allclose(
+        with_one(texts) @ text_map - mean, report["stretch"] * (with_one(texts) @ plain - mean), atol=1e-4
+    )
 
 
 def test_items_without_text_take_no_part():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,7 +30,8 @@ def serve(
         list[str] | None, typer.Option(help="Host name that requests may name; repeat it for more.")
     ] = None,
     index: Annotated[
-        str, typer.Option(help="auto, exact or approximate: whether every item is scored or an index is asked.")
+        Literal["auto", "exact", "approximate"],
+        typer.Option(help="Whether every item is scored or an index is asked; auto: an index on large catalogues."),
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the encoder.")] = 1,
     max_k: Annotated[int, typer.Option(min=1, help="Most items asked for at once.")] = 200,
@@ -61,8 +62,6 @@ def serve(
     from llmd4rec.serving.api.settings import ServiceSettings
     from llmd4rec.serving.engine import Engine
 
-    if index not in ("auto", "exact", "approximate"):
-        raise LLMD4RecError(f"--index {index} is unknown", "Use auto, exact or approximate.")
     if models is not None and not models.is_dir():
         raise LLMD4RecError(f"--models {models} is no folder", "Name the folder that holds exports.")
     settings = ServiceSettings(
@@ -81,7 +80,7 @@ def serve(
     )
 
     def load(path: Path) -> Engine:
-        return Engine.load(path, threads=threads, index=index)  # type: ignore[arg-type]
+        return Engine.load(path, threads=threads, index=index)
 
     def say(url: str, engine: Any) -> None:
         info = engine.info

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from llmd4rec.errors import DataError
 from llmd4rec.files import atomic_file
 from llmd4rec.progress import bar
 from llmd4rec.serving.answers import Request
-from llmd4rec.serving.engine import Engine
+from llmd4rec.serving.catalogue import Catalogue
+from llmd4rec.serving.engine import Engine, Ranked
 
 #: Users ranked together.
-AT_ONCE = 2048
+AT_ONCE = 1024
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -69,14 +72,17 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
     """
     users, ranks, rows, scores = [], [], [], []
     popular = 0
-    catalogue = engine.catalogue
     # Users with histories of similar length are encoded together; the table is in the order given.
     order = sorted(range(len(histories.users)), key=lambda user: len(histories.items[user]))
-    with bar("Recommending", len(order), "users") as progress:
-        for start in range(0, len(order), AT_ONCE):
-            chosen = order[start : start + AT_ONCE]
-            requests = [replace(request, history=histories.items[user]) for user in chosen]
-            catalogue, found = engine.rank_many(requests)
+    parts = [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
+
+    def ranked(part: list[int]) -> tuple[Catalogue, list[Ranked]]:
+        return engine.rank_many([replace(request, history=histories.items[user]) for user in part])
+
+    # Most of the time goes into libraries that let other threads run.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with bar("Recommending", len(order), "users") as progress, ThreadPoolExecutor(workers) as pool:
+        for chosen, (_, found) in zip(parts, pool.map(ranked, parts), strict=True):
             lengths = [len(each.rows) for each in found]
             popular += sum(each.popular for each in found)
             users.append(np.repeat(np.array(chosen, dtype=np.int64), lengths))
@@ -92,6 +98,7 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
             "score": _joined(scores, np.float32),
         }
     ).sort("user", "rank")
+    catalogue = engine.catalogue
     names = pl.Series(catalogue.ids, dtype=pl.String)
     titles = pl.Series([catalogue.title(row) for row in range(len(catalogue))], dtype=pl.String)
     return (

@@ -55,6 +55,11 @@ def _about(head: dict[str, Any]) -> list[str]:
             ("chance", "recall_by_chance"),
         ):
             lines.append(f"  | {name} | " + " | ".join(f"{value:.4f}" for value in new[key].values()) + " |")
+        lines += [
+            "",
+            f"  These items, a fifth of the catalogue at a time, then take {new['share_of_top10']:.1%} of the ten best "
+            f"places; with their trained rows {new['share_of_top10_trained_rows']:.1%}.",
+        ]
     else:
         lines.append("- Knows only the items of `catalogue.parquet`.")
     if "text_encoder" in head:

@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 #: Rows the codes are learned from.
 _TRAINED_ON = 65_536
 #: So many rows are scored exactly, and at least so many times those asked for.
-LEAST_RESCORED, RESCORED = 1000, 20
+LEAST_RESCORED, RESCORED = 2000, 20
 
 
 class ApproximateIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
@@ -31,16 +32,17 @@ from llmd4rec.serving.api.schema import (
     ExamplesOut,
     FiltersIn,
     Health,
-    IdsIn,
     ItemOut,
     ItemsOut,
+    LookupIn,
     ModelsOut,
     RecommendIn,
     RemovedOut,
+    RemoveIn,
     SimilarIn,
     SwapIn,
 )
-from llmd4rec.serving.api.service import Reply, Served, Service, describe
+from llmd4rec.serving.api.service import Reply, Served, Service
 
 DESCRIPTION = """Next items for a history of items, from a sequential recommender that a language model has taught.
 
@@ -130,15 +132,20 @@ def create_app(service: Service, log: Log) -> App:
         require_at_most(body.requests, settings.max_batch, "requests")
         for place, one in enumerate(body.requests):
             check_one(one, f"requests[{place}].")
-        futures = [service.ask(one.model, _wanted(one)) for one in body.requests]
+        futures: list[asyncio.Future[Reply]] = []
+        try:
+            for one in body.requests:
+                futures.append(service.ask(one.model, _wanted(one)))
+            replies = await asyncio.gather(*futures, return_exceptions=True)
+        finally:
+            for future in futures:  # where the queue was full halfway
+                future.cancel()
         answers = []
-        for place, (one, future) in enumerate(zip(body.requests, futures, strict=True)):
-            try:
-                reply = await future
-            except LLMD4RecError as error:
-                for other in futures:
-                    other.cancel()
-                raise ApiError(422, "invalid", error.what, field=f"requests[{place}]", remedy=error.remedy) from error
+        for place, (one, reply) in enumerate(zip(body.requests, replies, strict=True)):
+            if isinstance(reply, LLMD4RecError):
+                raise ApiError(422, "invalid", reply.what, field=f"requests[{place}]", remedy=reply.remedy) from reply
+            if isinstance(reply, BaseException):
+                raise reply
             service.count(reply.answer, len(one.history))
             answers.append(_answer(reply, one))
         return _json({"answers": answers})
@@ -168,7 +175,7 @@ def create_app(service: Service, log: Log) -> App:
         )
 
     @app.post("/v1/items/lookup", response_model=ItemsOut, responses=_SENT)
-    async def lookup(body: IdsIn) -> Response:
+    async def lookup(body: LookupIn) -> Response:
         """The items with these identifiers, in their order; unknown ones are left out."""
         require_at_most(body.ids, settings.max_history, "ids")
         engine = service.engine
@@ -184,7 +191,7 @@ def create_app(service: Service, log: Log) -> App:
         return _json({"added": report.added, "replaced": report.replaced, "items": service.engine.info.items})
 
     @app.post("/v1/items/remove", response_model=RemovedOut, responses=_CHANGE)
-    async def remove(body: IdsIn) -> Response:
+    async def remove(body: RemoveIn) -> Response:
         """Removes items. In histories they still count; they do not come back."""
         service.require_changes()
         require_at_most(body.ids, settings.max_batch, "ids")
@@ -203,7 +210,7 @@ def create_app(service: Service, log: Log) -> App:
     @app.get("/v1/models", response_model=ModelsOut, responses=_errors())
     async def models() -> Response:
         """What is served, what it can be filtered by, and what else could be loaded."""
-        served, available = await service.look(lambda served: (describe(served.engine), service.available()))
+        served, available = await service.look(lambda served: (service.description(served.engine), service.available()))
         limits = settings.model_dump(include=set(ModelsOut.model_fields["limits"].annotation.model_fields))  # type: ignore[union-attr]
         return _json(
             {
@@ -374,7 +381,8 @@ def _with_limits(document: dict[str, Any], service: Service) -> dict[str, Any]:
     """The OpenAPI document with the limits this service was started with."""
     schemas, limits = document["components"]["schemas"], service.settings
     schemas["RecommendIn"]["properties"]["history"]["maxItems"] = limits.max_history
-    schemas["IdsIn"]["properties"]["ids"]["maxItems"] = min(limits.max_history, limits.max_batch)
+    schemas["LookupIn"]["properties"]["ids"]["maxItems"] = limits.max_history
+    schemas["RemoveIn"]["properties"]["ids"]["maxItems"] = limits.max_batch
     schemas["BatchIn"]["properties"]["requests"]["maxItems"] = limits.max_batch
     schemas["AddIn"]["properties"]["items"]["maxItems"] = limits.max_batch
     for name in ("RecommendIn", "SimilarIn"):

@@ -152,9 +152,11 @@ class Gate:
         self._check(scope, headers)
         if counted and self._in_flight > self._settings.concurrency:
             raise overloaded(f"{self._settings.concurrency} requests are being answered already")
-        async with asyncio.timeout(self._limit(scope)):
+        async with asyncio.timeout(self._settings.timeout) as clock:
             if scope["method"] in _SENDING:
                 scope[BODY] = body = await self._body(headers, receive)
+                if (limit := self._limit(scope)) != self._settings.timeout:
+                    clock.reschedule(asyncio.get_running_loop().time() + limit)
                 content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
                 # A page of another site can send anything but this without being asked for permission first.
                 if body and content_type != b"application/json":
@@ -172,13 +174,12 @@ class Gate:
             await self._app(scope, _handed_on(scope.get(BODY, b""), receive), reply)
 
     def _too_slow(self, scope: Scope) -> ApiError:
-        limit = self._limit(scope)
         if scope["method"] in _SENDING and BODY not in scope:
-            return ApiError(408, "slow_body", f"the body did not come within {limit:g} s")
-        return ApiError(504, "too_slow", f"no answer within {limit:g} s", retry_after=1)
+            return ApiError(408, "slow_body", f"the body did not come within {self._settings.timeout:g} s")
+        return ApiError(504, "too_slow", f"no answer within {self._limit(scope):g} s", retry_after=1)
 
     def _limit(self, scope: Scope) -> float:
-        """Seconds this request may take."""
+        """Seconds this request may take once its body is there."""
         changes = scope["method"] != "GET" and scope["path"].startswith(("/v1/models", "/v1/items"))
         return self._settings.change_timeout if changes else self._settings.timeout
 
@@ -216,8 +217,13 @@ class Gate:
             _Gone: the client has gone.
         """
         most = self._settings.max_body
-        declared = headers.get(b"content-length", b"")
-        large = declared.isdigit() and int(declared[:20]) > most
+        too_large = ApiError(
+            413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
+        )
+        declared = int(headers.get(b"content-length", b"0")[:20])
+        large = declared > most
+        if large and (b"expect" in headers or declared > 8 * most):
+            raise too_large  # it asks whether it may, or would send for long
         parts: list[bytes] = []
         size = 0
         while True:
@@ -233,15 +239,15 @@ class Gate:
             if not message.get("more_body", False) or size > 8 * most:
                 break
         if large:
-            raise ApiError(
-                413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
-            )
+            raise too_large
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _SENDING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_WANTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id"})
+_WANTED = frozenset(
+    {b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id", b"expect"}
+)
 
 
 class _Gone(Exception):

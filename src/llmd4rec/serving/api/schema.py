@@ -108,8 +108,14 @@ class AddIn(_In):
     items: list[NewItemIn] = Field(min_length=1)
 
 
-class IdsIn(_In):
-    """Identifiers of items."""
+class LookupIn(_In):
+    """The identifiers of the items to show."""
+
+    ids: list[ItemId] = Field(min_length=1)
+
+
+class RemoveIn(_In):
+    """The identifiers of the items to remove."""
 
     ids: list[ItemId] = Field(min_length=1)
 

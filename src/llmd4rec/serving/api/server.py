@@ -28,8 +28,8 @@ from llmd4rec.serving.engine import Engine
 
 #: Most bytes of a request's head.
 HEAD_BYTES = 32_768
-#: Connections that may be open at once; more are closed as they come.
-CONNECTIONS = 4096
+#: Connections that may be open at once: less than the 1,024 files many systems allow; more are closed as they come.
+CONNECTIONS = 900
 #: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they are the ones to close.
 KEEP_ALIVE = 75
 #: Seconds after which one thread that runs Python makes way for another. The default, 5 ms, is longer than an answer.
@@ -210,9 +210,10 @@ async def _serve(
     log: Log,
 ) -> None:
     service = Service(engine, settings, Metrics(), log, load)
-    library = logging.getLogger("uvicorn")
-    library.handlers[:] = [LibraryLog(log)]
-    library.propagate = False
+    for name in ("uvicorn", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers[:] = [LibraryLog(log)]
+        library.propagate = False
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         create_app(service, log),

@@ -22,7 +22,7 @@ from llmd4rec.serving.api.logs import Log
 from llmd4rec.serving.api.metrics import Metrics, settle
 from llmd4rec.serving.api.schema import Facet, ModelOut, Which
 from llmd4rec.serving.api.settings import ServiceSettings
-from llmd4rec.serving.catalogue import PATH, Field
+from llmd4rec.serving.catalogue import PATH, Catalogue, Field
 from llmd4rec.serving.engine import Engine
 
 T = TypeVar("T")
@@ -98,6 +98,7 @@ class Service:
         self._batcher: Batcher[Question, Reply] = Batcher(
             self._answer, most=settings.micro_batch, queue=settings.queue, metrics=metrics, pool=self._compute
         )
+        self._described: tuple[Catalogue, ModelOut] | None = None
         self._say_what_is_served()
 
     @property
@@ -155,6 +156,13 @@ class Service:
     async def look(self, work: Callable[[Served], T]) -> T:
         """Runs a look-up in what is served, beside the batches."""
         return await asyncio.get_running_loop().run_in_executor(self._look, work, self.served)
+
+    def description(self, engine: Engine) -> ModelOut:
+        """What an engine serves; made once for each state of its catalogue. Not for the event loop."""
+        catalogue = engine.catalogue
+        if self._described is None or self._described[0] is not catalogue:
+            self._described = catalogue, describe(engine)
+        return self._described[1]
 
     # ---- changes ------------------------------------------------------------------------------------------------
     def require_changes(self) -> None:
@@ -273,7 +281,7 @@ def load_ready(load: Callable[[Path], Engine], folder: Path) -> Engine:
 
 
 def describe(engine: Engine) -> ModelOut:
-    """What is served, for people and for filters. Walks over the catalogue: not for the event loop."""
+    """What is served, for people and for filters. Walks over the catalogue."""
     info = engine.info
     return ModelOut(
         name=info.name,

@@ -172,7 +172,10 @@ function renderHistory() {
   $("history-count").textContent = empty ? "" : String(state.history.length);
   $("window").hidden = !unread;
   $("window").textContent = `The model reads the last ${read}.`;
-  if (!state.example) $("example").value = "";
+  if (!state.example) {
+    $("example").value = "";
+    $("then").hidden = true;
+  }
 }
 
 // ---- search: a combobox ------------------------------------------------------------------------------------------
@@ -397,11 +400,14 @@ function renderThen() {
   line.hidden = !next;
   if (!next) return;
   const { served, before } = state.answers;
-  const place = (answer) => {
-    const found = answer.items.findIndex((item) => item.item_id === next.item_id);
-    return found < 0 ? `not among the first ${answer.items.length}` : `place ${found + 1}`;
-  };
-  const found = sentence(before ? `${place(served)} for the distilled model, ${place(before)} before distillation` : place(served));
+  const place = (answer) => answer.items.findIndex((item) => item.item_id === next.item_id) + 1;
+  const said = (answer) => (place(answer) ? `place ${place(answer)}` : `not among the first ${answer.items.length}`);
+  let found = sentence(said(served));
+  if (before) {
+    const neither = `Neither model has it among its first ${served.items.length}.`;
+    const each = sentence(`${said(served)} for the distilled model, ${said(before)} before distillation`);
+    found = place(served) || place(before) ? each : neither;
+  }
   line.replaceChildren("This person then chose ", make("b", "", next.title), make("span", "", found));
 }
 

@@ -1,0 +1,241 @@
+"""The engine in one process: a request's latency, every user at once, and an index over a million items.
+
+A request is a history of 3 to 15 items, its ten best of Beauty's 12,101 items with titles and fields, seen items
+removed. Against it, in turns: the same without an engine (ONNX Runtime, one product, `argpartition`); the same model in
+PyTorch; the other model of the same settings, which is what an undistilled one is to a distilled one. More is asked of
+the engine with a filter, and with reasons, which encode every history once more for each of its items.
+
+All users: histories to a Parquet file, as `llmd4rec recommend --users all` does behind its start-up.
+
+A million items: rows of the 12,101 with noise of half their deviation; states are those of the requests. Recall is the
+share of the exact ten best that came through the index.
+
+`--export FOLDER`, made with `--both`, measures trained models; without it, networks that were not trained, which cost
+the same. Their table has no structure, which is the worst case for an index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import Figure, alternate, beauty, best, median, report
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.models.crm.sasrec import SASRec
+from llmd4rec.models.ranker import last_states
+from llmd4rec.serving.answers import ExportInfo, Filters, Request
+from llmd4rec.serving.batch import histories_of, recommend_all, write
+from llmd4rec.serving.catalogue import Catalogue, kinds_of
+from llmd4rec.serving.encoder import OnnxEncoder, encode
+from llmd4rec.serving.engine import Engine
+from llmd4rec.serving.graphs import write_encoder
+from llmd4rec.serving.index import ApproximateIndex
+from llmd4rec.serving.topk import exact_top
+
+REQUESTS, LARGE, QUERIES = 400, 1_000_000, 200
+MOST_SECONDS, LEAST_RECALL = 5, 0.99
+
+
+def main() -> None:
+    """Measures and reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a prepared data set (default: a synthetic log of Beauty's shape)")
+    parser.add_argument("--export", type=Path, help="an export of a run on --data, made with --both")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each way, after one to warm up")
+    arguments = parser.parse_args()
+    dataset = beauty(arguments.data)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.export:
+            engine = Engine.load(arguments.export)
+            if engine.before is None:
+                raise SystemExit("error: the export holds one model only; export with --both")
+            first, second = engine, engine.before
+        else:
+            first, second = (untrained(dataset, Path(folder), seed) for seed in (0, 1))
+        figures = [
+            *requests(first, second, dataset),
+            *everybody(first, dataset, Path(folder), arguments.repeats),
+            *large(first, dataset, arguments.repeats),
+        ]
+    report("serve_engine", "Serving engine", figures)
+
+
+def untrained(dataset: Dataset, folder: Path, seed: int) -> Engine:
+    """An engine of a network with its first weights."""
+    network = SASRec().build(dataset.num_items, seed).eval()
+    path = folder / f"{seed}.onnx"
+    write_encoder(network, path)
+    kinds = kinds_of(dataset.catalogue)
+    info = ExportInfo("benchmark", 0, "alone", "sasrec", 64, dataset.num_items, 50, kinds, "", 0.0)
+    catalogue = Catalogue.of(dataset.catalogue, dataset.train_counts, kinds)
+    return Engine(info, OnnxEncoder(path, 64), network.item_table().detach().numpy(), catalogue)
+
+
+def drawn(dataset: Dataset, count: int) -> list[list[str]]:
+    """Histories of 3 to 15 items, drawn as often as they occur."""
+    rng = np.random.default_rng(0)
+    names = dataset.item_ids
+    return [[names[item] for item in rng.choice(dataset.items, rng.integers(3, 16))] for _ in range(count)]
+
+
+# ---- one request at a time --------------------------------------------------------------------------------------
+def requests(first: Engine, second: Engine, dataset: Dataset) -> list[Figure]:
+    """Milliseconds of each way; the ways take turns at each request."""
+    network = SASRec().build(dataset.num_items, 0).eval()
+    table_ID = first._state.table_ID
+    tensor_DI = torch.from_numpy(table_ID).T.contiguous()
+    field = next((name for name, kind in first.info.fields.items() if kind == "category"), None)
+    value = first.catalogue.fields[field].values[int(np.argmax(dataset.train_counts))] if field else None
+    filters = Filters(any_of={field: value}) if field and value is not None else Filters(deny=["none"])
+
+    def bare(history: list[str]) -> None:
+        rows = [first.catalogue.index[item] for item in history]
+        state = first._encoder(np.array([rows]), np.array([len(rows)]), table_ID)
+        scores = (state @ table_ID.T)[0]
+        scores[rows] = -np.inf
+        best_ten = np.argpartition(scores, -10)[-10:]
+        best_ten[np.argsort(-scores[best_ten])].tolist()
+
+    @torch.inference_mode()
+    def in_torch(history: list[str]) -> None:
+        rows = torch.tensor([[dataset.item_index[item] for item in history]])
+        scores = last_states(network, rows, torch.tensor([rows.shape[1]])) @ tensor_DI
+        scores[0, rows[0]] = -torch.inf
+        scores.topk(10).indices.tolist()
+
+    ways: dict[str, Callable[[list[str]], object]] = {
+        "engine": first.recommend,
+        "other": second.recommend,
+        "bare": bare,
+        "torch": in_torch,
+        "filter": lambda history: first.recommend(history, filters=filters),
+        "reasons": lambda history: first.recommend(history, explain=True),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for turn, history in enumerate(drawn(dataset, REQUESTS + 20)):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            started = time.perf_counter()
+            ways[name](history)
+            if turn >= 20:
+                taken[name].append(1000 * (time.perf_counter() - started))
+    middle = {name: median(times) for name, times in taken.items()}
+    many = [Request(history) for history in drawn(dataset, 256)]
+    together = best(alternate({"many": lambda: first.recommend_many(many)}, repeats=5)["many"]) * 1000 / len(many)
+    return [
+        Figure("one request, median", middle["engine"], "ms", note=f"{dataset.num_items:,} items, d {first.info.dim}"),
+        Figure("one request, slowest in a hundred", float(np.percentile(taken["engine"], 99)), "ms"),
+        Figure(
+            "over the bare arithmetic",
+            middle["engine"] / middle["bare"],
+            "x",
+            note=f"which takes {middle['bare']:.2f} ms",
+        ),
+        Figure("PyTorch, over the engine", middle["torch"] / middle["engine"], "x", note=f"{middle['torch']:.2f} ms"),
+        Figure(
+            "distilled over undistilled" if second is first.before else "another model of the same settings",
+            middle["engine"] / middle["other"],
+            "x",
+            "0.95 to 1.05",
+            0.95 <= middle["engine"] / middle["other"] <= 1.05,
+        ),
+        Figure("with a filter", middle["filter"], "ms"),
+        Figure("with reasons", middle["reasons"], "ms"),
+        Figure("in company of 255 others, each", together, "ms"),
+    ]
+
+
+# ---- all users --------------------------------------------------------------------------------------------------
+def everybody(engine: Engine, dataset: Dataset, folder: Path, repeats: int) -> list[Figure]:
+    """Seconds of recommending to every user."""
+
+    def work() -> None:
+        table, _ = recommend_all(engine, histories_of(dataset), Request())
+        write(table, folder / "recommendations.parquet")
+
+    seconds = best(alternate({"all users": work}, repeats=repeats)["all users"])
+    return [
+        Figure(
+            "ten items for every user, to Parquet",
+            seconds,
+            "s",
+            f"< {MOST_SECONDS} s",
+            seconds < MOST_SECONDS,
+            f"{dataset.num_users:,} users, {dataset.num_users / seconds:,.0f} a second",
+        )
+    ]
+
+
+# ---- a large catalogue ------------------------------------------------------------------------------------------
+def large(engine: Engine, dataset: Dataset, repeats: int) -> list[Figure]:
+    """The index against the exact top ten."""
+    rng = np.random.default_rng(0)
+    small_ID = engine._state.table_ID
+    rows = rng.integers(0, len(small_ID), LARGE)
+    table_ID = rng.standard_normal((LARGE, small_ID.shape[1]), dtype=np.float32)
+    table_ID *= 0.5 * small_ID.std(axis=0)
+    table_ID += small_ID[rows]
+    known = [engine.catalogue.rows(history)[0] for history in drawn(dataset, QUERIES)]
+    states_QD = encode(engine._encoder, known, small_ID)
+    started = time.perf_counter()
+    index = ApproximateIndex(table_ID)
+    made = time.perf_counter() - started
+    nobody = [np.empty(0, dtype=np.int64)] * QUERIES
+    exact = exact_top(states_QD, table_ID, 10, nobody)[0]
+
+    catalogue = Catalogue(
+        ids=[str(row) for row in range(LARGE)],
+        titles=[None] * LARGE,
+        counts=np.zeros(LARGE, dtype=np.int64),
+        fields={},
+        present=np.ones(LARGE, dtype=bool),
+        trained=np.ones(LARGE, dtype=bool),
+        index={},
+    )
+    # What reads no history: the states are handed in, so that only finding is measured.
+    info = dataclasses.replace(engine.info, items=LARGE)
+    asked = {
+        name: Engine(info, engine._encoder, table_ID, catalogue, index=used)
+        for name, used in (("index", index), ("exact", None))
+    }
+
+    def ways(engine: Engine, states: list[np.ndarray]) -> list[np.ndarray]:
+        plans = [engine._plan(engine._state, Request()) for _ in states]
+        return [found.rows for found in engine._rank(engine._state, plans, states)]
+
+    found = ways(asked["index"], list(states_QD))
+    recall = float(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact, strict=True)]))
+    few = list(states_QD[:20])
+    seconds = alternate(
+        {
+            "index": lambda: [ways(asked["index"], [state]) for state in few],
+            "exact": lambda: [ways(asked["exact"], [state]) for state in few],
+        },
+        repeats=repeats,
+    )
+    one = {name: 1000 * best(taken) / len(few) for name, taken in seconds.items()}
+    return [
+        Figure("a million items: exact, one request", one["exact"], "ms", note=f"d {small_ID.shape[1]}, finding only"),
+        Figure("a million items: through the index", one["index"], "ms"),
+        Figure("exact over index", one["exact"] / one["index"], "x"),
+        Figure(
+            "recall@10 of the index",
+            recall,
+            "",
+            f">= {LEAST_RECALL}",
+            recall >= LEAST_RECALL,
+            f"{QUERIES} states",
+        ),
+        Figure("making the index when an export is loaded", made, "s"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
