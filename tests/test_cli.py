@@ -301,12 +301,14 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
             assert stopped.returncode == -signal.SIGKILL
         else:
             assert stopped.returncode == 128 + number
-            assert err.startswith("stopped; a checkpoint was written.\n  Run the same command again")
+            assert "stopped; a checkpoint was written.\n  Run the same command again" in err
     assert len(figures(tmp_path / "parts")) < 21
     finished = process(arguments)
     out, err = finished.communicate(timeout=60)
     assert finished.returncode == 0
-    assert err == "LOADED\n"  # no progress without a terminal, and no language model without rounds
+    *lines, last = err.splitlines()
+    assert last == "LOADED"  # no language model without rounds
+    assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
     assert [model["stage"] for model in json.loads(out)["models"]] == ["alone"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     best = Path("checkpoints", "crm-alone", "best.safetensors")

@@ -47,7 +47,7 @@ def by_two(settings, chain_data, tmp_path_factory) -> Path:
 
 
 def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):
-    """Sums are in another order, which optimisation magnifies: losses agree to 1e-4, weights to 1e-3 of their size."""
+    """Sums are in another order, which optimisation magnifies: losses and weights agree to 1e-3."""
     finish([start(train, settings, chain_data.path, tmp_path / "one")])
     one, two = Run.open(tmp_path / "one"), Run.open(by_two)
     assert list(one.record.stages) == list(two.record.stages)
