@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llmd4rec import Engine, Filters, NewItem
-from llmd4rec.errors import DataError, RunError
+from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.models.ranker import last_states
 from llmd4rec.serving.answers import Answer, ExportInfo, Request
 from llmd4rec.serving.catalogue import Catalogue, kinds_of
@@ -513,6 +513,20 @@ def test_changes_do_not_disturb_requests_in_flight(store):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_large_catalogues_are_asked_through_an_index(store):
+    """Where large begins can be set; what comes is the same."""
+    plain = Engine.load(store.export)
+    indexed = Engine.load(store.export, index_above=19)
+    assert plain._state.index is None
+    assert indexed._state.index is not None
+    assert Engine.load(store.export, index="approximate")._state.index is not None
+    assert Engine.load(store.export, index="exact", index_above=1)._state.index is None
+    for history in (["i3"], ["i4", "i5"]):
+        assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
+    with pytest.raises(ConfigError, match="index is 'fast'"):
+        Engine.load(store.export, index="fast")  # type: ignore[arg-type]
 
 
 # ---- saving and the hub -----------------------------------------------------------------------------------------

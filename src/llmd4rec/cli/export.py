@@ -14,9 +14,9 @@ Table = Literal["float32", "int8"]
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write [default: RUN/export].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write \\[default: RUN/export].")] = None,
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
+        Stage | None, typer.Option(help="Before or after distillation \\[default: the better on validation].")
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
@@ -31,7 +31,7 @@ def export(
         bool | None,
         typer.Option(
             "--new-items/--no-new-items",
-            help="Fit the map that places new items by their texts [default: where the run reads texts].",
+            help="Fit the map that places new items by their texts \\[default: where the run reads texts].",
         ),
     ] = None,
     text_encoder: Annotated[

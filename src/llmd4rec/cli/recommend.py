@@ -32,12 +32,12 @@ def recommend(
         Path | None, typer.Option(help="Where the recommendations of --users go: .parquet, .csv or .jsonl.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", "-d", help="Data set with the users [default: the run's].")
+        Path | None, typer.Option("--data", "-d", help="Data set with the users \\[default: the run's].")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation [default: the better on validation].")
+        Stage | None, typer.Option(help="Before or after distillation \\[default: the better on validation].")
     ] = None,
     seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = "remove",
     exclude: Annotated[str, typer.Option(help="Items that must not come, written as the history is.")] = "",

@@ -7,7 +7,7 @@ from typing import Any
 
 def model_card(head: dict[str, Any]) -> str:
     """README.md of an export, from export.json."""
-    return "\n".join([_front(head), *_about(head), _USE.replace("LENGTH", str(head["max_length"]))])
+    return "\n".join([_front(head), *_about(head), _use(head)])
 
 
 def _front(head: dict[str, Any]) -> str:
@@ -72,6 +72,13 @@ def _about(head: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _use(head: dict[str, Any]) -> str:
+    table = 'np.load("item_table.npy")'
+    if "table" in head:
+        table += ' * np.load("item_scales.npy")[:, None]'
+    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table)
+
+
 _USE = """
 With this package:
 
@@ -88,7 +95,8 @@ Without it:
 ```python
 import numpy as np, onnxruntime, polars as pl
 encoder = onnxruntime.InferenceSession("encoder.onnx")
-table, ids = np.load("item_table.npy"), pl.read_parquet("catalogue.parquet")["item_id"].to_list()
+table = TABLE
+ids = pl.read_parquet("catalogue.parquet")["item_id"].to_list()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
 states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
 scores = (states @ table.T)[0]

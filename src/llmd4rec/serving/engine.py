@@ -369,37 +369,43 @@ class Engine:
                     "Export the run again with --new-items; its catalogue needs texts.",
                 )
             vectors_NT = self._new_items.texts.vectors([items[place] for place in untrained])
-        report = self._add(items, untrained, vectors_NT)
-        if self.before is not None:
-            self.before._add(items, untrained, vectors_NT)
+        # One change at a time, of both models: their tables have the same rows.
+        with self._lock:
+            report = self._add(items, untrained, vectors_NT)
+            if self.before is not None:
+                self.before._add(items, untrained, vectors_NT)
         return report
 
     def _add(self, items: Sequence[NewItem], untrained: list[int], vectors_NT: Floats) -> AddedReport:
         rows_ND = np.empty((len(items), self._info.dim), dtype=np.float32)
         if self._new_items is not None and untrained:
             rows_ND[untrained] = with_one(vectors_NT) @ self._new_items.text_map
-        with self._lock:
-            state = self._state
-            catalogue = state.catalogue
-            for place in set(range(len(items))).difference(untrained):
-                rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
-            replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
-            table_ID = np.concatenate([state.table_ID, rows_ND])
-            self._state = replace(state, catalogue=catalogue.with_items(items), table_ID=table_ID)
+        state = self._state
+        catalogue = state.catalogue
+        for place in set(range(len(items))).difference(untrained):
+            rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
+        replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
+        table_ID = np.concatenate([state.table_ID, rows_ND])
+        self._state = replace(state, catalogue=catalogue.with_items(items), table_ID=table_ID)
         gone = set(replaced)
         return AddedReport(tuple(item.item_id for item in items if item.item_id not in gone), tuple(replaced))
 
     def remove_items(self, item_ids: Collection[str]) -> RemovedReport:
         """Removes items: they are not recommended or found any more, but are still understood in histories."""
         with self._lock:
-            catalogue = self._state.catalogue
-            present = [item_id for item_id in dict.fromkeys(item_ids) if self.item(item_id) is not None]
-            smaller = catalogue.without([catalogue.index[item_id] for item_id in present])
-            self._state = replace(self._state, catalogue=smaller)
-        if self.before is not None:
-            self.before.remove_items(item_ids)
+            report = self._remove(item_ids)
+            if self.before is not None:
+                self.before._remove(item_ids)
+        return report
+
+    def _remove(self, item_ids: Collection[str]) -> RemovedReport:
+        catalogue = self._state.catalogue
+        distinct = dict.fromkeys(item_ids)
+        present = [item_id for item_id in distinct if self.item(item_id) is not None]
+        smaller = catalogue.without([catalogue.index[item_id] for item_id in present])
+        self._state = replace(self._state, catalogue=smaller)
         gone = set(present)
-        return RemovedReport(tuple(present), tuple(i for i in dict.fromkeys(item_ids) if i not in gone))
+        return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in gone))
 
     # ---- plan ---------------------------------------------------------------------------------------------------
     def _plan(self, state: _State, request: Request) -> _Plan:

@@ -1,16 +1,17 @@
 """Reading an export folder: everything is checked before anything is served.
 
-encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]
-item_table.npy      float32 [I, d], or int8 with a scale per row in item_scales.npy (float32 [I])
-catalogue.parquet   item_id, title and the other fields, in the table's order
-counts.npy          int64 [I], occurrences in the training data
-export.json         format, settings, what it came from, SHA-256 of every file
-README.md           model card
-text_map.npy        float32 [T + 1, d]: a text vector and a 1, times this, is the row of a new item (optional)
-text_encoder/       ONNX sentence encoder and its tokenizer.json (optional)
-index.usearch       approximate index over the table (optional)
-histories.json      example histories (optional)
-before/             encoder, table and text map of the model before distillation (optional)
+    encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]
+    item_table.npy      float32 [I, d], or int8 with a scale per row in item_scales.npy (float32 [I])
+    catalogue.parquet   item_id, title and the other fields, in the table's order
+    counts.npy          int64 [I], occurrences in the training data
+    export.json         format, settings, what it came from, SHA-256 of every file
+    README.md           model card
+    text_map.npy        float32 [T + 1, d]: a text vector and a 1, times this, is the row of a new item (optional)
+    text_encoder/       ONNX sentence encoder and its tokenizer.json (optional)
+    histories.json      example histories (optional)
+    before/             encoder, table and text map of the model before distillation (optional)
+
+Nothing is unpickled, and no name may point outside the folder.
 """
 
 from __future__ import annotations

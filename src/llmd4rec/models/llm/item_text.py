@@ -131,7 +131,7 @@ class SentenceEncoder:
             raise ModelError(f"{name} cannot be read as a text encoder: {error}", "Choose another encoder.") from error
 
     def open(self) -> tuple[Any, _Embed]:
-        """The tokenizer, and what turns its tokens into vectors."""
+        """The tokenizer, and what turns tokens and their mask [B, L] into unit vectors [B, T]."""
         from transformers import AutoModel, AutoTokenizer
 
         try:

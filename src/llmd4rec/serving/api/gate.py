@@ -217,13 +217,10 @@ class Gate:
             _Gone: the client has gone.
         """
         most = self._settings.max_body
-        too_large = ApiError(
-            413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once."
-        )
         declared = int(headers.get(b"content-length", b"0")[:20])
         large = declared > most
         if large and (b"expect" in headers or declared > 8 * most):
-            raise too_large  # it asks whether it may, or would send for long
+            raise _too_large(most)  # it asks whether it may, or would send for long
         parts: list[bytes] = []
         size = 0
         while True:
@@ -239,7 +236,7 @@ class Gate:
             if not message.get("more_body", False) or size > 8 * most:
                 break
         if large:
-            raise too_large
+            raise _too_large(most)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -252,6 +249,10 @@ _WANTED = frozenset(
 
 class _Gone(Exception):
     """The client closed the connection before it had sent its request."""
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once.")
 
 
 def _wanted_headers(scope: Scope) -> dict[bytes, bytes]:

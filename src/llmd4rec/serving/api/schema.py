@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ItemId = Annotated[str, Field(min_length=1, max_length=512, description="An identifier of the catalogue.")]
 FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 FieldValue = Annotated[str, Field(max_length=10_000)] | float | None
-#: Which model answers: the one that is served, or the same network before it was taught, where the export carries it.
+#: Which model answers: the one that is served, or the same network before distillation, where the export carries it.
 Which = Literal["served", "before"]
 #: Most identifiers in `exclude`, `allow` and `deny`, each.
 MOST_IDS = 10_000
@@ -54,7 +54,7 @@ class RecommendIn(_In):
         description="Items in the order they were chosen, oldest first. Unknown ones are skipped and reported."
     )
     k: int = Field(default=10, ge=1, description="How many items.")
-    model: Which = Field(default="served", description="`before`: the same network before it was taught.")
+    model: Which = Field(default="served", description="`before`: the same network before distillation.")
     seen: Literal["remove", "keep"] = Field(default="remove", description="Whether items of the history may come back.")
     exclude: list[ItemId] = Field(default=[], max_length=MOST_IDS, description="Items that are not wanted.")
     filters: FiltersIn | None = None
@@ -219,7 +219,7 @@ class ModelOut(_Out):
     dim: int
     max_length: int
     validation_ndcg: float | None = Field(description="NDCG@10 on validation, measured in training.")
-    before: bool = Field(description="Whether the export carries the network before it was taught.")
+    before: bool = Field(description="Whether the export carries the network before distillation.")
     can_add: Literal["text", "vector"] | None = Field(
         description="What a new item is placed by: its texts, a vector that is sent along, or none can be added."
     )

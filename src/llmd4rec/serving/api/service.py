@@ -117,13 +117,13 @@ class Service:
             raise ApiError(
                 404,
                 "no_model",
-                "this export does not carry the network before it was taught",
+                "this export does not carry the network before distillation",
                 field="model",
-                remedy="Ask the model `served`, or export again with the network before.",
+                remedy="Ask the model `served`, or export the run with --both.",
             )
         # Reasons take one more encoding for each item of the history.
-        weight = 1 + min(len(request.history), self.engine.info.max_length) * request.explain
-        return self._batcher.ask(Question(which, request), weight)
+        more = min(len(request.history), self.engine.info.max_length) if request.explain else 0
+        return self._batcher.ask(Question(which, request), 1 + more)
 
     def _answer(self, questions: list[Question]) -> list[Reply | Exception]:
         """Answers a batch. Runs in a thread."""

@@ -52,15 +52,17 @@ async function call(path, body, signal) {
 function kindly(error) {
   if (error.status === 0) return ["The service does not answer.", "It may have been stopped, or the network is down."];
   if (error.status === 503) return ["The service is busy.", "Try again in a moment."];
-  if (error.status === 401) return ["A key is needed.", "The one that was given is not accepted."];
   if (error.status >= 500) return ["Something went wrong in the service.", `Its log has the details (${error.error.request_id || "no id"}).`];
   return [sentence(error.message), error.error.remedy || ""];
 }
 
 let again = null;
 function show(error, retry) {
-  if (error.status === 401) return askForKey(retry);
-  const [title, text] = kindly(error);
+  if (error.status === 401) askForKey(retry);
+  else tell(kindly(error), retry);
+}
+
+function tell([title, text], retry) {
   $("error-title").textContent = title;
   $("error-text").textContent = text;
   again = retry;
@@ -461,18 +463,18 @@ function telling(reasons) {
 
 // How far an item has come against the model before distillation.
 function moved(was, place) {
-  if (was === undefined) return mark_("move new", "new", `Not among the first ${ASKED} before distillation`);
+  if (was === undefined) return badge("move new", "new", `Not among the first ${ASKED} before distillation`);
   const steps = was - place;
   if (!steps) return null;
-  return mark_(`move ${steps > 0 ? "up" : "down"}`, `${steps > 0 ? "▲" : "▼"} ${Math.abs(steps)}`, `Place ${was + 1} before distillation`);
+  return badge(`move ${steps > 0 ? "up" : "down"}`, `${steps > 0 ? "▲" : "▼"} ${Math.abs(steps)}`, `Place ${was + 1} before distillation`);
 }
 
-function mark_(className, text, label) {
-  const mark = make("span", className, text);
-  mark.title = label;
-  mark.setAttribute("role", "img");
-  mark.setAttribute("aria-label", label);
-  return mark;
+function badge(className, text, label) {
+  const element = make("span", className, text);
+  element.title = label;
+  element.setAttribute("role", "img");
+  element.setAttribute("aria-label", label);
+  return element;
 }
 
 function why(reasons) {
@@ -615,6 +617,7 @@ function listen() {
     $("error").hidden = true;
     if (again) again();
   });
+  $("key").addEventListener("cancel", () => tell(["Without a key there is nothing to see.", ""], again));
   $("key-form").addEventListener("submit", () => {
     sessionStorage.setItem("key", $("key-input").value.trim());
     $("key-input").value = "";
