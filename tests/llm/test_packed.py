@@ -51,7 +51,8 @@ def test_states_and_gradients_equal_those_with_a_cache(
                                           allow_unused=True)]
         )  # fmt: skip
     for packed, plain in zip(*result, strict=True):
-        torch.testing.assert_close(packed, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max()) + 1e-7)
+        # A gradient that is 0 (attention over one token has nothing to choose) comes out as 0 or as rounding.
+        torch.testing.assert_close(packed, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max()) + 2e-6)
 
 
 def test_padding_has_no_state_and_other_sequences_no_say(llama: str) -> None:
