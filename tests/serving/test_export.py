@@ -49,6 +49,18 @@ def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, len
     assert (np.argsort(-scores)[:, :10] == np.argsort(-expected.numpy())[:, :10]).all()
 
 
+def run_card(folder: Path, history: list[str]) -> list[str]:
+    """What the model card's code without this package prints."""
+    card = (folder / "README.md").read_text()
+    code = card.split("Without it")[1].split("```python\n")[1].split("```")[0]
+    code = code.replace('["an-item", "another-item"]', repr(history))
+    for name in ("encoder.onnx", "item_table.npy", "item_scales.npy", "catalogue.parquet"):
+        code = code.replace(f'"{name}"', repr(str(folder / name)))
+    printed: list[Any] = []
+    exec(code, {"print": printed.append})
+    return list(printed[0])
+
+
 def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     """As the model card says, with nothing of this package."""
     folder = exports["distilled"]
@@ -62,20 +74,9 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert ids == chain_data.item_ids
 
     history = ["i3", "i4", "i5"]
-    card = (folder / "README.md").read_text()
-    code = (
-        card.split("Without it")[1]
-        .split("```python\n")[1]
-        .split("```")[0]
-        .replace('["an-item", "another-item"]', repr(history))
-    )
-    printed: list[Any] = []
-    names = ("encoder.onnx", "item_table.npy", "catalogue.parquet")
-    for name in names:
-        code = code.replace(f'"{name}"', repr(str(folder / name)))
-    exec(code, {"print": printed.append})
+    printed = run_card(folder, history)
     expected = Run.open(chain_run).crm.recommend(history, k=9)  # all there are but those seen
-    assert printed[0][:9] == [answer.item_id for answer in expected]
+    assert printed[:9] == [answer.item_id for answer in expected]
 
 
 def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(exports):
@@ -124,6 +125,9 @@ def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp
         )
         most = max(abs(score) for score in theirs.values())
         assert ours == pytest.approx(theirs, abs=0.03 * most)
+    assert run_card(tmp_path / "export", ["i3", "i4"]) == [
+        item.item_id for item in small.recommend(["i3", "i4"], 10).items
+    ]
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):
