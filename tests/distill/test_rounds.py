@@ -161,6 +161,14 @@ def test_a_wider_crm_is_the_partner_and_never_served(teacher, learns_from, tiny_
     assert [model for model, _ in run.models()] == ["crm", "crm", "wide", "llm", "llm"]
 
 
+@pytest.mark.parametrize("wide", [None, 16])
+def test_no_language_model_where_none_learns_or_teaches(wide, tiny_settings, chain_data, tmp_path):
+    changes = {"teacher": "self", "direction": "up", "wide": wide, "llm__model": str(tmp_path / "not there")}
+    run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
+    teacher = "crm-alone" if wide is None else "wide-alone"
+    assert taught_by(run) == dict.fromkeys(("crm-alone", teacher)) | {"crm-round-1": teacher}
+
+
 def test_a_width_that_the_network_cannot_have_is_refused(tiny_settings):
     with pytest.raises(ConfigError, match="heads = 2 does not divide dim = 15"):
         parse_settings(changed(tiny_settings, wide=15))

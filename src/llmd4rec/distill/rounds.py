@@ -137,9 +137,9 @@ class _Rounds:
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
-        if "text" in settings.crm.items or (settings.rounds and "text" in settings.llm.items):
-            self._prepare_texts()
-        if settings.rounds:
+        if "text" in settings.crm.items or (settings.uses_llm and "text" in settings.llm.items):
+            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
+        if settings.uses_llm:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
@@ -147,6 +147,7 @@ class _Rounds:
         if settings.rounds:
             if settings.partner == "wide":
                 self._train("wide", "wide-alone")
+        if settings.uses_llm:
             self._train("llm", "llm-alone")
         why = "all rounds done" if settings.rounds else ""
         for number in range(1, settings.rounds + 1):

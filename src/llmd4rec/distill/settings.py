@@ -142,6 +142,11 @@ class MutualDistillation(BaseModel):
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         return type(self.crm).model_validate(self.crm.model_dump() | {"dim": self.wide})
 
+    @property
+    def uses_llm(self) -> bool:
+        """Whether the language model learns or teaches at all: not where the CRM only learns from CRMs."""
+        return self.rounds > 0 and not (self.teacher == "self" and self.direction == "up")
+
     def training_of(self, student: Student) -> Training:
         """How the given student is trained."""
         return self.training.llm if student == "llm" else self.training.crm
