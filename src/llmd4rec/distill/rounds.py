@@ -144,9 +144,8 @@ class _Rounds:
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
-        if settings.rounds:
-            if settings.partner == "wide":
-                self._train("wide", "wide-alone")
+        if settings.rounds and settings.partner == "wide":
+            self._train("wide", "wide-alone")
         if settings.uses_llm:
             self._train("llm", "llm-alone")
         why = "all rounds done" if settings.rounds else ""
