@@ -397,18 +397,22 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, cha
     duration = time.perf_counter() - begun
 
     rng = random.Random()  # any moment must do
-    stopped = 0
-    for _ in range(4):
-        process = start(train, settings, chain_data.path, tmp_path / "parts")
+    stopped, parts = 0, tmp_path / "parts"
+    for attempt in range(12):
+        process = start(train, settings, chain_data.path, parts)
         time.sleep(rng.uniform(0.1, 0.6) * duration)
         if process.is_alive():
             os.kill(process.pid, number)
         process.join(60)
         stopped += process.exitcode in (-signal.SIGTERM, 130)
+        if stopped and (stopped == 3 or process.exitcode == 0):
+            break
+        if process.exitcode == 0:  # it was faster than the signal, or lost it in a destructor, as Python may
+            parts = tmp_path / f"parts {attempt}"
     assert stopped > 0
-    finish(tmp_path / "parts")
-    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
-    assert not list((tmp_path / "parts").rglob("*.part"))
+    finish(parts)
+    assert outcome(parts) == outcome(tmp_path / "whole")
+    assert not list(parts.rglob("*.part"))
 
 
 # ---- no leak ----------------------------------------------------------------------------------------------------
