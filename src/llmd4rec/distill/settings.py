@@ -110,10 +110,10 @@ class MutualDistillation(BaseModel):
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
     wide: int | None = Field(
-        256,
+        None,
         ge=1,
-        description="width of a second CRM that is never served: the language model's partner, which teaches the "
-        "served one with it; null: the served CRM is the partner itself, as in the paper",
+        description="width of a second CRM that is never served (256, say): the language model's partner, which "
+        "teaches the served one with it; null: the served CRM is the partner itself, as in the paper",
     )
     crm: CRM = Field(default_factory=SASRec)
     llm: LLMRecommender = Field(default_factory=LLMRecommender)
