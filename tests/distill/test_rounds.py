@@ -169,6 +169,16 @@ def test_no_language_model_where_none_learns_or_teaches(wide, tiny_settings, cha
     assert taught_by(run) == dict.fromkeys(("crm-alone", teacher)) | {"crm-round-1": teacher}
 
 
+def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_data, tmp_path):
+    """What was folded into its table must not be mixed in again."""
+    settings = changed(
+        tiny_settings, crm_start="continue", crm__items="id+neighbours", direction="up", teacher="self",
+        training__crm__round_epochs=0,
+    )  # fmt: skip
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert same(weights(run, "crm-alone"), weights(run, "crm-round-1"))
+
+
 def test_a_width_that_the_network_cannot_have_is_refused(tiny_settings):
     with pytest.raises(ConfigError, match="heads = 2 does not divide dim = 15"):
         parse_settings(changed(tiny_settings, wide=15))

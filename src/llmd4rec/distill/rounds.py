@@ -206,7 +206,9 @@ class _Rounds:
         if lesson is not None and settings.ranks == "round-start":
             lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
         ranker = self._starting_point(model, stage, number)
-        sides = item_sides(settings.crm.items, self.data, run.text_vectors()) if model != "llm" else None
+        # A table that goes on has its sides in it already; neighbours would be mixed in twice.
+        afresh = model != "llm" and not self._goes_on(model, number)
+        sides = item_sides(settings.crm.items, self.data, run.text_vectors()) if afresh else None
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)
