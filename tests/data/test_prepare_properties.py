@@ -192,6 +192,8 @@ def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dic
     per_user, per_item = Counter(row[0] for row in unfolded(data)), Counter(row[1] for row in unfolded(data))
     assert min(per_user.values()) >= max(how["k_core"], how["min_history"])
     assert min(per_item.values()) >= how["k_core"]
+    if how["duplicates"] == "drop-consecutive":
+        how["duplicates"] = "keep"  # what the core leaves side by side was none in a row in the log
     again = Dataset.from_frames(frame(unfolded(data)), **how)
     assert unfolded(again) == unfolded(data)
     assert again.report["steps"][-1]["rows_out"] == again.report["steps"][0]["rows_in"]

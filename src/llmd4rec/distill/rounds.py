@@ -138,7 +138,7 @@ class _Rounds:
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
         if "text" in settings.crm.items or (settings.uses_llm and "text" in settings.llm.items):
-            prepare_text_vectors(settings.llm, self.data, self.run_folder.folder, self.device)
+            self._prepare_texts()
         if settings.uses_llm:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
             self.run_folder.build("llm", "llm-alone")
