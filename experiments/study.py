@@ -13,7 +13,7 @@ A study is a YAML file: the question it asks, the settings all its trials share,
 
 Trials whose file is there are not run again. What a trial prints is its validation only: variants are chosen by that.
 Test figures are written to the file, for `tables.py`. Trials of the same data, seed and settings share the stages that
-come before the rounds (crm-alone, wide-alone, llm-alone): they are trained once, and the file says so.
+come before the rounds (crm-alone, wide-alone, ..., llm-alone): they are trained once, and the file says so.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ from llmd4rec.training.runtime import environment
 ROOT = Path(__file__).resolve().parents[1]
 #: Where runs and shared stages are kept; not part of the repository.
 RUNS = ROOT / "experiments" / ".runs"
-#: Stages that do not depend on how models teach each other, in the order of a run.
-BEFORE_ROUNDS = ("crm-alone", "wide-alone", "llm-alone")
 SLICES = ("tail", "head", "short_history", "long_history", "later_day", "cold")
 
 
@@ -168,11 +166,17 @@ def shared_folder(run: Run, stage: str) -> Path:
     if "text" in run.settings.crm.items or stage == "llm-alone":
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
     if stage != "crm-alone":
-        kept["wide"] = values["wide"]
+        kept["wide"] = None if run.settings.wide is None else run.settings.partner_crm.dim
     if stage == "llm-alone":
         kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
     digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]
     return RUNS / "shared" / f"{stage}-{digest}"
+
+
+def before_rounds(run: Run) -> tuple[str, ...]:
+    """Stages that do not depend on how models teach each other, in the order of a run."""
+    llm = ("llm-alone",) if run.settings.uses_llm else ()
+    return ("crm-alone", *(run.settings.wide_stages + llm if run.settings.rounds else ()))
 
 
 def take_shared(run: Run) -> list[str]:
@@ -180,11 +184,9 @@ def take_shared(run: Run) -> list[str]:
     taken: list[str] = []
     if run.record.stages:
         return taken
-    for stage in BEFORE_ROUNDS:
-        if stage == "wide-alone" and run.settings.partner != "wide":
-            continue
+    for stage in before_rounds(run):
         folder = shared_folder(run, stage)
-        if not folder.exists() or (stage != "crm-alone" and not run.settings.rounds):
+        if not folder.exists():
             break
         if stage == "llm-alone":
             run.record.llm = json.loads((folder / "llm.json").read_text(encoding="utf-8"))
@@ -198,7 +200,7 @@ def take_shared(run: Run) -> list[str]:
 
 def keep_shared(run: Run) -> None:
     """Keeps the stages before the rounds for other trials."""
-    for stage in BEFORE_ROUNDS:
+    for stage in before_rounds(run):
         folder = shared_folder(run, stage)
         if stage in run.record.stages and not folder.exists():
             folder.mkdir(parents=True)

@@ -46,6 +46,8 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "crm_start": "restart",
         "lambda_up": 4.0,
         "teacher": "partner",
+        "wide": None,
+        "taught_dropout": None,
         "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
         "llm": {
             "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",

@@ -140,21 +140,27 @@ def test_who_else_may_teach(teacher, stages, tiny_settings, chain_data, tmp_path
 @pytest.mark.parametrize(
     ("teacher", "learns_from"),
     [
-        ("consensus", ("wide-alone + llm-alone", "llm-round-1 + wide-alone", "wide-alone + llm-round-1")),
-        ("partner", ("wide-alone", "llm-round-1", "wide-alone")),
-        ("self", ("llm-alone", "wide-alone", "llm-round-1")),
+        ("consensus", ("W + crm-alone + llm-alone", "llm-round-1 + W + crm-alone", "W + crm-round-1 + llm-round-1")),
+        ("partner", ("W + crm-alone", "llm-round-1", "W + crm-round-1")),
+        ("self", ("llm-alone", "W + crm-alone", "llm-round-1")),
     ],
 )
-def test_a_wider_crm_is_the_partner_and_never_served(teacher, learns_from, tiny_settings, chain_data, tmp_path):
-    changes = {"teacher": teacher, "wide": 16, "rounds": 2, "llm__dim": "crm", "llm__init_table_from_crm": True}
+@pytest.mark.parametrize("wides", [1, 2])
+def test_wider_crms_teach_and_are_never_served(wides, teacher, learns_from, tiny_settings, chain_data, tmp_path):
+    changes = {"teacher": teacher, "wide": 16, "wides": wides, "rounds": 2}
+    changes |= {"llm__dim": "crm", "llm__init_table_from_crm": True}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
+    stages = ["wide-alone", "wide-alone-2"][:wides]
+    down, up, down_again = (text.replace("W", " + ".join(stages)) for text in learns_from)
     assert taught_by(run) == {
-        "crm-alone": None, "wide-alone": None, "llm-alone": None,
-        "llm-round-1": learns_from[0], "crm-round-1": learns_from[1], "llm-round-2": learns_from[2],
-        "crm-round-2": learns_from[1].replace("llm-round-1", "llm-round-2"),
+        "crm-alone": None, **dict.fromkeys(stages), "llm-alone": None, "llm-round-1": down, "crm-round-1": up,
+        "llm-round-2": down_again, "crm-round-2": up.replace("llm-round-1", "llm-round-2").replace(
+            "crm-alone", "crm-round-1"
+        ),
     }  # fmt: skip
     wide, llm = run.load("wide", "alone"), run.load("llm", "alone")
     assert (run.load("crm", "distilled").dim, wide.dim, llm.dim) == (8, 16, 16)
+    assert wides == 1 or not same(weights(run, stages[0]), weights(run, stages[1]))
     with torch.no_grad():  # the language model reads the wide one's items and starts from them
         torch.testing.assert_close(llm.injected, wide.item_table())
         torch.testing.assert_close(llm.item_table(), wide.item_table())
@@ -165,8 +171,48 @@ def test_a_wider_crm_is_the_partner_and_never_served(teacher, learns_from, tiny_
 def test_no_language_model_where_none_learns_or_teaches(wide, tiny_settings, chain_data, tmp_path):
     changes = {"teacher": "self", "direction": "up", "wide": wide, "llm__model": str(tmp_path / "not there")}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
-    teacher = "crm-alone" if wide is None else "wide-alone"
-    assert taught_by(run) == dict.fromkeys(("crm-alone", teacher)) | {"crm-round-1": teacher}
+    wides = [] if wide is None else ["wide-alone", "wide-alone-2"]
+    assert taught_by(run) == dict.fromkeys(("crm-alone", *wides)) | {"crm-round-1": " + ".join([*wides, "crm-alone"])}
+
+
+def test_each_teacher_counts_as_much_as_it_was_found_to(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """Where the language model is left out, the lesson is the CRM's own."""
+    asked = []
+
+    def best_counts(judge: Any, models: int) -> tuple[tuple[int, ...], float]:
+        asked.append(models)
+        return (0, 1), judge((0, 1))
+
+    monkeypatch.setattr(rounds, "best_counts", best_counts)
+    changes = {"teacher": "consensus", "direction": "up"}
+    lessons = {}
+    for consensus in ("validation", "equal"):
+        settings = changed(tiny_settings, consensus=consensus, training__crm__round_epochs=1, **changes)
+        run = parse_settings(settings).fit(chain_data, tmp_path / consensus)
+        lessons[consensus] = run.record.stages["crm-round-1"]
+    assert lessons["validation"]["teachers"] == {"llm-alone": 0, "crm-alone": 1}
+    assert lessons["equal"]["teachers"] == {"llm-alone": 1, "crm-alone": 1}
+    assert lessons["validation"]["taught_by"] == lessons["equal"]["taught_by"] == "llm-alone + crm-alone"
+    assert asked == [2]
+    alone = changed(tiny_settings, training__crm__round_epochs=1, **changes | {"teacher": "self"})
+    run = parse_settings(alone).fit(chain_data, tmp_path / "self")
+    assert same(weights(run, "crm-round-1"), weights(Run.open(tmp_path / "validation"), "crm-round-1"))
+
+
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.3])
+def test_dropout_of_a_taught_crm(dropout, tiny_settings, chain_data, tmp_path):
+    """While it is taught, and in no other training: not of the wide one, which nobody teaches."""
+    changes = {"taught_dropout": dropout, "crm__dropout": 0.1, "crm__id_dropout": 0.1, "wide": "auto"}
+    run = parse_settings(untrained(tiny_settings, direction="up", **changes)).fit(chain_data, tmp_path / "run")
+    assert run.load("wide", "alone").dim == 32  # four times the served one's
+    rates = {}
+    for stage in run.record.stages:
+        if not stage.startswith("llm"):
+            model = run.load_stage(stage.partition("-")[0], stage)  # type: ignore[arg-type]
+            rates[stage] = (model.dropout.rate, model.items.id_dropout)  # type: ignore[union-attr]
+    taught = 0.1 if dropout is None else dropout
+    untaught = dict.fromkeys(("crm-alone", "wide-alone", "wide-alone-2"), (0.1, 0.1))
+    assert rates == untaught | {"crm-round-1": (taught, taught)}
 
 
 def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_data, tmp_path):

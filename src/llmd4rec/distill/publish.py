@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,7 @@ from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import product
 from llmd4rec.progress import bar
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 FILES = ("states.npy", "table.npy", "rank.npy")
 
@@ -49,6 +49,8 @@ class Teacher:
     rank: NDArray[np.int32]
     #: The student's ranks at the start of the round, where the weights are to use those.
     student_rank: NDArray[np.int32] | None = None
+    #: How much each stage counts in it, by name.
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
         """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
@@ -73,6 +75,7 @@ def publish(
     *,
     label: str,
     made_of: Mapping[str, str | None] | None = None,
+    counts: Mapping[str, int] | None = None,
     batch_items: int = 4096,
     rank_items: int | None = None,
 ) -> None:
@@ -84,6 +87,7 @@ def publish(
         folder: replaced if it exists.
         label: what is published, written into teacher.json.
         made_of: checksums of the weights that teach, by stage; :func:`open_teacher` can ask for the same ones.
+        counts: how much each of those stages counts in a pool.
         batch_items: items read per forward pass.
         rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
             position among all items would take longer than training; None: exact.
@@ -128,6 +132,7 @@ def publish(
                     "format": FORMAT_VERSION,
                     "label": label,
                     "made_of": dict(made_of or {}),
+                    "counts": dict(counts or {}),
                     "data": dataset.fingerprint,
                     "positions": windows.num_positions,
                     "dim": ranker.dim,
@@ -226,6 +231,7 @@ def open_teacher(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
             table=Int8Rows.of(table) if precision == "int8" else table,
             rank=np.load(folder / "rank.npy", allow_pickle=False),
+            counts={str(stage): int(count) for stage, count in head["counts"].items()},
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"

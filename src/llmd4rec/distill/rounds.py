@@ -1,23 +1,23 @@
 """The alternating loop of mutual distillation (LLMD4Rec, arXiv 2505.18120).
 
     crm-alone                      the CRM on its own                           (all there is when rounds = 0)
-    wide-alone                     a wider CRM, where there is one (`wide`)
+    wide-alone, wide-alone-2, ...  wider CRMs, where they are wanted (`wide`)
     llm-alone                      the LLM on its own, reading the CRM's items  (E4SRec, all positions in one pass)
     round r:
         downward   publish the CRM; its item table goes into the LLM; train the LLM on L_rec + λ1 · w1 · KL
         upward     publish the LLM; train the CRM on L_rec + λ2 · w2 · KL
     until the validation NDCG@10 of the model that is learned for stops improving
 
-Where there is a wider CRM, the LLM reads its items and learns from it, and the two teach the served CRM together: what
-is served need not be what the LLM talks to. Nothing couples the models but the published teacher, and nothing is added
-to any of them.
+Where there are wider CRMs, the LLM reads the items of the first and learns from them, and all of them teach the served
+CRM together, each counting as much as validation says (`distill/consensus.py`): what is served need not be what the LLM
+talks to. Nothing couples the models but the published teacher, and nothing is added to any of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,12 +26,13 @@ from filelock import FileLock, Timeout
 
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.consensus import best_counts, in_words
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
 from llmd4rec.files import remove, remove_leftovers, sha256_file
 from llmd4rec.models.crm.items import item_sides, item_table_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -144,8 +145,8 @@ class _Rounds:
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
-        if settings.rounds and settings.partner == "wide":
-            self._train("wide", "wide-alone")
+        for stage in settings.wide_stages if settings.rounds else ():
+            self._train("wide", stage)
         if settings.uses_llm:
             self._train("llm", "llm-alone")
         why = "all rounds done" if settings.rounds else ""
@@ -183,11 +184,11 @@ class _Rounds:
     def _teachers(self, student: Student, number: int, newest: int) -> tuple[str, ...]:
         """The stages that teach `student` in round `number`, the other model's being the last before `newest`."""
         settings = self.settings
-        partner: Student = settings.partner if student == "llm" else "llm"
-        other, own = self._latest(partner, newest), self._latest(student, number)
-        if student == "crm" and settings.partner == "wide":
-            own = "wide-alone"  # which is what the served CRM would be, were it free to be so wide
-        return {"partner": (other,), "consensus": (other, own), "self": (own,)}[settings.teacher]
+        # The wide ones are what the served CRM would be, were it free to be so wide.
+        crms = (*settings.wide_stages, self._latest("crm", newest if student == "llm" else number))
+        llm = self._latest("llm", newest if student == "crm" else number)
+        own, others = (crms, (llm,)) if student == "crm" else ((llm,), crms)
+        return {"partner": others, "consensus": (*others, *own), "self": own}[settings.teacher]
 
     def _stalled(self, number: int) -> bool:
         values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
@@ -230,14 +231,14 @@ class _Rounds:
         )
         if sides:
             item_table_of(ranker).fold()
-        self._keep(stage, ranker, fitted, teacher)
+        self._keep(stage, ranker, fitted, teacher, lesson.counts if lesson is not None else {})
         if number and self.processes.first:  # nobody listens any more to what this stage replaces
             for published in (run.folder / "teachers").iterdir():
                 if self._latest(model, number) in published.name.split("+"):
                     remove(published)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
-    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None) -> None:
+    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None, counts: Mapping[str, int]) -> None:
         """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
         run, folder = self.run_folder, self.run_folder.checkpoint_of(stage)
         checksum = None
@@ -249,6 +250,8 @@ class _Rounds:
             "validation_ndcg": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
             "taught_by": teacher,
+            # How much each teacher counted, where it was more than one.
+            **({"teachers": dict(counts)} if len(counts) > 1 else {}),
             "parameters": total,
             "trainable_parameters": trainable,
             "checksum": self.processes.from_first(checksum),
@@ -263,11 +266,14 @@ class _Rounds:
         return number > 0 and start == "continue"
 
     def _validate(self, ranker: Ranker) -> float:
-        chosen = self.settings.evaluation
+        return validation_ndcg(
+            ranker, self.data, self.settings.evaluation.seen, self._validation_users(), self.settings.seed
+        )
+
+    def _validation_users(self) -> int:
         # A large catalogue would spend longer on choosing the epoch than on training it.
         affordable = max(1000, VALIDATION_SCORES // self.data.num_items)
-        users = min(affordable, chosen.validation_users or len(self.data.valid))
-        return validation_ndcg(ranker, self.data, chosen.seen, users, self.settings.seed)
+        return min(affordable, self.settings.evaluation.validation_users or len(self.data.valid))
 
     def _starting_point(self, model: Student, stage: str, number: int) -> Ranker:
         """The student before its training: fresh or from the round before, with the CRM's items injected."""
@@ -306,13 +312,21 @@ class _Rounds:
 
     def _publish_anew(self, folder: Path, stages: tuple[str, ...], made_of: dict[str, str | None]) -> None:
         rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
+        counts = (1,) * len(rankers)
+        if len(rankers) > 1 and self.settings.consensus == "validation":
+            chosen = self.settings.evaluation
+            judge = PoolValidation(rankers, self.data, chosen.seen, self._validation_users(), self.settings.seed)
+            counts, value = best_counts(judge, len(rankers))
+            say(f"  teacher: {in_words(stages, counts)}, validation NDCG@10 {value:.4f}")
+        heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
         learning = self.settings.training.crm if stages[0].startswith("llm") else self.settings.training.llm
         large = self.data.num_items > learning.full_softmax_items
         publish(
-            rankers[0] if len(rankers) == 1 else Pool(rankers),
+            heard[0][0] if len(heard) == 1 else Pool(*zip(*heard, strict=True)),
             self.data,
             folder,
             label=" + ".join(stages),
+            counts=dict(zip(stages, counts, strict=True)),
             made_of=made_of,
             rank_items=learning.candidates if large else None,
         )

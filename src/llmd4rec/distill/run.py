@@ -233,8 +233,7 @@ class Run:
         device = select_device(self.settings.device)
         seed = derive_seed(self.settings.seed, "weights", stage_name)
         if model != "llm":
-            settings = self.settings.crm if model == "crm" else self.settings.partner_crm
-            return settings.build(self.record.items, seed).to(device)
+            return self.settings.crm_in(stage_name).build(self.record.items, seed).to(device)
         vectors = self.text_vectors()
         network, used = build_llm(
             self.settings.llm, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm

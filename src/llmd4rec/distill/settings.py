@@ -88,7 +88,12 @@ class MutualDistillation(BaseModel):
     )
     teacher: Literal["partner", "consensus", "self"] = Field(
         "consensus",
-        description="whose scores a student learns: the other model's, the mean of both, or (a control) its own",
+        description="whose scores a student learns: the other model's, the mean of all models', or (a control) those "
+        "of models of its own kind",
+    )
+    consensus: Literal["validation", "equal"] = Field(
+        "validation",
+        description="how much each model counts in a mean: as much as makes the mean best on validation, or the same",
     )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
     ranks: Literal["current", "round-start"] = Field(
@@ -98,7 +103,7 @@ class MutualDistillation(BaseModel):
         "every-round", description="when the CRM's item table becomes the LLM's item embedding"
     )
     lambda_down: float = Field(1.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
-    lambda_up: float = Field(2.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
+    lambda_up: float = Field(8.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
@@ -109,11 +114,18 @@ class MutualDistillation(BaseModel):
         "restart", description="each round trains the CRM from scratch, or goes on from the round before"
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
-    wide: int | None = Field(
-        None,
-        ge=1,
-        description="width of a second CRM that is never served (256, say): the language model's partner, which "
-        "teaches the served one with it; null: the served CRM is the partner itself, as in the paper",
+    wide: Literal["auto"] | PositiveInt | None = Field(
+        "auto",
+        description="width of further CRMs that are never served (auto: four times the served one's): the language "
+        "model reads the items of the first, and they teach the served one with it; null: none, as in the paper",
+    )
+    wides: int = Field(2, ge=1, description="how many there are of them, which differ by chance alone")
+    taught_dropout: float | None = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout of the CRM while it is taught, and how often an item's own row is left out then: what "
+        "teachers say keeps it from learning by heart (null: as when it learns alone)",
     )
     crm: CRM = Field(default_factory=SASRec)
     llm: LLMRecommender = Field(default_factory=LLMRecommender)
@@ -139,8 +151,24 @@ class MutualDistillation(BaseModel):
         """That CRM's settings: the served one's, but for the width."""
         if self.wide is None:
             return self.crm
+        width = 4 * self.crm.dim if self.wide == "auto" else self.wide
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
-        return type(self.crm).model_validate(self.crm.model_dump() | {"dim": self.wide})
+        return type(self.crm).model_validate(self.crm.model_dump() | {"dim": width})
+
+    @property
+    def wide_stages(self) -> tuple[str, ...]:
+        """The trainings of the CRMs that are not served."""
+        if self.wide is None:
+            return ()
+        return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, self.wides + 1)))
+
+    def crm_in(self, stage: str) -> CRM:
+        """The settings of the CRM that is trained in a stage: wide ones differ in width, a taught one in dropout."""
+        if stage.startswith("wide"):
+            return self.partner_crm
+        if "-round-" in stage and self.taught_dropout is not None:
+            return self.crm.model_copy(update=dict.fromkeys(("dropout", "id_dropout"), self.taught_dropout))
+        return self.crm
 
     @property
     def uses_llm(self) -> bool:

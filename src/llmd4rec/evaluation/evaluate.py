@@ -132,6 +132,57 @@ def validation_ndcg(
     return float(ndcg(ranking.ranks, k).mean())
 
 
+class PoolValidation:
+    """The validation NDCG of any weighted mean of some models, each of which reads the histories once.
+
+    Args:
+        rankers: the models, on one device.
+        dataset: the data set that they were made for.
+        seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
+        batch_size: histories encoded at once.
+
+    Raises:
+        DataError, ModelError: as for :func:`validation_ndcg`.
+    """
+
+    def __init__(
+        self,
+        rankers: Sequence[Ranker],
+        dataset: Dataset,
+        seen: SeenItems = "remove",
+        max_users: int | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> None:
+        positions = _targets(dataset, "valid", max_users, seed)
+        starts = dataset.offsets[dataset.users_of(positions)]
+        self._targets = dataset.items[positions].astype(np.int64)
+        self._seen = _seen(dataset, starts, positions) if seen == "remove" else None
+        self._states, self._tables = [], []
+        with bar("reading histories", len(rankers) * len(positions), "users") as progress:
+            for ranker in rankers:
+                with _evaluation_mode(ranker, None) as where:
+                    states_UD = torch.empty(len(positions), ranker.dim, device=where)
+                    order = np.argsort(np.minimum(positions - starts, ranker.max_length), kind="stable")
+                    for batch in _split(order, batch_size):
+                        items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], ranker.max_length)
+                        states_UD[batch] = last_states(ranker, items_BL.to(where), lengths_B.to(where)).float()
+                        progress.advance(len(batch))
+                    self._states.append(states_UD)
+                    self._tables.append(ranker.item_table().float())
+
+    def __call__(self, weights: Sequence[float]) -> float:
+        """Mean NDCG@10 of the models' mean scores, weighted; one without weight is not asked."""
+        heard = [number for number, weight in enumerate(weights) if weight]
+        ranking = rank_targets(
+            torch.cat([weights[number] / sum(weights) * self._states[number] for number in heard], 1),
+            torch.cat([self._tables[number] for number in heard], 1),
+            self._targets,
+            self._seen,
+        )
+        return float(ndcg(ranking.ranks, 10).mean())
+
+
 def _targets(dataset: Dataset, split: SplitName, max_users: int | None, seed: int) -> NDArray[np.int64]:
     """The targets to rank, ascending: those with a history, or a sample of them."""
     if split not in ("valid", "test"):

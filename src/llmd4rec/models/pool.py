@@ -1,6 +1,6 @@
-"""Several models that answer as one: the mean of their scores.
+"""Several models that answer as one: the weighted mean of their scores.
 
-    scores = mean_m (states_m @ table_m.T)  =  [states_1 / M, ..., states_M / M] @ [table_1, ..., table_M].T
+    scores = Σ_m w_m states_m @ table_m.T  =  [w_1 states_1, ..., w_M states_M] @ [table_1, ..., table_M].T,  Σ w = 1
 
 A softmax over mean scores is the normalised geometric mean of the models' distributions (a log-linear pool). It is
 again one product of states and a table, as wide as all of them together; so a pool can be published, ranked and
@@ -23,16 +23,19 @@ class Pool(Ranker):
 
     Args:
         rankers: at least one; histories are read as far back as all of them can. Their widths may differ.
+        weights: how much each counts, positive, in any unit; None: all the same.
 
     Raises:
         ModelError: their catalogues differ in size.
     """
 
-    def __init__(self, rankers: Sequence[Ranker]) -> None:
+    def __init__(self, rankers: Sequence[Ranker], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if len({ranker.num_items for ranker in rankers}) != 1:
             raise ModelError("models of different catalogues cannot be pooled", "Pool models of one run.")
         self.rankers = nn.ModuleList(rankers)
+        given = weights or [1.0] * len(rankers)
+        self.weights = tuple(weight / sum(given) for weight in given)
         self.max_length = min(ranker.max_length for ranker in rankers)
 
     @property
@@ -46,9 +49,9 @@ class Pool(Ranker):
         return sum(ranker.dim for ranker in self._members())
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States [B, L, sum of widths], each model's divided by how many models there are."""
-        members = self._members()
-        return torch.cat([ranker.states(items_BL, lengths_B).float() / len(members) for ranker in members], -1)
+        """States [B, L, sum of widths], each model's times its weight."""
+        weighted = zip(self.weights, self._members(), strict=True)
+        return torch.cat([weight * ranker.states(items_BL, lengths_B).float() for weight, ranker in weighted], -1)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The tables side by side, [I, sum of widths]."""

@@ -1,0 +1,56 @@
+"""How much each teacher counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmd4rec.distill.consensus import MOST, best_counts, in_words
+from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
+from llmd4rec.models.pool import Pool
+
+
+def test_the_climb_ends_where_no_neighbour_is_better():
+    asked = []
+
+    def judge(counts):
+        asked.append(counts)
+        return -abs(counts[0] / sum(counts) - 0.75) - abs(counts[1] / sum(counts) - 0.25)  # 3 : 1 : 0
+
+    assert best_counts(judge, 3)[0] == (3, 1, 0)
+    assert asked[0] == (1, 1, 1)
+    assert len(asked) == len(set(asked))  # none is asked for twice
+    assert (0, 0, 0) not in asked
+
+
+def test_equal_weights_stay_where_nothing_is_better():
+    """As on validation sets that are too small to tell models apart."""
+    assert best_counts(lambda counts: 0.5, 3) == ((1, 1, 1), 0.5)
+    assert best_counts(lambda counts: 0.5, 1) == ((1,), 0.5)
+
+
+def test_counts_are_bounded():
+    assert best_counts(lambda counts: counts[0], 2)[0][0] == MOST
+
+
+def test_in_words():
+    assert in_words(["a", "b", "c"], (2, 1, 0)) == "2 × a + b (c left out)"
+    assert in_words(["a", "b"], (1, 1)) == "a + b"
+
+
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 0, 2), (1, 1, 0), (3, 1, 2)])
+@pytest.mark.parametrize("seen", ["remove", "keep"])
+def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
+    """Against the pool built and ranked as one model; with models of different widths that read differently far."""
+    from llmd4rec.models.crm import SASRec
+
+    rankers = [
+        SASRec(dim=dim, heads=1, max_length=length).build(chain_data.num_items, seed=dim).eval()
+        for dim, length in ((4, 6), (8, 6), (16, 6))
+    ]
+    for ranker in rankers:
+        torch.nn.init.normal_(ranker.items.weight)
+    heard = [(ranker, weight) for ranker, weight in zip(rankers, weights, strict=True) if weight]
+    pool = Pool(*zip(*heard, strict=True))
+    judge = PoolValidation(rankers, chain_data, seen, max_users=20, seed=3, batch_size=7)
+    assert judge(weights) == pytest.approx(validation_ndcg(pool, chain_data, seen, 20, 3), abs=1e-9)
