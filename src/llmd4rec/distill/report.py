@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmd4rec.config import dump_settings
@@ -27,17 +27,11 @@ if TYPE_CHECKING:
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 
 
-#: Who teaches the CRM, in words for a person.
-TEACHERS = {
-    "partner": "the language model",
-    "consensus": "the language model and itself together (the mean of their scores)",
-    "self": "itself as it was before",
-}
-#: The same where the language model's partner is a wider CRM.
-WIDE_TEACHERS = {
-    "partner": "the language model",
-    "consensus": "the language model and a wider recommender together (the mean of their scores)",
-    "self": "a wider recommender",
+#: Who teaches the CRM, in words for a person: one of a kind, and several of it.
+TEACHERS: dict[str, tuple[str, str]] = {
+    "wide": ("a wider recommender", "wider recommenders"),
+    "llm": ("the language model", "language models"),
+    "crm": ("itself as it was before", "itself as it was before"),
 }
 
 
@@ -55,7 +49,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         title=run.folder.resolve().name,
         crm={"sasrec": "SASRec", "bsarec": "BSARec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
         llm=_llm_name(run),
-        teacher=(TEACHERS if settings.wide is None else WIDE_TEACHERS)[settings.teacher],
+        teacher=teachers_in_words(run.record.stages[run.stage_of("crm", "distilled")]) if distilled is not None else "",
         rows=[
             ModelRow(
                 result.model,
@@ -93,6 +87,29 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
         ],
     )
+
+
+def teachers_in_words(stage: Mapping[str, Any]) -> str:
+    """Who taught a stage, and how much each counted: `2 wider recommenders (80 %) and the language model (20 %)`.
+
+    Args:
+        stage: a stage with a teacher, as run.json records it.
+    """
+    counts: dict[str, int] = stage.get("teachers") or {stage["taught_by"]: 1}
+    heard, left_out = [], []
+    for model, (one, several) in TEACHERS.items():
+        own = {name: count for name, count in counts.items() if name.partition("-")[0] == model}
+        asked = sum(1 for count in own.values() if count)
+        name = one if asked <= 1 else f"{asked} {several}"
+        if asked:
+            share = sum(own.values()) / sum(counts.values())
+            heard.append(name if share == 1 else f"{name} ({share:.0%})")
+        elif own:
+            left_out.append(name)
+    words = " and ".join(heard)
+    if left_out:
+        words += f", but not by {' nor '.join(left_out)}, without which the mean of the scores is better on validation"
+    return words
 
 
 def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram]:
