@@ -532,3 +532,19 @@ def test_data_that_cannot_be_trained_on_leave_no_folder(tiny_settings, tmp_path)
     with pytest.raises(DataError, match="nothing to train on"):
         parse_settings(tiny_settings).fit(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_control_for_pretraining_has_the_same_network_with_other_weights(tiny_settings, chain_data, tmp_path):
+    """And it is the same random one in every stage, though only adapters are saved."""
+    bases = {}
+    for pretrained in (True, False):
+        settings = untrained(tiny_settings, llm__pretrained=pretrained, direction="down")
+        run = parse_settings(settings).fit(chain_data, tmp_path / str(pretrained))
+        for stage in ("llm-alone", "llm-round-1"):
+            parameters = run.load_stage("llm", stage).decoder.named_parameters()  # type: ignore[union-attr]
+            bases[pretrained, stage] = {name: p.detach() for name, p in parameters if "lora" not in name and p.ndim > 1}
+    real, random_one = bases[True, "llm-alone"], bases[False, "llm-alone"]
+    assert len(real) > 7
+    assert same(random_one, bases[False, "llm-round-1"])
+    assert {name: p.shape for name, p in real.items()} == {name: p.shape for name, p in random_one.items()}
+    assert not any(torch.equal(real[name], random_one[name]) for name in real)

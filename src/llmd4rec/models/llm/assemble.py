@@ -12,7 +12,7 @@ from torch import Tensor
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.files import atomic_file
-from llmd4rec.models.llm.backbone import Backbone, load_backbone, resolve_layers
+from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
 from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
 from llmd4rec.models.ranker import Ranker
@@ -77,6 +77,8 @@ def build_llm(
             f"{settings.model} is not what this run was trained on: then {known['origin']}, now {backbone.origin}",
             "Make the same weights available (the same hub, folder or package as then), or train a new run.",
         )
+    if not settings.pretrained:
+        forget_pretraining(backbone)
     network = LLMRecommenderNetwork(
         backbone,
         num_items,

@@ -111,6 +111,21 @@ def load_backbone(
     return Backbone(decoder.to(device), tokenizer, width, kept, total, model, located.origin, fingerprint, packs)
 
 
+@torch.no_grad()
+def forget_pretraining(backbone: Backbone) -> None:
+    """Gives the decoder the random weights that a training of it would begin with; always the same ones.
+
+    Matrices and token embeddings are normal with the deviation that its configuration names, norms one, biases zero.
+    """
+    generator = torch.Generator().manual_seed(0)
+    deviation = getattr(backbone.model.config, "initializer_range", None) or 0.02
+    for name, parameter in backbone.model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
 def resolve_layers(layers: int | Literal["auto"] | None, device: torch.device | str) -> int | None:
     """What `layers: auto` means: the first 2 on a CPU, all (None) elsewhere."""
     if layers == "auto":

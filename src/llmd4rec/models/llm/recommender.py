@@ -59,6 +59,9 @@ class LLMRecommender(BaseModel):
         "auto", description="how many layers to keep, from the first; auto: 2 on a CPU, all on a GPU; null: all"
     )
     gguf_file: str | None = Field(None, description="name of a .gguf file inside the folder or repository")
+    pretrained: bool = Field(
+        True, description="false: the same network with random weights, the control for what pre-training gives"
+    )
     items: ItemInputs = Field("id+text", description="what an item token is made of")
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
