@@ -61,7 +61,8 @@ def trained_items(data: Dataset) -> set[str]:
 def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Trains with an empty cache and gives everything that came of it; the same training only once.
 
-    With `chosen=False` validation has no say in which epoch is kept: it is always the last.
+    With `chosen=False` validation has no say in which epoch is kept, which is always the last, nor in how much each
+    teacher counts.
     """
 
     def keep_published(publish: Callable[..., None], into: Path) -> Callable[..., None]:
@@ -82,6 +83,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
             patch.setattr(rounds, "publish", keep_published(rounds.publish, place / "published"))
             if not chosen:
                 patch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
+                patch.setattr(rounds, "best_counts", lambda judge, models: ((1,) * models, 0.0))
             settings = {
                 **tiny_settings,
                 "teacher": "consensus",
