@@ -18,6 +18,7 @@ from llmd4rec.evaluation.report import (
     ModelRow,
     ReportContent,
     WeightHistogram,
+    charts,
     choose_examples,
     render,
     write_report,
@@ -111,6 +112,16 @@ def test_a_full_report_holds_the_figures(gain: Comparison) -> None:
         assert section in page.ids
     assert "4 earlier" in page.text
     assert "already in the history" in page.text
+
+
+def test_a_gain_of_too_few_hits_for_an_interval_is_not_marked_as_sure(gain: Comparison) -> None:
+    """As where a group has so few hits that some resample has none."""
+    metrics = {name: dataclasses.replace(d, relative_interval=None) for name, d in gain.overall.metrics.items()}
+    sure = charts.gains({"": {"all": gain.overall}}, "ndcg@10")
+    unsure = charts.gains({"": {"all": dataclasses.replace(gain.overall, metrics=metrics)}}, "ndcg@10")
+    assert 'class="point up"' in sure
+    assert 'class="point open"' in unsure
+    assert "too few hits for an interval" in unsure
 
 
 def test_everything_from_outside_is_escaped(gain: Comparison) -> None:

@@ -159,11 +159,15 @@ def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) ->
             d = group.metrics[metric]
             track, gain = "", "–"
             if d.relative is not None:
+                known = d.relative_interval is not None
                 start, end = d.relative_interval or (d.relative, d.relative)
-                kind = "up" if start > 0 else "down" if end < 0 else "open"
+                kind = "up" if known and start > 0 else "down" if known and end < 0 else "open"
                 cut = f"{' cut-left' if start < low else ''}{' cut-right' if end > high else ''}"
                 width = place(end) - place(start)
-                tip = f"{label}: {percent(d.relative)}, 95% interval {percent(start)} to {percent(end)}, p = {d.p:.4f}"
+                interval = (
+                    f"95% interval {percent(start)} to {percent(end)}" if known else "too few hits for an interval"
+                )
+                tip = f"{label}: {percent(d.relative)}, {interval}, p = {d.p:.4f}"
                 track = (
                     f'<i class="range {kind}{cut}" style="left:{place(start):.2f}%;width:{width:.2f}%"></i>'
                     f'<i class="point {kind}" style="left:{place(d.relative):.2f}%" data-tip="{esc(tip)}"></i>'
