@@ -40,7 +40,7 @@ from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, fit
+from llmd4rec.training.fit import Fitted, Training, fit
 from llmd4rec.training.processes import Processes, join
 from llmd4rec.training.runtime import derive_seed, select_device
 
@@ -203,9 +203,9 @@ class _Rounds:
         teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
         number = int(stage.rsplit("-", 1)[1]) if teacher else 0
-        lesson = self._publish(*taught_by) if taught_by else None
+        lesson = self._publish(*taught_by, learner=model) if taught_by else None
         if lesson is not None and settings.ranks == "round-start":
-            lesson = replace(lesson, student_rank=self._publish(self._latest(model, number)).rank)
+            lesson = replace(lesson, student_rank=self._publish(self._latest(model, number), learner=model).rank)
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
@@ -290,7 +290,7 @@ class _Rounds:
                 inject_items(ranker, run.load_stage(partner, source).item_table().detach())
         return ranker
 
-    def _publish(self, *stages: str) -> Teacher:
+    def _publish(self, *stages: str, learner: Student) -> Teacher:
         """The published teacher of one finished stage, or of the mean of several; made once for all who listen."""
         run = self.run_folder
         folder = run.folder / "teachers" / "+".join(stages)
@@ -306,11 +306,13 @@ class _Rounds:
             except RunError as error:
                 warn(f"{error.what}; it is published anew")
             if teacher is None:
-                self._publish_anew(folder, stages, made_of)
+                self._publish_anew(folder, stages, made_of, self.settings.training_of(learner))
         self.processes.wait()
         return teacher or opened()
 
-    def _publish_anew(self, folder: Path, stages: tuple[str, ...], made_of: dict[str, str | None]) -> None:
+    def _publish_anew(
+        self, folder: Path, stages: tuple[str, ...], made_of: dict[str, str | None], learning: Training
+    ) -> None:
         rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
         counts = (1,) * len(rankers)
         if len(rankers) > 1 and self.settings.consensus == "validation":
@@ -319,7 +321,6 @@ class _Rounds:
             counts, value = best_counts(judge, len(rankers))
             say(f"  teacher: {in_words(stages, counts)}, validation NDCG@10 {value:.4f}")
         heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
-        learning = self.settings.training.crm if stages[0].startswith("llm") else self.settings.training.llm
         large = self.data.num_items > learning.full_softmax_items
         publish(
             heard[0][0] if len(heard) == 1 else Pool(*zip(*heard, strict=True)),
