@@ -225,6 +225,8 @@ def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
     os.utime(tmp_path / ".a.txt.x1.part", (old, old))
     remove_leftovers(tmp_path, older_than=3600)  # where others may be writing now
     assert sorted(contents(tmp_path)) == [".c.x3.part/inside", ".hidden", "a.txt", "deep/.b.x2.part", "deep/b.part"]
+    remove_leftovers(tmp_path, of="c")
+    assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/.b.x2.part", "deep/b.part"]
     remove_leftovers(tmp_path)
     assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/b.part"]
 

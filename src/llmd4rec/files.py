@@ -174,15 +174,16 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
-def remove_leftovers(folder: Path, *, older_than: float = 0) -> None:
+def remove_leftovers(folder: Path, *, of: str = "", older_than: float = 0) -> None:
     """Removes what a process that was killed while writing has left anywhere under `folder`.
 
     Args:
         folder: where to look.
+        of: the file that was being written; empty: whichever.
         older_than: seconds; for places where other processes may be writing now.
     """
     newest = time.time() - older_than
-    for leftover in list(Path(folder).rglob(".*.part")):
+    for leftover in list(Path(folder).rglob(f".{of}*.part")):
         with contextlib.suppress(FileNotFoundError):  # it was being written, and has its name now
             if not older_than or leftover.stat().st_mtime < newest:
                 _delete(leftover)

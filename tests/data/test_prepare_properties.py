@@ -28,12 +28,12 @@ ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> list[tuple[str, str, int]]:
-    """A log in which a user and an item occur at least, in any order of times and with ties."""
+def logs(draw: st.DrawFn, least: int = 6) -> list[tuple[str, str, int]]:
+    """A log of `least` rows or more in which a user and an item occur at least, in any order of times and with ties."""
     users = draw(st.lists(ids, min_size=2, max_size=5, unique=True))
     items = draw(st.lists(ids, min_size=2, max_size=6, unique=True))
     row = st.tuples(st.sampled_from(users), st.sampled_from(items), st.integers(0, 8))
-    rows = draw(st.lists(row, min_size=6, max_size=40))
+    rows = draw(st.lists(row, min_size=least, max_size=40))
     counts = Counter(user for user, _, _ in rows)
     assume(len(counts) > 1 and len({item for _, item, _ in rows}) > 1 and max(counts.values()) > 2)
     return rows
@@ -164,7 +164,7 @@ def by_user(rows: list[tuple[str, str, int]]) -> dict[str, list[tuple[str, str, 
 
 
 @settings(deadline=None, max_examples=60)
-@given(logs(), cleanings())
+@given(logs(least=15), cleanings())
 def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
     data = prepared(rows, **how)
     whole = by_user(sorted(rows, key=lambda row: row[2]))
@@ -176,7 +176,7 @@ def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, s
 
 
 @settings(deadline=None, max_examples=40)
-@given(logs(), cleanings(), st.integers(3, 5))
+@given(logs(least=25), cleanings(), st.integers(3, 5))
 def test_a_long_history_keeps_its_end(rows: list[tuple[str, str, int]], how: dict[str, Any], most: int) -> None:
     whole, cut = by_user(unfolded(prepared(rows, **how | {"max_history": None}))), how | {"max_history": most}
     assume(max(map(len, whole.values())) > most)
@@ -184,7 +184,7 @@ def test_a_long_history_keeps_its_end(rows: list[tuple[str, str, int]], how: dic
 
 
 @settings(deadline=None, max_examples=60)
-@given(logs(), cleanings())
+@given(logs(least=15), cleanings())
 def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
     """The k-core above all is a fixed point: it leaves nothing that it would drop."""
     how["max_history"] = None  # to cut histories may leave items with too few interactions, as documented
@@ -200,7 +200,7 @@ def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dic
 
 
 @settings(deadline=None, max_examples=40)
-@given(logs(), cleanings())
+@given(logs(least=15), cleanings())
 def test_the_rows_named_as_dropped_are_gone_and_no_others(
     rows: list[tuple[str, str, int]], how: dict[str, Any]
 ) -> None:

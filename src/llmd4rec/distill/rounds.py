@@ -73,6 +73,7 @@ def _tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
     for name in ("checkpoints", "teachers"):
         remove_leftovers(run.folder / name)
+    remove_leftovers(run.folder, of="text_vectors")
     # Evaluations and the like are written by processes that hold no lock.
     remove_leftovers(run.folder, older_than=3600)
     stages = list(run.record.stages)
