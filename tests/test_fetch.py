@@ -125,6 +125,7 @@ def test_no_network_fails_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     # A resolver that hangs, as it does behind many firewalls: the socket's own timeout does not cover it.
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.3)
     monkeypatch.setattr(module.reachable, "__defaults__", (0.3,))
+
     def hangs(*_: object) -> None:
         time.sleep(5)
         raise TimeoutError
