@@ -31,6 +31,12 @@ validation, by which variants are chosen, *test* the held-out last items. How th
 learned from them, stands in [findings.md](findings.md).
 """
 
+SEARCHES = """## Searches
+
+Made by `experiments/search.py`: a fixed budget of trials, drawn by optuna (TPE), judged by validation alone. The first
+is the default. All of them, best first.
+"""
+
 
 def main() -> None:
     """Reads all results and writes the page."""
@@ -52,8 +58,15 @@ def main() -> None:
         parts.append(f"### {study} on {data}\n\n{table(variants)}\n")
         if slices := slice_table(variants):
             parts.append(f"{slices}\n")
+    searches = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.results.glob("searches/*.json"))
+    ]
+    if searches:
+        parts.append(SEARCHES)
+        parts += [search_section(search) for search in searches]
     arguments.out.write_text("\n".join(parts), encoding="utf-8")
-    print(f"{arguments.out}: {sum(len(t) for v in trials.values() for t in v.values())} trials")
+    count = sum(len(t) for v in trials.values() for t in v.values())
+    print(f"{arguments.out}: {count} trials, {sum(len(search['trials']) for search in searches)} of searches")
 
 
 def question(study: str) -> str:
@@ -103,6 +116,23 @@ def slice_table(variants: dict[str, list[Any]]) -> str:
     head = ["CRM's gain on", *GAIN_SLICES.values()]
     lines = [head, ["---"] + ["---:"] * len(GAIN_SLICES), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def search_section(search: dict[str, Any]) -> str:
+    """A search with all its trials."""
+    names, sets = list(search["space"]), list(search["data"])
+    rows = [["trial", *names, *[f"{name}: val" for name in sets], "of the default"]]
+    rows.append(["---:"] * len(rows[0]))
+    order = sorted(range(len(search["trials"])), key=lambda number: -search["trials"][number]["value"])
+    for number in order:
+        trial = search["trials"][number]
+        point = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in (trial["point"][name] for name in names)]
+        values = [f"{trial['validation_ndcg'][name]:.4f}" for name in sets]
+        rows.append([f"{number} (default)" if number == 0 else str(number), *point, *values, f"{trial['value']:.3f}"])
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    title = f"### {search['search']} on {', '.join(sets)}, seed {search['seed']}"
+    about = f"{search['question']} Space in `experiments/searches/{search['search']}.yaml`."
+    return f"{title}\n\n{about}\n\n{lines}\n"
 
 
 def spread(values: list[float | None]) -> str:

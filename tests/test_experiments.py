@@ -14,6 +14,7 @@ import yaml
 
 from llmd4rec.config import check
 from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.errors import LLMD4RecError
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -102,3 +103,93 @@ def test_wrong_arguments_are_named(arguments, message, study_file, monkeypatch, 
     with pytest.raises(SystemExit):
         call(script("study"), monkeypatch, *[study_file if part == "STUDY" else part for part in arguments])
     assert message in capsys.readouterr().err
+
+
+# ---- searches -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = script("search")
+    for each in (module, sys.modules["study"]):
+        monkeypatch.setattr(each, "RUNS", tmp_path / "runs")
+    return module
+
+
+@pytest.fixture
+def search_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
+    path = tmp_path / "rate.yaml"
+    space = {
+        "training.crm.learning_rate": {"low": 1e-5, "high": 0.1, "log": True},
+        "crm.layers": {"choices": [1, 2]},
+    }
+    base = tiny_settings | {"rounds": 0}
+    path.write_text(yaml.safe_dump({"question": "How fast?", "stage": "crm-alone", "base": base, "space": space}))
+    return path
+
+
+def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
+    search, search_file, chain_data, tmp_path, monkeypatch, capsys
+):
+    arguments = [search_file, "--data", f"chain={chain_data.path}"]
+    call(search, monkeypatch, *arguments, "--out", tmp_path / "whole", "--trials", 5)
+    whole = json.loads((tmp_path / "whole" / "rate-chain-seed0.json").read_text())
+    base = yaml.safe_load(search_file.read_text())["base"]
+    settings = check(MutualDistillation, base, "the test")
+    default = {"training.crm.learning_rate": settings.training.crm.learning_rate, "crm.layers": settings.crm.layers}
+    assert whole["trials"][0]["point"] == default
+    assert whole["trials"][0]["value"] == 1
+    alone = settings.fit(chain_data, tmp_path / "by hand").record.stages["crm-alone"]["validation_ndcg"]
+    assert whole["trials"][0]["validation_ndcg"] == {"chain": pytest.approx(alone)}
+    for trial in whole["trials"]:
+        assert trial["value"] == pytest.approx(trial["validation_ndcg"]["chain"] / alone)
+    assert len({json.dumps(trial["point"], sort_keys=True) for trial in whole["trials"]}) == 5
+    assert "test" not in capsys.readouterr().out
+
+    page = script("tables").search_section(whole)
+    best = max(whole["trials"], key=lambda trial: trial["value"])
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 5
+    assert rows[0].endswith(f"| {best['validation_ndcg']['chain']:.4f} | {best['value']:.3f} |")
+
+    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5, "--seed", 1)
+    other = json.loads((tmp_path / "parts" / "rate-chain-seed1.json").read_text())
+    assert other["trials"][1]["point"] != whole["trials"][1]["point"]
+    half = whole | {"trials": whole["trials"][:3]}
+    (tmp_path / "parts" / "rate-chain-seed0.json").write_text(json.dumps(half))
+    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5)
+    assert json.loads((tmp_path / "parts" / "rate-chain-seed0.json").read_text())["trials"] == whole["trials"]
+
+
+def test_a_search_looks_where_earlier_trials_were_good(search):
+    space = {"lambda_up": search._distribution("lambda_up", {"low": 1, "high": 100, "log": True})}
+    trials: list[dict[str, Any]] = []
+    for _ in range(30):
+        point = search.next_point(space, trials, 0, 30)
+        trials.append({"point": point, "value": -abs(point["lambda_up"] - 20)})
+    late = [trial["value"] for trial in trials[20:]]
+    early = [trial["value"] for trial in trials[:10]]
+    assert sum(late) / 10 > sum(early) / 10 + 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("crm.layers", {"choices": [3, 4]}, "default of crm.layers, [12], is not in"),
+        ("crm.layers", {"from": 3}, "space of crm.layers is"),
+        ("crm.depth", {"low": 1, "high": 2}, "default of crm.depth, None, is not in"),
+    ],
+)
+def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_path, monkeypatch, key, value, message):
+    values = yaml.safe_load(search_file.read_text())
+    search_file.write_text(yaml.safe_dump(values | {"space": {key: value}}))
+    with pytest.raises(LLMD4RecError, match=message):
+        call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path)
+
+
+def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp_path, monkeypatch):
+    arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
+    call(search, monkeypatch, *arguments)
+    values = yaml.safe_load(search_file.read_text())
+    search_file.write_text(yaml.safe_dump(values | {"space": {"crm.layers": {"choices": [1, 2, 3]}}}))
+    with pytest.raises(LLMD4RecError, match="another search"):
+        call(search, monkeypatch, *arguments)
