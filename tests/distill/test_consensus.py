@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,27 +11,47 @@ from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
 from llmd4rec.models.pool import Pool
 
 
+def steady(value):
+    """A judge whose every target says the same, so that each difference is beyond noise."""
+    return lambda counts: np.full(5, float(value(counts)))
+
+
 def test_the_climb_ends_where_no_neighbour_is_better():
     asked = []
 
-    def judge(counts):
+    def value(counts):
         asked.append(counts)
         return -abs(counts[0] / sum(counts) - 0.75) - abs(counts[1] / sum(counts) - 0.25)  # 3 : 1 : 0
 
-    assert best_counts(judge, 3)[0] == (3, 1, 0)
+    counts, best = best_counts(steady(value), (1, 1, 1))
+    assert counts == (3, 1, 0)
+    assert best == 0
     assert asked[0] == (1, 1, 1)
     assert len(asked) == len(set(asked))  # none is asked for twice
     assert (0, 0, 0) not in asked
 
 
-def test_equal_weights_stay_where_nothing_is_better():
-    """As on validation sets that are too small to tell models apart."""
-    assert best_counts(lambda counts: 0.5, 3) == ((1, 1, 1), 0.5)
-    assert best_counts(lambda counts: 0.5, 1) == ((1,), 0.5)
+def test_the_start_stays_where_nothing_is_better():
+    assert best_counts(steady(lambda counts: 0.5), (1, 1, 1)) == ((1, 1, 1), 0.5)
+    assert best_counts(steady(lambda counts: 0.5), (1, 0)) == ((1, 0), 0.5)
+    assert best_counts(steady(lambda counts: 0.5), (1,)) == ((1,), 0.5)
+
+
+def test_a_gain_must_exceed_its_standard_error():
+    """Four targets gain 1 and some lose 1: by hand, mean and standard error of the differences."""
+
+    def judge(losers):
+        worse = np.zeros(10)
+        better = np.array([1.0] * 4 + [-1.0] * losers + [0.0] * (6 - losers))
+        return lambda counts: better if counts == (1, 1) else worse
+
+    # 4 - 2: mean .2, deviation .789, error .249; 4 - 1: mean .3, deviation .675, error .213
+    assert best_counts(judge(2), (1, 0))[0] == (1, 0)
+    assert best_counts(judge(1), (1, 0)) == ((1, 1), pytest.approx(0.3))
 
 
 def test_counts_are_bounded():
-    assert best_counts(lambda counts: counts[0], 2)[0][0] == MOST
+    assert best_counts(steady(lambda counts: counts[0]), (1, 1))[0][0] == MOST
 
 
 def test_in_words():
@@ -53,4 +74,6 @@ def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
     heard = [(ranker, weight) for ranker, weight in zip(rankers, weights, strict=True) if weight]
     pool = Pool(*zip(*heard, strict=True))
     judge = PoolValidation(rankers, chain_data, seen, max_users=20, seed=3, batch_size=7)
-    assert judge(weights) == pytest.approx(validation_ndcg(pool, chain_data, seen, 20, 3), abs=1e-9)
+    each = judge(weights)
+    assert each.shape == (20,)
+    assert each.mean() == pytest.approx(validation_ndcg(pool, chain_data, seen, 20, 3), abs=1e-9)

@@ -179,9 +179,9 @@ def test_each_teacher_counts_as_much_as_it_was_found_to(tiny_settings, chain_dat
     """Where the language model is left out, the lesson is the CRM's own."""
     asked = []
 
-    def best_counts(judge: Any, models: int) -> tuple[tuple[int, ...], float]:
-        asked.append(models)
-        return (0, 1), judge((0, 1))
+    def best_counts(judge: Any, start: Any) -> tuple[tuple[int, ...], float]:
+        asked.append(tuple(start))
+        return (0, 1), float(judge((0, 1)).mean())
 
     monkeypatch.setattr(rounds, "best_counts", best_counts)
     changes = {"teacher": "consensus", "direction": "up"}
@@ -193,26 +193,47 @@ def test_each_teacher_counts_as_much_as_it_was_found_to(tiny_settings, chain_dat
     assert lessons["validation"]["teachers"] == {"llm-alone": 0, "crm-alone": 1}
     assert lessons["equal"]["teachers"] == {"llm-alone": 1, "crm-alone": 1}
     assert lessons["validation"]["taught_by"] == lessons["equal"]["taught_by"] == "llm-alone + crm-alone"
-    assert asked == [2]
+    assert asked == [(1, 1)]
     alone = changed(tiny_settings, training__crm__round_epochs=1, **changes | {"teacher": "self"})
     run = parse_settings(alone).fit(chain_data, tmp_path / "self")
     assert same(weights(run, "crm-round-1"), weights(Run.open(tmp_path / "validation"), "crm-round-1"))
 
 
+def test_the_wide_ones_are_heard_first(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """Others only where they add to them, whichever model is taught."""
+    begun = {}
+
+    def best_counts(judge: Any, start: Any) -> tuple[tuple[int, ...], float]:
+        begun[len(begun)] = tuple(start)
+        return tuple(start), float(judge(start).mean())
+
+    monkeypatch.setattr(rounds, "best_counts", best_counts)
+    settings = untrained(tiny_settings, rounds=1, teacher="consensus", consensus="validation", wide=16)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert taught_by(run)["llm-round-1"] == "wide-alone + wide-alone-2 + crm-alone + llm-alone"
+    assert taught_by(run)["crm-round-1"] == "llm-round-1 + wide-alone + wide-alone-2 + crm-alone"
+    assert begun == {0: (1, 1, 0, 0), 1: (0, 1, 1, 0)}
+
+
 @pytest.mark.parametrize("dropout", [None, 0.0, 0.3])
-def test_dropout_of_a_taught_crm(dropout, tiny_settings, chain_data, tmp_path):
+def test_dropout_of_a_taught_model(dropout, tiny_settings, chain_data, tmp_path):
     """While it is taught, and in no other training: not of the wide one, which nobody teaches."""
     changes = {"taught_dropout": dropout, "crm__dropout": 0.1, "crm__id_dropout": 0.1, "wide": "auto"}
-    run = parse_settings(untrained(tiny_settings, direction="up", **changes)).fit(chain_data, tmp_path / "run")
+    changes |= {"llm__dropout": 0.1, "llm__state_dropout": 0.1, "llm__branch_dropout": 0.1}
+    run = parse_settings(untrained(tiny_settings, rounds=1, **changes)).fit(chain_data, tmp_path / "run")
     assert run.load("wide", "alone").dim == 32  # four times the served one's
     rates = {}
     for stage in run.record.stages:
-        if not stage.startswith("llm"):
-            model = run.load_stage(stage.partition("-")[0], stage)  # type: ignore[arg-type]
-            rates[stage] = (model.dropout.rate, model.items.id_dropout)  # type: ignore[union-attr]
+        model: Any = run.load_stage(stage.partition("-")[0], stage)  # type: ignore[arg-type]
+        if stage.startswith("llm"):
+            branches = {hook.dropout.rate for layer in model.modules() for hook in layer._forward_hooks.values()}
+            rates[stage] = {model.dropout.rate, model.state_dropout.rate} | branches
+            assert branches or dropout == 0
+        else:
+            rates[stage] = {model.dropout.rate, model.items.id_dropout}
     taught = 0.1 if dropout is None else dropout
-    untaught = dict.fromkeys(("crm-alone", "wide-alone", "wide-alone-2"), (0.1, 0.1))
-    assert rates == untaught | {"crm-round-1": (taught, taught)}
+    assert rates == {stage: {taught if "round" in stage else 0.1} for stage in run.record.stages}
+    assert {"wide-alone", "wide-alone-2", "llm-alone", "llm-round-1", "crm-round-1"} < rates.keys()
 
 
 def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_data, tmp_path):

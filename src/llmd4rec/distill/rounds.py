@@ -319,7 +319,9 @@ class _Rounds:
         if len(rankers) > 1 and self.settings.consensus == "validation":
             chosen = self.settings.evaluation
             judge = PoolValidation(rankers, self.data, chosen.seen, self._validation_users(), self.settings.seed)
-            counts, value = best_counts(judge, len(rankers))
+            # The wide ones are there to teach: the others are heard where they add to them.
+            wide = [int(_model_of(stage) == "wide") for stage in stages]
+            counts, value = best_counts(judge, wide if any(wide) else counts)
             say(f"  teacher: {in_words(stages, counts)}, validation NDCG@10 {value:.4f}")
         heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
         large = self.data.num_items > learning.full_softmax_items

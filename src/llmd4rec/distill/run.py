@@ -235,8 +235,9 @@ class Run:
         if model != "llm":
             return self.settings.crm_in(stage_name).build(self.record.items, seed).to(device)
         vectors = self.text_vectors()
+        settings = self.settings.llm_in(stage_name)
         network, used = build_llm(
-            self.settings.llm, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm
+            settings, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm
         )
         if self.record.llm is None:
             self.record.llm = used

@@ -93,7 +93,8 @@ class MutualDistillation(BaseModel):
     )
     consensus: Literal["validation", "equal"] = Field(
         "validation",
-        description="how much each model counts in a mean: as much as makes the mean best on validation, or the same",
+        description="how much each model counts in a mean: the wide ones once and any of them more or less, or another "
+        "model too, where that makes the mean better on validation beyond its noise; or all the same",
     )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
     ranks: Literal["current", "round-start"] = Field(
@@ -102,7 +103,7 @@ class MutualDistillation(BaseModel):
     inject: Literal["every-round", "once", "never"] = Field(
         "every-round", description="when the CRM's item table becomes the LLM's item embedding"
     )
-    lambda_down: float = Field(1.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
+    lambda_down: float = Field(8.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
     lambda_up: float = Field(8.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
@@ -124,7 +125,7 @@ class MutualDistillation(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="dropout of the CRM while it is taught, and how often an item's own row is left out then: what "
+        description="dropout of a model while it is taught, and how often an item's own row is left out then: what "
         "teachers say keeps it from learning by heart (null: as when it learns alone)",
     )
     crm: CRM = Field(default_factory=SASRec)
@@ -166,9 +167,17 @@ class MutualDistillation(BaseModel):
         """The settings of the CRM that is trained in a stage: wide ones differ in width, a taught one in dropout."""
         if stage.startswith("wide"):
             return self.partner_crm
-        if "-round-" in stage and self.taught_dropout is not None:
-            return self.crm.model_copy(update=dict.fromkeys(("dropout", "id_dropout"), self.taught_dropout))
-        return self.crm
+        return self.crm.model_copy(update=self._taught(stage, "dropout", "id_dropout"))
+
+    def llm_in(self, stage: str) -> LLMRecommender:
+        """The settings of the language model in a stage: a taught one differs in dropout."""
+        return self.llm.model_copy(update=self._taught(stage, "dropout", "state_dropout", "branch_dropout"))
+
+    def _taught(self, stage: str, *rates: str) -> dict[str, float]:
+        """What dropout rates become in a stage where a model is taught."""
+        return (
+            dict.fromkeys(rates, self.taught_dropout) if "-round-" in stage and self.taught_dropout is not None else {}
+        )
 
     @property
     def uses_llm(self) -> bool:

@@ -171,8 +171,8 @@ class PoolValidation:
                     self._states.append(states_UD)
                     self._tables.append(ranker.item_table().float())
 
-    def __call__(self, weights: Sequence[float]) -> float:
-        """Mean NDCG@10 of the models' mean scores, weighted; one without weight is not asked."""
+    def __call__(self, weights: Sequence[float]) -> NDArray[np.float64]:
+        """NDCG@10 of the models' mean scores, weighted, for each target; a model without weight is not asked."""
         heard = [number for number, weight in enumerate(weights) if weight]
         ranking = rank_targets(
             torch.cat([weights[number] / sum(weights) * self._states[number] for number in heard], 1),
@@ -180,7 +180,7 @@ class PoolValidation:
             self._targets,
             self._seen,
         )
-        return float(ndcg(ranking.ranks, 10).mean())
+        return ndcg(ranking.ranks, 10)
 
 
 def _targets(dataset: Dataset, split: SplitName, max_users: int | None, seed: int) -> NDArray[np.int64]:
