@@ -147,7 +147,7 @@ def test_who_else_may_teach(teacher, stages, tiny_settings, chain_data, tmp_path
 )
 @pytest.mark.parametrize("wides", [1, 2])
 def test_wider_crms_teach_and_are_never_served(wides, teacher, learns_from, tiny_settings, chain_data, tmp_path):
-    changes = {"teacher": teacher, "wide": 16, "wides": wides, "rounds": 2}
+    changes = {"teacher": teacher, "consensus": "equal", "wide": 16, "wides": wides, "rounds": 2}
     changes |= {"llm__dim": "crm", "llm__init_table_from_crm": True}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
     stages = ["wide-alone", "wide-alone-2"][:wides]
@@ -347,6 +347,25 @@ def test_it_stops_when_rounds_bring_nothing(patience, tiny_settings, chain_data,
     assert f"crm-round-{patience}" in run.record.stages
     assert f"crm-round-{patience + 1}" not in run.record.stages
     assert run.record.stopped_because == f"round {patience} did not improve the validation NDCG@10"
+
+
+@pytest.mark.parametrize("counts", [(0, 1, 1, 0), (1, 1, 1, 0), (0, 1, 0, 1)])
+def test_it_stops_when_the_teachers_that_are_heard_no_longer_change(
+    counts, tiny_settings, chain_data, tmp_path, monkeypatch
+):
+    """As when only the wide ones are; a model that goes on learning has something new to say in the next round."""
+
+    def best_counts(judge: Any, start: Any) -> tuple[tuple[int, ...], float]:
+        heard = counts if tuple(start) == (0, 1, 1, 0) else tuple(start)  # the CRM's teachers, or the LLM's
+        return heard, float(judge(heard).mean())
+
+    monkeypatch.setattr(rounds, "best_counts", best_counts)
+    settings = untrained(tiny_settings, rounds=2, teacher="consensus", consensus="validation", wide=16)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    settled = counts == (0, 1, 1, 0)
+    assert ("crm-round-2" in run.record.stages) is not settled
+    because = "in round 1 the wide models alone were heard, and they do not change"
+    assert run.record.stopped_because == (because if settled else "all rounds done")
 
 
 def test_the_best_round_is_the_distilled_model(chain_run, tmp_path):

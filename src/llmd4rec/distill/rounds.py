@@ -6,7 +6,7 @@
     round r:
         downward   publish the CRM; its item table goes into the LLM; train the LLM on L_rec + λ1 · w1 · KL
         upward     publish the LLM; train the CRM on L_rec + λ2 · w2 · KL
-    until the validation NDCG@10 of the model that is learned for stops improving
+    until the validation NDCG@10 of the served model stops improving, or the teachers that are heard no longer change
 
 Where there are wider CRMs, the LLM reads the items of the first and learns from them, and all of them teach the served
 CRM together, each counting as much as validation says (`distill/consensus.py`): what is served need not be what the LLM
@@ -163,6 +163,9 @@ class _Rounds:
             if self._stalled(number):
                 why = f"round {number} did not improve the validation NDCG@10"
                 break
+            if self._settled(number):
+                why = f"in round {number} the wide models alone were heard, and they do not change"
+                break
         record.finished, record.stopped_because = True, why
         self.run_folder.save()
         if self.processes.first:
@@ -195,6 +198,15 @@ class _Rounds:
         values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
         values += [self.run_folder.record.stages[f"crm-round-{n}"]["validation_ndcg"] for n in range(1, number + 1)]
         return number - int(np.argmax(values)) >= self.settings.round_patience
+
+    def _settled(self, number: int) -> bool:
+        """Whether the next round would teach both models what this one has taught them."""
+        for model in ("crm", "llm"):
+            stage = self.run_folder.record.stages[f"{model}-round-{number}"]
+            counts = stage.get("teachers") or {stage["taught_by"]: 1}
+            if any(count and _model_of(name) != "wide" for name, count in counts.items()):
+                return False
+        return True
 
     # ---- one stage ----------------------------------------------------------------------------------------------
     def _train(self, model: Student, stage: str, taught_by: tuple[str, ...] = ()) -> None:
