@@ -83,7 +83,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
             patch.setattr(rounds, "publish", keep_published(rounds.publish, place / "published"))
             if not chosen:
                 patch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
-                patch.setattr(rounds, "best_counts", lambda judge, models: ((1,) * models, 0.0))
+                patch.setattr(rounds, "best_counts", lambda judge, start: (tuple(start), 0.0))
             settings = {
                 **tiny_settings,
                 "teacher": "consensus",
