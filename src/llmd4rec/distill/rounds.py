@@ -9,8 +9,8 @@
     until the validation NDCG@10 of the served model stops improving, or the teachers that are heard no longer change
 
 Where there are wider CRMs, the LLM reads the items of the first and learns from them, and all of them teach the served
-CRM together, each counting as much as validation says (`distill/consensus.py`): what is served need not be what the LLM
-talks to. Nothing couples the models but the published teacher, and nothing is added to any of them.
+CRM together; other models are heard where validation says that they add to it (`distill/consensus.py`): what is served
+need not be what the LLM talks to. Nothing couples the models but the published teacher, and nothing is added to any of them.
 """
 
 from __future__ import annotations
