@@ -81,21 +81,28 @@ def question(study: str) -> str:
 def table(variants: dict[str, list[Any]]) -> str:
     """One row for each variant."""
     present = [name for name in MODELS if any(name in trial["models"] for t in variants.values() for trial in t)]
-    gains = any("crm distilled over crm alone, test" in trial["comparisons"] for t in variants.values() for trial in t)
+    learned = [name for name in ("crm", "llm") if any(gain_of(name, trial) for t in variants.values() for trial in t)]
     head = ["variant", "seeds", *[f"{name}: val" for name in present], *[f"{name}: test" for name in present]]
-    head += ["CRM's gain, test", "p"] if gains else []
+    for name in learned:
+        head += [f"{name.upper()}'s gain, test", "p"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for name, trials in variants.items():
-        row = [name, str(len(trials))]
+    for variant, trials in variants.items():
+        row = [variant, str(len(trials))]
         row += [spread([t["models"].get(m, {}).get("valid", {}).get("ndcg@10") for t in trials]) for m in present]
         row += [spread([t["models"].get(m, {}).get("test", {}).get("ndcg@10") for t in trials]) for m in present]
-        if gains:
-            compared = [t["comparisons"].get("crm distilled over crm alone, test", {}).get("all") for t in trials]
-            relative = [c["ndcg@10"]["relative_percent"] for c in compared if c]
+        for name in learned:
+            compared = [gain_of(name, trial) for trial in trials]
+            relative = [c["relative_percent"] for c in compared if c]
             row.append(f"{statistics.mean(relative):+.1f}%" if relative else "")
-            row.append(f"{compared[0]['ndcg@10']['p']:.4f}" if compared[0] else "")
+            row.append(f"{compared[0]['p']:.4f}" if compared[0] else "")
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def gain_of(model: str, trial: dict[str, Any]) -> dict[str, Any] | None:
+    """NDCG@10 of a model distilled over itself alone, on test; None where it was not taught."""
+    compared = trial["comparisons"].get(f"{model} distilled over {model} alone, test")
+    return compared["all"]["ndcg@10"] if compared else None
 
 
 def slice_table(variants: dict[str, list[Any]]) -> str:
