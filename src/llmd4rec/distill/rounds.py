@@ -164,7 +164,7 @@ class _Rounds:
             if self._stalled(number):
                 why = f"round {number} did not improve the validation NDCG@10"
                 break
-            if self._settled(number):
+            if number < settings.rounds and self._settled(number):
                 why = f"in round {number} the wide models alone were heard, and they do not change"
                 break
         record.finished, record.stopped_because = True, why
