@@ -17,8 +17,8 @@ from llmd4rec.distill.report import teachers_in_words
         ),
         (
             {"taught_by": "", "teachers": {"llm-alone": 0, "wide-alone": 2, "wide-alone-2": 1, "crm-alone": 1}},
-            "2 wider recommenders (75%) and itself as it was before (25%), but not by the language model: on validation "
-            "the mean of the scores is as good or better without",
+            "2 wider recommenders (75%) and itself as it was before (25%), but not by the language model: on "
+            "validation the mean of the scores is as good or better without",
         ),
         (
             {"taught_by": "", "teachers": {"wide-alone": 1, "wide-alone-2": 0, "crm-alone": 0}},
