@@ -15,8 +15,8 @@ A search is a YAML file: what it asks, whose validation counts, the settings tha
 
 The first trial is the default recipe; the others are optuna's (TPE). On several data sets a trial's value is the mean
 of its validation NDCG@10 over the default's, so that no set counts more because its figures are larger. No test figure
-is computed here: write what was found as a variant of a study. Every trial is kept, also those that led nowhere; the
-same command goes on where it was interrupted.
+is computed here: write what was found as a variant of a study. Every trial is kept, one that diverged with the value 0;
+the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from llmd4rec.config import check
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation
-from llmd4rec.errors import LLMD4RecError
+from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.files import remove, write_json
 from llmd4rec.training.runtime import environment
 
@@ -84,7 +84,13 @@ def main() -> None:
         for name, data in sets.items():
             settings = check(MutualDistillation, _values(search, point, arguments.seed), str(arguments.search))
             folder = RUNS / "searches" / target.stem / f"{number}-{name}"
-            values[name] = validation_of(settings, data, folder, search["stage"])
+            try:
+                values[name] = validation_of(settings, data, folder, search["stage"])
+            except Diverged as error:  # a place not to look again, unless it is the default
+                if number == 0:
+                    raise
+                print(f"trial {number}: {error.what}", flush=True)
+                values[name] = 0.0
         first = found["trials"][0]["validation_ndcg"] if number else values
         value = fmean(values[name] / first[name] for name in sets)
         found["trials"].append({"point": point, "validation_ndcg": values, "value": value})

@@ -14,7 +14,7 @@ import yaml
 
 from llmd4rec.config import check
 from llmd4rec.distill.settings import MutualDistillation
-from llmd4rec.errors import LLMD4RecError
+from llmd4rec.errors import Diverged, LLMD4RecError
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -184,6 +184,23 @@ def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_pa
     search_file.write_text(yaml.safe_dump(values | {"space": {key: value}}))
     with pytest.raises(LLMD4RecError, match=message):
         call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path)
+
+
+def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
+    search, search_file, chain_data, tmp_path, monkeypatch
+):
+    asked = []
+
+    def validation_of(*_: Any) -> float:
+        asked.append(1)
+        if len(asked) == 2:
+            raise Diverged("crm-alone: training diverged")
+        return 0.5
+
+    monkeypatch.setattr(search, "validation_of", validation_of)
+    call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 3)
+    found = json.loads((tmp_path / "rate-chain-seed0.json").read_text())
+    assert [trial["value"] for trial in found["trials"]] == [1, 0, 1]
 
 
 def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp_path, monkeypatch):

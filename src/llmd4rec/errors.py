@@ -45,3 +45,7 @@ class ModelError(LLMD4RecError):
 
 class RunError(LLMD4RecError):
     """A run folder is missing, damaged, in use, or belongs to other data."""
+
+
+class Diverged(RunError):
+    """A training has left all sense; the same settings would lead there again."""

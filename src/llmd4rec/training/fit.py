@@ -29,7 +29,7 @@ from torch import Tensor
 
 from llmd4rec.data.batches import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset, Int64Array
-from llmd4rec.errors import DataError, ModelError, RunError
+from llmd4rec.errors import DataError, Diverged, ModelError
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import bar, duration, warn
 from llmd4rec.training import checkpoint
@@ -200,7 +200,7 @@ def fit(
 
     Raises:
         DataError: there is nothing to train on.
-        RunError: the training diverged; the checkpoints before that are kept.
+        Diverged: the training diverged; the checkpoints before that are kept.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
     windows = TrainingWindows(dataset, ranker.max_length)
@@ -466,10 +466,10 @@ class _Trainer:
             if not bool(torch.isfinite(parameter.detach()).all()):
                 raise self._diverged(f"{name} holds numbers that are not finite", self.at.step)
 
-    def _diverged(self, what: str, step: int) -> RunError:
+    def _diverged(self, what: str, step: int) -> Diverged:
         rate, model = self.optimizer.param_groups[0]["lr"], self.phase.split("-")[0]
         clip = "" if self.settings.clip else f", or set training.{model}.clip to 1"
-        return RunError(
+        return Diverged(
             f"{self.phase}: training diverged: {what} in epoch {self.at.epoch}, step {step}, "
             f"at learning rate {rate:.2g}",
             f"Lower training.{model}.learning_rate{clip}, in a new run folder. The best weights before are kept in "
