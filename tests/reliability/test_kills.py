@@ -16,6 +16,8 @@ import pytest
 from in_another_process import DISK_FULL, changed, outcome, start, train_and_score
 
 KILLS = 25
+#: Different stages of a run that they must have met.
+PLACES = 5
 
 
 @pytest.mark.slow
@@ -51,9 +53,13 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, cha
     assert {name.split("/")[0] for name in whole} == {"record", "log", "checkpoints", "evaluation"}
 
     kills, number, places = 0, 0, []
-    while kills < KILLS:
+
+    def more() -> bool:  # chance may spare most places at first
+        return kills < KILLS or (len(set(places)) < PLACES and kills < 4 * KILLS)
+
+    while more():
         folder = tmp_path / f"run {number}"
-        while kills < KILLS:
+        while more():
             # Far enough apart that 25 of them reach the end of more than one run.
             if kills % 2:
                 code = run(folder, kill_after=rng.uniform(0.02, 0.3) * duration)
@@ -68,7 +74,7 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, cha
         assert not list(folder.glob("checkpoints/**/.*")), f"KILL_SEED={seed}"
         number += 1
     print(*places, sep="\n")
-    assert len(set(places)) >= 5, f"KILL_SEED={seed}"
+    assert len(set(places)) >= PLACES, f"KILL_SEED={seed}"
 
 
 @pytest.fixture
