@@ -167,6 +167,10 @@ def shared_folder(run: Run, stage: str) -> Path:
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
     if stage != "crm-alone":
         kept["wide"] = None if run.settings.wide is None else run.settings.partner_crm.dim
+        wides = dict(zip(run.settings.wide_stages, values["wides"], strict=False))
+        of = "wide-alone" if stage == "llm-alone" else stage  # it reads the items of the first
+        if wides and any(wides[of].values()):
+            kept["differs in"] = wides[of]
     if stage == "llm-alone":
         kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
     digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]

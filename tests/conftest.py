@@ -47,6 +47,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "lambda_up": 4.0,
         "teacher": "partner",
         "wide": None,
+        "wides": 2,
         "taught_dropout": None,
         "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
         "llm": {

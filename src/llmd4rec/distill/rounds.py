@@ -223,7 +223,7 @@ class _Rounds:
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
-        sides = item_sides(settings.crm.items, self.data, run.text_vectors()) if afresh else None
+        sides = item_sides(settings.crm_in(stage).items, self.data, run.text_vectors()) if afresh else None
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 
 from llmd4rec.distill.objective import Distill
-from llmd4rec.models.crm import CRM, SASRec
+from llmd4rec.models.crm import CRM, CRMName, SASRec
+from llmd4rec.models.crm.items import ItemSettings
 from llmd4rec.models.llm.recommender import LLMRecommender
 from llmd4rec.training.fit import Training
 
@@ -75,6 +76,35 @@ class EvaluationSettings(BaseModel):
     )
 
 
+class Wide(BaseModel):
+    """In what a wider CRM differs from the served one but for its width and chance."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: CRMName | None = Field(
+        None, description="its network, with that network's own defaults (null: the served one's, as it is set)"
+    )
+    without: tuple[Literal["text", "attributes", "neighbours"], ...] = Field(
+        (), description="what of the served one's `items` its table is not trained from"
+    )
+
+    def of(self, served: CRM, width: int) -> CRM:
+        """The settings of the wider CRM beside a served one."""
+        if self.name in (None, served.name):
+            values = served.model_dump()
+        else:
+            values = served.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
+        items = "+".join(part for part in served.items.split("+") if part not in self.without)
+        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
+        wider: CRM = TypeAdapter(CRM).validate_python(values | {"dim": width, "items": items})
+        return wider
+
+
+def _so_many_alike(value: Any) -> Any:
+    """A number in place of a list says how many, which differ by chance alone."""
+    return [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class MutualDistillation(BaseModel):
     """Mutual distillation between a conventional model (CRM) and a language model (LLM): all settings of a run."""
 
@@ -120,7 +150,12 @@ class MutualDistillation(BaseModel):
         description="width of further CRMs that are never served (auto: four times the served one's): the language "
         "model reads the items of the first, and they teach the served one with it; null: none, as in the paper",
     )
-    wides: int = Field(2, ge=1, description="how many there are of them, which differ by chance alone")
+    wides: Annotated[tuple[Wide, ...], BeforeValidator(_so_many_alike)] = Field(
+        (Wide(), Wide(without=("text",)), Wide(name="gru4rec"), Wide(name="bsarec")),
+        min_length=1,
+        description="in what each of them differs from the served one, `{name: gru4rec, without: [text]}`, as models "
+        "that err differently are better together; or how many there are that differ by chance alone",
+    )
     taught_dropout: float | None = Field(
         0.0,
         ge=0,
@@ -137,7 +172,7 @@ class MutualDistillation(BaseModel):
 
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
-        width = self.partner_crm.dim
+        width, _ = self.partner_crm.dim, self.wide_crms  # which are checked in being made
         if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
             raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
         return self
@@ -149,24 +184,28 @@ class MutualDistillation(BaseModel):
 
     @property
     def partner_crm(self) -> CRM:
-        """That CRM's settings: the served one's, but for the width."""
+        """That CRM's settings: the served one's, or the first wide one's."""
+        return self.crm if self.wide is None else self.wide_crms[0]
+
+    @property
+    def wide_crms(self) -> tuple[CRM, ...]:
+        """The settings of the CRMs that are not served."""
         if self.wide is None:
-            return self.crm
+            return ()
         width = 4 * self.crm.dim if self.wide == "auto" else self.wide
-        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
-        return type(self.crm).model_validate(self.crm.model_dump() | {"dim": width})
+        return tuple(wide.of(self.crm, width) for wide in self.wides)
 
     @property
     def wide_stages(self) -> tuple[str, ...]:
         """The trainings of the CRMs that are not served."""
         if self.wide is None:
             return ()
-        return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, self.wides + 1)))
+        return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, len(self.wides) + 1)))
 
     def crm_in(self, stage: str) -> CRM:
-        """The settings of the CRM that is trained in a stage: wide ones differ in width, a taught one in dropout."""
-        if stage.startswith("wide"):
-            return self.partner_crm
+        """The settings of the CRM trained in a stage: wide ones differ as `wides` say, a taught one in its dropout."""
+        if stage in self.wide_stages:
+            return self.wide_crms[self.wide_stages.index(stage)]
         return self.crm.model_copy(update=self._taught(stage, "dropout", "id_dropout"))
 
     def llm_in(self, stage: str) -> LLMRecommender:

@@ -4,7 +4,7 @@ A new one is a settings class with `name`, `dim`, `max_length`, `items` and `bui
 of its own, added to :data:`CRM`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
@@ -28,4 +28,7 @@ CRM = Annotated[
     Discriminator(_name),
 ]
 
-__all__ = ["CRM", "BSARec", "GRU4Rec", "LiGR", "SASRec"]
+#: Their names.
+CRMName = Literal["sasrec", "bsarec", "ligr", "gru4rec"]
+
+__all__ = ["CRM", "BSARec", "CRMName", "GRU4Rec", "LiGR", "SASRec"]
