@@ -84,6 +84,13 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("lambda_up=.nan", "lambda_up = nan"),
         ("crm.heads=3", "crm: heads = 3 does not divide dim = 64"),
         ("crm.dim.wide=3", "crm.dim"),
+        ("wides=[{}, {nam: ligr}]", "unknown setting 'wides.1.nam'; did you mean 'wides.1.name'?"),
+        ("wides=[{name: lstm}]", "wides.0.name = 'lstm': input should be 'sasrec'"),
+        ("wides=[{without: [id]}]", "wides.0.without = 'id': input should be 'text'"),
+        ("wides=0", "wides: must be one at least; `wide: null` is for none"),
+        ("wides=[]", "wides: must be one at least"),
+        ("wides=few", "wides = 'few': input should be a valid tuple"),
+        ("wide=255", "heads = 2 does not divide dim = 255"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_shown_with_its_key(override, expected):
@@ -147,8 +154,13 @@ def test_every_default_is_written_and_described(tmp_path):
 
     rows = list(describe(MutualDistillation))
     assert len(rows) > 50
+    assert {"wides", "wides.*.name", "wides.*.without"} <= {key for key, _, _ in rows}
     for key, default, description in rows:
+        assert description or key == "crm.name", key
+        if ".*." in key:
+            continue
         value = at(key)
+        if key == "wides":
+            value = [{name: each for name, each in wide.items() if each} for wide in value]
         if not isinstance(value, dict):
             assert value == (list(default) if isinstance(default, tuple) else default), key
-        assert description or key == "crm.name", key

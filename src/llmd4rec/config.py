@@ -76,13 +76,17 @@ def save_settings(settings: BaseModel, path: Path) -> None:
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
-    """Every setting as (dotted key, default, what it is)."""
+    """Every setting as (dotted key, default, what it is); `key.*.name` are those of each group in a list."""
     for name, info in kind.model_fields.items():
-        nested = _group_of(info.annotation)
-        if nested is not None and issubclass(nested, BaseModel):
-            yield from describe(nested, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", info.get_default(call_default_factory=True), info.description or ""
+        nested, default = _group_of(info.annotation), info.get_default(call_default_factory=True)
+        groups = nested is not None and issubclass(nested, BaseModel)
+        several = groups and isinstance(default, tuple)
+        if several:
+            default = [group.model_dump(mode="json", exclude_defaults=True) for group in default]
+        if several or not groups:
+            yield f"{prefix}{name}", default, info.description or ""
+        if groups:
+            yield from describe(nested, f"{prefix}{name}.*." if several else f"{prefix}{name}.")
 
 
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
@@ -144,6 +148,9 @@ def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[
     for part in location:
         if part in tagged:
             group, tagged = tagged[str(part)], {}
+            continue
+        if isinstance(part, int):  # one of a list of groups
+            path.append(str(part))
             continue
         known = _fields(group)
         path.append(str(part))

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from llmd4rec.distill import rounds
 from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.distill.settings import Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
+from llmd4rec.models.crm import BSARec, GRU4Rec, items
 from llmd4rec.models.ranker import count_parameters
 from llmd4rec.training import checkpoint
 
@@ -165,6 +167,40 @@ def test_wider_crms_teach_and_are_never_served(wides, teacher, learns_from, tiny
         torch.testing.assert_close(llm.injected, wide.item_table())
         torch.testing.assert_close(llm.item_table(), wide.item_table())
     assert [model for model, _ in run.models()] == ["crm", "crm", "wide", "llm", "llm"]
+
+
+def test_wider_crms_of_several_kinds(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """Each is built, and its table trained from, what its entry says; the student from what the served one's say."""
+    read = {}
+
+    def item_sides(inputs: str, data: Any, vectors: Any) -> Any:
+        read[len(read)] = inputs
+        return items.item_sides(inputs, data, vectors)
+
+    monkeypatch.setattr(rounds, "item_sides", item_sides)
+    changes = {
+        "teacher": "self", "direction": "up", "rounds": 1, "wide": 16, "crm__items": "id+text+neighbours",
+        "crm__dropout": 0.25, "crm__max_length": 7, "llm__encoder": "llm",
+        "wides": [{}, {"without": ["text", "attributes"]}, {"name": "gru4rec", "without": ["neighbours"]}],
+    }  # fmt: skip
+    run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
+    assert list(read.values()) == [
+        "id+text+neighbours", "id+text+neighbours", "id+neighbours", "id+text", "id+text+neighbours"
+    ]  # fmt: skip
+    stages = ["wide-alone", "wide-alone-2", "wide-alone-3"]
+    assert run.record.stages["crm-round-1"]["taught_by"] == " + ".join([*stages, "crm-alone"])
+    models = [run.load_stage("wide", stage) for stage in stages]
+    assert [type(model).__name__ for model in models] == ["SASRecNetwork", "SASRecNetwork", "GRU4RecNetwork"]
+    assert [(model.dim, model.max_length) for model in models] == [(16, 7)] * 3
+    settings = run.settings.wide_crms
+    assert [crm.dropout for crm in settings] == [0.25, 0.25, 0.5]  # another network has its own defaults
+
+
+def test_a_wider_crm_of_the_served_network_keeps_its_settings():
+    served = GRU4Rec(hidden=48, layers=3, dim=8, id_dropout=0.4, items="id+attributes")
+    assert Wide(name="gru4rec", without=("text",)).of(served, 32) == served.model_copy(update={"dim": 32})
+    expected = BSARec(dim=32, id_dropout=0.4, items="id", max_length=served.max_length)
+    assert Wide(name="bsarec", without=("attributes",)).of(served, 32) == expected
 
 
 @pytest.mark.parametrize("wide", [None, 16])

@@ -102,7 +102,10 @@ class Wide(BaseModel):
 
 def _so_many_alike(value: Any) -> Any:
     """A number in place of a list says how many, which differ by chance alone."""
-    return [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+    several = [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
+    if several == []:
+        raise ValueError("must be one at least; `wide: null` is for none")
+    return several
 
 
 class MutualDistillation(BaseModel):
@@ -152,7 +155,6 @@ class MutualDistillation(BaseModel):
     )
     wides: Annotated[tuple[Wide, ...], BeforeValidator(_so_many_alike)] = Field(
         (Wide(), Wide(without=("text",)), Wide(name="gru4rec"), Wide(name="bsarec")),
-        min_length=1,
         description="in what each of them differs from the served one, `{name: gru4rec, without: [text]}`, as models "
         "that err differently are better together; or how many there are that differ by chance alone",
     )
