@@ -93,6 +93,7 @@ def test_version_and_settings():
     shown = llmd4rec("train", "--show-settings").stdout
     assert "training.llm.epochs" in shown
     assert "λ2" in shown
+    assert "[text]}" in shown  # which is no markup
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])

@@ -67,11 +67,12 @@ def train(
 
 
 def _print_settings(rows: object) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from llmd4rec.progress import stdout_console
 
     table = Table("setting", "default", "what it is", box=None, header_style="bold")
     for key, default, description in rows:  # type: ignore[attr-defined]
-        table.add_row(key, repr(default), description)
+        table.add_row(key, escape(repr(default)), escape(description))
     stdout_console().print(table)
