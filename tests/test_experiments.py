@@ -54,7 +54,7 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     assert first["shared_stages"] == []
     assert set(first["models"]) == {"crm alone", "crm distilled", "llm alone", "llm distilled"}
     assert "crm distilled over crm alone, test" in first["comparisons"]
-    assert "lambda_up: 8.0 → 4.0" in first["settings"]
+    assert "lambda_up: 64.0 → 4.0" in first["settings"]
 
     before = (folder / "taught-seed0.json").read_bytes()
     call(study, monkeypatch, *arguments)  # only what is missing

@@ -137,7 +137,7 @@ class MutualDistillation(BaseModel):
         "every-round", description="when the CRM's item table becomes the LLM's item embedding"
     )
     lambda_down: float = Field(8.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
-    lambda_up: float = Field(8.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
+    lambda_up: float = Field(64.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
