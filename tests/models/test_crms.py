@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from llmd4rec.config import load_settings
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.distill.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import BSARec, GRU4Rec, LiGR, SASRec
+from llmd4rec.models.crm import BSARec, CRMName, GRU4Rec, LiGR, SASRec
 from llmd4rec.models.crm.bsarec import low_pass
 from llmd4rec.models.crm.items import ItemSides, item_table_of
 from llmd4rec.models.ranker import Ranker, last_states
@@ -25,6 +25,12 @@ def network(name: str, **settings: Any) -> Ranker:
 
 def histories(batch: int, length: int) -> torch.Tensor:
     return torch.randint(ITEMS, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_each_can_teach_by_its_name():
+    assert set(get_args(CRMName)) == KINDS.keys()
+    for name, kind in KINDS.items():
+        assert isinstance(Wide(name=name).of(SASRec(dim=8), 32), kind)
 
 
 @pytest.mark.parametrize("name", KINDS)

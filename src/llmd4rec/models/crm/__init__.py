@@ -1,7 +1,7 @@
 """Conventional recommendation models, one file each: the models that are served.
 
 A new one is a settings class with `name`, `dim`, `max_length`, `items` and `build(num_items, seed) -> Ranker` in a file
-of its own, added to :data:`CRM`.
+of its own, added to :data:`CRM` and, by its name, to :data:`CRMName`.
 """
 
 from typing import Annotated, Any, Literal
