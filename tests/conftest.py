@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 # Before torch is imported, and inherited by the commands that tests start: these models are so small that threads
 # would only wait for each other, and one thread makes sums come out the same every time.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A script's shell makes what it starts in the background deaf to the Ctrl-C that tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
