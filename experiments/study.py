@@ -11,6 +11,9 @@ A study is a YAML file: the question it asks, the settings all its trials share,
       partner: {}
       consensus: {teacher: consensus}
 
+`reference`, a list of variants, has the served CRM of every other variant compared with theirs too, where they have
+been run (trials run in the file's order).
+
 Trials whose file is there are not run again. What a trial prints is its validation only: variants are chosen by that.
 Test figures are written to the file, for `tables.py`. Trials of the same data, seed and settings share the stages that
 come before the rounds (crm-alone, wide-alone, ..., llm-alone): they are trained once, and the file says so.
@@ -23,6 +26,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ from llmd4rec.distill.results import score
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import LLMD4RecError
+from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.files import write_json
 from llmd4rec.training.runtime import environment
@@ -61,6 +66,9 @@ def main() -> None:
     unknown = sorted(set(arguments.only or ()) - study["variants"].keys())
     if unknown:
         parser.error(f"{arguments.study} has no variant {unknown[0]!r}; it has {', '.join(study['variants'])}")
+    references = study.get("reference") or []
+    if unknown := sorted(set(references) - study["variants"].keys()):
+        parser.error(f"{arguments.study}: the reference {unknown[0]!r} is no variant")
     if wrong := [text for text in arguments.data if "=" not in text]:
         parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
     for name, _, folder in (text.partition("=") for text in arguments.data):
@@ -73,7 +81,9 @@ def main() -> None:
                 values = merged(merged(study.get("base") or {}, changes or {}), {"seed": seed})
                 settings = check(MutualDistillation, values, f"variant {variant} of {arguments.study}")
                 print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
-                result = trial(settings, data, RUNS / arguments.study.stem / name / f"{variant}-seed{seed}")
+                runs = RUNS / arguments.study.stem / name
+                beside = {of: runs / f"{of}-seed{seed}" for of in references if variant not in references}
+                result = trial(settings, data, runs / f"{variant}-seed{seed}", beside)
                 head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
                 head["command"] = f"python {' '.join(sys.argv)}"
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +100,25 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def trial(settings: MutualDistillation, data: Dataset, folder: Path) -> dict[str, Any]:
-    """Trains and scores one run; continues it where it was interrupted."""
+def trial(
+    settings: MutualDistillation, data: Dataset, folder: Path, references: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Trains and scores one run; continues it where it was interrupted.
+
+    Args:
+        settings, data, folder: of the run.
+        references: runs, by name, with whose served CRMs the run's are compared too; those not finished are left out.
+    """
     use_threads(settings)
     run = Run.start(folder, settings, data)
     taken = take_shared(run)
     run = settings.fit(data, folder)
     keep_shared(run)
     models: dict[str, Any] = {}
-    evaluations = {}
+    evaluations: dict[tuple[str, ...], Evaluation] = {}
     for split in ("valid", "test"):
         for model, stage in run.models():
-            evaluation = score(run, data, model, stage, split=split)  # type: ignore[arg-type]
+            evaluation = score(run, data, model, stage, split=split)
             evaluations[split, model, stage] = evaluation
             slices = {name: evaluation.slices[name] for name in SLICES if name in evaluation.slices}
             models.setdefault(f"{model} {stage}", {"stage": run.stage_of(model, stage)})[split] = {
@@ -120,6 +137,15 @@ def trial(settings: MutualDistillation, data: Dataset, folder: Path) -> dict[str
                 (m1, s1), (m2, s2) = first.split(), second.split()
                 comparison = compare(evaluations[split, m1, s1], evaluations[split, m2, s2])
                 comparisons[f"{second} over {first}, {split}"] = of_interest(comparison)
+        for name, run_of_it in (references or {}).items():
+            if not (run_of_it / "run.json").exists() or not (other := Run.open(run_of_it)).models():
+                continue
+            model, stage = [of for of in other.models() if of[0] == "crm"][-1]
+            theirs = score(other, data, model, stage, split=split)  # type: ignore[arg-type]
+            for ours in ("crm alone", "crm distilled"):
+                if ours in models:
+                    comparison = compare(theirs, evaluations[split, *ours.split()])
+                    comparisons[f"{ours} over {name}, {split}"] = of_interest(comparison)
     return {
         "settings": differences(MutualDistillation(), settings),
         "fingerprint": data.fingerprint,

@@ -28,7 +28,7 @@ class CRMTraining(Training):
 
     epochs: int = Field(200, ge=0, description="at most so many epochs")
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
-    batch: int = Field(768, ge=1, description="training positions per step, about; fewer on small data")
+    batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     average: float = Field(
         0.999, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
     )
@@ -154,7 +154,7 @@ class MutualDistillation(BaseModel):
         "model reads the items of the first, and they teach the served one with it; null: none, as in the paper",
     )
     wides: Annotated[tuple[Wide, ...], BeforeValidator(_so_many_alike)] = Field(
-        (Wide(), Wide(without=("text",)), Wide(name="gru4rec"), Wide(name="bsarec")),
+        (Wide(), Wide(name="gru4rec"), Wide(name="bsarec")),
         description="in what each of them differs from the served one, `{name: gru4rec, without: [text]}`, as models "
         "that err differently are better together; or how many there are that differ by chance alone",
     )
