@@ -3,8 +3,8 @@
     python experiments/tables.py [--results results] [--out docs/results.md]
 
 Rows are variants, a table for each study and data set. Several seeds give mean ± standard deviation. A gain is that of
-the distilled over the same model trained alone in the same run, on test, with the paired sign-flip test's p of the
-first seed; validation is what variants are chosen by and stands beside it.
+the distilled over the same model trained alone in the same run, on test, with the paired sign-flip test's p, of several
+seeds the largest; validation is what variants are chosen by and stands beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ def main() -> None:
             parts.append(f"## {study}\n\n{question(study)}\n")
             last = study
         parts.append(f"### {study} on {data}\n\n{table(variants)}\n")
-        if slices := slice_table(variants):
-            parts.append(f"{slices}\n")
+        parts += [f"{more}\n" for more in (reference_table(variants), slice_table(variants)) if more]
     searches = [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.results.glob("searches/*.json"))
     ]
@@ -94,7 +94,7 @@ def table(variants: dict[str, list[Any]]) -> str:
             compared = [gain_of(name, trial) for trial in trials]
             relative = [c["relative_percent"] for c in compared if c]
             row.append(f"{statistics.mean(relative):+.1f}%" if relative else "")
-            row.append(f"{compared[0]['p']:.4f}" if compared[0] else "")
+            row.append(largest_p(compared))
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -103,6 +103,36 @@ def gain_of(model: str, trial: dict[str, Any]) -> dict[str, Any] | None:
     """NDCG@10 of a model distilled over itself alone, on test; None where it was not taught."""
     compared = trial["comparisons"].get(f"{model} distilled over {model} alone, test")
     return compared["all"]["ndcg@10"] if compared else None
+
+
+def largest_p(compared: Sequence[dict[str, Any] | None]) -> str:
+    """Of one metric's comparisons, a seed each."""
+    values = [c["p"] for c in compared if c and c["p"] is not None]
+    return f"{max(values):.4f}" if values else ""
+
+
+def reference_table(variants: dict[str, list[Any]]) -> str:
+    """The served CRM's gain in NDCG@10 on test over the study's references; empty where it has none."""
+    every = [trial for trials in variants.values() for trial in trials]
+    between = [
+        name.removesuffix(", test").split(" over ") for t in every for name in t["comparisons"] if "test" in name
+    ]
+    references = sorted({second for _, second in between if second not in MODELS})
+    if not references:
+        return ""
+    rows = [["CRM's gain", *(f"{when}, over {of} | p" for of in references for when in ("alone", "distilled"))]]
+    rows.append(["---"] + ["---: | ---:"] * (len(rows[0]) - 1))
+    for variant, trials in variants.items():
+        cells = []
+        for of in references:
+            for when in ("alone", "distilled"):
+                compared = [t["comparisons"].get(f"crm {when} over {of}, test") for t in trials]
+                gains = [c["all"]["ndcg@10"] for c in compared if c]
+                mean = f"{statistics.mean(c['relative_percent'] for c in gains):+.1f}%" if gains else ""
+                cells.append(f"{mean} | {largest_p(gains)}")
+        if any(cell != " | " for cell in cells):
+            rows.append([variant, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def slice_table(variants: dict[str, list[Any]]) -> str:

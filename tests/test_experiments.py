@@ -75,6 +75,36 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     assert f"{first['models']['crm distilled']['test']['ndcg@10']:.4f}" in page
 
 
+def test_a_reference_is_what_the_other_variants_are_compared_with(
+    study_file, tiny_settings, chain_data, tmp_path, monkeypatch
+):
+    study, tables = script("study"), script("tables")
+    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    values = yaml.safe_load(study_file.read_text()) | {"reference": ["alone"]}
+    values["variants"] = {"alone": {"rounds": 0, "crm": {"dim": 4}}, "taught": {"direction": "up", "teacher": "self"}}
+    study_file.write_text(yaml.safe_dump(values, sort_keys=False))
+    call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results")
+    folder = tmp_path / "results" / "tiny" / "chain"
+    reference, taught = (json.loads((folder / f"{name}-seed0.json").read_text()) for name in ("alone", "taught"))
+    assert not any("over alone" in name for name in reference["comparisons"])
+    theirs = reference["models"]["crm alone"]["test"]["ndcg@10"]
+    for ours in ("crm alone", "crm distilled"):
+        gain = taught["comparisons"][f"{ours} over alone, test"]["all"]["ndcg@10"]["relative_percent"]
+        assert gain == pytest.approx(100 * (taught["models"][ours]["test"]["ndcg@10"] / theirs - 1), abs=0.01)
+
+    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    at = lines.index("| CRM's gain | alone, over alone | p | distilled, over alone | p |")
+    assert lines[at + 1].count("|") == lines[at].count("|")
+    assert lines[at + 2].startswith("| taught | ")
+    assert f"| {gain:+.1f}% |" in lines[at + 2]
+
+    values["reference"] = ["taut"]
+    study_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit):
+        call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}")
+
+
 def test_seeds_become_a_mean_and_a_deviation():
     spread = script("tables").spread
     assert spread([0.1]) == "0.1000"
