@@ -188,7 +188,9 @@ def shared_folder(run: Run, stage: str) -> Path:
     """Where a stage is kept that depends on nothing but the settings hashed here."""
     values = run.settings.model_dump(mode="json")
     kept = {name: values[name] for name in ("seed", "crm", "evaluation")}
-    kept["training"] = values["training"]["crm"]
+    kept["training"] = {
+        name: value for name, value in values["training"]["crm"].items() if name != "round_learning_rate"
+    }
     if "text" in run.settings.crm.items or stage == "llm-alone":
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
     if stage != "crm-alone":

@@ -59,7 +59,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
             "lora": {"r": 2}, "init_table_from_crm": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
             "branch_dropout": 0.0,
         },
-        "training": {"crm": {**training, "average": 0.0}, "llm": training},
+        "training": {"crm": {**training, "average": 0.0, "round_learning_rate": None}, "llm": training},
         "device": "cpu",
     }  # fmt: skip
 

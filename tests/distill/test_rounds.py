@@ -272,6 +272,22 @@ def test_dropout_of_a_taught_model(dropout, tiny_settings, chain_data, tmp_path)
     assert {"wide-alone", "wide-alone-2", "llm-alone", "llm-round-1", "crm-round-1"} < rates.keys()
 
 
+def test_rate_and_epochs_of_a_round_are_those_of_no_other_training(tiny_settings, chain_data, tmp_path):
+    rate = tiny_settings["training"]["crm"]["learning_rate"]
+    runs = {}
+    for name, own in {"none": None, "same": rate, "other": rate / 4}.items():
+        settings = changed(tiny_settings, direction="up", teacher="self", training__crm__round_learning_rate=own)
+        runs[name] = parse_settings(settings).fit(chain_data, tmp_path / name)
+    before, taught = ([weights(run, stage) for run in runs.values()] for stage in ("crm-alone", "crm-round-1"))
+    assert same(before[0], before[1])
+    assert same(before[0], before[2])
+    assert same(taught[0], taught[1])
+    assert not same(taught[0], taught[2])
+    training = parse_settings(changed(tiny_settings, training__crm__round_epochs=1)).training.crm
+    assert (training.in_round().epochs, training.epochs) == (1, 2)
+    assert training.model_copy(update={"round_epochs": 5}).in_round().epochs == 2
+
+
 def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_data, tmp_path):
     """What was folded into its table must not be mixed in again."""
     settings = changed(

@@ -227,9 +227,8 @@ class _Rounds:
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)
-        if number and training.round_epochs is not None:
-            epochs = min(training.epochs, training.round_epochs)
-            training = training.model_copy(update={"epochs": epochs})
+        if number:
+            training = training.in_round()
         folder = run.checkpoint_of(stage)
         fitted = fit(
             ranker,

@@ -28,6 +28,10 @@ class CRMTraining(Training):
 
     epochs: int = Field(200, ge=0, description="at most so many epochs")
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    # What teachers say has no noise that a slow rate would have to average out.
+    round_learning_rate: float | None = Field(
+        4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as alone)"
+    )
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     average: float = Field(
         0.999, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -71,6 +71,9 @@ class Training(BaseModel):
         256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    round_learning_rate: float | None = Field(
+        None, gt=0, description="the same in a round of distillation (null: as alone)"
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     warmup: int = Field(
         100, ge=0, description="steps over which the learning rate rises from 0; at most a tenth of all steps"
@@ -97,6 +100,15 @@ class Training(BaseModel):
     checkpoint_seconds: float = Field(
         60, ge=0, description="save at the first step after so many seconds, less often where saving takes long"
     )
+
+    def in_round(self) -> Self:
+        """The same for a model that is taught in a round of distillation."""
+        epochs, rate = self.round_epochs, self.round_learning_rate
+        changes = {
+            "epochs": self.epochs if epochs is None else min(self.epochs, epochs),
+            "learning_rate": self.learning_rate if rate is None else rate,
+        }
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
