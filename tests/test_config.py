@@ -143,6 +143,18 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     assert load_settings(MutualDistillation, tmp_path / "config.yaml") == settings
 
 
+def test_settings_files_of_the_examples():
+    """Each says what it is about; the paper's has nothing of ours in how models are taught."""
+    files = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
+    settings = {path.stem: load_settings(MutualDistillation, path) for path in files}
+    assert {"beauty", "demo", "paper"} <= settings.keys()
+    paper = settings["paper"]
+    assert (paper.wide, paper.teacher, paper.direction, paper.weights) == (None, "partner", "both", "rank")
+    assert paper.crm_in("crm-round-1") == paper.crm
+    assert paper.llm_in("llm-round-1") == paper.llm
+    assert paper.training.crm.in_round() == paper.training.crm
+
+
 def test_every_default_is_written_and_described(tmp_path):
     written = yaml.safe_load(dump_settings(MutualDistillation()))
 
