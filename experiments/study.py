@@ -82,7 +82,8 @@ def main() -> None:
                 settings = check(MutualDistillation, values, f"variant {variant} of {arguments.study}")
                 print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
                 runs = RUNS / arguments.study.stem / name
-                beside = {of: runs / f"{of}-seed{seed}" for of in references if variant not in references}
+                done = [of for of in references if (target.parent / f"{of}-seed{seed}.json").exists()]
+                beside = {of: runs / f"{of}-seed{seed}" for of in done if variant not in references}
                 result = trial(settings, data, runs / f"{variant}-seed{seed}", beside)
                 head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
                 head["command"] = f"python {' '.join(sys.argv)}"
@@ -107,7 +108,7 @@ def trial(
 
     Args:
         settings, data, folder: of the run.
-        references: runs, by name, with whose served CRMs the run's are compared too; those not finished are left out.
+        references: runs, by name, with whose served CRMs the run's are compared too; those not kept here are left out.
     """
     use_threads(settings)
     run = Run.start(folder, settings, data)
@@ -138,8 +139,9 @@ def trial(
                 comparison = compare(evaluations[split, m1, s1], evaluations[split, m2, s2])
                 comparisons[f"{second} over {first}, {split}"] = of_interest(comparison)
         for name, run_of_it in (references or {}).items():
-            if not (run_of_it / "run.json").exists() or not (other := Run.open(run_of_it)).models():
+            if not run_of_it.exists():
                 continue
+            other = Run.open(run_of_it)
             model, stage = [of for of in other.models() if of[0] == "crm"][-1]
             theirs = score(other, data, model, stage, split=split)  # type: ignore[arg-type]
             for ours in ("crm alone", "crm distilled"):

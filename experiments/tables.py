@@ -114,10 +114,8 @@ def largest_p(compared: Sequence[dict[str, Any] | None]) -> str:
 def reference_table(variants: dict[str, list[Any]]) -> str:
     """The served CRM's gain in NDCG@10 on test over the study's references; empty where it has none."""
     every = [trial for trials in variants.values() for trial in trials]
-    between = [
-        name.removesuffix(", test").split(" over ") for t in every for name in t["comparisons"] if "test" in name
-    ]
-    references = sorted({second for _, second in between if second not in MODELS})
+    names = {name.removesuffix(", test") for t in every for name in t["comparisons"] if name.endswith(", test")}
+    references = sorted({name.split(" over ")[1] for name in names} - set(MODELS))
     if not references:
         return ""
     rows = [["CRM's gain", *(f"{when}, over {of} | p" for of in references for when in ("alone", "distilled"))]]

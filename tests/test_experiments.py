@@ -76,7 +76,7 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
 
 
 def test_a_reference_is_what_the_other_variants_are_compared_with(
-    study_file, tiny_settings, chain_data, tmp_path, monkeypatch
+    study_file, chain_data, tmp_path, monkeypatch, capsys
 ):
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
@@ -103,6 +103,7 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     study_file.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit):
         call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}")
+    assert "the reference 'taut' is no variant" in capsys.readouterr().err
 
 
 def test_seeds_become_a_mean_and_a_deviation():
