@@ -151,12 +151,19 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
         ("crm=5", r"crm = 5: must be a group of settings"),
         ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
         ("crm.heads=3", "heads = 3 does not divide dim = 64"),
-        ("crm.items=text", r"crm\.items = 'text': input should be 'id', 'id\+text'"),
+        ("crm.items=text", r"crm\.items: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours"),
+        ("crm.items=id+txt", r"crm\.items: 'id\+txt' must be id, then"),
+        ("crm.items=[id]", r"crm\.items = \['id'\]: input should be a valid string"),
     ],
 )
 def test_wrong_settings_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_settings(MutualDistillation, None, [override])
+
+
+def test_the_order_of_what_a_table_learns_from_does_not_matter():
+    ordered = load_settings(MutualDistillation, None, ["crm.items=id+neighbours+text+text"]).crm
+    assert ordered.items == "id+text+neighbours"
 
 
 def test_settings_name_the_network():

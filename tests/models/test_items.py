@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from llmd4rec import Dataset
-from llmd4rec.data.attributes import item_attributes
+from llmd4rec.data.attributes import item_attributes, item_words
 from llmd4rec.data.neighbours import strongest, together
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.crm import SASRec
@@ -209,6 +209,46 @@ def test_attributes_are_parts_that_several_items_have():
     assert item_attributes(data, ("title",)) is None
 
 
+def titled(titles: list[str | None], **more: list[str]) -> Dataset:
+    names = [f"i{number}" for number in range(len(titles))]
+    users, position = ["u", "v"], list(range(len(names)))
+    interactions = pl.DataFrame(
+        {"user_id": np.repeat(users, len(names)), "item_id": names * 2, "position": position * 2}
+    )
+    return Dataset.from_frames(interactions, pl.DataFrame({"item_id": names, "title": titles, **more}))
+
+
+def test_words_of_titles_by_hand():
+    """Of seven items, `opi` is in four, `red` and `nail` in three, so is `opi red`; nothing else is in three."""
+    titles = ["OPI Red, nail", "opi RED - red", "Opi red", "opi nail!", "blue nail", None, "xyz"]
+    data = titled(titles)
+    found = item_words(data).toarray()
+    rows = [data.item_index[f"i{number}"] for number in range(7)]
+    four, three = np.log(7 / 4), np.log(7 / 3)  # columns: opi, then nail, opi red, red
+    expected = np.zeros((7, 4))
+    expected[rows] = [
+        [four, three, three, three],
+        [four, 0, three, three],
+        [four, 0, three, three],
+        [four, three, 0, 0],
+        [0, three, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-9)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_only_titles_have_words_and_never_more_than_there_are_items():
+    titles = [f"one two three four five x{n}" for n in range(3)] + ["six"]
+    shared = ["Nails > red hot"] * 2 + ["Nails > Hair"] * 2
+    data = titled(titles, category=shared, description=[" ".join(f"w{n}" for n in range(40))] * 3 + ["w1"])
+    assert item_words(data).shape == (4, 4)  # of nine; not of the category, nor of forty words
+    assert item_words(data, ("category",)) is None  # nails is everybody's
+    assert item_words(titled(["a", "b", "c"])) is None
+    assert item_words(titled(titles), ()) is None
+
+
 def test_nearest_texts_by_hand():
     vectors = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 0], [0, 1.0], [0.1, 0.9]])
     near = nearest_texts(vectors, 1).toarray()
@@ -227,7 +267,11 @@ def test_sides_are_what_was_asked_for_as_far_as_there_is():
     data = shop()
     assert not item_sides("id", data, torch.ones(5, 2))
     assert item_sides("id+text", data, None).texts is None
-    everything = item_sides("id+text+attributes+neighbours", data, torch.randn(5, 3))
+    everything = item_sides("id+text+words+attributes+neighbours", data, torch.randn(5, 3))
     assert all(side is not None for side in (everything.texts, everything.attributes, everything.neighbours))
     assert everything.neighbours.nnz > together(data).nnz  # texts bring some
+    titles = titled(["red polish", "red", "red", "blue"], category=["A", "A", "A", "B"])
+    both = item_sides("id+words+attributes", titles, None).attributes.toarray()
+    np.testing.assert_array_equal(both, np.hstack([item_attributes(titles).toarray(), item_words(titles).toarray()]))
+    assert item_sides("id+words", titles, None).attributes.shape == (4, 1)
     assert item_sides("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == together(data).nnz

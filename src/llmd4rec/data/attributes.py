@@ -1,7 +1,9 @@
-"""What items share by name: brands, categories, tags; found in the catalogue's own fields.
+"""What items share by name: brands, categories, tags, and the words of their titles; from the catalogue's own fields.
 
 A field's value is cut at `>`, `;`, `|` and `,` into parts ("Makeup > Nails > Polish" is three). A part that several
-items have is an attribute. A field of which few parts are shared (titles, descriptions) gives none.
+items have is an attribute. A field of which few parts are shared (titles, descriptions) gives none; of such a field
+the words count, and pairs of words that follow each other ("Red Shatter"), unless its values are too long for a title.
+A brand is often nowhere but there, and a vector of a whole sentence blurs it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 from collections import Counter
 
 import numpy as np
+import polars as pl
 import scipy.sparse as sp
 
 from llmd4rec.data.dataset import Dataset
@@ -18,7 +21,10 @@ from llmd4rec.data.dataset import Dataset
 MIN_ITEMS = 3
 #: A field counts if at least this share of its items' parts is shared.
 SHARED_PARTS = 0.5
+#: A field of more words than this in the mean is no title.
+TITLE_WORDS = 32
 _CUT = re.compile(r"[>;|,]")
+_WORD = r"\w+"
 
 
 def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.csr_matrix | None:
@@ -35,16 +41,14 @@ def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> 
     columns: list[int] = []
     names: dict[tuple[str, str], int] = {}
     for field in dataset.text_fields if fields is None else fields:
-        values = dataset.catalogue[field].cast(str).to_list()
-        parts = [list(dict.fromkeys(_parts(value))) if value else [] for value in values]
+        parts = _field_parts(dataset, field)
         counts = Counter(part for each in parts for part in each)
-        every = sum(counts.values())
-        if not every or sum(n for n in counts.values() if n >= MIN_ITEMS) < SHARED_PARTS * every:
+        if not _is_shared(counts):
             continue
         for item, each in enumerate(parts):
             for part in each:
                 # What every item has tells nothing apart.
-                if MIN_ITEMS <= counts[part] < len(values):
+                if MIN_ITEMS <= counts[part] < len(parts):
                     rows.append(item)
                     columns.append(names.setdefault((field, part), len(names)))
     if not names:
@@ -52,6 +56,75 @@ def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> 
     held = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (dataset.num_items, len(names)))
     count = np.maximum(held.getnnz(axis=1), 1)
     return sp.csr_matrix(sp.diags((count**-0.5).astype(np.float32)) @ held)
+
+
+def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.csr_matrix | None:
+    """Items × words and pairs of words, float32, TF-IDF: log(I / items that have it), each row of length 1.
+
+    Upper and lower case are the same. There are never more columns than items: the rarest go.
+
+    Args:
+        dataset: its catalogue is read, nothing else.
+        fields: columns to look at; default: the text fields of the data set that give no attributes and hold titles.
+
+    Returns:
+        None where no field has words that items share.
+    """
+    found = [
+        _words(dataset.catalogue[field]).with_columns(field=pl.lit(field))
+        for field in (_titles(dataset) if fields is None else fields)
+    ]
+    if not found:
+        return None
+    held = pl.concat(found)
+    size = dataset.num_items
+    known = (
+        held.group_by("field", "word")
+        .len("items")
+        .filter(pl.col("items").is_between(MIN_ITEMS, size - 1))
+        .sort("items", "field", "word", descending=[True, False, False])
+        .head(size)
+        .with_row_index("column")
+    )
+    if not len(known):
+        return None
+    held = held.join(known, on=["field", "word"])
+    weight = np.log(size / held["items"].to_numpy()).astype(np.float32)
+    matrix = sp.csr_matrix((weight, (held["item"].to_numpy(), held["column"].to_numpy())), (size, len(known)))
+    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    scale = np.divide(1.0, length, out=np.zeros(size, np.float32), where=length > 0)
+    return sp.csr_matrix(sp.diags(scale) @ matrix, dtype=np.float32)
+
+
+def _titles(dataset: Dataset) -> list[str]:
+    """The text fields whose values are short and not shared as a whole."""
+    titles = []
+    for field in dataset.text_fields:
+        length = dataset.catalogue[field].cast(pl.String).str.count_matches(_WORD).mean()
+        if length and float(length) <= TITLE_WORDS:  # type: ignore[arg-type]  # a mean of numbers
+            if not _is_shared(Counter(part for each in _field_parts(dataset, field) for part in each)):
+                titles.append(field)
+    return titles
+
+
+def _words(values: pl.Series) -> pl.DataFrame:
+    """Each word and pair of words of each value, once: columns item, word."""
+    listed = values.cast(pl.String).str.to_lowercase().str.extract_all(_WORD).alias("word")
+    single = listed.to_frame().with_row_index("item").explode("word").drop_nulls()
+    following = pl.col("word").shift(-1)
+    pairs = single.with_columns(word=pl.col("word") + " " + following, same=pl.col("item") == pl.col("item").shift(-1))
+    return pl.concat([single, pairs.filter(pl.col("same")).drop("same")]).unique()
+
+
+def _field_parts(dataset: Dataset, field: str) -> list[list[str]]:
+    values = dataset.catalogue[field].cast(str).to_list()
+    return [list(dict.fromkeys(_parts(value))) if value else [] for value in values]
+
+
+def _is_shared(counts: Counter[str]) -> bool:
+    """Whether the parts of a field, with the number of items that have each, are attributes."""
+    every = sum(counts.values())
+    return every > 0 and sum(n for n in counts.values() if n >= MIN_ITEMS) >= SHARED_PARTS * every
 
 
 def _parts(value: str) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from llmd4rec.distill.objective import Distill
 from llmd4rec.models.crm import CRM, CRMName, SASRec
-from llmd4rec.models.crm.items import ItemSettings
+from llmd4rec.models.crm.items import ItemPart, ItemSettings
 from llmd4rec.models.llm.recommender import LLMRecommender
 from llmd4rec.training.fit import Training
 
@@ -88,7 +88,7 @@ class Wide(BaseModel):
     name: CRMName | None = Field(
         None, description="its network, with that network's own defaults (null: the served one's, as it is set)"
     )
-    without: tuple[Literal["text", "attributes", "neighbours"], ...] = Field(
+    without: tuple[ItemPart, ...] = Field(
         (), description="what of the served one's `items` its table is not trained from"
     )
 

@@ -4,11 +4,12 @@
     table = S + α N S,   S = E + tower(texts) + A W        while training, where its sides are to help
 
 - **texts**: a small map from an item's text vector to d numbers. Items with similar texts move together.
-- **attributes**: one row of W for each brand, category or tag, A saying which an item has.
+- **attributes**: one row of W for each brand, category or tag, A saying which an item has; **words**: one for each word
+  of titles and for each pair of neighbouring ones.
 - **neighbours**: N mixes into each row those of the items it stands together with in histories, or whose texts are
   alike (one step of LightGCN's propagation, He et al., SIGIR 2020).
 
-All three are for what a rarely bought item needs: to learn from others. While training, an item's own row E[i] is left
+All of them are for what a rarely bought item needs: to learn from others. While training, an item's own row E[i] is left
 out now and then (`id_dropout`), so that the sides learn to stand in for it. When training ends the whole is written
 into E and the sides are gone, so that a model trained with them is the same network, byte for byte of the same size,
 as one trained without.
@@ -17,16 +18,16 @@ as one trained without.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.attributes import item_attributes
+from llmd4rec.data.attributes import item_attributes, item_words
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.neighbours import normalised, strongest, together
 from llmd4rec.errors import ConfigError
@@ -34,17 +35,21 @@ from llmd4rec.models.dropout import kept
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import linear, product
 
-#: What a conventional model's item table is trained from.
-ItemInputs = Literal[
-    "id",
-    "id+text",
-    "id+attributes",
-    "id+neighbours",
-    "id+text+attributes",
-    "id+text+neighbours",
-    "id+attributes+neighbours",
-    "id+text+attributes+neighbours",
-]
+#: What may help to train a conventional model's item table beside the items' identifiers.
+ItemPart = Literal["text", "words", "attributes", "neighbours"]
+
+
+def _in_order(inputs: str) -> str:
+    """`id`, then the parts in one order, so that the same inputs have the same name."""
+    known = get_args(ItemPart)
+    first, *parts = inputs.split("+")
+    if first != "id" or not set(parts) <= set(known):
+        raise ValueError(f"{inputs!r} must be id, then any of +{', +'.join(known)}, as in id+text")
+    return "+".join(["id", *(part for part in known if part in parts)])
+
+
+#: What a conventional model's item table is trained from: `id`, `id+text`, `id+words+neighbours`, ...
+ItemInputs = Annotated[str, AfterValidator(_in_order)]
 #: α, the weight of an item's neighbours beside the item itself.
 NEIGHBOUR_WEIGHT = 0.5
 #: Neighbours of an item at most, of both kinds together, and nearest texts looked for.
@@ -58,9 +63,10 @@ class ItemSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     items: ItemInputs = Field(
-        "id+text+attributes+neighbours",
+        "id+text+words+attributes+neighbours",
         description="what helps to train the item table and is folded into it, as far as the data have it: the items' "
-        "texts, the brands and categories they share, the items they are bought with or whose texts are alike",
+        "texts, the words of their titles, the brands and categories they share, the items they are bought with or "
+        "whose texts are alike",
     )
     id_dropout: float = Field(
         0.2, ge=0, lt=1, description="how often an item's own row is left out in training, where there is such help"
@@ -73,7 +79,7 @@ class ItemSides:
 
     Attributes:
         texts: [I, T], one vector per item, zero where there is no text.
-        attributes: [I, A], which attributes an item has.
+        attributes: [I, A], which attributes and words an item has.
         neighbours: [I, I], how much of another item's row an item listens to.
     """
 
@@ -101,7 +107,12 @@ def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None
         if texts is not None:
             neighbours = 0.5 * (neighbours + nearest_texts(texts, TEXT_NEIGHBOURS))
         neighbours = strongest(neighbours, NEIGHBOURS)
-    return ItemSides(texts, item_attributes(dataset) if "attributes" in asked else None, neighbours)
+    held = [
+        item_attributes(dataset) if "attributes" in asked else None,
+        item_words(dataset) if "words" in asked else None,
+    ]
+    named = [matrix for matrix in held if matrix is not None]
+    return ItemSides(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours)
 
 
 def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
