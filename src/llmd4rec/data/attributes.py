@@ -23,6 +23,8 @@ MIN_ITEMS = 3
 SHARED_PARTS = 0.5
 #: A field of more words than this in the mean is no title.
 TITLE_WORDS = 32
+#: Words and pairs of them at most; nor are there ever more than items, so that what they cost in training is bounded.
+MOST_WORDS = 100_000
 _CUT = re.compile(r"[>;|,]")
 _WORD = r"\w+"
 
@@ -61,7 +63,7 @@ def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> 
 def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.csr_matrix | None:
     """Items × words and pairs of words, float32, TF-IDF: log(I / items that have it), each row of length 1.
 
-    Upper and lower case are the same. There are never more columns than items: the rarest go.
+    Upper and lower case are the same. There are never more columns than items, nor than `MOST_WORDS`: the rarest go.
 
     Args:
         dataset: its catalogue is read, nothing else.
@@ -83,7 +85,7 @@ def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.cs
         .len("items")
         .filter(pl.col("items").is_between(MIN_ITEMS, size - 1))
         .sort("items", "field", "word", descending=[True, False, False])
-        .head(size)
+        .head(min(size, MOST_WORDS))
         .with_row_index("column")
     )
     if not len(known):
@@ -98,13 +100,17 @@ def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.cs
 
 def _titles(dataset: Dataset) -> list[str]:
     """The text fields whose values are short and not shared as a whole."""
-    titles = []
-    for field in dataset.text_fields:
-        length = dataset.catalogue[field].cast(pl.String).str.count_matches(_WORD).mean()
-        if length and float(length) <= TITLE_WORDS:  # type: ignore[arg-type]  # a mean of numbers
-            if not _is_shared(Counter(part for each in _field_parts(dataset, field) for part in each)):
-                titles.append(field)
-    return titles
+    return [
+        field
+        for field in dataset.text_fields
+        if _mean_words(dataset.catalogue[field]) <= TITLE_WORDS
+        and not _is_shared(Counter(part for each in _field_parts(dataset, field) for part in each))
+    ]
+
+
+def _mean_words(values: pl.Series) -> float:
+    counts = values.cast(pl.String).str.count_matches(_WORD).drop_nulls().to_numpy()
+    return float(counts.mean()) if len(counts) else 0.0
 
 
 def _words(values: pl.Series) -> pl.DataFrame:

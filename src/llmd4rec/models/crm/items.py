@@ -9,8 +9,8 @@
 - **neighbours**: N mixes into each row those of the items it stands together with in histories, or whose texts are
   alike (one step of LightGCN's propagation, He et al., SIGIR 2020).
 
-All of them are for what a rarely bought item needs: to learn from others. While training, an item's own row E[i] is left
-out now and then (`id_dropout`), so that the sides learn to stand in for it. When training ends the whole is written
+They are for what a rarely bought item needs: to learn from others. While training, an item's own row E[i] is left out
+now and then (`id_dropout`), so that the sides learn to stand in for it. When training ends the whole is written
 into E and the sides are gone, so that a model trained with them is the same network, byte for byte of the same size,
 as one trained without.
 """
