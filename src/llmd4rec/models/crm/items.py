@@ -107,11 +107,9 @@ def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None
         if texts is not None:
             neighbours = 0.5 * (neighbours + nearest_texts(texts, TEXT_NEIGHBOURS))
         neighbours = strongest(neighbours, NEIGHBOURS)
-    held = [
-        item_attributes(dataset) if "attributes" in asked else None,
-        item_words(dataset) if "words" in asked else None,
-    ]
-    named = [matrix for matrix in held if matrix is not None]
+    attributes = item_attributes(dataset) if "attributes" in asked else None
+    words = item_words(dataset) if "words" in asked else None
+    named = [matrix for matrix in (attributes, words) if matrix is not None]
     return ItemSides(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours)
 
 
