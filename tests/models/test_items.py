@@ -247,6 +247,8 @@ def test_only_titles_have_words_and_never_more_than_there_are_items():
     assert item_words(data, ("category",)) is None  # nails is everybody's
     assert item_words(titled(["a", "b", "c"])) is None
     assert item_words(titled(titles), ()) is None
+    films = ["the end", "the start", "the middle way", "heat", "vertigo"]  # 3 of 13 words and pairs are shared
+    assert item_words(titled(films)) is None
 
 
 def test_nearest_texts_by_hand():
