@@ -223,6 +223,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def identity(path: Path) -> dict[str, int | str]:
+    """By what a file is known again: its size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
 def cache_dir(*parts: str) -> Path:
     """A folder under the user's cache folder (`LLMD4REC_CACHE` overrides it), created if missing."""
     import platformdirs

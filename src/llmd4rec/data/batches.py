@@ -11,12 +11,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmd4rec.data.dataset import Dataset, Int64Array
+from llmd4rec.data.dataset import Int32Array, Int64Array
+
+
+class Histories(Protocol):
+    """Sequences to train on: a data set's, or others made of it."""
+
+    @property
+    def items(self) -> Int32Array:
+        """All of them, one after the other."""
+        ...
+
+    @property
+    def offsets(self) -> Int64Array:
+        """Sequence h is items[offsets[h]:offsets[h + 1]]; [H + 1]."""
+        ...
+
+    @property
+    def train_end(self) -> Int64Array:
+        """Where in `items` the training part of each ends; [H]."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of their content."""
+        ...
+
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Whether a fingerprint that was written down is theirs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,13 +84,13 @@ class Batch:
 
 
 class TrainingWindows:
-    """All training positions of a data set, as windows of at most `max_length` items."""
+    """All training positions of a data set or of other histories, as windows of at most `max_length` items."""
 
-    def __init__(self, dataset: Dataset, max_length: int) -> None:
-        self._items = dataset.items
+    def __init__(self, histories: Histories, max_length: int) -> None:
+        self._items = histories.items
         self.max_length = max_length
-        starts = np.asarray(dataset.offsets[:-1])
-        inputs = np.maximum(np.asarray(dataset.train_end) - starts - 1, 0)  # the last training item is only a target
+        starts = np.asarray(histories.offsets[:-1])
+        inputs = np.maximum(np.asarray(histories.train_end) - starts - 1, 0)  # the last training item is only a target
         first_number = np.concatenate([[0], np.cumsum(inputs)])
         #: P, the number of training positions.
         self.num_positions = int(first_number[-1])

@@ -5,8 +5,8 @@
 
 The KL still runs over the whole catalogue, but of a teacher whose states and table are rounded to 8 bits. On a trained
 teacher the rounded distribution was 1e-4 nats away from the one published (`benchmarks/crm_epoch.py`), where
-teacher and student are a good part of a nat apart. Ranks, and with them the sample weights, are not touched: they come
-with the published teacher, from its unrounded scores.
+teacher and student are a good part of a nat apart. The teacher's ranks of true items, and with them the sample
+weights, are those of the same rounded scores.
 """
 
 from __future__ import annotations

@@ -23,12 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmd4rec.data.batches import TrainingWindows
-from llmd4rec.data.dataset import Dataset
+from llmd4rec.data.batches import Histories, TrainingWindows
 from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
 from llmd4rec.errors import DataError, ModelError, RunError
-from llmd4rec.files import atomic_dir, read_json, sha256_file, write_array, write_json
+from llmd4rec.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import product
 from llmd4rec.progress import bar
@@ -70,7 +69,7 @@ class Teacher:
 @torch.inference_mode()
 def publish(
     ranker: Ranker,
-    dataset: Dataset,
+    histories: Histories,
     folder: Path,
     *,
     label: str,
@@ -78,12 +77,13 @@ def publish(
     counts: Mapping[str, int] | None = None,
     batch_items: int = 4096,
     rank_items: int | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
     Args:
         ranker: the model that will teach; its training flag is left as it was.
-        dataset: whose training positions to answer.
+        histories: whose training positions to answer: a data set, or others made of it.
         folder: replaced if it exists.
         label: what is published, written into teacher.json.
         made_of: checksums of the weights that teach, by stage; :func:`open_teacher` can ask for the same ones.
@@ -91,16 +91,19 @@ def publish(
         batch_items: items read per forward pass.
         rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
             position among all items would take longer than training; None: exact.
+        precision: what the ranks are those of: the distribution that the student will see.
 
     Raises:
         ModelError: a state is not a finite number.
     """
-    windows = TrainingWindows(dataset, ranker.max_length)
+    windows = TrainingWindows(histories, ranker.max_length)
     was_training = ranker.training
     ranker.eval()
     device = next(ranker.parameters()).device
     table = ranker.item_table().float()
-    rivals_RD, stands_for = _rivals(table, rank_items)
+    rivals, stands_for = _rivals(table, rank_items)
+    if precision == "int8" and rivals is table:
+        rivals = Int8Rows.of(table)
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, ranker.dim)
@@ -121,7 +124,7 @@ def publish(
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
-                    rank[numbers] = _true_ranks(states_ND.float(), table, rivals_RD, stands_for, batch.target_N)
+                    rank[numbers] = _true_ranks(states_ND.float(), table, rivals, stands_for, batch.target_N)
                     progress.advance(len(numbers))
             states.flush()
             write_array(temporary / "table.npy", table.cpu().numpy())
@@ -133,12 +136,12 @@ def publish(
                     "label": label,
                     "made_of": dict(made_of or {}),
                     "counts": dict(counts or {}),
-                    "data": dataset.fingerprint,
+                    "data": histories.fingerprint,
                     "positions": windows.num_positions,
                     "dim": ranker.dim,
                     "items": ranker.num_items,
                     "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
-                    "files": {name: _identity(temporary / name) for name in FILES},
+                    "files": {name: identity(temporary / name) for name in FILES},
                 },
             )
     finally:
@@ -158,10 +161,6 @@ def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> n
     return array
 
 
-def _identity(path: Path) -> dict[str, int | str]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
 def _widen(path: Path, states: np.memmap) -> np.memmap:
     wide = _allocate(path.with_suffix(".wide.npy"), np.float32, states.shape)
     wide[:] = states
@@ -169,7 +168,7 @@ def _widen(path: Path, states: np.memmap) -> np.memmap:
     return wide
 
 
-def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor, float]:
+def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, float]:
     """The items that ranks are counted among, and how many items of the catalogue each of them stands for."""
     if count is None or count >= len(table_ID):
         return table_ID, 1.0
@@ -178,15 +177,19 @@ def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor, float]:
 
 
 def _true_ranks(
-    states_ND: Tensor, table_ID: Tensor, rivals_RD: Tensor, stands_for: float, target_N: Tensor
+    states_ND: Tensor, table_ID: Tensor, rivals: Tensor | Int8Rows, stands_for: float, target_N: Tensor
 ) -> NDArray[np.int64]:
-    rows = max(32, BLOCK_ELEMENTS // len(rivals_RD))
+    rows = max(32, BLOCK_ELEMENTS // len(rivals))
     ranks = np.empty(len(target_N), dtype=np.int64)
-    buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals_RD))
+    buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals))
     for start in range(0, len(target_N), rows):
         block = slice(start, start + rows)
         states_nD, target_n1 = states_ND[block], target_N[block, None]
-        scores_nR = product(states_nD, rivals_RD, out=buffers[0, : len(states_nD)])
+        scores_nR = buffers[0, : len(states_nD)]
+        if isinstance(rivals, Int8Rows):
+            scores_nR = Int8Rows.of(states_nD).times(rivals, scores_nR)
+        else:
+            scores_nR = product(states_nD, rivals, out=scores_nR)
         above_nR = buffers[1, : len(states_nD)]  # written as numbers, which is several times faster than as booleans
         if stands_for == 1:  # the true item is among the rivals, and counts itself
             above_n = torch.ge(scores_nR, scores_nR.gather(1, target_n1), out=above_nR).sum(1)
@@ -199,7 +202,7 @@ def _true_ranks(
 
 def open_teacher(
     folder: Path,
-    dataset: Dataset,
+    histories: Histories,
     device: torch.device,
     precision: Precision = "float32",
     made_of: Mapping[str, str | None] | None = None,
@@ -208,7 +211,7 @@ def open_teacher(
 
     Args:
         folder: what :func:`publish` wrote.
-        dataset: it must have been published for.
+        histories: it must have been published for.
         device: of the table and of the lessons.
         precision: of the numbers that its scores are computed from; see :mod:`llmd4rec.distill.int8`.
         made_of: checksums of the weights it must have been made of; None: of whichever.
@@ -219,12 +222,12 @@ def open_teacher(
     remedy = f"Delete {folder} and run `train` again: it is published anew."
     try:
         head = read_json(folder / "teacher.json")
-        if head.get("format") != FORMAT_VERSION or not dataset.is_known_as(head.get("data", "")):
+        if head.get("format") != FORMAT_VERSION or not histories.is_known_as(head.get("data", "")):
             raise RunError(f"{folder} was published for other data or by another version", remedy)
         if made_of is not None and head["made_of"] != dict(made_of):
             raise RunError(f"{folder} was published of other weights than the run has now", remedy)
         for name in FILES:
-            if head["files"][name] != _identity(folder / name):
+            if head["files"][name] != identity(folder / name):
                 raise RunError(f"{folder / name} is damaged: its checksum is not the one in teacher.json", remedy)
         table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
         return Teacher(

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batches import Histories, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.consensus import best_counts, in_words
+from llmd4rec.distill.continued import continue_histories, open_continued
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
@@ -72,7 +73,7 @@ def _new_folder() -> str:
 
 def _tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
-    for name in ("checkpoints", "teachers"):
+    for name in ("checkpoints", "teachers", "histories"):
         remove_leftovers(run.folder / name)
     remove_leftovers(run.folder, of="text_vectors")
     # Evaluations and the like are written by processes that hold no lock.
@@ -91,7 +92,8 @@ def _tidy(run: Run) -> None:
     for name in run.record.stages:
         remove(run.checkpoint_of(name) / "training")
     if run.record.finished:
-        remove(run.folder / "teachers")
+        for name in ("teachers", "histories"):
+            remove(run.folder / name)
     elif run.record.stages or any((run.folder / "checkpoints").glob("*/training")):
         run.note_environment()
 
@@ -170,7 +172,8 @@ class _Rounds:
         record.finished, record.stopped_because = True, why
         self.run_folder.save()
         if self.processes.first:
-            remove(self.run_folder.folder / "teachers")
+            for name in ("teachers", "histories"):
+                remove(self.run_folder.folder / name)
 
     def _prepare_texts(self) -> None:
         run = self.run_folder
@@ -217,9 +220,11 @@ class _Rounds:
         teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
         number = int(stage.rsplit("-", 1)[1]) if teacher else 0
-        lesson = self._publish(*taught_by, learner=model) if taught_by else None
+        histories = self._histories(number) if taught_by else self.data
+        lesson = self._publish(histories, *taught_by, learner=model) if taught_by else None
         if lesson is not None and settings.ranks == "round-start":
-            lesson = replace(lesson, student_rank=self._publish(self._latest(model, number), learner=model).rank)
+            before = self._publish(histories, self._latest(model, number), learner=model)
+            lesson = replace(lesson, student_rank=before.rank)
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
@@ -232,7 +237,7 @@ class _Rounds:
         folder = run.checkpoint_of(stage)
         fitted = fit(
             ranker,
-            self.data,
+            histories,
             training,
             folder / "training",
             phase=stage,
@@ -246,9 +251,9 @@ class _Rounds:
             item_table_of(ranker).fold()
         self._keep(stage, ranker, fitted, teacher, lesson.counts if lesson is not None else {})
         if number and self.processes.first:  # nobody listens any more to what this stage replaces
-            for published in (run.folder / "teachers").iterdir():
-                if self._latest(model, number) in published.name.split("+"):
-                    remove(published)
+            for kept in (*(run.folder / "teachers").iterdir(), *(run.folder / "histories").glob("*")):
+                if self._latest(model, number) in kept.name.split("+"):
+                    remove(kept)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
     def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None, counts: Mapping[str, int]) -> None:
@@ -303,14 +308,40 @@ class _Rounds:
                 inject_items(ranker, run.load_stage(partner, source).item_table().detach())
         return ranker
 
-    def _publish(self, *stages: str, learner: Student) -> Teacher:
+    def _histories(self, number: int) -> Histories:
+        """What the students of a round are taught on; made once for both."""
+        run, settings = self.run_folder, self.settings
+        if not settings.continue_by:
+            return self.data
+        stage = self._latest("crm", number)
+        folder = run.folder / "histories" / stage
+        asked = {"by": run.checksum_of(stage), "length": settings.continue_by}
+        histories = None
+        if self.processes.first:
+            try:
+                histories = open_continued(folder, asked, self.data) if folder.exists() else None
+            except RunError as error:
+                warn(f"{error.what}; they are drawn anew")
+            if histories is None:
+                histories = continue_histories(
+                    run.load_stage("crm", stage),
+                    self.data,
+                    settings.continue_by,
+                    derive_seed(settings.seed, "continue", stage),
+                    repeat=settings.evaluation.seen == "keep",
+                )
+                histories.save(folder, asked, self.data)
+        self.processes.wait()
+        return histories or open_continued(folder, asked, self.data)
+
+    def _publish(self, histories: Histories, *stages: str, learner: Student) -> Teacher:
         """The published teacher of one finished stage, or of the mean of several; made once for all who listen."""
         run = self.run_folder
         folder = run.folder / "teachers" / "+".join(stages)
         made_of = {stage: run.checksum_of(stage) for stage in stages}
 
         def opened() -> Teacher:
-            return open_teacher(folder, self.data, self.device, self.settings.teacher_precision, made_of)
+            return open_teacher(folder, histories, self.device, self.settings.teacher_precision, made_of)
 
         teacher = None
         if self.processes.first:
@@ -319,12 +350,17 @@ class _Rounds:
             except RunError as error:
                 warn(f"{error.what}; it is published anew")
             if teacher is None:
-                self._publish_anew(folder, stages, made_of, self.settings.training_of(learner))
+                self._publish_anew(folder, histories, stages, made_of, self.settings.training_of(learner))
         self.processes.wait()
         return teacher or opened()
 
     def _publish_anew(
-        self, folder: Path, stages: tuple[str, ...], made_of: dict[str, str | None], learning: Training
+        self,
+        folder: Path,
+        histories: Histories,
+        stages: tuple[str, ...],
+        made_of: dict[str, str | None],
+        learning: Training,
     ) -> None:
         rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
         counts = (1,) * len(rankers)
@@ -339,12 +375,13 @@ class _Rounds:
         large = self.data.num_items > learning.full_softmax_items
         publish(
             heard[0][0] if len(heard) == 1 else Pool(*zip(*heard, strict=True)),
-            self.data,
+            histories,
             folder,
             label=" + ".join(stages),
             counts=dict(zip(stages, counts, strict=True)),
             made_of=made_of,
             rank_items=learning.candidates if large else None,
+            precision=self.settings.teacher_precision,
         )
 
 

@@ -152,6 +152,12 @@ class MutualDistillation(BaseModel):
         "restart", description="each round trains the CRM from scratch, or goes on from the round before"
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
+    continue_by: int = Field(
+        12,
+        ge=0,
+        description="a taught model learns from the histories as they are and as they might go on: so many items are "
+        "drawn behind each by the served CRM as it is before the round; 0: nothing but the log, as in the paper",
+    )
     wide: Literal["auto"] | PositiveInt | None = Field(
         "auto",
         description="width of further CRMs that are never served (auto: four times the served one's): the language "

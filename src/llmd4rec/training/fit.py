@@ -27,8 +27,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from llmd4rec.data.batches import Batch, TrainingWindows
-from llmd4rec.data.dataset import Dataset, Int64Array
+from llmd4rec.data.batches import Batch, Histories, TrainingWindows
+from llmd4rec.data.dataset import Int64Array
 from llmd4rec.errors import DataError, Diverged, ModelError
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.progress import bar, duration, warn
@@ -184,7 +184,7 @@ class _Progress:
 
 def fit(
     ranker: Ranker,
-    dataset: Dataset,
+    histories: Histories,
     settings: Training,
     folder: Path,
     *,
@@ -199,7 +199,7 @@ def fit(
 
     Args:
         ranker: the student, on its device.
-        dataset: its training positions are the samples.
+        histories: a data set, or others made of it; its training positions are the samples.
         settings: optimiser, schedule, stopping.
         folder: checkpoints; a training found there is continued. To be removed when the result is in safety.
         phase: name of this training in the log and in seeds.
@@ -215,7 +215,7 @@ def fit(
         Diverged: the training diverged; the checkpoints before that are kept.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
-    windows = TrainingWindows(dataset, ranker.max_length)
+    windows = TrainingWindows(histories, ranker.max_length)
     if not windows.num_positions:
         raise DataError(
             "there is nothing to train on: no user has two interactions in the training part",
