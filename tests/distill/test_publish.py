@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmd4rec.data.batches import TrainingWindows
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.publish import open_teacher, publish
 from llmd4rec.errors import LLMD4RecError, ModelError, RunError
 from llmd4rec.models.crm import SASRec
@@ -82,6 +83,20 @@ def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data, tm
     assert np.abs(teacher.rank - brute).max() <= 1
     lesson = teacher.lesson(torch.tensor([5, 0, 7]))
     assert lesson.rank_N.tolist() == teacher.rank[[5, 0, 7]].tolist()
+
+
+def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data, tmp_path):
+    publish(model(), data, tmp_path / "teacher", label="crm", precision="int8")
+    teacher = open_teacher(tmp_path / "teacher", data, CPU, "int8")
+    lesson = teacher.lesson(torch.arange(len(teacher.rank)))
+    assert isinstance(lesson.table_IK, Int8Rows)
+    scores = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
+    assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
+    publish(model(), data, tmp_path / "exact", label="crm")
+    exact = open_teacher(tmp_path / "exact", data, CPU).rank
+    assert teacher.rank.tolist() != exact.tolist()  # rounded
+    assert np.corrcoef(teacher.rank, exact)[0, 1] > 0.99
 
 
 def test_ties_count_against_the_true_item(data, tmp_path):

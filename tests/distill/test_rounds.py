@@ -528,7 +528,8 @@ def test_a_damaged_run_is_named(copied_run, content):
 def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, chain_data, tmp_path):
     """With checkpoints where there is something to save. Killed ones are in tests/reliability."""
     settings = changed(
-        tiny_settings, rounds=2, llm__items="id+text", llm__encoder="llm", ranks="round-start", teacher="consensus",
+        tiny_settings, rounds=2, continue_by=2, llm__items="id+text", llm__encoder="llm", ranks="round-start",
+        teacher="consensus",
         crm__items="id+text", training__crm__average=0.9,
     )  # fmt: skip
     for model in ("crm", "llm"):

@@ -88,6 +88,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
                 **tiny_settings,
                 "teacher": "consensus",
                 "ranks": "round-start",
+                "continue_by": 3,
                 "crm": {**tiny_settings["crm"], "items": "id+text"},
                 "llm": {**tiny_settings["llm"], "items": "id+text", "encoder": "llm"},
                 "training": {name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},

@@ -33,7 +33,8 @@ def finish(processes: list[Any]) -> None:
 def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
     """Without dropout, of which each process draws its own. A batch of 50 positions has 10 windows, or 5 of each."""
     return changed(
-        tiny_settings, teacher="consensus", crm__dropout=0.0, llm__dropout=0.0, llm__lora={"r": 2, "dropout": 0.0},
+        tiny_settings, continue_by=2, teacher="consensus", crm__dropout=0.0, llm__dropout=0.0,
+        llm__lora={"r": 2, "dropout": 0.0},
         training__crm__average=0.9, training__crm__clip=1.0, training__llm__epochs=8, training__llm__patience=8,
         training__crm__checkpoint_seconds=0.0, training__llm__checkpoint_seconds=0.0,
     )  # fmt: skip

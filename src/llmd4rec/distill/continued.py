@@ -200,9 +200,8 @@ def _drawn(
                 "histories cannot be continued: a score is not a finite number",
                 "Training diverged; lower its learning rate.",
             )
-        power_BI = (scores_BI - scores_BI.amax(1, keepdim=True)).exp_().masked_fill_(seen_BI, 0)
-        power_BI[power_BI.sum(1) == 0] = 1  # a history that has every item that could be drawn
-        item_B = torch.multinomial(power_BI, 1, generator=generator)[:, 0]
+        free_BI = ~seen_BI | seen_BI.all(1, keepdim=True)  # where every item has been, any may come again
+        item_B = torch.multinomial(scores_BI.masked_fill(~free_BI, -torch.inf).softmax(1), 1, generator=generator)[:, 0]
         read_BT[batch, end] = item_B
         if not repeat:
             seen_BI[batch, item_B] = True

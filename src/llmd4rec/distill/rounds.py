@@ -220,7 +220,9 @@ class _Rounds:
         teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
         number = int(stage.rsplit("-", 1)[1]) if teacher else 0
-        histories = self._histories(number) if taught_by else self.data
+        # With nobody to listen to, what is drawn would be learned as if it had happened.
+        listens = bool(taught_by) and settings.distill(model).strength > 0
+        histories = self._histories(number) if listens else self.data
         lesson = self._publish(histories, *taught_by, learner=model) if taught_by else None
         if lesson is not None and settings.ranks == "round-start":
             before = self._publish(histories, self._latest(model, number), learner=model)
