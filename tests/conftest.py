@@ -53,7 +53,6 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "wide": None,
         "wides": 2,
         "taught_dropout": None,
-        "continue_by": 0,
         "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
         "llm": {
             "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",

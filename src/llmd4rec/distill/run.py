@@ -8,6 +8,7 @@
     text_vectors.safetensors   what the LLM reads of the catalogue's texts
     checkpoints/STAGE/best.safetensors
     checkpoints/STAGE/training/   while it is trained, see training/fit.py
+    histories/         while somebody is taught on them, see continued.py
     teachers/          while somebody listens, see publish.py
     .lock              held by the process that trains
     evaluation/        per-user results and metrics of each model

@@ -153,10 +153,10 @@ class MutualDistillation(BaseModel):
     )
     llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
     continue_by: int = Field(
-        12,
+        0,
         ge=0,
-        description="a taught model learns from the histories as they are and as they might go on: so many items are "
-        "drawn behind each by the served CRM as it is before the round; 0: nothing but the log, as in the paper",
+        description="teach on histories as they might go on too: so many items (say 12) are drawn behind each by the "
+        "served CRM as it is before the round; helps a language model on a small log; 0: the log alone",
     )
     wide: Literal["auto"] | PositiveInt | None = Field(
         "auto",
