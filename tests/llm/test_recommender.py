@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_llama import llama_model, save
 from torch import Tensor
 
 from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.models.llm import recommender
+from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.backbone import LoRA, embedding_rms, load_backbone
 from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
 from llmd4rec.models.ranker import Ranker, last_states
@@ -276,3 +280,18 @@ def test_a_branch_that_is_dropped_whole_adds_nothing(llama: str) -> None:
     items = torch.tensor([[2, 7, 5]])
     expected = network.decoder.norm(network.item_tokens(items))
     torch.testing.assert_close(network.states(items, torch.tensor([3])), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kept", "rate", "expected"), [(2, "auto", 0.3), (4, "auto", 0.3), (8, "auto", 0.15), (8, 0.3, 0.3), (8, 0.0, None)]
+)
+def test_branches_of_a_deep_model_drop_less(
+    kept: int, rate: Any, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate follows the layers that were kept, not those that there are."""
+    rates: list[float] = []
+    monkeypatch.setattr(recommender, "drop_branches", lambda _, rate: rates.append(rate))
+    model = save(tmp_path, llama_model(9))
+    settings = LLMRecommender(model, layers=kept, items="id", max_length=7, branch_dropout=rate)
+    build_llm(settings, ITEMS, ID_DIM, None, seed=0, device=torch.device("cpu"))
+    assert rates == ([] if expected is None else [pytest.approx(expected)])

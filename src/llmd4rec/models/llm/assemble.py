@@ -95,7 +95,7 @@ def build_llm(
         init_table_from_crm=settings.starts_from_crm(crm_dim),
         tie_table=settings.tie_table,
         state_dropout=settings.state_dropout,
-        branch_dropout=settings.branch_dropout,
+        branch_dropout=settings.branch_rate(backbone.layers),
         seed=seed,
     )
     if network.uses_id:

@@ -82,8 +82,10 @@ class LLMRecommender(BaseModel):
     max_length: int = Field(50, ge=1, description="the longest history read")
     dropout: float = Field(0.5, ge=0, lt=1, description="on item tokens")
     state_dropout: float = Field(0.5, ge=0, lt=1, description="on the hidden states that the item table is met with")
-    branch_dropout: float = Field(
-        0.3, ge=0, lt=1, description="on what attention and feed-forward of every layer of the language model add"
+    branch_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
+        "auto",
+        description="on what attention and feed-forward of every layer of the language model add; auto: 0.3 in up to "
+        "4 layers, and in more of them so much less that it comes to the same in all",
     )
     tune: Tuning = Field("lora", description="what of the language model is trained")
     lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
@@ -95,6 +97,11 @@ class LLMRecommender(BaseModel):
     def width(self, crm_dim: int) -> int | None:
         """The width of states and item table beside a CRM of width `crm_dim`; None: that of the language model."""
         return crm_dim if self.dim == "crm" else self.dim
+
+    def branch_rate(self, layers: int) -> float:
+        """The dropout rate of each branch in a language model of so many layers."""
+        # Each layer's noise is added to that of those before it: with 0.3 in each, 30 layers learned next to nothing.
+        return min(0.3, 1.2 / layers) if self.branch_dropout == "auto" else self.branch_dropout
 
     def starts_from_crm(self, crm_dim: int) -> bool:
         """Whether the item table starts at that of a CRM of width `crm_dim`."""
