@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,53 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     last, best = (next((tmp_path / "fit").glob(f"{name}*")).stat().st_size for name in ("last", "best"))
     assert max(sizes) < 1.01 * (2 * last + 3 * best)
     assert (tmp_path / "metrics.jsonl").stat().st_size < 500 * (EPOCHS + 1)
+
+
+_SCATTERED = """
+import ctypes, sys
+import torch
+from llmd4rec.training.runtime import SpareMemory, _private_bytes, keep_freed_memory
+
+if _private_bytes() is None or not hasattr(ctypes.CDLL(None), "malloc_trim"):
+    sys.exit(77)
+keep_freed_memory()
+malloc = ctypes.CDLL(None).malloc
+spare = SpareMemory(int(sys.argv[1]) << 20)
+spare()  # what is held now is needed
+blocks = []
+for _ in range(300):  # what is small and stays between them keeps 300 MB from being one piece again
+    blocks.append(torch.ones(1 << 18))
+    malloc(512)
+full = _private_bytes()
+blocks.clear()
+spare()
+print((full - _private_bytes()) / 2**20)
+"""
+
+
+@pytest.mark.parametrize("most, given_back", [(100, True), (1000, False)])
+def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_back):
+    done = subprocess.run([sys.executable, "-c", _SCATTERED, str(most)], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("this system's C library cannot give memory back")
+    assert done.returncode == 0, done.stderr
+    assert (float(done.stdout) > 250) == given_back, done.stdout
+
+
+def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypatch):
+    looked: list[int] = []
+    monkeypatch.setattr("llmd4rec.training.fit.SpareMemory", lambda: lambda: looked.append(1))
+    data = chain_dataset(users=60, items=20, length=10)
+    network = SASRec(dim=8, layers=1, max_length=8).build(20, 0)
+    steps: list[int] = []
+    network.norm_in.register_forward_hook(lambda module, *_: steps.append(1) if module.training else None)
+    settings = Training(epochs=2, patience=2, batch=10)
+    fit(
+        network, data, settings, tmp_path / "fit", phase="crm-alone", seed=0,
+        validate=lambda model: validation_ndcg(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
+        objective=RankingObjective(settings),
+    )  # fmt: skip
+    assert len(looked) == len(steps) > 60
 
 
 def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, monkeypatch, capsys):

@@ -38,6 +38,7 @@ from llmd4rec.training.processes import Processes
 from llmd4rec.training.runtime import (
     Interrupted,
     Precision,
+    SpareMemory,
     StopRequest,
     autocast,
     deferred_signals,
@@ -259,6 +260,7 @@ class _Trainer:
         self.at = _Progress()
         # Reading a loss makes the host wait for a GPU, which would then wait for the host's next step.
         self._read_every = 1 if self.device.type == "cpu" else 32
+        self._give_back_spare = SpareMemory()
         #: Of each step not read yet: positions; total, cross-entropy and KL times positions; sum of the weights, and
         #: their histogram.
         self._unread: list[Tensor] = []
@@ -341,6 +343,7 @@ class _Trainer:
             for chosen in batches[at.step :]:
                 self._unread.append(self._step(chosen))
                 at.step, at.total_steps = at.step + 1, at.total_steps + 1
+                self._give_back_spare()
                 reading = at.step == len(batches) or len(self._unread) >= self._read_every
                 stopping, overdue = bool(stop), self._overdue()
                 if self.processes.count > 1:  # which ask each other only when they wait anyway
