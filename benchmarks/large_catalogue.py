@@ -1,6 +1,6 @@
 """A catalogue of a million items: a training step's seconds and memory, what sampling costs, and a run from end to end.
 
-A step is what `fit` does: states of 4,096 positions of SASRec with its default settings, sampled softmax with log-Q
+A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`items: id`), sampled softmax with log-Q
 over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it, in turns:
 
     plain autograd   the same candidates and correction, cross-entropy and gradients by PyTorch, AdamW as it comes

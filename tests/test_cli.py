@@ -162,6 +162,19 @@ def test_report_is_one_page_that_needs_nothing_else(run):
     assert '<script src="' not in page
 
 
+def test_the_report_is_where_it_is_said_to_be(run, tmp_path):
+    result = llmd4rec("report", run, "--out", tmp_path / "elsewhere.html")
+    assert str(tmp_path / "elsewhere.html") in result.stdout.replace("\n", "")
+    assert (tmp_path / "elsewhere.html").is_file()
+
+
+def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run, tmp_path):
+    assert llmd4rec("compare", run, run, "--stage-a", "alone").exit_code == 0  # evaluations are saved now
+    assert "nowhere is not a prepared" in refused(
+        "compare", run, run, "--stage-a", "alone", "--data", tmp_path / "nowhere"
+    )
+
+
 def test_a_run_and_its_data_can_move(run, chain_data, tmp_path):
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
@@ -246,6 +259,19 @@ def test_seen_items_and_how_many(odd_run):
 )
 def test_a_history_that_cannot_be_answered(arguments, expected, odd_run):
     assert expected in refused("recommend", odd_run, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--explain", "--json", "--skip-unknown"])
+def test_what_a_file_of_recommendations_cannot_hold_is_refused(odd_run, tmp_path, option):
+    assert f"{option} is for --history" in refused(
+        "recommend", odd_run, "--users", "all", "--out", tmp_path / "r.csv", option
+    )
+
+
+def test_scores_that_are_not_made_cannot_be_printed(chain_data, tmp_path):
+    result = llmd4rec("train", "-d", chain_data.path, "-r", tmp_path / "run", "--no-evaluate", "--json")
+    assert result.exit_code == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_items_can_be_left_out(odd_run):

@@ -238,6 +238,21 @@ def test_dates() -> None:
         assert np.diff(data.times[:3]).tolist() == [86400, 86400]
 
 
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_days_in_eight_digits_are_days(kind: type[pl.DataType]) -> None:
+    days = pl.Series([20240131, 20240201, 20240301, 20240301]).cast(kind)
+    data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "date": days}))
+    assert data.times is not None
+    assert data.times.tolist() == [1706659200 + day * 86400 for day in (0, 1, 30, 30)]
+
+
+def test_eight_digits_that_are_no_days_are_seconds() -> None:
+    seconds = [20240131, 20240132, 20240301, 20240301]  # no month has 32 days
+    data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": seconds}))
+    assert data.times is not None
+    assert data.times.tolist() == seconds
+
+
 def test_milliseconds_order_within_a_second() -> None:
     log = pl.DataFrame(
         {

@@ -8,6 +8,7 @@ import torch
 
 from llmd4rec.distill.consensus import MOST, best_counts, in_words
 from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
+from llmd4rec.models.crm import SASRec
 from llmd4rec.models.pool import Pool
 
 
@@ -63,8 +64,6 @@ def test_in_words():
 @pytest.mark.parametrize("seen", ["remove", "keep"])
 def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
     """Against the pool built and ranked as one model; with models of different widths that read differently far."""
-    from llmd4rec.models.crm import SASRec
-
     rankers = [
         SASRec(dim=dim, heads=1, max_length=length).build(chain_data.num_items, seed=dim).eval()
         for dim, length in ((4, 6), (8, 6), (16, 6))
@@ -77,3 +76,12 @@ def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
     each = judge(weights)
     assert each.shape == (20,)
     assert each.mean() == pytest.approx(validation_ndcg(pool, chain_data, seen, 20, 3), abs=1e-9)
+
+
+def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data):
+    """A pool reads as far back as all of its models can; so does the judge of how much each counts."""
+    rankers = [SASRec(dim=8, layers=1, max_length=length, items="id").build(12, length) for length in (2, 6)]
+    for ranker in rankers:
+        torch.nn.init.normal_(ranker.items.weight)
+    expected = validation_ndcg(Pool(rankers, (1, 3)), chain_data)
+    assert PoolValidation(rankers, chain_data)((1, 3)).mean() == pytest.approx(expected, abs=1e-9)

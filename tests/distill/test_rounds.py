@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from evaluation.examples import chain_dataset, make_dataset
+from filelock import FileLock
 from in_another_process import changed, outcome, start, train
 from torch import Tensor
 
@@ -92,7 +93,7 @@ def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain
 
     fit = rounds.fit
     monkeypatch.setattr(rounds, "fit", watched)
-    settings = changed(tiny_settings, rounds=2, teacher_precision="float32")
+    settings = changed(tiny_settings, rounds=2, crm_start="continue", teacher_precision="float32")
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     for student, teacher in taught_by(run).items():
         if teacher is None:
@@ -171,22 +172,29 @@ def test_wider_crms_teach_and_are_never_served(wides, teacher, learns_from, tiny
 
 def test_wider_crms_of_several_kinds(tiny_settings, chain_data, tmp_path, monkeypatch):
     """Each is built, and its table trained from, what its entry says; the student from what the served one's say."""
-    read = {}
+    read, made = [], []
 
     def item_sides(inputs: str, data: Any, vectors: Any) -> Any:
-        read[len(read)] = inputs
+        made.append(inputs)
         return items.item_sides(inputs, data, vectors)
 
+    def sides(self: Any, inputs: str) -> Any:
+        read.append(inputs)
+        return sides_of(self, inputs)
+
+    sides_of = rounds._Rounds._sides
     monkeypatch.setattr(rounds, "item_sides", item_sides)
+    monkeypatch.setattr(rounds._Rounds, "_sides", sides)
     changes = {
         "teacher": "self", "direction": "up", "rounds": 1, "wide": 16, "crm__items": "id+text+neighbours",
         "crm__dropout": 0.25, "crm__max_length": 7, "llm__encoder": "llm",
         "wides": [{}, {"without": ["text", "attributes"]}, {"name": "gru4rec", "without": ["neighbours"]}],
     }  # fmt: skip
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
-    assert list(read.values()) == [
+    assert read == [
         "id+text+neighbours", "id+text+neighbours", "id+neighbours", "id+text", "id+text+neighbours"
     ]  # fmt: skip
+    assert made == ["id+text+neighbours", "id+neighbours", "id+text"]
     stages = ["wide-alone", "wide-alone-2", "wide-alone-3"]
     assert run.record.stages["crm-round-1"]["taught_by"] == " + ".join([*stages, "crm-alone"])
     models = [run.load_stage("wide", stage) for stage in stages]
@@ -348,7 +356,8 @@ def test_injection(inject, llm_start, tiny_settings, chain_data, tmp_path):
     if inject == "every-round":
         assert torch.equal(injected["llm-alone"], alone)
         assert torch.equal(injected["llm-round-1"], alone)
-        assert torch.equal(injected["llm-round-2"], newer)
+        # A CRM trained anew has other axes: a language model that goes on keeps the table it knows.
+        assert torch.equal(injected["llm-round-2"], newer if llm_start == "restart" else alone)
     elif inject == "once":
         assert all(torch.equal(table, alone) for table in injected.values())
     else:
@@ -356,6 +365,35 @@ def test_injection(inject, llm_start, tiny_settings, chain_data, tmp_path):
             assert not torch.equal(table, alone)
             assert not torch.equal(table, newer)
         assert torch.equal(injected["llm-alone"], injected["llm-round-2"]) == (llm_start == "continue")
+
+
+def test_a_language_model_that_goes_on_reads_a_crm_that_goes_on(tiny_settings, chain_data, tmp_path):
+    settings = changed(tiny_settings, rounds=2, crm_start="continue", llm_start="continue")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    alone, newer = crm_table(run, "crm-alone"), crm_table(run, "crm-round-1")
+    assert not torch.equal(alone, newer)
+    assert torch.equal(weights(run, "llm-round-1")["injected"], alone)
+    assert torch.equal(weights(run, "llm-round-2")["injected"], newer)
+
+
+def test_without_injection_the_item_table_is_the_language_models_own(tiny_settings):
+    auto = changed(tiny_settings, llm__init_table_from_crm="auto")
+    settings = parse_settings(changed(auto, inject="never"))
+    assert settings.llm.starts_from_crm(settings.crm.dim)
+    assert not settings.llm_in("llm-alone").starts_from_crm(settings.crm.dim)
+    assert parse_settings(auto).llm_in("llm-alone").starts_from_crm(settings.crm.dim)
+    with pytest.raises(ConfigError, match="needs an injected table"):
+        parse_settings(changed(tiny_settings, inject="never", llm__init_table_from_crm=True))
+
+
+def test_settings_are_not_corrected_while_another_process_trains(tiny_settings, chain_data, tmp_path):
+    """It may still be reading texts: then nothing has been trained, and all the same the folder is in use."""
+    first = parse_settings(tiny_settings)
+    run = Run.start(tmp_path / "run", first, chain_data)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with FileLock(run.folder / ".lock"), pytest.raises(RunError, match="trained by another process"):
+        parse_settings(changed(tiny_settings, lambda_up=2)).fit(chain_data, run.folder)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.name != ".lock"} == before
 
 
 @pytest.mark.parametrize("start", ["restart", "continue"])
@@ -480,6 +518,20 @@ def test_a_finished_run_is_not_trained_again(copied_run, tiny_settings, chain_da
 def test_other_settings_are_refused_by_name(copied_run, tiny_settings, chain_data):
     with pytest.raises(RunError, match=r"other settings: .*lambda_up: 4\.0 → 2\.0.*crm\.dropout: 0\.1 → 0\.2"):
         parse_settings(changed(tiny_settings, lambda_up=2, crm__dropout=0.2)).fit(chain_data, copied_run)
+
+
+def test_settings_that_came_to_nothing_may_be_corrected(tiny_settings, chain_data, tmp_path):
+    """The language model could not be had; nothing was trained yet."""
+    wrong = parse_settings(changed(tiny_settings, llm__model=str(tmp_path / "no-model"), seed=5))
+    with pytest.raises(ModelError):
+        wrong.fit(chain_data, tmp_path / "run")
+    right = parse_settings(changed(tiny_settings, rounds=0))
+    run = right.fit(chain_data, tmp_path / "run")
+    assert run.record.finished
+    again = Run.open(tmp_path / "run")
+    assert (again.settings, again.record.llm) == (right, None)
+    with pytest.raises(RunError, match=r"other settings: .*no-model"):
+        wrong.fit(chain_data, tmp_path / "run")
 
 
 def test_other_data_is_refused(copied_run, tiny_settings):

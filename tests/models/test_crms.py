@@ -172,3 +172,18 @@ def test_settings_name_the_network():
     assert load_settings(MutualDistillation, None, ["crm.name=ligr"]).crm == LiGR()
     assert load_settings(MutualDistillation, None, ["crm.name=bsarec"]).crm == BSARec()
     assert load_settings(MutualDistillation, None, ["crm.name=gru4rec", "crm.hidden=32"]).crm == GRU4Rec(hidden=32)
+
+
+def test_a_gru_is_in_single_precision_whatever_is_around_it():
+    """PyTorch runs it in fp16 inside any autocast on a GPU, also where bf16 was asked for."""
+    network = GRU4Rec(dim=8, items="id").build(10, 0).eval()
+    seen = []
+    network.layers[0].register_forward_pre_hook(
+        lambda module, inputs: seen.append((inputs[0].dtype, torch.is_autocast_enabled("cpu")))
+    )
+    items_BL, lengths_B = torch.tensor([[1, 2, 3]]), torch.tensor([3])
+    plain = network.states(items_BL, lengths_B)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network.states(items_BL, lengths_B)
+    assert seen == [(torch.float32, False)] * 2
+    torch.testing.assert_close(half.float(), plain, rtol=0.05, atol=0.01)

@@ -13,6 +13,7 @@ from llmd4rec.data.attributes import item_attributes, item_words
 from llmd4rec.data.neighbours import strongest, together
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.crm import SASRec
+from llmd4rec.models.crm import items as items_module
 from llmd4rec.models.crm.items import ItemSides, ItemTable, item_sides, item_table_of, nearest_texts
 from llmd4rec.models.ranker import count_parameters, last_states
 
@@ -277,3 +278,52 @@ def test_sides_are_what_was_asked_for_as_far_as_there_is():
     np.testing.assert_array_equal(both, np.hstack([item_attributes(titles).toarray(), item_words(titles).toarray()]))
     assert item_sides("id+words", titles, None).attributes.shape == (4, 1)
     assert item_sides("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == together(data).nnz
+
+
+def test_in_a_large_catalogue_only_the_rows_that_are_read_are_made(monkeypatch):
+    items, asked = table(), torch.tensor([[3, 0, 3], [29, 7, 7]])
+    weights = torch.randn(2, 3, DIM)
+    gradients = []
+    for large in (ITEMS, ITEMS - 1):
+        monkeypatch.setattr(items_module, "_LARGE", large)
+        items.zero_grad()
+        rows = items(asked)
+        (rows * weights).sum().backward()
+        gradients.append((rows.detach(), *(parameter.grad.clone() for parameter in items.parameters())))
+    for small, large in zip(*gradients, strict=True):
+        torch.testing.assert_close(small, large)
+    read = []
+    monkeypatch.setattr(items, "_own", lambda which: read.append(which) or ItemTable._own(items, which))
+    items(asked)
+    assert all(which is not None for which in read)
+
+
+def test_nearest_texts_are_looked_for_in_small_catalogues_only(monkeypatch):
+    data, vectors = shop(), torch.randn(5, 3)
+    monkeypatch.setattr(items_module, "MOST_FOR_NEAREST_TEXTS", 4)
+    assert item_sides("id+text+neighbours", data, vectors).neighbours.nnz == together(data).nnz
+
+
+def test_nearest_texts_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
+    vectors = torch.randn(23, 6, generator=torch.Generator().manual_seed(3))
+    whole = nearest_texts(vectors, 4)
+    monkeypatch.setattr(items_module, "_COSINES_AT_ONCE", 50)
+    assert (nearest_texts(vectors, 4) != whole).nnz == 0
+
+
+def test_evaluation_makes_the_table_once_for_the_same_weights():
+    items = table().eval()
+    with torch.no_grad():
+        made = items.table()
+        assert items.table() is made
+        items.weight[3] += 1
+        changed = items.table()
+        assert not torch.equal(changed[3], made[3])
+        items.tower.last.weight.data = items.tower.last.weight.data * 2  # as averages are exchanged
+        assert not torch.equal(items.table(), changed)
+        with torch.inference_mode():
+            inside = items.table()
+        assert items.table() is not inside  # which no gradient could be taken through
+    assert items.table().requires_grad
+    items.train()
+    torch.testing.assert_close(items.table(), items.eval().table())

@@ -83,7 +83,7 @@ spare()  # what is held now is needed
 blocks = []
 for _ in range(300):  # what is small and stays between them keeps 300 MB from being one piece again
     blocks.append(torch.ones(1 << 18))
-    malloc(512)
+    malloc(1 << 16)
 full = _private_bytes()
 blocks.clear()
 spare()
@@ -91,7 +91,7 @@ print((full - _private_bytes()) / 2**20)
 """
 
 
-@pytest.mark.parametrize("most, given_back", [(100, True), (1000, False)])
+@pytest.mark.parametrize(("most", "given_back"), [(100, True), (1000, False)])
 def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_back):
     done = subprocess.run([sys.executable, "-c", _SCATTERED, str(most)], capture_output=True, text=True)
     if done.returncode == 77:

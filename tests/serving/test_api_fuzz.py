@@ -26,7 +26,9 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def service(models):
-    with running(models / "both", "--models", models, "--no-access-log", "--max-body", 1 << 30) as process:
+    with running(
+        models / "both", "--allow-changes", "--models", models, "--no-access-log", "--max-body", 1 << 30
+    ) as process:
         yield process
 
 

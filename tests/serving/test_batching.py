@@ -106,6 +106,23 @@ def test_who_has_gone_is_not_cooked_for():
     assert run(work).batches == [[1], [3]]
 
 
+def test_a_batch_heavier_than_the_queue_is_taken_whole_while_there_is_room():
+    """A batch of the documented size, with reasons for long histories, weighs more than all that may wait."""
+
+    async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
+        kitchen.free.release(20)
+        assert await asyncio.gather(*batcher.ask_all([1, 2, 3], [6, 6, 6])) == [2, 4, 6]
+        first = batcher.ask(4)
+        heavy = batcher.ask_all([5, 6, 7], [6, 6, 6])
+        with pytest.raises(ApiError) as refused:
+            batcher.ask_all([8, 9], [1, 1])
+        assert refused.value.status == 503
+        assert await asyncio.gather(first, *heavy) == [8, 10, 12, 14]
+        assert await batcher.ask(10) == 20
+
+    assert not any({8, 9} & set(batch) for batch in run(work, queue=10).batches)
+
+
 def test_a_full_queue_sends_away():
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         first = batcher.ask(1, weight=20)  # always room for one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llmd4rec import Engine, Filters, NewItem
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.models.ranker import last_states
 from llmd4rec.serving.answers import Answer, ExportInfo, Request
-from llmd4rec.serving.catalogue import Catalogue, kinds_of
+from llmd4rec.serving.catalogue import Catalogue, column_values, kinds_of
 from llmd4rec.serving.index import ApproximateIndex
 
 
@@ -223,6 +224,22 @@ def test_kinds_of_fields():
     engine = by_hand(np.eye(4), frame)
     assert ids(engine.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
     assert ids(engine.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "numbers"),
+    [
+        (["9,99", "12,50", "100"], "text", None),  # prices in Europe, or codes
+        (["28,12", "1,234", "7"], "text", None),
+        (["0,5", "1"], "text", None),
+        (["1,234", "$1,234,567.5", "-€12", "999"], "number", [1234, 1234567.5, -12, 999]),
+    ],
+)
+def test_commas_make_a_number_only_between_thousands(written, kind, numbers):
+    column = pl.Series("price", written)
+    frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
+    assert kinds_of(frame) == {"price": kind}
+    assert column_values(column, kind) == (written if numbers is None else numbers)
 
 
 @st.composite
@@ -454,6 +471,51 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
     assert ours == pytest.approx(theirs, abs=1e-5)
     with pytest.raises(RunError, match=r"'new' is new, and .* cannot place it"):
         engine.add_items([NewItem("new", "red")])
+
+
+def test_new_prices_do_not_make_the_engine_larger(store):
+    """Whatever changes again and again is written over: trained items, and those that were added."""
+    engine = Engine.load(store.export)
+    vectors = np.random.default_rng(0).normal(size=(5, 1, len(np.load(store.export / "text_map.npy")) - 1))
+    trained = ids(engine.recommend(["i3"], 20, seen="keep"))
+    for turn in range(5):
+        changed = [NewItem(item_id, f"title {turn}", {"price": turn}) for item_id in trained]
+        report = engine.add_items([*changed, NewItem("n", f"new {turn}", vector=vectors[turn][0])])
+        assert set(report.replaced) == {*trained, *(["n"] if turn else [])}
+        engine.remove_items(["i5"])
+    assert len(engine.catalogue) == len(engine._state.table_ID) == engine.before._state.table_ID.shape[0] == 21
+    assert ids(engine.recommend(["i3"], 20, seen="keep", filters=Filters(deny=["n"]))) == [
+        item for item in trained if item != "i5"
+    ]
+    assert engine.item("n").title == "new 4"
+    assert engine.item("i4").fields["price"] == 4
+    fresh = Engine.load(store.export)
+    fresh.add_items([NewItem("n", "new 4", vector=vectors[4][0])])
+    np.testing.assert_array_equal(engine._state.table_ID, fresh._state.table_ID)
+
+
+def test_rows_that_an_index_knows_are_not_written_over():
+    """An export may hold items whose rows were made from texts; the index was built over those rows."""
+    frame = pl.DataFrame({"item_id": ["a", "b"]})
+    every, trained = np.ones(2, dtype=np.int64), np.array([True, False])
+    catalogue = Catalogue.of(frame, every, {}, trained)
+    items = [NewItem("b", "x"), NewItem("a", "y"), NewItem("c", "z")]
+    rows = catalogue.rows_for(items, 2)
+    assert rows == [2, 0, 3]
+    larger = catalogue.with_items(items, rows)
+    assert (larger.ids, larger.titles) == (["a", "b", "b", "c"], ["y", None, "x", "z"])
+    assert larger.present.tolist() == [True, False, True, True]
+    assert larger.trained.tolist() == [True, False, False, False]
+    assert dict(larger.index) == {"a": 0, "b": 2, "c": 3}
+    assert larger.rows_for(items, 2) == [2, 0, 3]
+
+
+def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
+    removing, keeping = by_hand(np.eye(4)), by_hand(np.eye(4))
+    keeping._info = replace(keeping._info, seen="keep")
+    assert ids(removing.recommend(["i2"], 4)) == ids(keeping.recommend(["i2"], 4, seen="remove"))
+    assert ids(keeping.recommend(["i2"], 4)) == ids(removing.recommend(["i2"], 4, seen="keep"))
+    assert ids(keeping.recommend(["i2"], 1)) == ["i2"]
 
 
 @pytest.mark.parametrize(

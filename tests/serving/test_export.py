@@ -14,15 +14,18 @@ import onnxruntime
 import polars as pl
 import pytest
 import torch
+import yaml
 from evaluation.examples import chain_dataset
 
 from llmd4rec import Engine
 from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
+from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import sha256_file
 from llmd4rec.models.crm import SASRec
 from llmd4rec.models.ranker import last_states
 from llmd4rec.serving.export import ExportOptions, export_run
+from llmd4rec.serving.from_run import engine_of_run
 from llmd4rec.serving.graphs import check_parity, write_encoder
 
 
@@ -128,6 +131,27 @@ def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp
     assert run_card(tmp_path / "export", ["i3", "i4"]) == [
         item.item_id for item in small.recommend(["i3", "i4"], 10).items
     ]
+
+
+def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data, tmp_path):
+    """A model selected with seen items among the candidates answers with them, and its figures are of that."""
+    folder = Path(shutil.copytree(chain_run, tmp_path / "run"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["evaluation"]["seen"] = "keep"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    run, history = Run.open(folder), ["i3", "i4", "i5"]
+    export_run(run, chain_data, tmp_path / "export", "alone", options=ExportOptions(table="int8"))
+    table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
+    ranker = run.load("crm", "alone")
+    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, seen="keep"), abs=1e-6)
+    assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
+    engine = Engine.load(tmp_path / "export")
+    kept = [item.item_id for item in engine.recommend(history, 12).items]
+    assert set(history) <= set(kept)
+    assert kept[:10] == run_card(tmp_path / "export", history)
+    assert engine_of_run(run, "crm", "alone").info.seen == "keep"
+    assert {item.item_id for item in run.recommender("crm", "alone").recommend(history, 12)} == set(kept)
+    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, seen="remove").items}
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):

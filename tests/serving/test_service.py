@@ -29,7 +29,9 @@ KEY = "a-key-of-twenty-three-x"
 
 @pytest.fixture(scope="module")
 def process(models):
-    with running(models / "both", "--models", models, "--max-k", 50, "--max-history", 100, "--max-batch", 8) as process:
+    with running(
+        models / "both", "--allow-changes", "--models", models, "--max-k", 50, "--max-history", 100, "--max-batch", 8
+    ) as process:
         yield process
 
 
@@ -321,7 +323,7 @@ def test_a_request_id_is_kept_or_made(client):
 @pytest.fixture(scope="module")
 def strict(models):
     """A service with small limits."""
-    with running(models / "bare", "--max-body", 2048, "--timeout", 2, "--concurrency", 2) as process:
+    with running(models / "bare", "--allow-changes", "--max-body", 2048, "--timeout", 2, "--concurrency", 2) as process:
         yield process
 
 
@@ -437,9 +439,11 @@ def test_a_key_is_asked_for(models, tmp_path):
         assert KEY not in b"".join(process.lines).decode() + process.said
 
 
-def test_without_a_key_strangers_change_nothing(models):
-    with running(models / "bare", "--host", "0.0.0.0", "--models", models) as process:
-        client = process.client
+@pytest.mark.parametrize("arguments", [("--host", "0.0.0.0"), ("--allow-host", "shop.example")])
+def test_without_a_key_strangers_change_nothing(models, arguments):
+    """Also where only this machine reaches it: a proxy here hands on everybody's requests."""
+    with running(models / "bare", *arguments, "--models", models) as process:
+        client = Client(process.client.url, {"Host": "shop.example"})
         assert "changes are off" in process.said
         for path, body in (
             ("/v1/items/remove", {"ids": ["plain"]}),
@@ -449,12 +453,19 @@ def test_without_a_key_strangers_change_nothing(models):
             reply = client.post(path, body)
             assert (reply.status, reply.error["code"]) == (403, "read_only")
         assert client.get("/v1/models").json["may_change"] is False
-        assert client.get("/v1/items/plain", headers={"Host": "shop.example"}).status == 200
+        assert client.get("/v1/items/plain").status == 200
+
+
+def test_changes_without_a_key_are_for_this_machine_alone(models):
+    arguments = ["serve", str(models / "bare"), "--host", "0.0.0.0", "--allow-changes"]
+    result = CliRunner().invoke(app, arguments, env={"LLMD4REC_API_KEY": ""})
+    assert result.exit_code == 2
+    assert "everybody who reaches 0.0.0.0" in result.stderr
 
 
 # ---- changes ----------------------------------------------------------------------------------------------------
 def test_items_come_and_go(models):
-    with running(models / "both") as process:
+    with running(models / "both", "--allow-changes") as process:
         client = process.client
         new = {"item_id": "new/one", "title": "Brand new soap", "fields": {"brand": "New"}, "vector": [0.3, 0.4]}
         reply = client.post("/v1/items", {"items": [new]})
@@ -491,7 +502,7 @@ def test_items_come_and_go(models):
 
 
 def test_another_export_is_loaded_without_losing_a_request(models):
-    with running(models / "both", "--models", models) as process:
+    with running(models / "both", "--allow-changes", "--models", models) as process:
         client = process.client
         first = client.get("/v1/models").json["served"]["digest"]
         answers: list[tuple[int, str]] = []
@@ -534,7 +545,7 @@ def test_only_whole_exports_of_the_models_folder_are_loaded(models, tmp_path):
     (root / "missing" / "catalogue.parquet").unlink()
     (root / "head" / "export.json").write_text("{")
     (root / "empty").mkdir()
-    with running(root / "good", "--models", root) as process:
+    with running(root / "good", "--allow-changes", "--models", root) as process:
         client = process.client
         before = client.get("/v1/models").json["served"]
         files = {
@@ -596,7 +607,7 @@ def test_metrics_count_what_happened(client):
 
 
 def test_logs_say_nothing_about_people(models):
-    with running(models / "both") as process:
+    with running(models / "both", "--allow-changes") as process:
         client = process.client
         secret = "somebody-quite-special"
         client.post("/v1/recommend", {"history": [secret, "🎬"], "exclude": [secret]})

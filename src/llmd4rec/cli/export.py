@@ -64,12 +64,13 @@ def export(
 
     opened = Run.open(run)
     folder = out or opened.folder / "export"
+    served = stage or ("distilled" if both else opened.served_stage("crm"))
     summary = export_run(
         opened,
         opened.load_data(data),
         folder,
-        stage or ("distilled" if both else opened.served_stage("crm")),
+        served,
         overwrite=overwrite,
         options=ExportOptions(both, table, new_items, text_encoder, example_histories),
     )
-    typer.echo(f"{folder}: {summary}")
+    typer.echo(f"{folder}: the CRM {served}, {summary}")

@@ -39,7 +39,9 @@ def recommend(
     stage: Annotated[
         Stage | None, typer.Option(help="Before or after distillation \\[default: the better on validation].")
     ] = None,
-    seen: Annotated[Seen, typer.Option(help="Whether items of the history may come back.")] = "remove",
+    seen: Annotated[
+        Seen | None, typer.Option(help="Whether items of the history may come back \\[default: as in the run].")
+    ] = None,
     exclude: Annotated[str, typer.Option(help="Items that must not come, written as the history is.")] = "",
     conditions: Annotated[
         list[str] | None,
@@ -72,6 +74,9 @@ def recommend(
         raise ConfigError("give either --history or --users", "For example: --history a,b,c or --users all.")
     if users is not None and out is None:
         raise ConfigError("--users needs a file to write to", "Give one: --out recs.parquet")
+    for given, name in ((explain, "--explain"), (skip_unknown, "--skip-unknown"), (json_output, "--json")):
+        if users is not None and given:
+            raise ConfigError(f"{name} is for --history", "Leave it out; --out names the format by its ending.")
     if history is not None and out is not None:
         raise ConfigError("--out is for --users", "Leave it out, or write `--json > FILE`.")
     request = Request(

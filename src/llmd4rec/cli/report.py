@@ -26,4 +26,4 @@ def report(
 
     opened = Run.open(run)
     results = score_run(opened, opened.load_data(data), report_path=out)
-    print_table(results, opened)
+    print_table(results, opened, report_path=out)

@@ -29,6 +29,14 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Host name that requests may name; repeat it for more.")
     ] = None,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="Items may be added and removed, and models changed, without a key; only where nobody else than this "
+            "machine's own users can send requests, also not through a proxy.",
+        ),
+    ] = False,
     index: Annotated[
         Literal["auto", "exact", "approximate"],
         typer.Option(help="Whether every item is scored or an index is asked; auto: an index on large catalogues."),
@@ -68,6 +76,7 @@ def serve(
         host=host,
         models=models,
         api_keys=read_keys(api_keys, os.environ.get(KEY, "")),
+        changes=allow_changes,
         hosts=tuple(allow_host or ()),
         max_k=max_k,
         max_history=max_history,
@@ -79,6 +88,12 @@ def serve(
         access_log=access_log,
     )
 
+    if allow_changes and not settings.local and not settings.api_keys:
+        raise LLMD4RecError(
+            f"--allow-changes would let everybody who reaches {host} change what is served",
+            f"Set {KEY} or give --api-keys instead, or listen on 127.0.0.1.",
+        )
+
     def load(path: Path) -> Engine:
         return Engine.load(path, threads=threads, index=index)
 
@@ -86,7 +101,8 @@ def serve(
         info = engine.info
         typer.echo(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items")
         if not settings.may_change:
-            typer.echo(f"anyone who reaches this machine may ask; changes are off. Set {KEY} to ask for a key.")
+            who = "this machine" if settings.local else "anyone who reaches this machine"
+            typer.echo(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.")
         typer.echo(f"{url}  (Ctrl-C stops)")
 
     run(folder, settings, port=port, load=load, on_start=say)

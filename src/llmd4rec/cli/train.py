@@ -56,6 +56,8 @@ def train(
     settings = load_settings(MutualDistillation, config, overrides or ())
     if data is None or run is None:
         raise typer.BadParameter("give --data DATA and --run RUN (see --help for an example)")
+    if json_output and not evaluate:
+        raise typer.BadParameter("--json prints the scores, which --no-evaluate leaves out; give one of the two")
 
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.distill.results import print_table, score_run

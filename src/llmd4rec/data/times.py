@@ -23,6 +23,7 @@ _FORMATS = tuple(
     for time in ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z", " %H:%M", "T%H:%M")
 )
 _SAMPLE = 1000
+_DAYS = "%Y%m%d"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> Time
         DataError: the type cannot be a time.
     """
     raw = pl.col(column)
+    if (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)) and _are_days(sample):
+        return TimePlan(_moments(raw.cast(pl.String).str.strip_chars(), _DAYS), "microseconds")
     if dtype.is_integer() or dtype == pl.Null:
         return TimePlan(_within(raw.cast(pl.Int64, strict=False)), None)
     if dtype.is_float() or dtype.is_decimal():
@@ -73,6 +76,15 @@ def _plan_strings(column: str, sample: pl.Series) -> TimePlan:
     fitting = [form for form in _FORMATS if values.to_frame("t").select(_parse(pl.col("t"), form)).item(0, 0)]
     tried = fitting or _FORMATS[:1]
     return TimePlan(pl.coalesce([_moments(text, form) for form in tried]), "microseconds")
+
+
+def _are_days(sample: pl.Series) -> bool:
+    """Whether all of the first values are days written as 20240131; as seconds they would all be in August 1970."""
+    text = sample.cast(pl.String).str.strip_chars()
+    text = text.filter(text != "").drop_nulls().head(_SAMPLE)
+    if not len(text) or not text.str.contains(r"^(19|20)\d{6}$").all():
+        return False
+    return text.str.to_date(_DAYS, strict=False).is_not_null().all()
 
 
 def _within(number: pl.Expr) -> pl.Expr:

@@ -52,16 +52,17 @@ class Int8Rows:
 
     def times(self, other: Int8Rows, out: Tensor) -> Tensor:
         """`self @ other.T`, into the float32 tensor `out`."""
-        sums = _integer_product(self.values_RK, other.values_RK, out)
+        if _multiplies_bytes(out.device):
+            # The sums are made where the floats will be, in numbers of the same size: fresh memory costs as much again.
+            sums = out.copy_(torch._int_mm(self.values_RK, other.values_RK.t(), out=out.view(torch.int32)))
+        else:  # the same integers, by the products that every processor has
+            sums = product(self._floats_RK, other._floats_RK, out=out)
         return sums.mul_(other.scale_R).mul_(self.scale_R[:, None])
 
-
-def _integer_product(a_NK: Tensor, b_MK: Tensor, out: Tensor) -> Tensor:
-    if _multiplies_bytes(a_NK.device):
-        # The sums are made where the floats will be, in numbers of the same size: fresh memory costs as much again.
-        return out.copy_(torch._int_mm(a_NK, b_MK.t(), out=out.view(torch.int32)))
-    # The same integers, by the products that every processor has.
-    return product(a_NK.to(out.dtype), b_MK.to(out.dtype), out=out)
+    @functools.cached_property
+    def _floats_RK(self) -> Tensor:
+        """The integers as floats; kept, since a table meets many blocks of states."""
+        return self.values_RK.float()
 
 
 def _multiplies_bytes(device: torch.device) -> bool:

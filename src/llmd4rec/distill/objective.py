@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
 #: to mostly stay in a CPU's cache between the passes over a block.
 BLOCK_ELEMENTS = 1 << 22
+#: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
+GPU_BLOCK_ELEMENTS = 1 << 26
 
 Weighting = Literal["rank", "none"]
 
@@ -112,7 +114,11 @@ class RankingObjective:
             label_smoothing=self.settings.label_smoothing,
             # With a teacher there are three such blocks. A matrix product with only a few rows is bound by memory; a
             # large catalogue's blocks may be larger.
-            block_elements=max(BLOCK_ELEMENTS // (1 if lesson is None else 2), 32 * len(table_ID)),
+            block_elements=max(
+                (BLOCK_ELEMENTS if states_ND.device.type == "cpu" else GPU_BLOCK_ELEMENTS)
+                // (1 if lesson is None else 2),
+                32 * len(table_ID),
+            ),
         )
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,13 +56,16 @@ class Teacher:
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
+
+        def there(rows: NDArray[Any]) -> Tensor:  # without waiting for the GPU
+            tensor = torch.from_numpy(rows)
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
         return Lesson(
-            states_NK=torch.from_numpy(self.states[numbers]).to(device),
+            states_NK=there(self.states[numbers]),
             table_IK=table,
-            rank_N=torch.from_numpy(self.rank[numbers]).to(device),
-            student_rank_N=(
-                None if self.student_rank is None else torch.from_numpy(self.student_rank[numbers]).to(device)
-            ),
+            rank_N=there(self.rank[numbers]),
+            student_rank_N=None if self.student_rank is None else there(self.student_rank[numbers]),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llmd4rec.errors import DataError
+from llmd4rec.evaluation.evaluate import SeenItems
 from llmd4rec.models.ranker import Ranker, last_states
 
 
@@ -27,9 +28,16 @@ class Recommendation:
 
 
 class Recommender:
-    """A ranker and the names of its items."""
+    """A ranker and the names of its items.
 
-    def __init__(self, ranker: Ranker, item_ids: Sequence[str], titles: Sequence[str | None]) -> None:
+    Args:
+        seen: what :meth:`recommend` does with items of the history where it is not said.
+    """
+
+    def __init__(
+        self, ranker: Ranker, item_ids: Sequence[str], titles: Sequence[str | None], seen: SeenItems = "remove"
+    ) -> None:
+        self.seen = seen
         self.ranker = ranker.eval()
         self.item_ids = list(item_ids)
         self.titles = [title or item_id for title, item_id in zip(titles, item_ids, strict=True)]
@@ -37,14 +45,14 @@ class Recommender:
 
     @torch.inference_mode()
     def recommend(
-        self, history: Sequence[str | int], k: int = 10, *, seen: str = "remove", skip_unknown: bool = False
+        self, history: Sequence[str | int], k: int = 10, *, seen: SeenItems | None = None, skip_unknown: bool = False
     ) -> list[Recommendation]:
         """The k best next items for a history, best first; the user need not have been seen in training.
 
         Args:
             history: identifiers, oldest first.
             k: how many; fewer come back when the catalogue has no more.
-            seen: `remove` leaves out the items of the history.
+            seen: `remove` leaves out the items of the history; None: as the model was evaluated.
             skip_unknown: ignore identifiers that the catalogue does not have.
 
         Raises:
@@ -71,7 +79,7 @@ class Recommender:
         state = last_states(self.ranker, window, torch.tensor([window.shape[1]], device=device))
         scores = (state @ self.ranker.item_table().t())[0].float()
         available = len(scores)
-        if seen == "remove":
+        if (seen or self.seen) == "remove":
             gone = torch.tensor(sorted(set(indices)), device=device)
             scores[gone] = -torch.inf
             available -= len(gone)

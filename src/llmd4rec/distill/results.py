@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.markup import escape
 from rich.table import Table
 
 from llmd4rec.data.dataset import Dataset, SplitName
@@ -106,11 +107,16 @@ def score(
 
 
 def saved_or_scored(run: Run, model: Student, stage: Stage, seen: SeenItems, data: Path | None = None) -> Evaluation:
-    """The saved test evaluation of a model, made now if it is not there, on `data` or where the run had its data."""
+    """The saved test evaluation of a model, made now if it is not there, on `data` or where the run had its data.
+
+    Raises:
+        DataError, RunError: `data` is given and is no data set, or not the run's.
+    """
+    given = run.load_data(data) if data is not None else None
     folder = run.folder / "evaluation" / f"{run.stage_of(model, stage)}-{seen}-test"
     if folder.exists():
         return Evaluation.load(folder)
-    return score(run, run.load_data(data), model, stage, seen=seen)
+    return score(run, given or run.load_data(None), model, stage, seen=seen)
 
 
 def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[Result]:
@@ -142,15 +148,14 @@ def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[
     return results
 
 
-def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False) -> None:
-    """The before/after table for a person, or all figures as JSON."""
+def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False, report_path: Path | None = None) -> None:
+    """The before/after table for a person, or all figures as JSON; says where the report is."""
     if as_json:
         print(json.dumps({"run": str(run.folder), "models": [result.to_json() for result in results]}))
         return
     seen = run.settings.evaluation.seen
-    table = Table(
-        title=f"{run.folder} · test, seen items {seen}{'pt' if seen == 'keep' else 'd'}", title_justify="left"
-    )
+    name = escape(str(run.folder))
+    table = Table(title=f"{name} · test, seen items {seen}{'pt' if seen == 'keep' else 'd'}", title_justify="left")
     table.add_column("model")
     cutoffs = run.settings.evaluation.cutoffs
     shown = 10 if 10 in cutoffs else cutoffs[0]
@@ -168,7 +173,8 @@ def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False) -
         )
     console = stdout_console()
     console.print(table)
-    console.print(f"Training seconds include the stages before. Report: {run.folder / 'report.html'}")
+    report = escape(str(report_path or run.folder / "report.html"))
+    console.print(f"Training seconds include the stages before. Report: {report}")
 
 
 def evaluation_table(result: Evaluation) -> Table:

@@ -36,7 +36,7 @@ from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
 from llmd4rec.files import remove, remove_leftovers, sha256_file
-from llmd4rec.models.crm.items import item_sides, item_table_of
+from llmd4rec.models.crm.items import ItemInputs, ItemSides, item_sides, item_table_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
@@ -94,7 +94,7 @@ def _tidy(run: Run) -> None:
     if run.record.finished:
         for name in ("teachers", "histories"):
             remove(run.folder / name)
-    elif run.record.stages or any((run.folder / "checkpoints").glob("*/training")):
+    elif run.has_begun():
         run.note_environment()
 
 
@@ -116,11 +116,12 @@ def _alone_in(folder: Path, settings: MutualDistillation, data: Dataset) -> Iter
     The operating system lifts the lock of a process that died.
     """
     try:
-        Run.start(folder, settings, data)
+        Run.start(folder, settings, data, locked=False)
     except LLMD4RecError:
         if not (folder / "run.json").exists():
             raise
-        Run.start(folder, settings, data)  # another process was faster; what it made is looked at like any other
+        # Another process was faster; what it made is looked at like any other.
+        Run.start(folder, settings, data, locked=False)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -139,6 +140,7 @@ class _Rounds:
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.device = select_device(run.settings.device)
         self.processes = Processes.current()
+        self._made_sides: dict[ItemInputs, ItemSides] = {}
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
@@ -230,7 +232,7 @@ class _Rounds:
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
-        sides = item_sides(settings.crm_in(stage).items, self.data, run.text_vectors()) if afresh else None
+        sides = self._sides(settings.crm_in(stage).items) if afresh else None
         if sides:
             item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)
@@ -257,6 +259,12 @@ class _Rounds:
                 if self._latest(model, number) in kept.name.split("+"):
                     remove(kept)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+
+    def _sides(self, inputs: ItemInputs) -> ItemSides:
+        """What item tables are trained from; made once for all that are trained from the same."""
+        if inputs not in self._made_sides:
+            self._made_sides[inputs] = item_sides(inputs, self.data, self.run_folder.text_vectors())
+        return self._made_sides[inputs]
 
     def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None, counts: Mapping[str, int]) -> None:
         """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
@@ -303,9 +311,11 @@ class _Rounds:
         if goes_on:
             ranker.load_saved_state(run.weights_of(self._latest(model, number)))
         if model == "llm" and settings.inject != "never":
-            renewed = settings.inject == "every-round" and number > 0
+            partner = settings.partner
+            # A CRM that was trained anew has other axes: its table would make nonsense of what goes on.
+            turned = goes_on and number > 1 and partner == "crm" and settings.crm_start == "restart"
+            renewed = settings.inject == "every-round" and number > 0 and not turned
             if renewed or not goes_on:
-                partner = settings.partner
                 source = self._latest(partner, number) if renewed else f"{partner}-alone"
                 inject_items(ranker, run.load_stage(partner, source).item_table().detach())
         return ranker

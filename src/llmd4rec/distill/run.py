@@ -37,7 +37,7 @@ from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
 from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
 from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import say, warn
+from llmd4rec.progress import warn
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes
 from llmd4rec.training.runtime import derive_seed, environment, select_device
@@ -78,8 +78,12 @@ class Run:
 
     # ---- making and opening -------------------------------------------------------------------------------------
     @classmethod
-    def start(cls, folder: Path, settings: MutualDistillation, data: Dataset) -> Run:
+    def start(cls, folder: Path, settings: MutualDistillation, data: Dataset, *, locked: bool = True) -> Run:
         """A new run folder, or the unfinished or finished one that is there.
+
+        Args:
+            locked: nobody else trains in it, so a run in which nothing was trained yet may be given other settings;
+                otherwise it comes as it is.
 
         Raises:
             RunError: the folder holds another run or something else.
@@ -90,7 +94,11 @@ class Run:
             changed = [
                 line for line in differences(run.settings, settings) if not line.startswith(("device", "threads"))
             ]
-            if changed:
+            if changed and not run.has_begun():  # the first settings may have been wrong, which this corrects
+                if not locked:
+                    return run
+                run._change_settings(settings)
+            elif changed:
                 raise RunError(
                     f"{folder} holds a run with other settings: {'; '.join(changed)}",
                     "Choose another run folder, or use the settings in its config.yaml to continue it.",
@@ -114,6 +122,19 @@ class Run:
             (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
             write_json(temporary / "run.json", vars(run.record))
         return run
+
+    def has_begun(self) -> bool:
+        """Whether anything has been trained."""
+        return bool(self.record.stages) or any((self.folder / "checkpoints").glob("*/training"))
+
+    def _change_settings(self, settings: MutualDistillation) -> None:
+        """Other settings for a run in which nothing was trained; what has been made by the old ones goes."""
+        self.settings = settings
+        self.record.llm = self.record.text_vectors = None
+        if self.writes:
+            (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+            self.save()
+            save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
@@ -305,7 +326,7 @@ class Run:
         )
         if distilled >= alone:
             return "distilled"
-        say(
+        warn(
             f"{model.upper()}: the one trained alone (validation NDCG@10 {alone:.4f}) is taken, not the distilled one "
             f"({distilled:.4f}); --stage decides otherwise"
         )
@@ -323,7 +344,8 @@ class Run:
                 f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
             ) from error
         ranker = self.load(model, stage or self.served_stage(model))
-        return Recommender(ranker, catalogue["item_id"].to_list(), catalogue["title"].to_list())
+        names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
+        return Recommender(ranker, names, titles, self.settings.evaluation.seen)
 
     @cached_property
     def crm(self) -> Recommender:

@@ -185,6 +185,8 @@ class MutualDistillation(BaseModel):
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
         width, _ = self.partner_crm.dim, self.wide_crms  # which are checked in being made
+        if self.inject == "never" and self.llm.init_table_from_crm is True:
+            raise ValueError("llm.init_table_from_crm needs an injected table; set inject to once or every-round")
         if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
             raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
         return self
@@ -222,7 +224,10 @@ class MutualDistillation(BaseModel):
 
     def llm_in(self, stage: str) -> LLMRecommender:
         """The settings of the language model in a stage: a taught one differs in dropout."""
-        return self.llm.model_copy(update=self._taught(stage, "dropout", "state_dropout", "branch_dropout"))
+        changes: dict[str, Any] = self._taught(stage, "dropout", "state_dropout", "branch_dropout")
+        if self.inject == "never" and self.llm.init_table_from_crm == "auto":  # there is none to start from
+            changes["init_table_from_crm"] = False
+        return self.llm.model_copy(update=changes)
 
     def _taught(self, stage: str, *rates: str) -> dict[str, float]:
         """What dropout rates become in a stage where a model is taught."""

@@ -136,7 +136,8 @@ class PoolValidation:
     """The validation NDCG of any weighted mean of some models, each of which reads the histories once.
 
     Args:
-        rankers: the models, on one device.
+        rankers: the models, on one device; histories are read as far back as all of them can, as by a
+            :class:`~llmd4rec.models.pool.Pool` of them.
         dataset: the data set that they were made for.
         seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
         batch_size: histories encoded at once.
@@ -159,13 +160,14 @@ class PoolValidation:
         self._targets = dataset.items[positions].astype(np.int64)
         self._seen = _seen(dataset, starts, positions) if seen == "remove" else None
         self._states, self._tables = [], []
+        length = min(ranker.max_length for ranker in rankers)
+        order = np.argsort(np.minimum(positions - starts, length), kind="stable")
         with bar("reading histories", len(rankers) * len(positions), "users") as progress:
             for ranker in rankers:
                 with _evaluation_mode(ranker, None) as where:
                     states_UD = torch.empty(len(positions), ranker.dim, device=where)
-                    order = np.argsort(np.minimum(positions - starts, ranker.max_length), kind="stable")
                     for batch in _split(order, batch_size):
-                        items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], ranker.max_length)
+                        items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], length)
                         states_UD[batch] = last_states(ranker, items_BL.to(where), lengths_B.to(where)).float()
                         progress.advance(len(batch))
                     self._states.append(states_UD)

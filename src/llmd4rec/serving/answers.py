@@ -98,7 +98,7 @@ class Request:
     Attributes:
         history: identifiers, oldest first; unknown ones are skipped and reported.
         k: how many items.
-        seen: whether items of the history may come back.
+        seen: whether items of the history may come back; None: as the model was evaluated.
         exclude: identifiers that must not come back; unknown ones are fine.
         filters: which items may come.
         diversity: from 0 (scores alone) towards 1 (unlike each other); see `docs/serving.md`.
@@ -108,7 +108,7 @@ class Request:
 
     history: Sequence[str] = ()
     k: int = 10
-    seen: Seen = "remove"
+    seen: Seen | None = None
     exclude: Collection[str] = ()
     filters: Filters | None = None
     diversity: float = 0.0
@@ -165,6 +165,7 @@ class ExportInfo:
         fingerprint: a hash of all files of the export; stays the same when items are added.
         validation: NDCG@10 on the validation items.
         can_add: what `add_items` needs: `text`, `vector` (the export has no text encoder), or None (no texts).
+        seen: what was done with items of the history when the model was evaluated, and is where a request does not say.
         about: the rest of export.json.
     """
 
@@ -179,4 +180,5 @@ class ExportInfo:
     fingerprint: str
     validation: float
     can_add: Literal["text", "vector"] | None = None
+    seen: Seen = "remove"
     about: Mapping[str, Any] = field(default_factory=dict)

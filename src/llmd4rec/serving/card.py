@@ -26,6 +26,8 @@ def _about(head: dict[str, Any]) -> list[str]:
         f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['trained_in']}`, selected at validation NDCG@10 "
         f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
+        "- Selected and measured with what a history holds "
+        + ("among the candidates: it may come back." if head["seen"] == "keep" else "removed from the candidates."),
         "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
     ]
     if "before" in head:
@@ -76,7 +78,8 @@ def _use(head: dict[str, Any]) -> str:
     table = 'np.load("item_table.npy")'
     if "table" in head:
         table += ' * np.load("item_scales.npy")[:, None]'
-    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table)
+    seen = "" if head["seen"] == "keep" else "scores[history[0]] = -np.inf  # not what was seen already\n"
+    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("SEEN", seen)
 
 
 _USE = """
@@ -100,7 +103,6 @@ ids = pl.read_parquet("catalogue.parquet")["item_id"].to_list()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
 states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
 scores = (states @ table.T)[0]
-scores[history[0]] = -np.inf  # not what was seen already
-print([ids[i] for i in np.argsort(-scores)[:10]])
+SEENprint([ids[i] for i in np.argsort(-scores)[:10]])
 ```
 """

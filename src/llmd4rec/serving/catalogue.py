@@ -218,29 +218,51 @@ class Catalogue:
         return field
 
     # ---- other catalogues ---------------------------------------------------------------------------------------
-    def with_items(self, items: Sequence[NewItem]) -> Catalogue:
-        """This catalogue with items behind it; an identifier that is there already names its new row from now on.
+    def rows_for(self, items: Sequence[NewItem], fixed: int) -> list[int]:
+        """Where each item is to be written: over its own row, or behind all rows where it has none that may change.
+
+        Args:
+            items: of different identifiers.
+            fixed: the vectors of the first so many rows never change (an index knows them): of those only trained items
+                are written over, whose vectors stay.
+        """
+        rows: list[int] = []
+        end = len(self)
+        for item in items:
+            row = self.index.get(item.item_id)
+            if row is None or not (self.trained[row] or row >= fixed):
+                row, end = end, end + 1
+            rows.append(row)
+        return rows
+
+    def with_items(self, items: Sequence[NewItem], rows: Sequence[int]) -> Catalogue:
+        """This catalogue with items in `rows` (see :meth:`rows_for`), whose identifiers name them from now on.
 
         A trained item keeps its count.
         """
-        start = len(self)
-        ids = [item.item_id for item in items]
-        old = [self.index.get(item_id) for item_id in ids]
-        counts = [0 if row is None else int(self.counts[row]) for row in old]
-        trained = [row is not None and bool(self.trained[row]) for row in old]
-        present = np.concatenate([self.present, np.ones(len(ids), dtype=bool)])
-        present[[row for row in old if row is not None]] = False
+        more = max([len(self), *(row + 1 for row in rows)]) - len(self)
+        present = np.concatenate([self.present, np.ones(more, dtype=bool)])
+        for row, item in zip(rows, items, strict=True):
+            present[self.index.get(item.item_id, row)] = False
+            present[row] = True
+
+        def put(old: list[Any], new: Iterable[Any]) -> list[Any]:
+            values = [*old, *([None] * more)]
+            for row, value in zip(rows, new, strict=True):
+                values[row] = value
+            return values
+
         return Catalogue(
-            ids=self.ids + ids,
-            titles=self.titles + [item.title for item in items],
-            counts=np.concatenate([self.counts, np.array(counts, dtype=np.int64)]),
+            ids=put(self.ids, [item.item_id for item in items]),
+            titles=put(self.titles, [item.title for item in items]),
+            counts=np.concatenate([self.counts, np.zeros(more, dtype=np.int64)]),
             fields={
-                name: replace(field, values=field.values + [field.value_of(item) for item in items])
+                name: replace(field, values=put(field.values, [field.value_of(item) for item in items]))
                 for name, field in self.fields.items()
             },
             present=present,
-            trained=np.concatenate([self.trained, np.array(trained, dtype=bool)]),
-            index={**self.index, **{item_id: start + place for place, item_id in enumerate(ids)}},
+            trained=np.concatenate([self.trained, np.zeros(more, dtype=bool)]),
+            index={**self.index, **{item.item_id: row for row, item in zip(rows, items, strict=True)}},
         )
 
     def without(self, rows: Sequence[int]) -> Catalogue:
@@ -260,8 +282,9 @@ def _kind(column: pl.Series) -> FieldKind:
     if column.dtype.is_numeric():
         return "number"
     text = filled.cast(pl.String)
-    # Text that is written as numbers are, and not as identifiers with leading zeros are.
-    if len(text) and text.str.contains(r"^\s*-?[$€£]?(0|[1-9][\d,]*)(\.\d+)?\s*$").all():
+    # Text that is written as numbers are, and not as identifiers with leading zeros or lists are: commas part thousands
+    # alone. ("9,99" stays text: whether it is a price or two codes cannot be seen.)
+    if len(text) and text.str.contains(r"^\s*-?[$€£]?(0|[1-9]\d*|[1-9]\d{0,2}(,\d{3})+)(\.\d+)?\s*$").all():
         return "number"
     return "category" if text.n_unique() <= len(text) / 2 else "text"
 

@@ -158,6 +158,7 @@ class Engine:
     ) -> None:
         self._info, self._encoder, self._new_items = info, encoder, new_items
         self._state = _State(catalogue, table_ID, index)
+        self._loaded = len(catalogue)  # rows that an index may know
         self._lock = threading.Lock()
         self.before = before
         self.examples = tuple(examples)
@@ -269,7 +270,7 @@ class Engine:
         history: Sequence[str],
         k: int = 10,
         *,
-        seen: Seen = "remove",
+        seen: Seen | None = None,
         exclude: Collection[str] = (),
         filters: Filters | None = None,
         diversity: float = 0.0,
@@ -385,8 +386,12 @@ class Engine:
         for place in set(range(len(items))).difference(untrained):
             rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
         replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
-        table_ID = np.concatenate([state.table_ID, rows_ND])
-        self._state = replace(state, catalogue=catalogue.with_items(items), table_ID=table_ID)
+        rows = catalogue.rows_for(items, self._loaded)
+        larger = catalogue.with_items(items, rows)
+        table_ID = np.empty((len(larger), self._info.dim), dtype=np.float32)
+        table_ID[: len(catalogue)] = state.table_ID
+        table_ID[rows] = rows_ND
+        self._state = replace(state, catalogue=larger, table_ID=table_ID)
         gone = set(replaced)
         return AddedReport(tuple(item.item_id for item in items if item.item_id not in gone), tuple(replaced))
 
@@ -419,7 +424,7 @@ class Engine:
             inside = catalogue.mask(Filters(any_of=request.popular_in))
             passing = inside if passing is None else passing & inside
         gone = set(catalogue.rows(request.exclude)[0])
-        if request.seen == "remove":
+        if (request.seen or self._info.seen) == "remove":
             gone.update(history)
         banned = np.fromiter(gone, dtype=np.int64, count=len(gone))
         if passing is None:
@@ -511,7 +516,7 @@ class Engine:
 def _check(request: Request) -> None:
     if request.k < 1:
         raise DataError(f"k is {request.k}", "Ask for at least 1 item.")
-    if request.seen not in ("remove", "keep"):
+    if request.seen not in ("remove", "keep", None):
         raise DataError(f"seen is {request.seen!r}", "Choose 'remove' or 'keep'.")
     if not 0 <= request.diversity <= 1:
         raise DataError(f"diversity is {request.diversity}", "Choose a number from 0 (none) to 1.")

@@ -21,7 +21,7 @@ from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.run import Run, Stage
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import SeenItems, validation_ndcg
 from llmd4rec.files import atomic_dir, write_json
 from llmd4rec.models.crm.items import item_table_of
 from llmd4rec.models.llm.item_text import encode_texts
@@ -93,6 +93,7 @@ def export_run(
     with atomic_dir(folder, replace=overwrite) as temporary:
         head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
         head["items"] = data.num_items
+        head["seen"] = run.settings.evaluation.seen
         head["fields"] = kinds_of(data.catalogue)
         head["text_fields"] = list(texts.fields) if texts else []
         worst = _write_model(run, data, stage, temporary, options, texts, head)
@@ -172,7 +173,8 @@ def _write_model(
     if options.table == "int8":
         codes_ID, scales_I = to_int8(table_ID)
         rounded_ID = codes_ID * scales_I[:, None]
-        head["table"] = {"numbers": "int8", **_loss_of(ranker, data, table_ID, rounded_ID)}
+        loss = _loss_of(ranker, data, table_ID, rounded_ID, run.settings.evaluation.seen)
+        head["table"] = {"numbers": "int8", **loss}
         table_ID = rounded_ID
     if texts is not None:
         encoder = OnnxEncoder(folder / "encoder.onnx", ranker.dim)
@@ -185,7 +187,7 @@ def _write_model(
     return worst
 
 
-def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats) -> dict[str, float]:
+def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats, seen: SeenItems) -> dict[str, float]:
     """Validation NDCG@10 of the model with its own table and with the rounded one, which its input reads too."""
     if not len(data.valid):
         return {}
@@ -194,7 +196,7 @@ def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(rows_ID))
-        found[name] = validation_ndcg(ranker, data)
+        found[name] = validation_ndcg(ranker, data, seen=seen)
     return found
 
 

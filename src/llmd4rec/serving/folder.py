@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.files import read_json, sha256_file
-from llmd4rec.serving.answers import ExportInfo, FieldKind
+from llmd4rec.serving.answers import ExportInfo, FieldKind, Seen
 
 FORMAT_VERSION = 2
 HEAD = "export.json"
@@ -80,7 +80,7 @@ class Folder:
     def info(self, head: Mapping[str, Any]) -> ExportInfo:
         """What is served, after `head`: export.json as it is, or as it is for the model before distillation."""
         can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
-        known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files", "before"}
+        known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files", "before", "seen"}
         return ExportInfo(
             name=self.path.resolve().name,
             format=head["format"],
@@ -92,6 +92,7 @@ class Folder:
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
             validation=float(head["validation_ndcg@10"]),
+            seen=head.get("seen", "remove"),
             can_add=can_add if self.model.text_map is not None else None,
             about={name: value for name, value in head.items() if name not in known},
         )
@@ -160,6 +161,11 @@ def _read_head(path: Path) -> dict[str, Any]:
             raise RunError(f"{path / HEAD} is damaged: {name!r} is missing or of the wrong kind", _AGAIN)
     if head["items"] < 1 or head["dim"] < 1 or head["max_length"] < 1:
         raise RunError(f"{path / HEAD} is damaged: items, dim and max_length must be at least 1", _AGAIN)
+    if head.get("seen", "remove") not in get_args(Seen):  # exports of before it was written down have none
+        raise RunError(f"{path / HEAD} is damaged: seen is {head['seen']!r}", _AGAIN)
+    for name in ("new_items", "before"):
+        if not isinstance(head.get(name, {}), dict):
+            raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
     missing = [name for name in _NEEDED if name not in head["files"]]
     if missing:
         raise RunError(f"{path / HEAD} is damaged: it does not list {', '.join(missing)}", _AGAIN)

@@ -65,6 +65,7 @@ def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None =
         max_length=ranker.max_length,
         fields=kinds,
         fingerprint=run.record.data,
+        seen=run.settings.evaluation.seen,
         validation=run.record.stages[stage_name]["validation_ndcg"],
     )
     return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds))

@@ -11,6 +11,7 @@ table, so that the GRU may be wider than d.
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from typing import Literal
 
@@ -40,6 +41,12 @@ class GRU4Rec(ItemSettings):
             return GRU4RecNetwork(num_items, self)
 
 
+def _single_precision(device: str) -> contextlib.AbstractContextManager[object]:
+    """In autocast a GRU would run in fp16, whatever the precision asked for, and bf16 has no scaled gradients."""
+    half = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if half else contextlib.nullcontext()
+
+
 class GRU4RecNetwork(Ranker):
     """The network; a :class:`~llmd4rec.models.ranker.Ranker`."""
 
@@ -66,7 +73,8 @@ class GRU4RecNetwork(Ranker):
         """States [B, L, d]; see :class:`~llmd4rec.models.ranker.Ranker`."""
         x_BLH: Tensor = self.items(items_BL)
         for layer in self.layers:
-            x_BLH, _ = layer(self.dropout(x_BLH))
+            with _single_precision(x_BLH.device.type):
+                x_BLH, _ = layer(self.dropout(x_BLH).float())
         state_BLD: Tensor = self.out(self.dropout(x_BLH))
         return state_BLD
 

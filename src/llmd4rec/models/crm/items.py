@@ -54,7 +54,11 @@ ItemInputs = Annotated[str, AfterValidator(_in_order)]
 NEIGHBOUR_WEIGHT = 0.5
 #: Neighbours of an item at most, of both kinds together, and nearest texts looked for.
 NEIGHBOURS, TEXT_NEIGHBOURS = 20, 10
-_TEXTS_AT_ONCE = 1024
+#: Finding an item's nearest texts costs as many products as there are items; in larger catalogues none are looked for.
+MOST_FOR_NEAREST_TEXTS = 200_000
+_COSINES_AT_ONCE = 1 << 25
+#: From so many items on a batch's items and their neighbours are looked up without making the whole table.
+_LARGE = 200_000
 
 
 class ItemSettings(BaseModel):
@@ -104,7 +108,7 @@ def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None
     neighbours = None
     if "neighbours" in asked:
         neighbours = together(dataset)
-        if texts is not None:
+        if texts is not None and dataset.num_items <= MOST_FOR_NEAREST_TEXTS:
             neighbours = 0.5 * (neighbours + nearest_texts(texts, TEXT_NEIGHBOURS))
         neighbours = strongest(neighbours, NEIGHBOURS)
     attributes = item_attributes(dataset) if "attributes" in asked else None
@@ -125,8 +129,9 @@ def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
     if count < 1:
         return sp.csr_matrix(size, dtype=np.float32)
     nearest = []
-    for start in range(0, len(present), _TEXTS_AT_ONCE):
-        cosine_pP = product(unit_PT[start : start + _TEXTS_AT_ONCE], unit_PT)
+    at_once = max(1, _COSINES_AT_ONCE // len(present))
+    for start in range(0, len(present), at_once):
+        cosine_pP = product(unit_PT[start : start + at_once], unit_PT)
         cosine_pP.diagonal(start).fill_(-torch.inf)
         nearest.append(cosine_pP.topk(count, dim=1).indices)
     column = present[torch.cat(nearest)].numpy().ravel()
@@ -155,8 +160,10 @@ class ItemTable(nn.Module):
         self.register_buffer("text_vectors", None, persistent=False)
         self._attributes: _Sparse | None = None
         self._neighbours: _Sparse | None = None
-        #: The table of the step that is under way, until its gradient has come; both ends of a model read it.
+        #: The table of the step that is under way, until its gradient has come; both ends of a model read it. In
+        #: evaluation, that of the present weights.
         self._made: Tensor | None = None
+        self._made_of: tuple[object, ...] = ()
         self.reset_parameters()
 
     @property
@@ -177,8 +184,8 @@ class ItemTable(nn.Module):
         """Rows of items of any shape [...]: [..., d]."""
         if not self._has_sides():
             return F.embedding(items, self.weight)
-        if self._neighbours is not None:  # a batch's items and their neighbours are most of a table
-            return F.embedding(items, self.table())
+        if self._neighbours is not None and self.num_items <= _LARGE:
+            return F.embedding(items, self.table())  # a batch's items and their neighbours are most of a table
         # A batch reads the popular items many times over.
         distinct, place = torch.unique(items, return_inverse=True)
         return F.embedding(place, self.table(distinct))
@@ -191,14 +198,21 @@ class ItemTable(nn.Module):
             return self._own(items)
         if items is not None:
             return self._with_neighbours(items)
-        if self._made is not None:
+        if self._made is not None and self._made_of == self._weights():
             return self._made
         own_ID = self._own(None)
         table_ID = own_ID + NEIGHBOUR_WEIGHT * self._neighbours.times(own_ID)
         if self.training and table_ID.requires_grad:
-            self._made = table_ID
+            self._made, self._made_of = table_ID, self._weights()
             table_ID.register_hook(self._forget)  # type: ignore[no-untyped-call]
+        elif not self.training and not torch.is_grad_enabled():
+            self._made, self._made_of = table_ID, self._weights()
         return table_ID
+
+    def _weights(self) -> tuple[object, ...]:
+        """What tells whether a table is still that of these weights, read in the same way."""
+        of = [(id(parameter), parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        return (*of, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
 
     def _own(self, items: Tensor | None) -> Tensor:
         """S, or some of its rows: the items' own numbers, those of their texts and of their attributes."""

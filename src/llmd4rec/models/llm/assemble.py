@@ -39,7 +39,7 @@ def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, 
         say("  no item has a text: models read identifiers only")
         return
     llm = _backbone(settings, device) if settings.encoder == "llm" else None
-    vectors = standardise(encode_texts(texts, settings.encoder, llm=llm))
+    vectors = standardise(encode_texts(texts, settings.encoder, llm=llm, device=device))
     with atomic_file(folder / _FILE) as temporary:
         save_file({"text_vectors": torch.from_numpy(vectors).contiguous()}, temporary)
 

@@ -132,14 +132,8 @@ def create_app(service: Service, log: Log) -> App:
         require_at_most(body.requests, settings.max_batch, "requests")
         for place, one in enumerate(body.requests):
             check_one(one, f"requests[{place}].")
-        futures: list[asyncio.Future[Reply]] = []
-        try:
-            for one in body.requests:
-                futures.append(service.ask(one.model, _wanted(one)))
-            replies = await asyncio.gather(*futures, return_exceptions=True)
-        finally:
-            for future in futures:  # where the queue was full halfway
-                future.cancel()
+        futures = service.ask_all([(one.model, _wanted(one)) for one in body.requests])
+        replies = await asyncio.gather(*futures, return_exceptions=True)
         answers = []
         for place, (one, reply) in enumerate(zip(body.requests, replies, strict=True)):
             if isinstance(reply, LLMD4RecError):

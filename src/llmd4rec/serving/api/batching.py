@@ -37,7 +37,7 @@ class Batcher(Generic[Q, A]):
     Args:
         answer: answers a batch, in its order; an exception in place of an answer belongs to that question alone.
         most: the weight at which a batch is full.
-        queue: the weight that may wait.
+        queue: the weight that may wait; where so much does, more is sent away.
         pool: one thread.
     """
 
@@ -70,17 +70,27 @@ class Batcher(Generic[Q, A]):
         Raises:
             ApiError: too much waits already (503).
         """
-        if self._waiting and self._weight + weight > self._queue:
+        return self.ask_all([question], [weight])[0]
+
+    def ask_all(self, questions: Sequence[Q], weights: Sequence[int]) -> list[asyncio.Future[A]]:
+        """The answers to come, to all questions or to none.
+
+        What waits already decides, not what is asked: who may ask so much at once is answered by an idle encoder.
+
+        Raises:
+            ApiError: too much waits already (503).
+        """
+        if self._weight >= self._queue:
             raise overloaded(f"{self._weight} histories wait already")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A] = loop.create_future()
-        self._waiting.append(_Waiting(question, weight, future))
-        self._weight += weight
-        if not self._busy:
+        asked = [_Waiting(*one, loop.create_future()) for one in zip(questions, weights, strict=True)]
+        self._waiting.extend(asked)
+        self._weight += sum(weights)
+        if asked and not self._busy:
             self._busy = True
             # Not at once: what has arrived in the same moment goes along.
             loop.call_soon(self._start, loop)
-        return future
+        return [waiting.future for waiting in asked]
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch: list[_Waiting[Q, A]] = []

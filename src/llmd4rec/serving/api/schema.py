@@ -55,7 +55,10 @@ class RecommendIn(_In):
     )
     k: int = Field(default=10, ge=1, description="How many items.")
     model: Which = Field(default="served", description="`before`: the same network before distillation.")
-    seen: Literal["remove", "keep"] = Field(default="remove", description="Whether items of the history may come back.")
+    seen: Literal["remove", "keep"] | None = Field(
+        default=None,
+        description="Whether items of the history may come back; left out: as the model was evaluated.",
+    )
     exclude: list[ItemId] = Field(default=[], max_length=MOST_IDS, description="Items that are not wanted.")
     filters: FiltersIn | None = None
     diversity: float = Field(
@@ -218,6 +221,7 @@ class ModelOut(_Out):
     items: int
     dim: int
     max_length: int
+    seen: Literal["remove", "keep"] = Field(description="Whether items of the history may come back, if nobody says.")
     validation_ndcg: float | None = Field(description="NDCG@10 on validation, measured in training.")
     before: bool = Field(description="Whether the export carries the network before distillation.")
     can_add: Literal["text", "vector"] | None = Field(

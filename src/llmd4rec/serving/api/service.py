@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.serving.answers import AddedReport, Answer, NewItem, RemovedReport, Request
 from llmd4rec.serving.api.batching import Batcher
@@ -22,7 +24,7 @@ from llmd4rec.serving.api.logs import Log
 from llmd4rec.serving.api.metrics import Metrics, settle
 from llmd4rec.serving.api.schema import Facet, ModelOut, Which
 from llmd4rec.serving.api.settings import ServiceSettings
-from llmd4rec.serving.catalogue import PATH, Catalogue, Field
+from llmd4rec.serving.catalogue import PATH, Catalogue, Field, Mask
 from llmd4rec.serving.engine import Engine
 
 T = TypeVar("T")
@@ -113,7 +115,15 @@ class Service:
         Raises:
             ApiError: there is no such model (404), or too much waits already (503).
         """
-        if which == "before" and self.engine.before is None:
+        return self.ask_all([(which, request)])[0]
+
+    def ask_all(self, asked: Sequence[tuple[Which, Request]]) -> list[asyncio.Future[Reply]]:
+        """The answers to come, to all that is asked or to nothing of it.
+
+        Raises:
+            ApiError: there is no such model (404), or too much waits already (503).
+        """
+        if self.engine.before is None and any(which == "before" for which, _ in asked):
             raise ApiError(
                 404,
                 "no_model",
@@ -122,8 +132,9 @@ class Service:
                 remedy="Ask the model `served`, or export the run with --both.",
             )
         # Reasons take one more encoding for each item of the history.
-        more = min(len(request.history), self.engine.info.max_length) if request.explain else 0
-        return self._batcher.ask(Question(which, request), 1 + more)
+        most = self.engine.info.max_length
+        weights = [1 + (min(len(request.history), most) if request.explain else 0) for _, request in asked]
+        return self._batcher.ask_all([Question(which, request) for which, request in asked], weights)
 
     def _answer(self, questions: list[Question]) -> list[Reply | Exception]:
         """Answers a batch. Runs in a thread."""
@@ -166,7 +177,7 @@ class Service:
 
     # ---- changes ------------------------------------------------------------------------------------------------
     def require_changes(self) -> None:
-        """Refuses changes from who knows whom.
+        """Refuses changes where they have not been allowed.
 
         Raises:
             ApiError: changes are off (403).
@@ -175,8 +186,8 @@ class Service:
             raise ApiError(
                 403,
                 "read_only",
-                "changes are off: the service listens beyond this machine and has no API key",
-                remedy="Start it with LLMD4REC_API_KEY set, or with --api-keys FILE.",
+                "changes are off: the service has no API key",
+                remedy="Start it with LLMD4REC_API_KEY set, or --api-keys FILE; for you alone, --allow-changes.",
             )
 
     async def add(self, items: Sequence[NewItem]) -> AddedReport:
@@ -291,24 +302,24 @@ def describe(engine: Engine) -> ModelOut:
         items=info.items,
         dim=info.dim,
         max_length=info.max_length,
+        seen=info.seen,
         validation_ndcg=info.validation,
         before=engine.before is not None,
         can_add=info.can_add,
-        fields=[_facet(field) for field in engine.catalogue.fields.values()],
+        fields=[_facet(field, engine.catalogue.present) for field in engine.catalogue.fields.values()],
     )
 
 
-def _facet(field: Field) -> Facet:
+def _facet(field: Field, present: Mask) -> Facet:
+    known = [field.values[row] for row in np.flatnonzero(present) if field.values[row] is not None]
     if field.kind == "number":
-        known = [value for value in field.values if value is not None]
         return Facet(name=field.name, kind="number", min=min(known, default=None), max=max(known, default=None))
     if field.kind == "text":
         return Facet(name=field.name, kind="text")
     counts: Counter[str] = Counter()
-    for value, count in Counter(value for value in field.values if value is not None).items():
+    for value, count in Counter(known).items():
         steps = value.split(PATH)
         for end in range(1, len(steps) + 1):
             counts[PATH.join(steps[:end])] += count
-    everything = sum(1 for value in field.values if value is not None)
-    best = [value for value, count in counts.most_common(FACET_VALUES) if count < everything or len(counts) == 1]
+    best = [value for value, count in counts.most_common(FACET_VALUES) if count < len(known) or len(counts) == 1]
     return Facet(name=field.name, kind="category", values=sorted(best, key=str.casefold))

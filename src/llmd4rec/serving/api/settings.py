@@ -12,8 +12,7 @@ class ServiceSettings(BaseModel):
     """Limits and permissions of a running service.
 
     Attributes:
-        host: address that is listened on. Who can reach another address than this machine's own is not known, so there
-            changes need a key.
+        host: address that is listened on.
         max_body: most bytes of a request's body.
         max_history: most items of one history. The model reads its last few dozen anyway.
         max_k: most items asked for at once.
@@ -25,6 +24,8 @@ class ServiceSettings(BaseModel):
         change_timeout: the same for changes: encoding texts or loading a model takes longer.
         models: folder whose exports may be loaded by name while serving; None: none may.
         api_keys: keys of which one must be sent; none: no key is needed.
+        changes: requests may add and remove items or load another model without a key, if only this machine reaches the
+            service. Not so by default: behind a proxy on this machine everybody's requests come from here.
         hosts: names a request may be addressed to; empty: any. On this machine's own address only its own names are
             answered, or a page of another site, opened here, could read the service by pointing its name at 127.0.0.1.
         access_log: a line for every request.
@@ -45,6 +46,7 @@ class ServiceSettings(BaseModel):
     change_timeout: float = Field(300.0, gt=0)
     models: Path | None = None
     api_keys: tuple[str, ...] = Field((), repr=False)
+    changes: bool = False
     hosts: tuple[str, ...] = ()
     access_log: bool = True
     drain: float = Field(0.0, ge=0)
@@ -60,7 +62,7 @@ class ServiceSettings(BaseModel):
     @property
     def may_change(self) -> bool:
         """Whether requests may add or remove items or load another model."""
-        return self.local or bool(self.api_keys)
+        return bool(self.api_keys) or (self.changes and self.local)
 
     @property
     def names(self) -> frozenset[str]:

@@ -322,7 +322,7 @@ function renderActive() {
   const parts = [];
   if (chosen.count) parts.push(plural(chosen.count, "filter"));
   if (chosen.diversity) parts.push(`variety ${chosen.diversity.toFixed(1)}`);
-  $("reset").hidden = !parts.length && chosen.explain && chosen.seen === "remove";
+  $("reset").hidden = !parts.length && chosen.explain && $("seen").checked === $("seen").defaultChecked;
   $("active").textContent = parts.length ? `· ${parts.join(", ")}` : "";
 }
 
@@ -571,6 +571,7 @@ async function start() {
   try {
     state.service = (await call("/v1/models")).value;
     state.examples = (await call("/v1/examples")).value.examples;
+    $("seen").checked = $("seen").defaultChecked = state.service.served.seen === "keep";
     renderModel();
     renderOptions();
     renderExamples();
