@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -641,3 +643,15 @@ def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
         engine.push_to_hub("owner/shop")
     with pytest.raises(RunError, match="does not exist"):
         Engine.from_pretrained(Path("nowhere"))
+
+
+def test_an_export_of_before_seen_was_written_down_is_served_and_saved(store, tmp_path):
+    old = shutil.copytree(store.export, tmp_path / "old")
+    head = json.loads((old / "export.json").read_text())
+    del head["seen"]
+    (old / "export.json").write_text(json.dumps(head))
+    engine = Engine.load(old)
+    assert engine.info.seen == "remove"
+    engine.save_pretrained(tmp_path / "saved")
+    assert "removed from the candidates" in (tmp_path / "saved" / "README.md").read_text()
+    assert ids(Engine.load(tmp_path / "saved").recommend(["i3"], 5)) == ids(engine.recommend(["i3"], 5))

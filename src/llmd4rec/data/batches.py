@@ -70,17 +70,22 @@ class Batch:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
         if device.type == "cpu":
             return self
-
-        def there(tensor: Tensor) -> Tensor:  # without waiting for the GPU
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
         return Batch(
-            there(self.items_BL), there(self.lengths_B), there(self.trained_N), there(self.target_N), self.position_N
+            items_BL=sent(self.items_BL, device),
+            lengths_B=sent(self.lengths_B, device),
+            trained_N=sent(self.trained_N, device),
+            target_N=sent(self.target_N, device),
+            position_N=self.position_N,
         )
 
     def trained(self, states_BLD: Tensor) -> Tensor:
         """The states of the N trained positions, [N, D]."""
         return states_BLD.flatten(0, 1).index_select(0, self.trained_N)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on `device`; a GPU is not waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class TrainingWindows:

@@ -16,14 +16,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmd4rec.data.batches import Histories, TrainingWindows
+from llmd4rec.data.batches import Histories, TrainingWindows, sent
 from llmd4rec.distill.int8 import Int8Rows
 from llmd4rec.distill.objective import BLOCK_ELEMENTS, Lesson
 from llmd4rec.errors import DataError, ModelError, RunError
@@ -56,16 +56,13 @@ class Teacher:
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
-
-        def there(rows: NDArray[Any]) -> Tensor:  # without waiting for the GPU
-            tensor = torch.from_numpy(rows)
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
         return Lesson(
-            states_NK=there(self.states[numbers]),
+            states_NK=sent(torch.from_numpy(self.states[numbers]), device),
             table_IK=table,
-            rank_N=there(self.rank[numbers]),
-            student_rank_N=None if self.student_rank is None else there(self.student_rank[numbers]),
+            rank_N=sent(torch.from_numpy(self.rank[numbers]), device),
+            student_rank_N=(
+                None if self.student_rank is None else sent(torch.from_numpy(self.student_rank[numbers]), device)
+            ),
         )
 
 

@@ -27,7 +27,7 @@ def _about(head: dict[str, Any]) -> list[str]:
         f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
         "- Selected and measured with what a history holds "
-        + ("among the candidates: it may come back." if head["seen"] == "keep" else "removed from the candidates."),
+        + ("among the candidates: it may come back." if _keeps_seen(head) else "removed from the candidates."),
         "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
     ]
     if "before" in head:
@@ -74,11 +74,15 @@ def _about(head: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _keeps_seen(head: dict[str, Any]) -> bool:
+    return bool(head.get("seen") == "keep")  # exports of before it was written down have none
+
+
 def _use(head: dict[str, Any]) -> str:
     table = 'np.load("item_table.npy")'
     if "table" in head:
         table += ' * np.load("item_scales.npy")[:, None]'
-    seen = "" if head["seen"] == "keep" else "scores[history[0]] = -np.inf  # not what was seen already\n"
+    seen = "" if _keeps_seen(head) else "scores[history[0]] = -np.inf  # not what was seen already\n"
     return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("SEEN", seen)
 
 
