@@ -173,7 +173,9 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(memory, 1),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "threads": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "MKL_"))
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("OMP_", "GOMP_", "MKL_", "THP_"))
         },
     }
 

@@ -20,6 +20,8 @@ from typing import Any
 
 from harness import OUT, shown
 
+from llmd4rec.startup import ENVIRONMENT
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.md"
 #: Every stage with the most seconds it may take; together they took 13 minutes on the machine of results.md.
@@ -70,8 +72,8 @@ def run(name: str) -> str:
     record.unlink(missing_ok=True)
     started = time.perf_counter()
     # A group of its own, so that a stage's children end with it.
-    # Threads wait as they do under the `llmd4rec` command; peers, being children of a stage, alike.
-    environment = {"GOMP_SPINCOUNT": "30000", **os.environ}
+    # Threads and memory as under the `llmd4rec` command; peers, being children of a stage, alike.
+    environment = {**ENVIRONMENT, **os.environ}
     child = subprocess.Popen([sys.executable, str(HERE / f"{name}.py")], start_new_session=True, env=environment)
     try:
         code = child.wait(STAGES[name])

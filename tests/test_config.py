@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmd4rec.config import describe, differences, dump_settings, load_settings, save_settings
+from llmd4rec.config import check, describe, differences, dump_settings, load_settings, save_settings
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import ConfigError
 
@@ -153,6 +153,11 @@ def test_settings_files_of_the_examples():
     assert paper.crm_in("crm-round-1") == paper.crm
     assert paper.llm_in("llm-round-1") == paper.llm
     assert paper.training.crm.in_round() == paper.training.crm
+    assert (paper.crm.items, paper.llm.items, paper.llm.dim, paper.llm.tie_table) == ("id", "id", None, False)
+    assert not paper.llm.starts_from_crm(paper.crm.dim)
+    study = yaml.safe_load((Path(__file__).resolve().parents[1] / "experiments" / "studies" / "paper.yaml").read_text())
+    for name in ("paper", "two-models"):
+        assert check(MutualDistillation, study["variants"][name], name) == settings[name]
 
 
 def test_every_default_is_written_and_described(tmp_path):

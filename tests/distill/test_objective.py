@@ -28,7 +28,7 @@ def plain(states, table, target, t_states, t_table, distill: Distill, smoothing=
     ce = F.cross_entropy(scores, target, label_smoothing=smoothing)
     T = distill.temperature
     kl = F.kl_div((scores / T).log_softmax(1), (teacher / T).log_softmax(1), log_target=True, reduction="none").sum(1)
-    weight = torch.ones(N, dtype=torch.float64)
+    weight = torch.ones(len(states), dtype=torch.float64)
     if distill.weighting == "rank":
         own = ranks(scores, target) if student_rank is None else student_rank
         weight = rank_weights(own, ranks(teacher, target)).double()
@@ -61,8 +61,9 @@ def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weight
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_without_a_teacher_it_is_cross_entropy(smoothing):
-    states, table, target, *_ = problem(1)
+@pytest.mark.parametrize("spread", [1.0, 8.0])  # 8: scores too large to be raised as they are
+def test_without_a_teacher_it_is_cross_entropy(smoothing, spread):
+    states, table, target, *_ = problem(1, spread)
     expected = F.cross_entropy(states @ table.T, target, label_smoothing=smoothing)
     wanted = torch.autograd.grad(expected, [states, table])
     parts = ranking_loss(states, table, target, label_smoothing=smoothing, block_elements=3 * I)
@@ -174,7 +175,29 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
     target_repeated = torch.searchsorted(repeated, target)
     distill = Distill(1.3, 2.0, "none")
     rank = torch.ones(N)
+    bias = copies.double().log()
     many = ranking_loss(states, table[repeated], target_repeated, Lesson(t_states, t_table[repeated], rank), distill)
-    few = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=copies.double().log())
+    few = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=bias)
     torch.testing.assert_close(few.total, many.total)
     torch.testing.assert_close(few.rank_N, many.rank_N)
+
+    # With smoothed labels, too, and so are the gradients.
+    for spread in (1.0, 8.0):
+        own, items = (states * spread).requires_grad_(), (table * spread).requires_grad_()
+        many = ranking_loss(own, items[repeated], target_repeated, label_smoothing=0.1)
+        few = ranking_loss(own, items, target, bias_I=bias, label_smoothing=0.1)
+        torch.testing.assert_close(few.total, many.total)
+        for a, b in zip(*(torch.autograd.grad(loss.total, [own, items]) for loss in (few, many)), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
+    """Partition sums may differ by so many powers of two that their ratio is no 32-bit number."""
+    size = 43.6
+    states, table = torch.full((4, 1), -size, requires_grad=True), torch.linspace(0.99, 1.0, I)[:, None]
+    t_states, t_table = torch.full((4, 1), size), torch.linspace(0.99, 1.0, I)[:, None]
+    target, distill = torch.zeros(4, dtype=torch.long), Distill(64.0, 1.0, "none")
+    ours = ranking_loss(states, table, target, Lesson(t_states, t_table, torch.ones(4)), distill)
+    expected, *_ = plain(states.double(), table.double(), target, t_states.double(), t_table.double(), distill)
+    got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.total, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

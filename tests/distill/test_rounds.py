@@ -140,6 +140,46 @@ def test_who_else_may_teach(teacher, stages, tiny_settings, chain_data, tmp_path
     assert all(len(names) <= 2 for names in there)  # what no stage listens to any more is thrown away
 
 
+@pytest.mark.parametrize(("direction", "student"), [("up", "crm"), ("down", "llm")])
+def test_rounds_of_one_direction_go_on_while_the_student_is_among_its_teachers(
+    direction, student, tiny_settings, chain_data, tmp_path
+):
+    settings = untrained(tiny_settings, direction=direction, teacher="consensus", consensus="equal", rounds=2)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    both = {"llm": "crm-alone + {}", "crm": "llm-alone + {}"}[student]
+    expected = {
+        f"{student}-round-1": both.format(f"{student}-alone"), f"{student}-round-2": both.format(f"{student}-round-1")
+    }  # fmt: skip
+    assert taught_by(run) == {"crm-alone": None, "llm-alone": None, **expected}
+    assert run.record.stopped_because == "all rounds done"
+    alone = parse_settings({**settings, "teacher": "partner"}).fit(chain_data, tmp_path / "partner")
+    assert f"{student}-round-2" not in alone.record.stages
+    assert alone.record.stopped_because == "in round 1 only models were heard that do not change"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wides"),
+    [
+        ({"teacher": "partner", "direction": "up"}, ["wide-alone"]),  # whose items the language model reads
+        ({"teacher": "partner", "direction": "up", "inject": "never"}, []),
+        ({"teacher": "self", "direction": "down"}, ["wide-alone"]),
+        ({"teacher": "partner", "direction": "down"}, ["wide-alone", "wide-alone-2"]),
+        ({"teacher": "self", "direction": "up"}, ["wide-alone", "wide-alone-2"]),
+    ],
+)
+def test_no_wide_model_is_trained_for_nobody(changes, wides, tiny_settings, chain_data, tmp_path):
+    run = parse_settings(untrained(tiny_settings, wide=16, rounds=1, **changes)).fit(chain_data, tmp_path / "run")
+    assert [stage for stage in run.record.stages if stage.startswith("wide")] == wides
+
+
+def test_nobody_is_asked_what_nobody_listens_to(tiny_settings, chain_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "publish", lambda *_, **__: pytest.fail("was published"))
+    settings = untrained(tiny_settings, lambda_up=0, lambda_down=0, rounds=2)
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    stages = ("crm-alone", "llm-alone", "llm-round-1", "crm-round-1", "llm-round-2", "crm-round-2")
+    assert taught_by(run) == dict.fromkeys(stages)
+
+
 @pytest.mark.parametrize(
     ("teacher", "learns_from"),
     [
@@ -307,7 +347,7 @@ def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_
 
 
 def test_a_width_that_the_network_cannot_have_is_refused(tiny_settings):
-    with pytest.raises(ConfigError, match="heads = 2 does not divide dim = 15"):
+    with pytest.raises(ConfigError, match="wide = 15 does not fit its network, sasrec: heads = 2 does not divide dim"):
         parse_settings(changed(tiny_settings, wide=15))
 
 
@@ -454,7 +494,7 @@ def test_it_stops_when_the_teachers_that_are_heard_no_longer_change(
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     settled = counts == (0, 1, 1, 0)
     assert ("crm-round-2" in run.record.stages) is not settled
-    because = "in round 1 the wide models alone were heard, and they do not change"
+    because = "in round 1 only models were heard that do not change"
     assert run.record.stopped_because == (because if settled else "all rounds done")
 
 
@@ -651,6 +691,13 @@ def test_a_language_model_that_cannot_be_had_costs_no_training(tiny_settings, ch
 def test_widths_that_contradict_each_other_are_refused_at_once(tiny_settings):
     with pytest.raises(ConfigError, match=r"set llm\.dim to crm"):
         parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim=16))
+
+
+def test_other_settings_that_contradict_each_other_are_refused_at_once(tiny_settings):
+    with pytest.raises(ConfigError, match=r"set llm\.items to id or id\+text"):
+        parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim="crm", llm__items="text"))
+    with pytest.raises(ConfigError, match=r"set llm\.encoder to a sentence encoder"):
+        parse_settings(changed(tiny_settings, llm__pretrained=False, llm__encoder="llm"))
 
 
 @pytest.mark.parametrize(

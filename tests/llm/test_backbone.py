@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from tiny_llama import WORDS, save
+from transformers import AutoModel, GemmaConfig, GemmaForCausalLM
 
 from llmd4rec.errors import FetchError, ModelError
 from llmd4rec.models.llm import origins
-from llmd4rec.models.llm.backbone import LoRA, add_lora, load_backbone, resolve_layers, trainable_state
+from llmd4rec.models.llm.backbone import (
+    LoRA,
+    add_lora,
+    forget_pretraining,
+    load_backbone,
+    resolve_layers,
+    trainable_state,
+)
 
 
 @pytest.fixture
@@ -175,6 +183,36 @@ def test_lora_seed_targets_and_reuse(llama: str) -> None:
     add_lora(backbone, LoRA(), 0)
     with pytest.raises(ModelError, match="already"):
         add_lora(backbone, LoRA(), 0)
+
+
+def test_a_configurations_own_dropout_is_off(gpt2: str) -> None:
+    """Dropout is set by this package's settings alone; GPT-2 brings .1 in three places."""
+    backbone = load_backbone(gpt2)
+    tokens = torch.randn(1, 5, backbone.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        still = backbone.model.eval()(inputs_embeds=tokens).last_hidden_state
+        training = backbone.model.train()(inputs_embeds=tokens).last_hidden_state
+    assert torch.equal(still, training)
+
+
+def test_random_weights_are_those_of_the_models_own_kind(tmp_path: Path) -> None:
+    """Gemma multiplies by 1 + weight behind its norms: there a norm's weight begins at zero."""
+    config = GemmaConfig(
+        vocab_size=len(WORDS) + 2, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, initializer_range=0.05,
+    )  # fmt: skip
+    model = GemmaForCausalLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    backbone = load_backbone(save(tmp_path / "gemma", model))
+    forget_pretraining(backbone)
+    weights = dict(backbone.model.named_parameters())
+    for name, weight in weights.items():
+        if "norm" in name:
+            assert torch.equal(weight, torch.zeros_like(weight)), name
+        else:
+            assert 0.03 < weight.std() < 0.07, name
+            assert abs(weight.mean()) < 0.02, name
 
 
 def test_auto_layers() -> None:

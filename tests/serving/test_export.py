@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.files import sha256_file
-from llmd4rec.models.crm import SASRec
+from llmd4rec.models.crm import CRMName, SASRec
 from llmd4rec.models.ranker import last_states
 from llmd4rec.serving.export import ExportOptions, export_run
 from llmd4rec.serving.from_run import engine_of_run
@@ -257,7 +257,7 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["bsarec", "ligr", "gru4rec"])
+@pytest.mark.parametrize("name", get_args(CRMName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
     crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")

@@ -18,8 +18,10 @@ import torch
 from evaluation.examples import chain_dataset, make_dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from llmd4rec.data.batches import Batch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.objective import Distill, RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
@@ -28,7 +30,7 @@ from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.models.crm import SASRec
 from llmd4rec.models.ranker import Ranker
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, Training, fit
+from llmd4rec.training.fit import Fitted, LossParts, Objective, Training, fit
 from llmd4rec.training.runtime import Interrupted
 from llmd4rec.training.tracking import MetricsLog
 
@@ -61,6 +63,7 @@ def train(
     teacher: Teacher | None = None,
     distill: Distill | None = None,
     trained_before: bool = False,
+    objective: Objective | None = None,
 ) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
@@ -68,7 +71,7 @@ def train(
     fitted = fit(
         ranker, data, settings, folder, phase="crm-alone", seed=5, log=log,
         validate=validate or (lambda model: validation_ndcg(model, data)),
-        objective=RankingObjective(settings, teacher, distill), trained_before=trained_before,
+        objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
     )  # fmt: skip
     return fitted, ranker, log.read()
 
@@ -400,6 +403,40 @@ def test_signals_that_the_process_was_started_to_ignore_stay_ignored(data, tmp_p
         assert train(tmp_path, data, ranker=ranker)[0].epochs == 4
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Projected(nn.Module):
+    """As methods have it that match hidden states: a map of the student's states that is learned with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(16, 3)
+        nn.init.constant_(self.map.weight, 0.1)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+        ce = F.cross_entropy(states_ND @ ranker.item_table().T, batch.target_N)
+        distance = (self.map(states_ND) - 1).pow(2).mean()
+        return LossParts(ce + distance, ce.detach(), distance.detach(), None, None)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_an_objective_may_learn_too(data, tmp_path, average):
+    settings = QUICK.model_copy(update={"average": average})
+    whole, stopped = Projected(), Projected()
+    _, expected, log = train(tmp_path / "whole", data, settings, objective=whole)
+    assert log[-1]["kl"] < log[1]["kl"] / 2
+    assert not torch.equal(whole.map.weight, Projected().map.weight)
+    ranker = network()
+    interrupt_at(ranker, 9)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "stopped", data, settings, ranker=ranker, objective=stopped)
+    again = Projected()
+    _, ranker, _ = train(tmp_path / "stopped", data, settings, objective=again)
+    assert_equal(states_of(ranker), states_of(expected))
+    assert torch.equal(again.map.weight, whole.map.weight)
+    best = max(tmp_path.glob("whole/best-*.safetensors"))
+    assert checkpoint.load(best)[0].keys() == network().saved_state().keys()  # nothing of it is left in the result
 
 
 def test_handlers_are_given_back(data, tmp_path):

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, serve, train
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.extras import explanation
+from llmd4rec.startup import set_environment
 
 
 class _Commands(TyperGroup):
@@ -98,10 +99,7 @@ def _main(
 
 def main() -> None:
     """Entry point."""
-    # Threads that spin for long while they wait make a shared machine many times slower; threads that sleep at once
-    # make an idle one a third slower. So: spin for some tens of microseconds. Must be set before torch starts.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    set_environment()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     app()

@@ -41,8 +41,8 @@ GPU_BLOCK_ELEMENTS = 1 << 26
 Weighting = Literal["rank", "none"]
 
 _LN2 = math.log(2.0)
-#: 2^x and sums of a catalogue of them stay within 32-bit floats, as do their reciprocals.
-_SAFE_EXPONENT = 64.0
+#: 2^x, sums of a catalogue of them and what one such sum is of another stay within 32-bit floats.
+_SAFE_EXPONENT = 56.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def ranking_loss(
         lesson: the teacher's side of the same N positions; None for plain training.
         distill: how to listen; required with a lesson.
         bias_I: added to every row of student and teacher scores alike: the log-Q correction of drawn candidates.
-        label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I.
+        label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I; a drawn candidate's part is that of
+            all the items it stands for.
         block_elements: bound on the elements of one block of scores.
     """
     total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
@@ -196,8 +197,10 @@ class _Walk(torch.autograd.Function):
             scores_nI = student.of(block, buffer[: len(target_n1)])
             if listener is not None:
                 listener.weigh(block, scores_nI, target_n1)
-            student.settle_(scores_nI)
+            shift_n1 = student.settle_(scores_nI)
             true_n1 = scores_nI.gather(1, target_n1)
+            if label_smoothing and shift_n1 is not None:  # which the mean of the scores, below, is not told of
+                ce += label_smoothing * shift_n1.sum(dtype=torch.float64)
             if listener is not None:
                 listener.listen(block, scores_nI)
 
@@ -211,12 +214,13 @@ class _Walk(torch.autograd.Function):
                 grad_states_ND[block] = product(power_nI, table_DI).mul_(factor_n1)
                 grad_table_DI += product((states_ND[block] * factor_n1).t(), power_nI.t())
 
-        # With label smoothing ε the target is (1 - ε) · onehot + ε / I.
+        # With label smoothing ε the target is (1 - ε) · onehot + ε · share.
         kept = 1 - label_smoothing
         ce = ce * _LN2 / positions
         if label_smoothing:
-            mean_score = (states_ND.mean(0) @ table_ID.mean(0)).double()
-            ce -= label_smoothing * (mean_score if bias_I is None else mean_score + bias_I.double().mean())
+            share_I = table_ID.new_full((items,), 1 / items) if bias_I is None else torch.softmax(bias_I, 0)
+            mean_item_D = share_I @ table_ID
+            ce -= label_smoothing * (states_ND.mean(0) @ mean_item_D).double()
         kl = listener.kl / positions if listener is not None else torch.zeros_like(ce)
         total = (ce + (distill.strength if distill is not None else 0.0) * kl).to(states_ND.dtype)
         if wants_gradient:
@@ -224,8 +228,8 @@ class _Walk(torch.autograd.Function):
             grad_states_ND -= kept * table_ID[target_N]
             grad_table_ID.index_add_(0, target_N, states_ND, alpha=-kept)
             if label_smoothing:
-                grad_states_ND -= label_smoothing * table_ID.mean(0)
-                grad_table_ID -= (label_smoothing / items) * states_ND.sum(0)
+                grad_states_ND -= label_smoothing * mean_item_D
+                grad_table_ID -= label_smoothing * torch.outer(share_I, states_ND.sum(0))
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
         if listener is None:
             ctx.mark_non_differentiable(ce, kl)
@@ -270,15 +274,21 @@ class _Scores:
             return rows.times(self.table_ID, out_nI)
         return product(rows, self.table_ID, out=out_nI)  # type: ignore[arg-type]  # both are plain
 
-    def settle_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor:
-        """At a temperature, with the log-Q correction, and small enough to be raised; in place."""
+    def settle_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor | None:
+        """At a temperature, with the log-Q correction, and small enough to be raised; in place.
+
+        Returns:
+            By how much each row was made smaller for that, [n, 1]; None: by nothing.
+        """
         if temperature != 1:
             scores_nI.div_(temperature)
         if self.bias_I is not None:
             scores_nI += self.bias_I
-        if not self.bounded:
-            scores_nI -= scores_nI.amax(1, keepdim=True)
-        return scores_nI
+        if self.bounded:
+            return None
+        shift_n1 = scores_nI.amax(1, keepdim=True)
+        scores_nI -= shift_n1
+        return shift_n1
 
     def at(self, temperature: float, settled_nI: Tensor, out_nI: Tensor) -> Tensor:
         """Settled scores of temperature 1 at another one."""

@@ -47,7 +47,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     settings = run.settings
     return ReportContent(
         title=run.folder.resolve().name,
-        crm={"sasrec": "SASRec", "bsarec": "BSARec", "ligr": "LiGR", "gru4rec": "GRU4Rec"}[settings.crm.name],
+        crm=type(settings.crm).__name__,
         llm=_llm_name(run),
         teacher=teachers_in_words(run.record.stages[run.stage_of("crm", "distilled")]) if distilled is not None else "",
         rows=[

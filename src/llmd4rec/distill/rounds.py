@@ -151,7 +151,7 @@ class _Rounds:
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
-        for stage in settings.wide_stages if settings.rounds else ():
+        for stage in self._wide_stages():
             self._train("wide", stage)
         if settings.uses_llm:
             self._train("llm", "llm-alone")
@@ -160,16 +160,13 @@ class _Rounds:
             if settings.direction != "up":
                 self._train("llm", f"llm-round-{number}", taught_by=self._teachers("llm", number, number))
             if settings.direction != "down":
-                newest = number + 1 if settings.direction == "both" else number
-                self._train("crm", f"crm-round-{number}", taught_by=self._teachers("crm", number, newest))
-            if settings.direction != "both":
-                why = "one round: the teacher does not change"
-                break
+                # The language model that this round has taught is the one to listen to.
+                self._train("crm", f"crm-round-{number}", taught_by=self._teachers("crm", number, number + 1))
             if self._stalled(number):
                 why = f"round {number} did not improve the validation NDCG@10"
                 break
             if number < settings.rounds and self._settled(number):
-                why = f"in round {number} the wide models alone were heard, and they do not change"
+                why = f"in round {number} only models were heard that do not change"
                 break
         record.finished, record.stopped_because = True, why
         self.run_folder.save()
@@ -187,9 +184,20 @@ class _Rounds:
             run.record.text_vectors = sha256_file(path)
             run.save()
 
+    def _wide_stages(self) -> tuple[str, ...]:
+        """The wide models that somebody reads or may listen to."""
+        settings = self.settings
+        if not settings.rounds:
+            return ()
+        heard = {stage for student in settings.students for stage in self._teachers(student, 1, 1)}
+        if settings.uses_llm and settings.inject != "never":
+            heard.add(f"{settings.partner}-alone")
+        return tuple(stage for stage in settings.wide_stages if stage in heard)
+
     def _latest(self, model: Student, number: int) -> str:
         """The stage whose model teaches in round `number`: the last one trained before it."""
-        return f"{model}-alone" if number == 1 or model == "wide" else f"{model}-round-{number - 1}"
+        taught = number > 1 and model in self.settings.students
+        return f"{model}-round-{number - 1}" if taught else f"{model}-alone"
 
     def _teachers(self, student: Student, number: int, newest: int) -> tuple[str, ...]:
         """The stages that teach `student` in round `number`, the other model's being the last before `newest`."""
@@ -201,16 +209,18 @@ class _Rounds:
         return {"partner": others, "consensus": (*others, *own), "self": own}[settings.teacher]
 
     def _stalled(self, number: int) -> bool:
-        values = [self.run_folder.record.stages["crm-alone"]["validation_ndcg"]]
-        values += [self.run_folder.record.stages[f"crm-round-{n}"]["validation_ndcg"] for n in range(1, number + 1)]
+        """Whether the rounds no longer improve the served model, or the only one that is taught."""
+        model, stages = self.settings.students[-1], self.run_folder.record.stages
+        values = [stages[name]["validation_ndcg"] for name in (f"{model}-alone", *_rounds_of(model, number))]
         return number - int(np.argmax(values)) >= self.settings.round_patience
 
     def _settled(self, number: int) -> bool:
-        """Whether the next round would teach both models what this one has taught them."""
-        for model in ("crm", "llm"):
+        """Whether the next round would teach every student what this one has taught it."""
+        for model in self.settings.students:
             stage = self.run_folder.record.stages[f"{model}-round-{number}"]
             counts = stage.get("teachers") or {stage["taught_by"]: 1}
-            if any(count and _model_of(name) != "wide" for name, count in counts.items()):
+            heard = [_model_of(name) for name, count in counts.items() if name is not None and count]
+            if not heard or any(teacher in self.settings.students for teacher in heard):
                 return False
         return True
 
@@ -219,12 +229,13 @@ class _Rounds:
         run, settings = self.run_folder, self.settings
         if stage in run.record.stages:
             return
+        if settings.distill(model).strength == 0:  # the control that trains as often and listens to nobody
+            taught_by = ()
         teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
-        number = int(stage.rsplit("-", 1)[1]) if teacher else 0
+        number = int(stage.rsplit("-", 1)[1]) if "-round-" in stage else 0
         # With nobody to listen to, what is drawn would be learned as if it had happened.
-        listens = bool(taught_by) and settings.distill(model).strength > 0
-        histories = self._histories(number) if listens else self.data
+        histories = self._histories(number) if taught_by else self.data
         lesson = self._publish(histories, *taught_by, learner=model) if taught_by else None
         if lesson is not None and settings.ranks == "round-start":
             before = self._publish(histories, self._latest(model, number), learner=model)
@@ -255,7 +266,7 @@ class _Rounds:
             item_table_of(ranker).fold()
         self._keep(stage, ranker, fitted, teacher, lesson.counts if lesson is not None else {})
         if number and self.processes.first:  # nobody listens any more to what this stage replaces
-            for kept in (*(run.folder / "teachers").iterdir(), *(run.folder / "histories").glob("*")):
+            for kept in (path for name in ("teachers", "histories") for path in (run.folder / name).glob("*")):
                 if self._latest(model, number) in kept.name.split("+"):
                     remove(kept)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
@@ -315,6 +326,8 @@ class _Rounds:
             # A CRM that was trained anew has other axes: its table would make nonsense of what goes on.
             turned = goes_on and number > 1 and partner == "crm" and settings.crm_start == "restart"
             renewed = settings.inject == "every-round" and number > 0 and not turned
+            if turned and settings.inject == "every-round":
+                say("  keeps the items it reads: a CRM that was trained anew has other axes (see crm_start)")
             if renewed or not goes_on:
                 source = self._latest(partner, number) if renewed else f"{partner}-alone"
                 inject_items(ranker, run.load_stage(partner, source).item_table().detach())
@@ -399,3 +412,8 @@ class _Rounds:
 
 def _model_of(stage: str) -> Student:
     return stage.partition("-")[0]  # type: ignore[return-value]
+
+
+def _rounds_of(model: Student, number: int) -> list[str]:
+    """A model's trainings up to a round."""
+    return [f"{model}-round-{n}" for n in range(1, number + 1)]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from llmd4rec.distill.objective import Distill
 from llmd4rec.models.crm import CRM, CRMName, SASRec
@@ -100,7 +109,11 @@ class Wide(BaseModel):
             values = served.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
         items = "+".join(part for part in served.items.split("+") if part not in self.without)
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
-        wider: CRM = TypeAdapter(CRM).validate_python(values | {"dim": width, "items": items})
+        try:
+            wider: CRM = TypeAdapter(CRM).validate_python(values | {"dim": width, "items": items})
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"wide = {width} does not fit its network, {values['name']}: {why}") from error
         return wider
 
 
@@ -125,8 +138,8 @@ class MutualDistillation(BaseModel):
     )
     teacher: Literal["partner", "consensus", "self"] = Field(
         "consensus",
-        description="whose scores a student learns: the other model's, the mean of all models', or (a control) those "
-        "of models of its own kind",
+        description="whose scores a student learns: the other model's (a language model's partners are all the CRMs), "
+        "the mean of all models', or (a control) those of models of its own kind",
     )
     consensus: Literal["validation", "equal"] = Field(
         "validation",
@@ -135,7 +148,9 @@ class MutualDistillation(BaseModel):
     )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
     ranks: Literal["current", "round-start"] = Field(
-        "current", description="the student's rank in the weights: as it is now, or at the start of the round"
+        "current",
+        description="the student's rank in the weights: as it is now, with its dropout if it has any (which makes "
+        "ranks worse and weights larger), or at the start of the round",
     )
     inject: Literal["every-round", "once", "never"] = Field(
         "every-round", description="when the CRM's item table becomes the LLM's item embedding"
@@ -160,8 +175,9 @@ class MutualDistillation(BaseModel):
     )
     wide: Literal["auto"] | PositiveInt | None = Field(
         "auto",
-        description="width of further CRMs that are never served (auto: four times the served one's): the language "
-        "model reads the items of the first, and they teach the served one with it; null: none, as in the paper",
+        description="width of further CRMs that are never served (auto: four times the served one's), of their items "
+        "and states (a GRU4Rec's recurrent state keeps its own): the language model reads the items of the first, and "
+        "they teach the served one with it; null: none, as in the paper",
     )
     wides: Annotated[tuple[Wide, ...], BeforeValidator(_so_many_alike)] = Field(
         (Wide(), Wide(name="gru4rec"), Wide(name="bsarec")),
@@ -173,7 +189,8 @@ class MutualDistillation(BaseModel):
         ge=0,
         lt=1,
         description="dropout of a model while it is taught, and how often an item's own row is left out then: what "
-        "teachers say keeps it from learning by heart (null: as when it learns alone)",
+        "teachers say keeps it from learning by heart; a language model's adapters keep theirs (null: as when it "
+        "learns alone)",
     )
     crm: CRM = Field(default_factory=SASRec)
     llm: LLMRecommender = Field(default_factory=LLMRecommender)
@@ -185,6 +202,13 @@ class MutualDistillation(BaseModel):
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
         width, _ = self.partner_crm.dim, self.wide_crms  # which are checked in being made
+        if self.llm.init_table_from_crm is True and "id" not in self.llm.items.split("+"):
+            raise ValueError("llm.init_table_from_crm needs items read by identifier; set llm.items to id or id+text")
+        if not self.llm.pretrained and self.llm.encoder == "llm":
+            raise ValueError(
+                "llm.encoder = llm would read the texts with the weights that llm.pretrained = false is to do without; "
+                "set llm.encoder to a sentence encoder"
+            )
         if self.inject == "never" and self.llm.init_table_from_crm is True:
             raise ValueError("llm.init_table_from_crm needs an injected table; set inject to once or every-round")
         if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
@@ -234,6 +258,11 @@ class MutualDistillation(BaseModel):
         return (
             dict.fromkeys(rates, self.taught_dropout) if "-round-" in stage and self.taught_dropout is not None else {}
         )
+
+    @property
+    def students(self) -> tuple[Student, ...]:
+        """The models that are taught, in the order of a round."""
+        return {"both": ("llm", "crm"), "up": ("crm",), "down": ("llm",)}[self.direction]  # type: ignore[return-value]
 
     @property
     def uses_llm(self) -> bool:

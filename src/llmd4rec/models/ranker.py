@@ -37,6 +37,9 @@ class Ranker(nn.Module, ABC):
         Args:
             items_BL: item indices, int64, padded on the right with any valid index.
             lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
+
+        A model to be exported does with the indices nothing but hand them to its `ItemTable`: the exported graph is
+        given the table's rows [B, L, d] in their place, so it asks no more of `items_BL` than its first two sizes.
         """
 
     @abstractmethod

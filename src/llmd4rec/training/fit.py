@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmd4rec.data.batches import Batch, Histories, TrainingWindows
 from llmd4rec.data.dataset import Int64Array
@@ -132,7 +132,12 @@ class LossParts:
 
 
 class Objective(Protocol):
-    """What a student is trained towards; a new method is a new one of these."""
+    """What a student is trained towards; a new method is a new one of these.
+
+    One that is a `torch.nn.Module` may have parameters of its own, such as a projection of the student's states to
+    the teacher's: they are trained with the student's, go on with an interrupted training, and are no part of its
+    result.
+    """
 
     def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
         """The loss of a batch's N positions.
@@ -224,6 +229,9 @@ def fit(
         )
     keep_freed_memory()
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
+    if isinstance(objective, nn.Module):
+        objective.to(next(ranker.parameters()).device).train()
+        parameters |= {f"objective.{name}": p for name, p in objective.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
         parameters.values(),
         settings.learning_rate,
@@ -526,7 +534,7 @@ class _Trainer:
             at.best_checksum = checkpoint.save(self._best(epoch), self.ranker.saved_state(), head)
             self._tidy()
         positions = max(1.0, at.sums.get("positions", 0.0))
-        taught = sum(at.weight_counts) > 0
+        weighted = sum(at.weight_counts) > 0
         self.log.append(
             phase=self.phase,
             epoch=epoch,
@@ -534,15 +542,8 @@ class _Trainer:
             best=improved,
             seconds=round(at.seconds, 3),
             **({"ce": at.sums["ce"] / positions} if epoch else {}),
-            **(
-                {
-                    "kl": at.sums["kl"] / positions,
-                    "weight_mean": at.sums["weight"] / positions,
-                    "weight_counts": at.weight_counts,
-                }
-                if taught
-                else {}
-            ),
+            **({"kl": at.sums["kl"] / positions} if weighted or at.sums.get("kl") else {}),
+            **({"weight_mean": at.sums["weight"] / positions, "weight_counts": at.weight_counts} if weighted else {}),
         )
 
     def _best(self, epoch: int) -> Path:
@@ -560,6 +561,8 @@ class _Trainer:
         tensors = {f"model/{name}": tensor for name, tensor in self.ranker.saved_state().items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self.names)
         tensors |= {f"average/{name}": average for name, (_, average) in self._averages.items()}
+        if isinstance(self.objective, nn.Module):
+            tensors |= {f"objective/{name}": tensor for name, tensor in self.objective.state_dict().items()}
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -602,6 +605,9 @@ class _Trainer:
         self._needed = [self.at.best_epoch]
         model = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
         self.ranker.load_saved_state(model)
+        if isinstance(self.objective, nn.Module):
+            own = {n.removeprefix("objective/"): t for n, t in tensors.items() if n.startswith("objective/")}
+            self.objective.load_state_dict(own)
         checkpoint.load_optimizer(self.optimizer, self.names, tensors)
         self.scaler.load_state_dict(state["scaler"])
         for name, (_, average) in self._averages.items():

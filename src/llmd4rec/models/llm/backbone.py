@@ -7,6 +7,7 @@ Design choices:
 - Cutting to the first k layers keeps the final norm. Only the layers kept are read from disk.
 - LoRA is put into the linear layers in place: no wrapper around the model, so it is called like any other. peft names
   and initialises the adapters; `adapters.py` computes them.
+- Dropout inside is this package's own (`drop_branches`), not what a configuration brings along.
 - Sequences run packed behind their prompt (`packed.py`) where a second trial shows that the model can.
 """
 
@@ -101,6 +102,9 @@ def load_backbone(
     if not 1 <= kept <= total:
         raise ModelError(f"{model} has {total} layers; {kept} cannot be kept", f"Set layers between 1 and {total}.")
     config.num_hidden_layers = kept
+    for setting, value in config.to_dict().items():  # attn_pdrop, hidden_dropout, layerdrop, ...
+        if "drop" in setting and isinstance(value, float):
+            setattr(config, setting, 0.0)
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = list(config.layer_types)[:kept]
     decoder = _load_weights(located.folder, config, model, dtype)
@@ -113,17 +117,12 @@ def load_backbone(
 
 @torch.no_grad()
 def forget_pretraining(backbone: Backbone) -> None:
-    """Gives the decoder the random weights that a training of it would begin with; always the same ones.
-
-    Matrices and token embeddings are normal with the deviation that its configuration names, norms one, biases zero.
-    """
-    generator = torch.Generator().manual_seed(0)
-    deviation = getattr(backbone.model.config, "initializer_range", None) or 0.02
-    for name, parameter in backbone.model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    """Gives the decoder the random weights that a training of it would begin with; always the same ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # Only the model's own class knows what is what: some families' norms begin at one, others' at zero.
+        fresh = type(backbone.model)(backbone.model.config)
+    backbone.model.load_state_dict(fresh.state_dict())
 
 
 def resolve_layers(layers: int | Literal["auto"] | None, device: torch.device | str) -> int | None:
