@@ -240,7 +240,8 @@ def keep_shared(run: Run) -> None:
             folder.mkdir(parents=True)
             shutil.copy(run.checkpoint_of(stage) / "best.safetensors", folder)
             write_json(folder / "llm.json", run.record.llm)
-            write_json(folder / "stage.json", run.record.stages[stage])
+            # Another trial's file then says which code has trained what it took over.
+            write_json(folder / "stage.json", {"commit": environment()["commit"], **run.record.stages[stage]})
 
 
 if __name__ == "__main__":

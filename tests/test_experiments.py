@@ -61,6 +61,8 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     assert (folder / "taught-seed0.json").read_bytes() == before
     other = json.loads((folder / "unweighted-seed0.json").read_text())
     assert other["shared_stages"] == ["crm-alone", "llm-alone"]
+    assert "commit" in other["stages"]["crm-alone"]
+    assert "commit" not in other["stages"]["crm-round-1"]  # that of the trial itself
     for name in ("crm alone", "llm alone"):  # the very same models
         assert other["models"][name] == first["models"][name]
     assert other["stages"]["crm-round-1"] != first["stages"]["crm-round-1"]
