@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,61 @@ def test_eight_digits_that_are_no_days_are_seconds() -> None:
     data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": seconds}))
     assert data.times is not None
     assert data.times.tolist() == seconds
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_moments_in_fourteen_digits_are_moments(kind: type[pl.DataType]) -> None:
+    moments = pl.Series([20240131235959, 20240201000000, 20240201000001, 20240201000001]).cast(kind)
+    data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": moments}))
+    assert data.times is not None
+    assert data.times.tolist() == [1706745599, 1706745600, 1706745601, 1706745601]
+
+
+def timed(times: list[object]) -> pl.DataFrame:
+    size = len(times)
+    return pl.DataFrame(
+        {"user": [f"u{at % 2}" for at in range(size)], "item": [f"i{at % 5}" for at in range(size)], "time": times}
+    )
+
+
+def test_two_units_in_one_column_are_refused() -> None:
+    seconds = [1600000000 + at for at in range(20)]
+    for scale, unit in ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")):
+        # One in another unit is enough, and neither values that stand for no time nor the column's type hide it.
+        mixed = [*seconds[:7], 0, seconds[7] * scale, *seconds[8:]]
+        for times in (mixed, list(map(str, mixed)), [float(time) for time in mixed]):
+            with pytest.raises(DataError) as caught:
+                Dataset.from_frames(timed(times))
+            assert f"column 'time': times in seconds and in {unit} side by side (row 1: 1600000000" in str(caught.value)
+            assert "row 9: 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param([0, 1, 2, 3, 1600000000, 1600000001], id="zeros"),
+        pytest.param([-3600 * 24 * 365, 5, 978300760, 1600000000, 253402300799], id="1969 to the year 9999"),
+        pytest.param([0, 0, *range(1600000000000, 1600000000003), 10_000_000_000_000], id="milliseconds, placeholders"),
+        pytest.param([at * 10**10 for at in range(300)] + [10**9, 2 * 10**9], id="a counter of microseconds"),
+        pytest.param([int(1.5**at) for at in range(100)], id="a counter that grows and grows"),
+    ],
+)
+def test_one_unit_is_not_taken_for_two(times: list[object]) -> None:
+    assert Dataset.from_frames(timed(times)).num_interactions == len(times)
+
+
+def test_formats_that_come_late_are_read() -> None:
+    moments = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 1, 2), "30s", eager=True)  # 2,881 of them
+    texts = [
+        *moments[:2000].dt.strftime("%Y-%m-%d %H:%M:%S"),
+        *moments[2000:2800].dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        *moments[2800:].dt.strftime("%Y/%m/%d %H:%M:%S"),
+    ]
+    data = Dataset.from_frames(timed(texts))
+    assert data.times is not None
+    assert sorted(data.times.tolist()) == [1704067200 + 30 * at for at in range(2881)]
+    with pytest.raises(DataError, match="row 2901, column 'time': 'soon'"):
+        Dataset.from_frames(timed([*texts, *["2024-02-01 00:00:00"] * 19, "soon"]))
 
 
 def test_milliseconds_order_within_a_second() -> None:

@@ -63,6 +63,14 @@ class Table:
         except UNREADABLE as error:
             raise self._unreadable(error) from error
 
+    def unmatched(self, column: str, expression: pl.Expr) -> pl.Series:
+        """Some of the distinct values of a column for which an expression gives nothing."""
+        rows = self.lazy.select(column).filter(pl.col(column).is_not_null() & expression.is_null())
+        try:
+            return rows.unique().head(_SAMPLE).collect(engine="streaming").to_series()
+        except UNREADABLE as error:
+            raise self._unreadable(error) from error
+
     def value(self, column: str, row: int) -> Any:
         """One value, for an error message."""
         try:
