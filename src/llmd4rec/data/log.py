@@ -56,6 +56,10 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     position = _optional(rest, settings.position_col, columns.POSITION, "position", "--position-col", table)
     time = _optional(rest, settings.time_col, columns.TIME, "time", "--time-col", table)
 
+    table.refuse_unfit((user, item, position, time))
+    for warning in table.warnings:
+        report.warn(warning)
+
     category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
     wanted = [
         pl.col(ROW).alias("row"),
@@ -80,6 +84,8 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     frame = frame.with_columns(codes.alias("item"))
     report.step("read", frame.height, frame)
     _warn_of_suspicious(user_ids, item_ids, report)
+    for what, found in (("user", user_ids), ("item", item_ids)):
+        ids.warn_of_blanks(found, f"{what}s of {table.where}", report)
     frame = _drop_without_id(frame, table, user, item, report)
 
     unit = None
