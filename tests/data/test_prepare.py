@@ -194,6 +194,19 @@ def test_blanks_around_identifiers_are_kept_and_pointed_out() -> None:
     assert second.startswith("1 items of the items frame have blanks around their identifier, such as ' b'; they")
 
 
+def test_targets_that_their_user_had_before_are_counted() -> None:
+    # Test targets of u1 and u3; what follows a validation target (u3's) was not had before it.
+    log = {"u1": "abca", "u2": "adcb", "u3": "abb", "u4": "abc"}
+    rows = [(user, item, at) for user, items in log.items() for at, item in enumerate(items)]
+    data = Dataset.from_frames(pl.DataFrame(rows, schema=["user", "item", "time"], orient="row"))
+    names = [f"{what}_targets_the_user_had_before" for what in ("validation", "test")]
+    assert [data.report["split"][name] for name in names] == [0, 2]
+    warned = [warning for warning in data.report["warnings"] if "evaluation.seen: keep" in warning]
+    assert len(warned) == 1
+    assert warned[0].startswith("2 of 4 test targets (50.0%)")
+    assert not Dataset.from_frames(LOG, duplicates="drop").report["warnings"]
+
+
 def test_catalogue_of_other_identifiers_is_pointed_out() -> None:
     data = Dataset.from_frames(LOG, pl.DataFrame({"item_id": ["x1"], "title": ["X"]}))
     assert any("do the identifiers match" in warning for warning in data.report["warnings"])
