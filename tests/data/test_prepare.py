@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_catalogue() -> None:
     data = Dataset.from_frames(LOG, items, item_id_col="asin")
     assert set(data.item_ids) == {"a", "b", "c"}
     assert data.text_fields == ("title", "categories")
-    assert data.texts()[data.item_index["a"]] == "title: Red shoe; categories: Shoes, Red"
+    assert data.texts()[data.item_index["a"]] == "title: Red shoe; categories: Shoes; Red"
     assert data.texts()[data.item_index["b"]] == data.texts()[data.item_index["c"]] == ""
     facts = data.report["catalogue"]
     assert facts["of_these_without_a_row_here"] == 1
@@ -165,6 +166,45 @@ def test_identifiers_are_never_taken_for_text() -> None:
     data = Dataset.from_frames(LOG, items)
     assert data.text_fields == ("title",)
     assert "B1" not in "".join(data.texts())
+
+
+def test_text_columns_of_one_name_are_refused_and_a_title_left_out_is_pointed_out() -> None:
+    items = pl.DataFrame({"asin": list("abc"), "item_id": list("xyz"), "title": list("def"), "name": list("ghi")})
+    with pytest.raises(DataError, match="column 'item_id': it would be called 'item_id', as is the identifier"):
+        Dataset.from_frames(LOG, items, item_id_col="asin", text_cols=["item_id", "title"])
+    typed = items.rename({"title": "a:token", "name": "a:float"})
+    with pytest.raises(DataError, match="column 'a:float': it would be called 'a', as is column 'a:token'"):
+        Dataset.from_frames(LOG, typed, item_id_col="asin", text_cols=["a:token", "a:float"])
+    data = Dataset.from_frames(LOG, items, item_id_col="asin", text_cols=["name"])
+    assert sorted(data.titles) == ["g", "h", "i"]
+    assert any("'title' was left out, since 'name' is taken" in warning for warning in data.report["warnings"])
+    assert data.report["catalogue"]["columns_left_out"] == ["item_id", "title"]
+    for both in (["name", "title"], None):
+        data = Dataset.from_frames(LOG, items, item_id_col="asin", text_cols=both, duplicates="drop")
+        assert not data.report["warnings"]
+
+
+def test_blanks_around_identifiers_are_kept_and_pointed_out() -> None:
+    log = LOG.with_columns(item_id=pl.Series(["c", " a", "b", "a", "c ", "b", "a", "b"]))
+    data = Dataset.from_frames(log, pl.DataFrame({"item_id": ["a", " b"], "title": ["A", "B"]}))
+    assert set(data.item_ids) == {"a", "b", "c", " a", "c "}
+    first, second = (warning for warning in data.report["warnings"] if "blanks around" in warning)
+    assert "2 items of the interactions frame have blanks around their identifier, such as" in first
+    assert "2 of them like another one but for these" in first
+    assert second.startswith("1 items of the items frame have blanks around their identifier, such as ' b'; they")
+
+
+def test_targets_that_their_user_had_before_are_counted() -> None:
+    # Test targets of u1 and u3; what follows a validation target (u3's) was not had before it.
+    log = {"u1": "abca", "u2": "adcb", "u3": "abb", "u4": "abc"}
+    rows = [(user, item, at) for user, items in log.items() for at, item in enumerate(items)]
+    data = Dataset.from_frames(pl.DataFrame(rows, schema=["user", "item", "time"], orient="row"))
+    names = [f"{what}_targets_the_user_had_before" for what in ("validation", "test")]
+    assert [data.report["split"][name] for name in names] == [0, 2]
+    warned = [warning for warning in data.report["warnings"] if "evaluation.seen: keep" in warning]
+    assert len(warned) == 1
+    assert warned[0].startswith("2 of 4 test targets (50.0%)")
+    assert not Dataset.from_frames(LOG, duplicates="drop").report["warnings"]
 
 
 def test_catalogue_of_other_identifiers_is_pointed_out() -> None:
@@ -189,6 +229,15 @@ def test_ids_of_any_kind_agree_between_the_files() -> None:
     assert [data.titles[item] for item in data.items] == ["seven", "eight", "nine", "seven"]
     step = next(step for step in data.report["steps"] if step["step"] == "rows without user or item")
     assert step["example_rows"] == [5]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(pl.Float32, 24), (pl.Float64, 53)])
+def test_floats_too_big_for_identifiers_are_refused(kind: type[pl.DataType], bits: int) -> None:
+    log = LOG.with_columns(user_id=pl.Series([1, 2, 2, 1, 2, 1, 2, 2**bits]).cast(kind))
+    with pytest.raises(DataError, match=rf"column 'user_id': Float\d\d identifiers beyond 2\^{bits}"):
+        Dataset.from_frames(log)
+    below = LOG.with_columns(user_id=pl.Series([1, 2, 2, 1, 2, 1, 2, 2**bits - 1]).cast(kind))
+    assert Dataset.from_frames(below).user_ids.to_list() == ["1", "2", str(2**bits - 1)]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +300,63 @@ def test_eight_digits_that_are_no_days_are_seconds() -> None:
     data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": seconds}))
     assert data.times is not None
     assert data.times.tolist() == seconds
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_moments_in_fourteen_digits_are_moments(kind: type[pl.DataType]) -> None:
+    moments = pl.Series([20240131235959, 20240201000000, 20240201000001, 20240201000001]).cast(kind)
+    data = Dataset.from_frames(pl.DataFrame({"user": ["u", "u", "u", "v"], "item": list("abca"), "time": moments}))
+    assert data.times is not None
+    assert data.times.tolist() == [1706745599, 1706745600, 1706745601, 1706745601]
+
+
+def timed(times: list[object]) -> pl.DataFrame:
+    size = len(times)
+    return pl.DataFrame(
+        {"user": [f"u{at % 2}" for at in range(size)], "item": [f"i{at % 5}" for at in range(size)], "time": times}
+    )
+
+
+def test_two_units_in_one_column_are_refused() -> None:
+    seconds = [1600000000 + at for at in range(20)]
+    for scale, unit in ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")):
+        # One in another unit is enough, and neither values that stand for no time nor the column's type hide it.
+        mixed = [*seconds[:7], 0, seconds[7] * scale, *seconds[8:]]
+        for times in (mixed, list(map(str, mixed)), [float(time) for time in mixed]):
+            with pytest.raises(DataError) as caught:
+                Dataset.from_frames(timed(times))
+            assert f"column 'time': times in seconds and in {unit} side by side (row 1: 1600000000" in str(caught.value)
+            assert "row 9: 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param([0, 1, 2, 3, 1600000000, 1600000001], id="zeros"),
+        pytest.param([-3600 * 24 * 365, 5, 978300760, 1600000000, 253402300799], id="1969 to the year 9999"),
+        pytest.param(
+            [0, 0, 1600000000000, 1600000000001, 1600000000002, 10_000_000_000_000], id="milliseconds and placeholders"
+        ),
+        pytest.param([at * 10**10 for at in range(300)] + [10**9, 2 * 10**9], id="a counter of microseconds"),
+        pytest.param([int(1.5**at) for at in range(100)], id="a counter that grows and grows"),
+    ],
+)
+def test_one_unit_is_not_taken_for_two(times: list[object]) -> None:
+    assert Dataset.from_frames(timed(times)).num_interactions == len(times)
+
+
+def test_formats_that_come_late_are_read() -> None:
+    moments = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 1, 2), "30s", eager=True)  # 2,881 of them
+    texts = [
+        *moments[:2000].dt.strftime("%Y-%m-%d %H:%M:%S"),
+        *moments[2000:2800].dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        *moments[2800:].dt.strftime("%Y/%m/%d %H:%M:%S"),
+    ]
+    data = Dataset.from_frames(timed(texts))
+    assert data.times is not None
+    assert sorted(data.times.tolist()) == [1704067200 + 30 * at for at in range(2881)]
+    with pytest.raises(DataError, match="row 2901, column 'time': 'soon'"):
+        Dataset.from_frames(timed([*texts, *["2024-02-01 00:00:00"] * 19, "soon"]))
 
 
 def test_milliseconds_order_within_a_second() -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -53,6 +53,11 @@ def write_jsonl(path: Path) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in LOG.to_dicts()), encoding="utf-8")
 
 
+def write_jsonl_with_mark(path: Path) -> None:
+    write_jsonl(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
 def write_recbole(path: Path) -> None:
     lines = ["user_id:token\titem_id:token\ttimestamp:float", *("\t".join(map(str, row)) for row in ROWS)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -78,6 +83,8 @@ def write_zst(path: Path) -> None:
         ("log.parquet", write_parquet),
         ("log.jsonl", write_jsonl),
         ("log.json", write_jsonl),
+        ("marked.jsonl", write_jsonl_with_mark),
+        ("unnamed-marked-jsonl", write_jsonl_with_mark),
         ("log.inter", write_recbole),
         ("log.csv.gz", write_gz),
         ("log.csv.zst", write_zst),
@@ -161,7 +168,14 @@ def bad(content: str | bytes, *words: str, name: str = "log.csv", **settings: ob
         bad(gzip.compress(b""), "is empty once unpacked", name="log.csv.gz"),
         bad('{"user": 1, "item": 2}\n{"user": 1, "it\n', "row 2: no valid JSON", name="log.jsonl"),
         bad('[{"user": 1, "item": 2}]', "one JSON array", name="log.json"),
+        bad('{"user": 1}, {"item": 2}\n{"user": 1, "item": 2}', "row 1: no valid JSON", name="log.jsonl"),
+        bad('{"user": 1, "item": "a"}\n' * 1500 + "7\n", "row 1501: not a JSON object", name="log.jsonl"),
+        bad('{"user": 1, "item": "a"}\n{"user": 1, "item": {"id": 2}}', "column 'item': a plain value in row 1 and an "
+            "object in row 2", name="log.jsonl"),
         bad("oneword\n", "format cannot be told", name="log"),
+        bad("user,item,time,item\nu,a,1,b\n", "column 'item': two columns have this name", "Rename"),
+        bad(GOOD.replace("b,2", 'b 5" c,2'), "row 2: a quotation mark inside a field", "Double it"),
+        bad(GOOD.replace(",b", ',19"'), "row 2: a quotation mark inside", "quote the field"),
         bad(GOOD, "has no positions", order_by="position"),
     ],
 )  # fmt: skip
@@ -177,6 +191,81 @@ def test_bad_inputs(
     assert str(path) in str(caught.value) or caught.value.remedy
     assert caught.value.remedy
     assert os.listdir(tmp_path) == [name]
+
+
+def prepared(tmp_path: Path, log: str, items: str = "", **settings: object) -> Dataset:
+    """A log, and a catalogue as JSON lines where there is one."""
+    (tmp_path / "log.jsonl").write_text(log)
+    (tmp_path / "items.jsonl").write_text(items)
+    catalogue = tmp_path / "items.jsonl" if items else None
+    wanted = Prepare.from_settings(settings)
+    return prepare_files(tmp_path / "log.jsonl", catalogue, tmp_path / "out", wanted, overwrite=True)
+
+
+def lines(records: Iterable[dict[str, object]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+JSON_LOG = lines({"user_id": f"u{at % 3}", "item_id": f"i{at % 4}", "timestamp": at} for at in range(12))
+
+
+def test_a_field_of_json_that_comes_late_is_read(tmp_path: Path) -> None:
+    items = [{"item_id": f"i{at}", "title": f"T{at}"} for at in range(3, 5000)]
+    items += [{"item_id": f"i{at}", "title": f"T{at}", "brand": f"b{at}"} for at in range(3)]
+    data = prepared(tmp_path, JSON_LOG, lines(items))
+    assert data.text_fields == ("title", "brand")
+    assert data.texts()[data.item_index["i2"]] == "title: T2; brand: b2"
+    late = [{"user_id": at % 3, "item_id": at % 7, **({"timestamp": at} if at > 2100 else {})} for at in range(2500)]
+    with pytest.raises(DataError, match=r"row 1: column 'timestamp' is empty \(2,101 such rows\)"):
+        prepared(tmp_path, lines(late))
+
+
+def test_the_first_list_of_json_does_not_decide_what_lists_there_are(tmp_path: Path) -> None:
+    lists: list[object] = [[], [["A", "B"], ["C"]], [["D"]], None]
+    data = prepared(
+        tmp_path, JSON_LOG, lines({"item_id": f"i{at}", "categories": each} for at, each in enumerate(lists))
+    )
+    values = dict(zip(data.item_ids, data.catalogue["categories"], strict=True))
+    assert values == {"i0": None, "i1": "A > B; C", "i2": "D", "i3": None}
+
+
+def test_json_lists_are_joined_as_filters_cut_them_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    items = [
+        {"item_id": f"i{at}", "title": "T", "tags": ["Hair", "Skin"], "colours": ["red"], "details": {"size": at}}
+        for at in range(4)
+    ]
+    data = prepared(tmp_path, JSON_LOG, lines(items))
+    assert data.catalogue["tags"].to_list() == ["Hair; Skin"] * 4
+    facts = data.report["catalogue"]
+    assert (facts["columns_left_out"], facts["fields_of_objects_left_out"]) == (["colours"], ["details"])
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "columns left out: colours" in report
+    assert "fields of objects left out: details" in report
+
+
+def test_json_values_of_two_kinds_are_refused_where_they_are_used(tmp_path: Path) -> None:
+    items = lines({"item_id": f"i{at}", "title": {"en": "x"} if at == 2 else "T", "brand": "B"} for at in range(4))
+    with pytest.raises(DataError, match="column 'title': a plain value in row 1 and an object in row 3") as caught:
+        prepared(tmp_path, JSON_LOG, items)
+    assert caught.value.remedy
+    data = prepared(tmp_path, JSON_LOG, items, text_cols=["brand"])
+    assert data.catalogue.columns == ["item_id", "brand"]
+    assert data.report["catalogue"]["columns_left_out"] == ["title"]
+
+
+@pytest.mark.parametrize("name", ['5" disk', '19"'])
+def test_inch_marks_between_tabs_are_text(tmp_path: Path, name: str) -> None:
+    rows = [("u", "a", "1"), ("u", name, "2"), ("u", "b", "3"), ("v", name, "4")]
+    (tmp_path / "log.tsv").write_text("\n".join("\t".join(row) for row in [("user", "item", "time"), *rows]))
+    data = prepare_files(tmp_path / "log.tsv", None, tmp_path / "out")
+    assert [data.item_ids[item] for item in data.items] == ["a", name, "b", name]
+    assert any("since row 2 has one inside a field" in warning for warning in data.report["warnings"])
+
+
+def test_quoted_fields_between_tabs_are_still_read_as_such(tmp_path: Path) -> None:
+    odd = LOG.with_columns(item_id=pl.col("item_id").replace({"007": 'a\tb\n"c"\td'}))
+    odd.write_csv(tmp_path / "log.tsv", separator="\t")
+    assert 'a\tb\n"c"\td' in prepare_files(tmp_path / "log.tsv", None, tmp_path / "out").item_ids
 
 
 def test_a_bad_row_far_down_is_found(tmp_path: Path) -> None:

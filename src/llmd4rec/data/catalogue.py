@@ -39,10 +39,10 @@ def read_catalogue(
     key = columns.choose(names, by_name, (*columns.ITEM, "id"), "item's identifier", table.where, "--item-id-col")
     texts = _text_columns(names, key, table, settings)
     others = _other_columns(names, key, texts, table)
-    renamed = {name: name.split(":")[0] for name in (*texts, *others)}
-    title = columns.guess(texts, columns.TITLE)
-    if title is not None and "title" not in others:
-        renamed[title] = "title"
+    table.refuse_unfit((key, *texts))
+    for warning in table.warnings:
+        report.warn(warning)
+    renamed = _names(texts, others, names, key, table, report)
 
     raw = table.collect(
         [
@@ -51,6 +51,7 @@ def read_catalogue(
         ]
     )
     raw = raw.with_columns(ids.tidy(raw["item_id"], table.schema[key], table.where, key).alias("item_id"))
+    ids.warn_of_blanks(raw["item_id"].drop_nulls(), f"items of {table.where}", report)
     named = raw.drop_nulls("item_id")
     rows = named.unique("item_id", keep="first", maintain_order=True)
     known = used.is_in(rows["item_id"].implode())
@@ -70,6 +71,7 @@ def read_catalogue(
         "text_columns": {name: int(catalogue[name].count()) for name in kept},
         "text_columns_without_text": empty,
         "other_columns": [renamed[name] for name in others],
+        "columns_left_out": [name for name in names if name != key and name not in renamed],
         "rows": raw.height,
         "rows_without_identifier": raw.height - named.height,
         "repeated_rows_dropped": named.height - rows.height,
@@ -124,21 +126,46 @@ def _other_columns(names: list[str], key: str, texts: list[str], table: Table) -
     for name in names:
         short, dtype = name.split(":")[0], table.schema[name]
         plain = not dtype.is_nested() and dtype not in NOT_PLAIN
-        if name != key and name not in texts and short not in taken and plain:
+        if name != key and name not in texts and short not in taken and plain and name not in table.unfit:
             others.append(name)
             taken.add(short)
     return others
 
 
+def _names(
+    texts: list[str], others: list[str], names: list[str], key: str, table: Table, report: Report
+) -> dict[str, str]:
+    """What each column is called in the data set: without its RecBole type, and the title `title`.
+
+    Raises:
+        DataError: a text would be called like another one, or like the identifier.
+    """
+    renamed = {name: name.split(":")[0] for name in (*texts, *others)}
+    title = columns.guess(texts, columns.TITLE)
+    if title is not None:
+        renamed[title] = "title"
+        if title.split(":")[0] != "title" and (real := columns.guess(names, ("title",))) not in (None, key, title):
+            report.warn(f"column {real!r} was left out, since {title!r} is taken as the title; use --text-cols {real}")
+    taken = {"item_id": "the identifier"}
+    for name in texts:
+        if renamed[name] in taken:
+            raise DataError(
+                f"{table.where}, column {name!r}: it would be called {renamed[name]!r}, as is {taken[renamed[name]]}",
+                "Leave it out of --text-cols, or rename it in the file.",
+            )
+        taken[renamed[name]] = f"column {name!r}"
+    return renamed
+
+
 def readable(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """One line of text: lists joined by commas, paths in lists of lists by `>`, spaces collapsed, blank as null."""
+    """One line of text: lists joined by `; `, paths in lists of lists by `>`, spaces collapsed, blank as null."""
     if isinstance(dtype, pl.List | pl.Array):
         inner: Any = dtype.inner
         if isinstance(inner, pl.List | pl.Array):
             column = column.list.eval(pl.element().cast(pl.List(pl.String)).list.join(" > ", ignore_nulls=True))
             column = column.list.join("; ", ignore_nulls=True)
         else:
-            column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+            column = column.cast(pl.List(pl.String)).list.join("; ", ignore_nulls=True)
     elif dtype.is_float():
         column = column.fill_nan(None).cast(pl.String).str.strip_suffix(".0")
     else:

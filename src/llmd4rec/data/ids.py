@@ -1,4 +1,7 @@
-"""Identifiers: any string; whole numbers as their decimal string; the same whichever type a file stores them in."""
+"""Identifiers: any string; whole numbers as their decimal string; the same whichever type a file stores them in.
+
+Blanks around them stay, since identifiers are never altered and two may differ by nothing else; the report warns.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.report import Report
 from llmd4rec.errors import DataError
 
 #: Written by careless exports in place of a missing value; a warning, since they may be real.
 SUSPICIOUS = ("nan", "NaN", "null", "NULL", "None", "<NA>", "N/A")
 _WHOLE_FLOAT = r"^-?\d+\.0$"
-_EXACT_FLOAT = 2**53
+#: Floats tell whole numbers apart below 2 to the power of this.
+_EXACT_BITS: dict[type[pl.DataType], int] = {pl.Float32: 24, pl.Float64: 53}
 
 
 def id_text(column: str, dtype: pl.DataType, where: str) -> pl.Expr:
@@ -45,14 +50,28 @@ def tidy(ids: pl.Series, dtype: pl.DataType, where: str, column: str) -> pl.Seri
     filled = ids.drop_nulls()
     if dtype.is_float() and len(filled):
         largest = filled.cast(pl.Float64).abs().max()
-        if isinstance(largest, float) and largest > _EXACT_FLOAT:
+        bits = _EXACT_BITS.get(dtype.base_type(), 11)  # the other one has 16 bits
+        if isinstance(largest, float) and largest >= 2**bits:
             raise DataError(
-                f"{where}, column {column!r}: identifiers are floats beyond 2^53, so different ones may be equal",
+                f"{where}, column {column!r}: {dtype} identifiers beyond 2^{bits}, where different ones may be equal",
                 "Export them as whole numbers or text.",
             )
     if len(filled) and filled.str.contains(_WHOLE_FLOAT).all():
         return ids.str.strip_suffix(".0")
     return ids
+
+
+def warn_of_blanks(ids: pl.Series, what: str, report: Report) -> None:
+    """Warns where identifiers begin or end with blanks: `u, i` in a CSV file is an item called ` i`."""
+    bare = ids.str.strip_chars()
+    padded = ids != bare
+    if padded.any():
+        same = int(bare.filter(padded).is_in(ids.filter(~padded).implode()).sum())
+        also = f", {same:,} of them like another one but for these" if same else ""
+        report.warn(
+            f"{int(padded.sum()):,} {what} have blanks around their identifier, such as {ids.filter(padded)[0]!r}"
+            f"{also}; they were kept: remove them from the file if they mean nothing"
+        )
 
 
 def hash_rank(ids: pl.Series) -> NDArray[np.int64]:

@@ -56,6 +56,10 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     position = _optional(rest, settings.position_col, columns.POSITION, "position", "--position-col", table)
     time = _optional(rest, settings.time_col, columns.TIME, "time", "--time-col", table)
 
+    table.refuse_unfit((user, item, position, time))
+    for warning in table.warnings:
+        report.warn(warning)
+
     category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
     wanted = [
         pl.col(ROW).alias("row"),
@@ -67,10 +71,12 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     plan = None
     if time is not None:
         plan = times.plan(time, table.schema[time], table.sample(time), table.where)
-        wanted += [plan.value.alias("time"), (_given(time, table) & plan.value.is_null()).alias("bad")]
+        wanted += _times(time, plan, table)
     frame = table.collect(wanted)
     if not frame.height:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
+    if time is not None and plan is not None:
+        frame = _read_other_forms(frame, time, plan, table)
 
     codes, user_ids = _code(frame["user"], table, user, by_hash=False)
     frame = frame.with_columns(codes.alias("user"))
@@ -78,11 +84,15 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     frame = frame.with_columns(codes.alias("item"))
     report.step("read", frame.height, frame)
     _warn_of_suspicious(user_ids, item_ids, report)
+    for what, found in (("user", user_ids), ("item", item_ids)):
+        ids.warn_of_blanks(found, f"{what}s of {table.where}", report)
     frame = _drop_without_id(frame, table, user, item, report)
 
     unit = None
     if time is not None and plan is not None:
         _refuse_bad_times(frame, time, table)
+        if plan.unit is None:
+            _refuse_mixed_units(frame, time, table)
         unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
         frame = frame.drop("bad")
     order = _settle_order(frame, settings, position, time, table)
@@ -165,6 +175,34 @@ def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, re
     kept = frame.filter(~missing)
     report.step("rows without user or item", frame.height, kept, rows, "an empty field or a blank line")
     return kept
+
+
+def _times(column: str, plan: times.TimePlan, table: Table) -> list[pl.Expr]:
+    """`time`, and `bad` where there is a value that is none."""
+    return [plan.value.alias("time"), (_given(column, table) & plan.value.is_null()).alias("bad")]
+
+
+def _read_other_forms(frame: pl.DataFrame, column: str, plan: times.TimePlan, table: Table) -> pl.DataFrame:
+    """The frame with its times read again as long as formats turn up that the first values did not show."""
+    while frame["bad"].any():
+        wider = times.widened(plan, column, table.unmatched(column, plan.value))
+        if wider is None:
+            break
+        plan = wider
+        frame = frame.drop("time", "bad").hstack(table.collect(_times(column, plan, table)))
+    return frame
+
+
+def _refuse_mixed_units(frame: pl.DataFrame, column: str, table: Table) -> None:
+    """Seconds beside milliseconds would be ordered as if the latter were thousands of years later."""
+    found = times.mixed_units(frame["time"].drop_nulls())
+    if found is None:
+        return
+    shown = [f"row {row}: {value} ({unit})" for unit in found for row, value in [times.first_of(frame, unit)]]
+    raise DataError(
+        f"{table.where}, column {column!r}: times in {found[0]} and in {found[1]} side by side ({', '.join(shown)})",
+        "Bring all of them to one unit.",
+    )
 
 
 def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:

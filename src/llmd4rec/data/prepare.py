@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llmd4rec.data.catalogue import bare_catalogue, read_catalogue
 from llmd4rec.data.clean import clean
@@ -19,7 +20,7 @@ from llmd4rec.data.log import about_times, read_log
 from llmd4rec.data.readers import open_table
 from llmd4rec.data.report import Report
 from llmd4rec.data.settings import Prepare
-from llmd4rec.data.splits import leave_one_out, temporal
+from llmd4rec.data.splits import Targets, leave_one_out, seen_before, temporal
 from llmd4rec.data.table import Table, table_of
 from llmd4rec.data.times import to_seconds
 from llmd4rec.errors import DataError
@@ -27,6 +28,10 @@ from llmd4rec.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: A warning says so where more of the targets than this are items that their user had before.
+MANY_REPEATS = 0.05
 
 
 def prepare_files(
@@ -116,7 +121,8 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         targets = temporal(offsets, times, settings.valid_fraction, settings.test_fraction)
     else:
         targets = leave_one_out(offsets)
-    report.facts["split"] = targets.facts
+    items_in_order = lookup[item_codes]
+    report.facts["split"] = targets.facts | _repeats(offsets, items_in_order, targets, report)
     report.facts["totals"] = {
         "users": len(lengths),
         "items": catalogue.height,
@@ -129,7 +135,7 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         user_ids=log.user_ids.gather(user_codes).alias("user_id"),
         catalogue=catalogue,
         offsets=offsets,
-        items=lookup[item_codes],
+        items=items_in_order,
         train_end=targets.train_end,
         valid=targets.valid,
         test=targets.test,
@@ -138,6 +144,23 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         settings=settings.as_dict(),
         report=report.as_dict(),
     )
+
+
+def _repeats(offsets: NDArray[np.int64], items: NDArray[np.int32], targets: Targets, report: Report) -> dict[str, int]:
+    """How many targets their user had before, for the report; a warning where these are many."""
+    facts = {}
+    for what, positions in (("validation", targets.valid), ("test", targets.test)):
+        again = seen_before(offsets, items, positions)
+        facts[f"{what}_targets_the_user_had_before"] = again
+        if again > MANY_REPEATS * len(positions):
+            share = again / len(positions)
+            share = again / len(positions)
+            report.warn(
+                f"{again:,} of {len(positions):,} {what} targets ({share:.1%}) are items that the user had before: "
+                "with evaluation.seen: remove, the default, they are never found; set evaluation.seen: keep if people "
+                "come back to items, or prepare with --duplicates drop"
+            )
+    return facts
 
 
 def _positions(catalogue_ids: pl.Series, used: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
-import json
+import functools
+import mmap
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from llmd4rec.data.jsonlines import scan_json_lines, without_mark
 from llmd4rec.data.table import Table
-from llmd4rec.data.unpack import unpacked
+from llmd4rec.data.unpack import refuse_encoding, unpacked
 from llmd4rec.errors import DataError
 from llmd4rec.files import sha256_file
 
@@ -29,8 +32,6 @@ _BY_SUFFIX = {
 }
 _COMPRESSION = (".gz", ".zst", ".zstd")
 _SEPARATORS = {"csv": ",", "tsv": "\t", "recbole": "\t"}
-#: How many lines of JSON are looked at to learn the columns.
-_JSON_LINES = 2000
 
 
 @contextlib.contextmanager
@@ -57,6 +58,8 @@ def open_table(path: Path | str, *, encoding: str = "utf-8") -> Iterator[Table]:
         if not plain.stat().st_size:
             raise DataError(f"{path} is empty once unpacked", "Give a file with a header line and some rows.")
         kind = _format(path, plain)
+        if kind == "jsonl":
+            plain = without_mark(plain, Path(folder))
         yield _SCANNERS[kind](plain, path, {**about, "format": kind})
 
 
@@ -77,7 +80,7 @@ def _format(path: Path, plain: Path) -> str:
         )
     if by_suffix is not None:
         return by_suffix
-    return _sniff(start.decode("utf-8", errors="replace"), path)
+    return _sniff(start.decode("utf-8-sig", errors="replace"), path)
 
 
 def _sniff(start: str, path: Path) -> str:
@@ -107,21 +110,59 @@ def _scan_separated(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     try:
         head = first.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        _refuse_encoding(plain, path)
+        refuse_encoding(plain, path)
         raise
     separator = _SEPARATORS[kind]
     if separator not in head:
         separator = max(",\t;|", key=head.count) if any(mark in head for mark in ",\t;|") else separator
     quote = None if kind == "recbole" else '"'
+    warnings: tuple[str, ...] = ()
+    if quote is not None and separator == "\t" and (row := _stray_quote(plain)) is not None:
+        # Between tabs a mark such as that of 5" needs no quotes around it, and most that write such files know none.
+        quote = None
+        warnings = (f"{path}: quotation marks were read as part of the text, since row {row} has one inside a field",)
     lazy = pl.scan_csv(plain, separator=separator, quote_char=quote, infer_schema=False, glob=False)
-    return Table(lazy, str(path), about, lambda error: _explain_separated(plain, path, separator, quote, error))
+    explain = functools.partial(_explain_separated, plain, path, separator, quote)
+    return Table(lazy, str(path), about, explain, _named_twice(head, separator, quote), warnings)
+
+
+def _named_twice(head: str, separator: str, quote: str | None) -> dict[str, tuple[str, str]]:
+    """The columns whose name another one has too, of which the reader renames the later."""
+    try:
+        named = next(csv.reader([head], delimiter=separator, quoting=_quoting(quote)), [])
+    except csv.Error:  # such as a whole file that is one line for having no line ends but carriage returns
+        return {}
+    why = ("two columns have this name", "Rename one of them in the header.")
+    return {name: why for name, count in Counter(named).items() if count > 1}
+
+
+def _quoting(quote: str | None) -> Any:
+    return csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
+
+
+def _stray_quote(plain: Path, separator: str = "\t") -> int | None:
+    """The line, counted as a row, of a quotation mark that quotes nothing, if there is one.
+
+    It stands within a field, where quoting would have doubled it, or in a file of which no field begins with one.
+    """
+    around = b'[^"\r\n' + separator.encode() + b"]"
+    within = re.compile(b'"(?<=' + around + b'")(?=' + around + b")")
+    opening = re.compile(b'"(?<=[\n' + separator.encode() + b']")')
+    with plain.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        at = whole.find(b'"')
+        # A first field that is quoted may stand behind a byte order mark.
+        if at in (-1, 0, 3) or opening.search(whole):
+            at = -1
+        found = within.search(whole, 4)
+        at = found.start() if found else at
+        return None if at < 0 else whole[:at].count(b"\n")
 
 
 def _explain_separated(plain: Path, path: Path, separator: str, quote: str | None, error: BaseException) -> None:
     """Finds the row that broke the reader: wrong encoding, too many fields, or a quote that never ends."""
-    _refuse_encoding(plain, path)
+    refuse_encoding(plain, path)
     with plain.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL)
+        rows = csv.reader(file, delimiter=separator, quoting=_quoting(quote))
         try:
             width = len(next(rows))
             for number, row in enumerate(rows, start=1):
@@ -132,24 +173,17 @@ def _explain_separated(plain: Path, path: Path, separator: str, quote: str | Non
                     ) from error
         except (csv.Error, StopIteration) as broken:
             raise DataError(f"{path} cannot be read as {separator!r}-separated text: {broken}") from error
-    if quote is not None and plain.read_bytes().count(b'"') % 2:
+    if quote is None:
+        return
+    if (line := _stray_quote(plain, separator)) is not None:
+        raise DataError(
+            f"{path}, row {line}: a quotation mark inside a field",
+            'Double it and quote the field ("5"" disk"), or remove it.',
+        ) from error
+    if plain.read_bytes().count(b'"') % 2:
         raise DataError(
             f"{path} has a quotation mark that is never closed", 'Close it, or double it inside a field ("").'
         ) from error
-
-
-def _refuse_encoding(plain: Path, path: Path) -> None:
-    """Raises where the file stops being UTF-8."""
-    with plain.open("rb") as file:
-        for number, line in enumerate(file):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                where = "the header" if number == 0 else f"row {number}"
-                raise DataError(
-                    f"{path}, {where}: byte {line[error.start]:#04x} is not UTF-8",
-                    "Say which encoding it is, for example --encoding latin-1.",
-                ) from error
 
 
 # ---- the other formats -------------------------------------------------------------------------------------
@@ -157,70 +191,9 @@ def _scan_parquet(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     return Table(pl.scan_parquet(plain, glob=False), str(path), about)
 
 
-def _scan_jsonl(plain: Path, path: Path, about: dict[str, Any]) -> Table:
-    """Plain values as strings, lists as lists of strings; objects are left out."""
-    _refuse_encoding_at_start(plain, path)
-    schema: dict[str, Any] = {}
-    with plain.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in zip(range(1, _JSON_LINES + 1), file, strict=False):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, row {number}: no valid JSON: {error}", _JSON_REMEDY) from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, row {number}: not a JSON object", _JSON_REMEDY)
-            for name, value in record.items():
-                if not isinstance(value, dict) and (value is not None or name not in schema):
-                    schema.setdefault(name, _json_type(value))
-                    if schema[name] is None and value is not None:
-                        schema[name] = _json_type(value)
-    known = {name: kind or pl.String for name, kind in schema.items()}
-    lazy = pl.scan_ndjson(glob.escape(str(plain)), schema=known)  # it takes patterns, and cannot be told not to
-    return Table(lazy, str(path), about, lambda error: _explain_json(plain, path, known, error))
-
-
-_JSON_REMEDY = "Give one JSON object per line."
-
-
-def _json_type(value: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, list):
-        return pl.String
-    inner = next((element for element in value if element is not None), None)
-    if isinstance(inner, dict):
-        return pl.String
-    return pl.List(pl.List(pl.String)) if isinstance(inner, list) else pl.List(pl.String)
-
-
-def _refuse_encoding_at_start(plain: Path, path: Path) -> None:
-    with plain.open("rb") as file:
-        if file.read(64).lstrip().startswith(b"["):
-            raise DataError(f"{path} is one JSON array", _JSON_REMEDY)
-
-
-def _explain_json(plain: Path, path: Path, known: dict[str, Any], error: BaseException) -> None:
-    """Finds the row that broke the reader: wrong encoding, no JSON, or a text where other rows hold a list."""
-    _refuse_encoding(plain, path)
-    with plain.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError) as broken:
-                raise DataError(f"{path}, row {number}: no valid JSON: {broken}", _JSON_REMEDY) from error
-            for name, value in record.items() if isinstance(record, dict) else ():
-                if isinstance(known.get(name), pl.List) and value is not None and not isinstance(value, list):
-                    raise DataError(
-                        f"{path}, row {number}, field {name!r}: {value!r} where earlier rows hold a list",
-                        "Make it a list in every row, or a text in every row.",
-                    ) from error
-
-
 def _scan_s3rec(plain: Path, path: Path, about: dict[str, Any]) -> Table:
     """`user item item ...`, oldest first; one row per interaction, its position the place in the file."""
-    _refuse_encoding(plain, path)
+    refuse_encoding(plain, path)
     words = pl.scan_csv(
         plain, has_header=False, new_columns=["line"], separator="\x01", quote_char=None, infer_schema=False, glob=False
     ).select(pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ").alias("words"))
@@ -235,6 +208,6 @@ _SCANNERS = {
     "tsv": _scan_separated,
     "recbole": _scan_separated,
     "parquet": _scan_parquet,
-    "jsonl": _scan_jsonl,
+    "jsonl": scan_json_lines,
     "s3rec": _scan_s3rec,
 }

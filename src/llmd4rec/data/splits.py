@@ -24,6 +24,23 @@ class Targets:
     facts: dict[str, Any]
 
 
+def seen_before(offsets: Int64Array, items: NDArray[np.int32], positions: Int64Array) -> int:
+    """How many targets are items that their user had before; with `seen: remove` such targets are never found.
+
+    Args:
+        offsets: [U + 1].
+        items: [N].
+        positions: flat positions of the targets, one a user at most.
+    """
+    users = np.searchsorted(offsets, positions, side="right") - 1
+    wanted = np.full(len(offsets) - 1, -1, dtype=items.dtype)
+    target_at = np.zeros(len(offsets) - 1, dtype=np.int64)
+    wanted[users], target_at[users] = items[positions], positions
+    same = np.flatnonzero(items == np.repeat(wanted, np.diff(offsets)))
+    having = np.searchsorted(offsets, same, side="right") - 1
+    return len(np.unique(having[same < target_at[having]]))
+
+
 def leave_one_out(offsets: Int64Array) -> Targets:
     """The last interaction is the test target, the one before the validation target, of users with at least 3.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,16 @@ class Table:
         where: what to call it in messages.
         about: file name, format and checksum for the report.
         explain: turns an error met while reading into one that names the row; returns if it cannot.
+        unfit: columns whose values cannot be told what they mean: why, and what to do; to use one is an error.
+        warnings: for the report.
     """
 
     lazy: pl.LazyFrame
     where: str
     about: dict[str, Any] = field(default_factory=dict)
     explain: Callable[[BaseException], None] = lambda _: None
+    unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -43,6 +47,13 @@ class Table:
             return dict(self.lazy.collect_schema())
         except UNREADABLE as error:
             raise self._unreadable(error) from error
+
+    def refuse_unfit(self, used: Iterable[str | None]) -> None:
+        """Raises where one of the columns to be used is one of `unfit`."""
+        for column in used:
+            if column in self.unfit:
+                why, remedy = self.unfit[column]
+                raise DataError(f"{self.where}, column {column!r}: {why}", remedy)
 
     def collect(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
         """The given expressions over all rows; `ROW` is there to be selected.
@@ -60,6 +71,14 @@ class Table:
         """The first values of a column that are there."""
         try:
             return self.lazy.select(column).drop_nulls().head(_SAMPLE).collect(engine="streaming").to_series()
+        except UNREADABLE as error:
+            raise self._unreadable(error) from error
+
+    def unmatched(self, column: str, expression: pl.Expr) -> pl.Series:
+        """Some of the distinct values of a column for which an expression gives nothing."""
+        rows = self.lazy.select(column).filter(pl.col(column).is_not_null() & expression.is_null())
+        try:
+            return rows.unique().head(_SAMPLE).collect(engine="streaming").to_series()
         except UNREADABLE as error:
             raise self._unreadable(error) from error
 

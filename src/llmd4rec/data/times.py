@@ -6,6 +6,7 @@ Strings without a time zone are taken as UTC.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,10 @@ _FORMATS = tuple(
     for time in ("", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z", " %H:%M", "T%H:%M")
 )
 _SAMPLE = 1000
-_DAYS = "%Y%m%d"
+#: Days and moments written as digits alone. As numbers the former would all be in 1970, the latter in the year 2600.
+_DIGITS = {r"^(19|20)\d{6}$": "%Y%m%d", r"^(19|20)\d{12}$": "%Y%m%d%H%M%S"}
+#: 1990 and 2100 in seconds. Times of two units within it cannot be told from those of one by the median.
+_PLAUSIBLE = (631_152_000, 4_102_444_800)
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,12 @@ class TimePlan:
     Args:
         value: the expression that gives a number per row; null where it is blank or unreadable.
         unit: the number's unit, one of `UNITS`; None: to be guessed by size.
+        forms: the formats that are tried, of texts that are no numbers.
     """
 
     value: pl.Expr
     unit: str | None
+    forms: tuple[str, ...] = ()
 
 
 def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> TimePlan:
@@ -46,8 +52,9 @@ def plan(column: str, dtype: pl.DataType, sample: pl.Series, where: str) -> Time
         DataError: the type cannot be a time.
     """
     raw = pl.col(column)
-    if (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)) and _are_days(sample):
-        return TimePlan(_moments(raw.cast(pl.String).str.strip_chars(), _DAYS), "microseconds")
+    digits = _digits(sample) if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum) else None
+    if digits is not None:
+        return _plan_forms(column, (digits,))
     if dtype.is_integer() or dtype == pl.Null:
         return TimePlan(_within(raw.cast(pl.Int64, strict=False)), None)
     if dtype.is_float() or dtype.is_decimal():
@@ -74,17 +81,35 @@ def _plan_strings(column: str, sample: pl.Series) -> TimePlan:
     if 2 * numbers >= len(values):
         return TimePlan(_within(text.cast(pl.Int64 if whole == numbers else pl.Float64, strict=False)), None)
     fitting = [form for form in _FORMATS if values.to_frame("t").select(_parse(pl.col("t"), form)).item(0, 0)]
-    tried = fitting or _FORMATS[:1]
-    return TimePlan(pl.coalesce([_moments(text, form) for form in tried]), "microseconds")
+    return _plan_forms(column, tuple(fitting) or _FORMATS[:1])
 
 
-def _are_days(sample: pl.Series) -> bool:
-    """Whether all of the first values are days written as 20240131; as seconds they would all be in August 1970."""
+def _plan_forms(column: str, forms: tuple[str, ...]) -> TimePlan:
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    return TimePlan(pl.coalesce([_moments(text, form) for form in forms]), "microseconds", forms)
+
+
+def widened(plan: TimePlan, column: str, unread: pl.Series) -> TimePlan | None:
+    """The plan with the formats that values need which it could not read; None where no format reads any of them.
+
+    The first values need not show every format: logs are put together from several exports.
+    """
+    if not plan.forms or unread.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return None
+    values = unread.cast(pl.String).str.strip_chars().to_frame("t")
+    more = [form for form in _FORMATS if form not in plan.forms and values.select(_parse(pl.col("t"), form)).item(0, 0)]
+    return _plan_forms(column, (*plan.forms, *more)) if more else None
+
+
+def _digits(sample: pl.Series) -> str | None:
+    """The format if all of the first values are days written as 20240131, or moments as 20240131123456."""
     text = sample.cast(pl.String).str.strip_chars()
     text = text.filter(text != "").drop_nulls().head(_SAMPLE)
-    if not len(text) or not text.str.contains(r"^(19|20)\d{6}$").all():
-        return False
-    return text.str.to_date(_DAYS, strict=False).is_not_null().all()
+    for pattern, form in _DIGITS.items():
+        if len(text) and text.str.contains(pattern).all():
+            read = text.to_frame("t").select(_moments(pl.col("t"), form)).to_series()
+            return form if read.null_count() == 0 else None
+    return None
 
 
 def _within(number: pl.Expr) -> pl.Expr:
@@ -112,6 +137,33 @@ def guess_unit(values: pl.Series) -> str:
         if size < limit:
             return unit
     return "nanoseconds"
+
+
+def mixed_units(values: pl.Series) -> tuple[str, str] | None:
+    """Two units of which a column of numbers plausibly holds times at once, the more frequent first; else None.
+
+    They must be times between 1990 and 2100 in either unit, and fewer may lie between the two: a counter that starts
+    at zero and runs through both has many there.
+    """
+    low, high = _PLAUSIBLE
+    counts = {unit: int(values.is_between(low * scale, high * scale).sum()) for unit, scale in UNITS.items()}
+    for smaller, larger in itertools.combinations([unit for unit in UNITS if counts[unit]], 2):
+        between = values.is_between(high * UNITS[smaller], low * UNITS[larger], closed="none") & ~_plausible(values)
+        if int(between.sum()) < min(counts[smaller], counts[larger]):
+            return (smaller, larger) if counts[smaller] >= counts[larger] else (larger, smaller)
+    return None
+
+
+def first_of(frame: pl.DataFrame, unit: str) -> tuple[int, Any]:
+    """Row and value of the first time in a frame of `row` and `time` that is plausible in `unit`."""
+    low, high = (moment * UNITS[unit] for moment in _PLAUSIBLE)
+    return frame.filter(pl.col("time").is_between(low, high)).select("row", "time").row(0)
+
+
+def _plausible(values: pl.Series) -> pl.Series:
+    """Which values are times between 1990 and 2100 in some unit."""
+    low, high = _PLAUSIBLE
+    return pl.select(pl.any_horizontal(values.is_between(low * n, high * n) for n in UNITS.values())).to_series()
 
 
 def to_seconds(values: pl.Series, unit: str) -> pl.Series:

@@ -59,6 +59,20 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
     return target
 
 
+def refuse_encoding(plain: Path, path: Path) -> None:
+    """Raises where the file stops being UTF-8."""
+    with plain.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                where = "the header" if number == 0 else f"row {number}"
+                raise DataError(
+                    f"{path}, {where}: byte {line[error.start]:#04x} is not UTF-8",
+                    "Say which encoding it is, for example --encoding latin-1.",
+                ) from error
+
+
 def limited(blocks: Iterator[tuple[bytes, int]], packed: int, where: Path) -> Iterator[tuple[bytes, int]]:
     """The same blocks, as long as they do not add up to far more than `packed` bytes plausibly hold.
 
