@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: Between the parts of a path and between the values of a field that has several, as `prepare` writes them.
 PATH, LIST = " > ", "; "
-#: Fields whose values `prepare` joins by commas; elsewhere a comma is part of a value.
+#: Fields whose values often come joined by commas already; elsewhere a comma is part of a value.
 COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
 
 
