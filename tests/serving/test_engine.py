@@ -531,12 +531,40 @@ def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
         ([NewItem("b", "red"), NewItem("a", None, {"price": 3})], "'a' has no text"),
         ([NewItem("a", vector=[1.0, 2.0])], r"'a': its vector has shape \(2,\)"),
         ([NewItem("a", vector=[float("inf")] * 16)], "not finite"),
+        ([NewItem("a", vector=[0.0] * 16)], "'a': its vector is zero"),
     ],
 )
 def test_items_that_cannot_be_added(engine, items, message):
     with pytest.raises(DataError, match=message):
         engine.add_items(items)
     assert engine.info.items == 20
+
+
+@pytest.mark.parametrize("size", [3e38, 1e300, 7.0, 1e-300])
+def test_the_length_of_a_vector_does_not_matter(store, size):
+    """Texts' vectors have length 1 in training; a longer one made a row that was no number, and spoiled every answer."""
+    direction = np.random.default_rng(1).normal(size=16)
+    unit, scaled = Engine.load(store.export), Engine.load(store.export)
+    unit.add_items([NewItem("n", vector=direction / np.linalg.norm(direction))])
+    scaled.add_items([NewItem("n", vector=direction / np.abs(direction).max() * size)])
+    np.testing.assert_allclose(scaled._state.table_ID, unit._state.table_ID, atol=1e-5)
+    assert len(scaled.recommend(["i3"], 50, seen="keep").items) == 21
+
+
+def test_a_row_that_is_no_number_is_refused_in_both_models(engine):
+    broken = engine.before._new_items
+    engine.before._new_items = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
+    with pytest.raises(DataError, match="'n': the row made from its vector is not finite"):
+        engine.add_items([NewItem("n", vector=[1.0] * 16)])
+    assert engine.info.items == engine.before.info.items == 20
+
+
+def test_similar_items_are_others(engine):
+    """Also where items of the history may come back."""
+    engine._info = replace(engine._info, seen="keep")
+    answer = engine.similar("i3", 50)
+    assert "i3" not in ids(answer)
+    assert len(answer.items) == answer.considered == 19
 
 
 def test_removing(engine):

@@ -123,7 +123,8 @@ class NewItem:
     Attributes:
         fields: values of the catalogue's other fields; those left out are missing.
         text: what its vector is made from; None: title and text fields, as in training.
-        vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder.
+        vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder. Its length does not
+            matter: it is brought to 1, the length of the vectors in training.
     """
 
     item_id: str

@@ -322,7 +322,7 @@ class Engine:
         row = state.catalogue.index.get(item_id)
         if row is None:
             raise DataError(f"the catalogue has no item {item_id!r}", "Use an identifier of the catalogue.")
-        plan = self._plan(state, Request([item_id], k, filters=filters))
+        plan = self._plan(state, Request([item_id], k, "remove", filters=filters))
         candidates = plan.candidates(state.catalogue)
         unit_D = state.table_ID[row] / state.norms[row]
         cosines = (state.table_ID @ unit_D) / state.norms
@@ -371,20 +371,35 @@ class Engine:
                 )
             vectors_NT = self._new_items.texts.vectors([items[place] for place in untrained])
         # One change at a time, of both models: their tables have the same rows.
+        models = [model for model in (self, self.before) if model is not None]
         with self._lock:
-            report = self._add(items, untrained, vectors_NT)
-            if self.before is not None:
-                self.before._add(items, untrained, vectors_NT)
-        return report
+            made = [model._made(items, untrained, vectors_NT) for model in models]
+            reports = [model._add(items, rows_ND) for model, rows_ND in zip(models, made, strict=True)]
+        return reports[0]
 
-    def _add(self, items: Sequence[NewItem], untrained: list[int], vectors_NT: Floats) -> AddedReport:
+    def _made(self, items: Sequence[NewItem], untrained: list[int], vectors_NT: Floats) -> Floats:
+        """The rows of items, [N, d]: made from text vectors, or those they have.
+
+        Raises:
+            DataError: a row is not finite, which would spoil every answer; names the item.
+        """
         rows_ND = np.empty((len(items), self._info.dim), dtype=np.float32)
         if self._new_items is not None and untrained:
             rows_ND[untrained] = with_one(vectors_NT) @ self._new_items.text_map
         state = self._state
-        catalogue = state.catalogue
         for place in set(range(len(items))).difference(untrained):
-            rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
+            rows_ND[place] = state.table_ID[state.catalogue.index[items[place].item_id]]
+        wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"item {items[wrong[0]].item_id!r}: the row made from its vector is not finite",
+                "Export the run again: its text_map.npy holds numbers that are too large.",
+            )
+        return rows_ND
+
+    def _add(self, items: Sequence[NewItem], rows_ND: Floats) -> AddedReport:
+        state = self._state
+        catalogue = state.catalogue
         replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
         rows = catalogue.rows_for(items, self._loaded)
         larger = catalogue.with_items(items, rows)
