@@ -27,9 +27,9 @@ def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
             that the field cannot hold; names it.
     """
     seen: set[str] = set()
-    for item in items:
+    for place, item in enumerate(items):
         if not item.item_id.strip():
-            raise DataError(f"an item has no identifier: {item}", "Give each item one.")
+            raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
         if item.item_id in seen:
             raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
         seen.add(item.item_id)
