@@ -535,10 +535,10 @@ def test_of_a_known_item_only_what_is_given_changes(engine, store):
         assert after.title == title
         assert after.fields == {**before.fields, "price": 7.5, "category": None}
     np.testing.assert_array_equal(engine._state.table_ID[-1], row)
-    engine.add_items([NewItem("n", fields={"brand": "öl"})])
+    engine.add_items([NewItem("n", fields={"brand": "blue"})])
     assert not np.array_equal(engine._state.table_ID[-1], row)  # by its title and the new brand
     fresh = Engine.load(store.export)
-    fresh.add_items([NewItem("n", "red film", {"brand": "öl"})])
+    fresh.add_items([NewItem("n", "red film", {"brand": "blue"})])
     np.testing.assert_allclose(engine._state.table_ID[-1], fresh._state.table_ID[-1], atol=1e-6)
     engine.add_items([NewItem("i3", "")])
     assert engine.item("i3").title == "i3"
@@ -622,6 +622,7 @@ def test_the_length_of_a_vector_does_not_matter(store, size):
     assert len(scaled.recommend(["i3"], 50, seen="keep").items) == 21
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_a_row_that_is_no_number_is_refused_in_both_models(engine):
     broken = engine.before._new_items
     engine.before._new_items = replace(broken, text_map=np.full_like(broken.text_map, 3e38))

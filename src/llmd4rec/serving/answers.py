@@ -207,6 +207,6 @@ def identifiers(name: str, given: Any) -> list[str]:
 
 def _identifier(name: str, given: Any) -> str:
     # True is an integer to Python.
-    if isinstance(given, str | Integral) and not isinstance(given, bool):
-        return str(given)
-    raise DataError(f"the {name} has {given!r} in it, which is no identifier", "Give identifiers as text.")
+    if isinstance(given, bool) or not isinstance(given, str | Integral):
+        raise DataError(f"the {name} has {given!r} in it, which is no identifier", "Give identifiers as text.")
+    return str(given)
