@@ -21,7 +21,6 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -543,13 +542,13 @@ class Engine:
 
 
 def _check(request: Request) -> None:
-    if not isinstance(request.k, Integral) or isinstance(request.k, bool):
+    if isinstance(request.k, bool) or not isinstance(request.k, int | np.integer):
         raise DataError(f"k is {request.k!r}, which is no whole number", "Ask for at least 1 item.")
     if request.k < 1:
         raise DataError(f"k is {request.k}", "Ask for at least 1 item.")
     if request.seen not in ("remove", "keep", None):
         raise DataError(f"seen is {request.seen!r}", "Choose 'remove' or 'keep'.")
-    if not isinstance(request.diversity, Real) or not 0 <= request.diversity <= 1:
+    if not isinstance(request.diversity, int | float | np.number) or not 0 <= request.diversity <= 1:
         raise DataError(f"diversity is {request.diversity!r}", "Choose a number from 0 (none) to 1.")
 
 
