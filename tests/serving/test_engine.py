@@ -150,14 +150,41 @@ def test_without_a_known_item_the_most_frequent_come(engine, store):
         ({"history": "i1"}, "the history is one text"),
         ({"filters": Filters(any_of={"brnd": "acme"})}, "no field 'brnd'; did you mean 'brand'"),
         ({"filters": Filters(at_least={"brand": 3})}, "field 'brand' holds text"),
-        ({"filters": Filters(any_of={"price": "cheap"})}, "'cheap', which is no number"),
-        ({"filters": Filters(at_most={"price": float("nan")})}, "which is no number"),
+        ({"filters": Filters(any_of={"price": "cheap"})}, "'price' holds numbers, and 'cheap' is none"),
+        ({"filters": Filters(at_most={"price": float("nan")})}, "nan is none"),
+        ({"filters": Filters(at_least={"price": 5}, at_most={"price": 4})}, "at least 5 and at most 4"),
+        ({"filters": Filters(any_of={"brand": None})}, "field 'brand' is asked for None"),
+        ({"filters": {"brand": "acme"}}, "the filters are of type dict"),
+        ({"filters": Filters(any_of="acme")}, "any_of of the filters is 'acme'"),
+        ({"filters": Filters(allow="i1")}, "allow of the filters is one text, 'i1'"),
+        ({"filters": Filters(deny="i1")}, "deny of the filters is one text, 'i1'"),
+        ({"exclude": "i1"}, "exclude is one text, 'i1'"),
+        ({"exclude": 1}, "exclude is no list, 1"),
+        ({"history": ["i1", None]}, "the history has None in it"),
+        ({"history": [["i1"]]}, r"the history has \['i1'\] in it"),
+        ({"k": 2.5}, "k is 2.5, which is no whole number"),
+        ({"diversity": "much"}, "diversity is 'much'"),
         ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
     ],
 )
 def test_what_cannot_be_asked(engine, arguments, message):
     with pytest.raises(DataError, match=message):
         engine.recommend(**{"history": ["i1"], **arguments})
+
+
+def test_identifiers_may_be_whole_numbers_as_for_a_recommender():
+    frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"]})
+    engine = by_hand(np.eye(4), frame)
+    for of in (int, np.int64):
+        answer = engine.recommend([of(1)], 4, exclude=[of(2)], filters=Filters(deny=[of(3)]))
+        assert (ids(answer), answer.unknown, answer.fallback) == (["4"], (), None)
+    assert "1" not in ids(engine.similar(1))  # type: ignore[arg-type]
+    assert engine.recommend([9]).unknown == ("9",)
+    nothing = engine.recommend(["1"], 4, exclude=None, filters=Filters(deny=None))
+    assert ids(nothing) == ids(engine.recommend(["1"], 4))
+    with pytest.raises(DataError, match="list of items is one text"):
+        engine.remove_items("12")
+    assert engine.info.items == 4
 
 
 # ---- filters ----------------------------------------------------------------------------------------------------
@@ -242,6 +269,28 @@ def test_commas_make_a_number_only_between_thousands(written, kind, numbers):
     frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
     assert kinds_of(frame) == {"price": kind}
     assert column_values(column, kind) == (written if numbers is None else numbers)
+
+
+def test_numbers_too_long_to_be_told_apart_are_text():
+    """As float64, 2**60 + 1 and 2**60 + 2 are the same."""
+    codes = [2**60 + 1, 2**60 + 2, 2**60 + 1]
+    frame = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "upc": codes,
+            "written": [str(code) for code in codes],
+            "last": [2**53 - 1, 0, 0],
+            "float": [1e300, 1.0, 2.0],
+        }
+    )
+    kinds = kinds_of(frame)
+    assert kinds == {"upc": "text", "written": "text", "last": "number", "float": "number"}
+    assert kinds_of(frame.with_columns(last=pl.Series([2**53, 0, 0])))["last"] != "number"
+    engine = by_hand(np.eye(3), frame)
+    for field in ("upc", "written"):
+        for wanted in (codes[1], str(codes[1])):
+            assert ids(engine.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
+    assert engine.item("b").fields["upc"] == "1152921504606846978"
 
 
 @st.composite
@@ -462,9 +511,9 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
     assert engine.item("i3") is None
     assert "i3" not in ids(engine.recommend(["i2"], 20))
     assert engine.recommend(["i2", "i3"], 1).unknown == ()  # it was seen, whether or not it is sold
-    report = engine.add_items([NewItem("i3", None, {"price": 1.5}), NewItem("i4", "renamed")])
+    report = engine.add_items([NewItem("i3", None, {"price": "$1,001.5"}), NewItem("i4", "renamed")])
     assert (report.added, report.replaced) == (("i3",), ("i4",))
-    assert engine.item("i3").fields == {"brand": None, "category": None, "price": 1.5}
+    assert engine.item("i3").fields == {**plain.item("i3").fields, "price": 1001.5}
     assert engine.item("i4").title == "renamed"
     assert engine.item("i3").count == plain.item("i3").count
     ours, theirs = (
@@ -473,6 +522,26 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
     assert ours == pytest.approx(theirs, abs=1e-5)
     with pytest.raises(RunError, match=r"'new' is new, and .* cannot place it"):
         engine.add_items([NewItem("new", "red")])
+
+
+def test_of_a_known_item_only_what_is_given_changes(engine, store):
+    """An item that was added too: it is placed again only by what is given of what it is placed by."""
+    engine.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
+    row = engine._state.table_ID[-1].copy()
+    for item_id, title in (("i3", "red film 3"), ("n", "red film")):
+        before = engine.item(item_id)
+        engine.add_items([NewItem(item_id, fields={"price": 7.5, "category": None})])
+        after = engine.item(item_id)
+        assert after.title == title
+        assert after.fields == {**before.fields, "price": 7.5, "category": None}
+    np.testing.assert_array_equal(engine._state.table_ID[-1], row)
+    engine.add_items([NewItem("n", fields={"brand": "blue"})])
+    assert not np.array_equal(engine._state.table_ID[-1], row)  # by its title and the new brand
+    fresh = Engine.load(store.export)
+    fresh.add_items([NewItem("n", "red film", {"brand": "blue"})])
+    np.testing.assert_allclose(engine._state.table_ID[-1], fresh._state.table_ID[-1], atol=1e-6)
+    engine.add_items([NewItem("i3", "")])
+    assert engine.item("i3").title == "i3"
 
 
 def test_new_prices_do_not_make_the_engine_larger(store):
@@ -524,19 +593,50 @@ def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([NewItem(" ", "red")], "no identifier"),
+        ([NewItem("a", "red"), NewItem(" ", "red")], r"items\[1\] has no identifier"),
         ([NewItem("a", "red"), NewItem("a", "blue")], "'a' is given twice"),
         ([NewItem("a", "red", {"colour": "x"})], "'a': the catalogue has no field 'colour'"),
-        ([NewItem("a", "red", {"price": "dear"})], "'a': field 'price' is compared with 'dear'"),
+        ([NewItem("a", "red", {"price": "dear"})], "'a': field 'price' holds numbers, and 'dear' is none"),
+        ([NewItem("a", "red", {"price": "9,99"})], "and '9,99' is none"),  # 999 of what would be guessed
+        ([NewItem("a", "red", {"price": float("inf")})], "field 'price' cannot hold inf"),
         ([NewItem("b", "red"), NewItem("a", None, {"price": 3})], "'a' has no text"),
         ([NewItem("a", vector=[1.0, 2.0])], r"'a': its vector has shape \(2,\)"),
         ([NewItem("a", vector=[float("inf")] * 16)], "not finite"),
+        ([NewItem("a", vector=[0.0] * 16)], "'a': its vector is zero"),
     ],
 )
 def test_items_that_cannot_be_added(engine, items, message):
     with pytest.raises(DataError, match=message):
         engine.add_items(items)
     assert engine.info.items == 20
+
+
+@pytest.mark.parametrize("size", [3e38, 1e300, 7.0, 1e-300])
+def test_the_length_of_a_vector_does_not_matter(store, size):
+    """Texts' vectors have length 1 in training; a longer one made a row that was no number, for all to see."""
+    direction = np.random.default_rng(1).normal(size=16)
+    unit, scaled = Engine.load(store.export), Engine.load(store.export)
+    unit.add_items([NewItem("n", vector=direction / np.linalg.norm(direction))])
+    scaled.add_items([NewItem("n", vector=direction / np.abs(direction).max() * size)])
+    np.testing.assert_allclose(scaled._state.table_ID, unit._state.table_ID, atol=1e-5)
+    assert len(scaled.recommend(["i3"], 50, seen="keep").items) == 21
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_row_that_is_no_number_is_refused_in_both_models(engine):
+    broken = engine.before._new_items
+    engine.before._new_items = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
+    with pytest.raises(DataError, match="'n': the row made from its vector is not finite"):
+        engine.add_items([NewItem("n", vector=[1.0] * 16)])
+    assert engine.info.items == engine.before.info.items == 20
+
+
+def test_similar_items_are_others(engine):
+    """Also where items of the history may come back."""
+    engine._info = replace(engine._info, seen="keep")
+    answer = engine.similar("i3", 50)
+    assert "i3" not in ids(answer)
+    assert len(answer.items) == answer.considered == 19
 
 
 def test_removing(engine):
@@ -578,6 +678,13 @@ def test_changes_do_not_disturb_requests_in_flight(store):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("rows", [2, 20, 700])
+def test_an_index_of_few_rows_is_made_without_warnings(rows, capfd):
+    index = ApproximateIndex(np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32))
+    assert len(index.candidates(np.ones((1, 8), dtype=np.float32), 5)[0]) > 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_large_catalogues_are_asked_through_an_index(store):

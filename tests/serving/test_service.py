@@ -121,7 +121,7 @@ def test_settings_of_a_request_reach_the_engine(client, engine):
 def test_long_texts_come_only_when_asked_for(client):
     default = client.post("/v1/recommend", {"history": ["5"], "k": 1}).json["items"][0]["fields"]
     assert default.keys() == {"brand", "price"}
-    asked = client.post("/v1/recommend", {"history": ["5"], "k": 1, "fields": ["blurb", "no such"]}).json
+    asked = client.post("/v1/recommend", {"history": ["5"], "k": 1, "fields": ["blurb", "title"]}).json
     assert asked["items"][0]["fields"].keys() == {"blurb"}
 
 
@@ -189,7 +189,11 @@ def test_what_is_served_is_said(client, engine):
         (b'{"history": ["plain"], "seen": "maybe"}', 422, "seen"),
         (b'{"history": ["plain"], "model": "gpt"}', 422, "model"),
         (b'{"history": ["plain"], "user": "u1"}', 422, "user"),
-        (b'{"history": ["plain"], "filters": {"where": {"brand": "Plain"}}}', 422, "filters.where.brand"),
+        (b'{"history": ["plain"], "filters": {"where": {"brand": null}}}', 422, "filters.where.brand"),
+        (b'{"history": ["plain"], "filters": {"where": {"brand": {}}}}', 422, "filters.where.brand"),
+        (b'{"history": ["plain"], "filters": {"where": {"brand": [null]}}}', 422, "filters.where.brand[0]"),
+        (b'{"history": ["plain"], "filters": {"between": {"price": {"min": 2, "max": 1}}}}', 422, None),
+        (b'{"history": ["plain"], "fields": ["brand", "nope"]}', 422, "fields[1]"),
         (b'{"history": ["plain"], "filters": {"where": {"brand": [{}]}}}', 422, "filters.where.brand[0]"),
         (b'{"history": ["plain"], "filters": {"where": {"brand": []}}}', 422, "filters.where.brand"),
         (b'{"history": ["plain"], "filters": {"between": {"price": {"min": "1"}}}}', 422, "filters.between.price.min"),
@@ -218,10 +222,24 @@ def test_a_filter_that_fits_no_field_names_those_there_are(client):
     )
 
 
+def test_one_value_is_a_list_of_one(client):
+    def found(wanted):
+        reply = client.post("/v1/recommend", {"history": ["5"], "filters": {"where": wanted}, "k": 50})
+        assert reply.status == 200, reply.content
+        return [item["item_id"] for item in reply.json["items"]]
+
+    assert found({"brand": "plain", "price": 3}) == found({"brand": ["plain"], "price": [3]}) == [IDS[3]]
+    assert found({"brand": True}) == []
+    said = client.post("/v1/recommend", {"history": ["5"], "filters": {"where": {"brand": None}}}).error["message"]
+    assert said.startswith("null is no value")
+
+
 def test_in_a_batch_the_error_names_the_request(client):
     good, bad = {"history": ["plain"]}, {"history": ["plain"], "filters": {"where": {"x": ["1"]}}}
     assert client.post("/v1/recommend/batch", {"requests": [good, bad]}).error["field"] == "requests[1]"
     assert client.post("/v1/recommend/batch", {"requests": [good, {**good, "k": 99}]}).error["field"] == "requests[1].k"
+    unknown = client.post("/v1/recommend/batch", {"requests": [good, {**good, "fields": ["x"]}]})
+    assert unknown.error["field"] == "requests[1].fields[0]"
     assert client.post("/v1/recommend/batch", {"requests": [good] * 9}).error["field"] == "requests"
     assert client.post("/v1/recommend/batch", {"requests": []}).error["field"] == "requests"
     assert client.post("/v1/recommend/batch", {"requests": [good, bad, good]}).status == 422
@@ -487,8 +505,22 @@ def test_items_come_and_go(models):
         assert client.get("/v1/items/plain").status == 404
         assert figures(client)["llmd4rec_catalogue_items",] == len(IDS)
 
+        # Of what is there, what is given changes: a price alone, a brand that is a word to Python, no title.
+        for fields, now in (
+            ({"price": "$1,200"}, {"brand": "New", "price": 1200.0, "blurb": None}),
+            ({"brand": True, "price": None}, {"brand": "true", "price": None, "blurb": None}),
+            ({"blurb": 2**60 + 1}, {"brand": "true", "price": None, "blurb": str(2**60 + 1)}),
+        ):
+            reply = client.post("/v1/items", {"items": [{"item_id": "new/one", "fields": fields}]})
+            assert (reply.status, reply.json["replaced"]) == (200, ["new/one"])
+            item = client.get("/v1/items/new/one").json
+            assert (item["title"], item["fields"]) == ("Brand new soap", now)
+        client.post("/v1/items", {"items": [{"item_id": "5", "title": None}]})
+        assert client.get("/v1/items/5").json["title"] == "5"
+
         for wrong, said in (
             ({**new, "vector": [1.0]}, "vector"),
+            ({**new, "vector": [0.0, 0.0]}, "'new/one': its vector is zero"),
             ({**new, "item_id": " "}, "identifier"),
             ({**new, "fields": {"colour": "red"}}, "colour"),
             ({"item_id": "text", "text": "As text"}, "text encoder"),

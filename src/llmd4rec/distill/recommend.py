@@ -56,8 +56,10 @@ class Recommender:
             skip_unknown: ignore identifiers that the catalogue does not have.
 
         Raises:
-            DataError: the history is empty, an item is unknown, or k is below 1.
+            DataError: the history is one text or empty, an item is unknown, or k is below 1.
         """
+        if isinstance(history, str):
+            raise DataError(f"the history is one text, {history!r}", "Give a list of identifiers.")
         if k < 1:
             raise DataError(f"k is {k}", "Ask for at least 1 item.")
         known: list[str] = []

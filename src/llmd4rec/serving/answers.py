@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
+
+from llmd4rec.errors import DataError
 
 #: What a field of an item may hold.
 Value = str | float | None
@@ -81,14 +84,14 @@ class Filters:
             it: `Beauty > Makeup` admits `Beauty > Makeup > Eyes`. Items without a value do not pass.
         at_least, at_most: number field → its bounds, both included. Items without a number do not pass.
         allow: only these identifiers, where given.
-        deny: never these.
+        deny: never these; None: nothing is denied.
     """
 
     any_of: Mapping[str, str | float | Collection[str | float]] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
     allow: Collection[str] | None = None
-    deny: Collection[str] = ()
+    deny: Collection[str] | None = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ class Request:
     """The arguments of :meth:`~llmd4rec.serving.engine.Engine.recommend`.
 
     Attributes:
-        history: identifiers, oldest first; unknown ones are skipped and reported.
+        history: identifiers, oldest first; unknown ones are skipped and reported. Whole numbers are read as text.
         k: how many items.
         seen: whether items of the history may come back; None: as the model was evaluated.
-        exclude: identifiers that must not come back; unknown ones are fine.
+        exclude: identifiers that must not come back; unknown ones are fine; None: nothing.
         filters: which items may come.
         diversity: from 0 (scores alone) towards 1 (unlike each other); see `docs/serving.md`.
         explain: also say which items of the history moved each score most.
@@ -109,7 +112,7 @@ class Request:
     history: Sequence[str] = ()
     k: int = 10
     seen: Seen | None = None
-    exclude: Collection[str] = ()
+    exclude: Collection[str] | None = ()
     filters: Filters | None = None
     diversity: float = 0.0
     explain: bool = False
@@ -121,9 +124,12 @@ class NewItem:
     """An item to add to a running engine.
 
     Attributes:
-        fields: values of the catalogue's other fields; those left out are missing.
+        title: None: as it was, where the item is known; "" clears it.
+        fields: values of the catalogue's other fields. Those left out are as they were where the item is known, else
+            missing; None clears one.
         text: what its vector is made from; None: title and text fields, as in training.
-        vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder.
+        vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder. Its length does not
+            matter: it is brought to 1, the length of the vectors in training.
     """
 
     item_id: str
@@ -182,3 +188,25 @@ class ExportInfo:
     can_add: Literal["text", "vector"] | None = None
     seen: Seen = "remove"
     about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def identifiers(name: str, given: Any) -> list[str]:
+    """Identifiers as text, as the catalogue has them: whole numbers are written out.
+
+    Args:
+        name: of the argument they come from.
+
+    Raises:
+        DataError: they are one text, which would be taken apart into letters, or none at all; names the argument.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        what = "one text" if isinstance(given, str | bytes) else "no list"
+        raise DataError(f"the {name} is {what}, {given!r}", "Give a list of identifiers.")
+    return [one if type(one) is str else _identifier(name, one) for one in given]
+
+
+def _identifier(name: str, given: Any) -> str:
+    # True is an integer to Python.
+    if isinstance(given, bool) or not isinstance(given, str | Integral):
+        raise DataError(f"the {name} has {given!r} in it, which is no identifier", "Give identifiers as text.")
+    return str(given)

@@ -6,6 +6,7 @@ A catalogue is never changed: :meth:`Catalogue.with_items` makes another one, wh
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError
-from llmd4rec.serving.answers import FieldKind, Filters, Item, NewItem, Value
+from llmd4rec.serving.answers import FieldKind, Filters, Item, NewItem, Value, identifiers
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -24,6 +25,11 @@ Mask = NDArray[np.bool_]
 PATH, LIST = " > ", "; "
 #: Fields whose values often come joined by commas already; elsewhere a comma is part of a value.
 COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
+#: Text that is written as numbers are, and not as identifiers with leading zeros or lists are: commas part thousands
+#: alone. ("9,99" stays text: whether it is a price or two codes cannot be seen.) What is taken out before it is read.
+_NUMBER, _MARKS = r"^\s*-?[$€£]?(0|[1-9]\d*|[1-9]\d{0,2}(,\d{3})+)(\.\d+)?\s*$", r"[$€£,\s]"
+#: From here on two whole numbers may be the same float64. What is as large is a code, and is compared as text.
+_EXACT_BELOW = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,27 @@ class Field:
         if value is None:
             return None
         if self.kind == "number":
-            return _number(self.name, value)
-        return str(value).strip() or None
+            number = _number(self.name, value)
+            if not np.isfinite(number):
+                raise DataError(f"field {self.name!r} cannot hold {value!r}", "Give a finite number, or none.")
+            return number
+        return _text(value).strip() or None
 
     def mask(self, wanted: str | float | Collection[str | float]) -> Mask:
-        """Which items have one of the wanted values, [I]."""
-        values = [wanted] if isinstance(wanted, str | int | float) else list(wanted)
+        """Which items have one of the wanted values, [I].
+
+        Raises:
+            DataError: None is wanted, or text of a field that holds numbers.
+        """
+        values = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+        if None in values:
+            raise DataError(f"field {self.name!r} is asked for None", "Give the values that may come, or leave it out.")
         passing = np.zeros(len(self.values), dtype=bool)
         for value in values:
             if self.kind == "number":
                 passing |= self.numbers == _number(self.name, value)
             else:
-                passing[self.rows_by_value.get(str(value).strip().casefold(), np.empty(0, np.int64))] = True
+                passing[self.rows_by_value.get(_text(value).strip().casefold(), np.empty(0, np.int64))] = True
         return passing
 
 
@@ -181,8 +196,9 @@ class Catalogue:
         """Which items pass, [I]; removed ones never do.
 
         Raises:
-            DataError: a field is not in the catalogue, or is compared as what it is not.
+            DataError: a field is not in the catalogue, or is compared as what it is not; or see :func:`check_filters`.
         """
+        check_filters(filters)
         passing = self.present.copy()
         for name, wanted in filters.any_of.items():
             passing &= self.field(name).mask(wanted)
@@ -192,9 +208,10 @@ class Catalogue:
             passing &= self._number_field(name).numbers <= _number(name, bound)
         if filters.allow is not None:
             allowed = np.zeros(len(self), dtype=bool)
-            allowed[self.rows(filters.allow)[0]] = True
+            allowed[self.rows(identifiers("list allow of the filters", filters.allow))[0]] = True
             passing &= allowed
-        passing[self.rows(filters.deny)[0]] = False
+        if filters.deny is not None:
+            passing[self.rows(identifiers("list deny of the filters", filters.deny))[0]] = False
         return passing
 
     def field(self, name: str) -> Field:
@@ -218,6 +235,18 @@ class Catalogue:
         return field
 
     # ---- other catalogues ---------------------------------------------------------------------------------------
+    def completed(self, item: NewItem) -> NewItem:
+        """An item with the title and fields it has here where they are not given anew.
+
+        None is a field that is given, and clears it; an empty title clears the title. A removed item is completed too:
+        it may only have been sold out.
+        """
+        row = self.index.get(item.item_id)
+        if row is None:
+            return replace(item, title=item.title or None)
+        title = self.titles[row] if item.title is None else item.title
+        return replace(item, title=title or None, fields={**self.values(row), **item.fields})
+
     def rows_for(self, items: Sequence[NewItem], fixed: int) -> list[int]:
         """Where each item is to be written: over its own row, or behind all rows where it has none that may change.
 
@@ -272,20 +301,42 @@ class Catalogue:
         return replace(self, present=present)
 
 
+def check_filters(filters: Filters) -> None:
+    """Refuses filters of which nothing sensible could be made.
+
+    Raises:
+        DataError: they are no `Filters`, a condition on fields is no mapping, or a range is empty.
+    """
+    if not isinstance(filters, Filters):
+        raise DataError(
+            f"the filters are of type {type(filters).__name__}",
+            'Give llmd4rec.Filters, as Filters(any_of={"brand": "Dove"}).',
+        )
+    for part in ("any_of", "at_least", "at_most"):
+        given = getattr(filters, part)
+        if not isinstance(given, Mapping):
+            raise DataError(f"{part} of the filters is {given!r}", "Give a mapping of fields to values.")
+    for name, least in filters.at_least.items():
+        most = filters.at_most.get(name)
+        if most is not None and _number(name, least) > _number(name, most):
+            raise DataError(
+                f"field {name!r} is to be at least {least} and at most {most}, which nothing is", "Swap the two bounds."
+            )
+
+
 def kinds_of(frame: pl.DataFrame) -> dict[str, FieldKind]:
     """The kinds of a catalogue's columns other than `item_id` and `title`."""
     return {name: _kind(frame[name]) for name in frame.columns if name not in ("item_id", "title")}
 
 
 def _kind(column: pl.Series) -> FieldKind:
-    filled = column.drop_nulls()
-    if column.dtype.is_numeric():
+    text = column.drop_nulls().cast(pl.String)
+    if column.dtype.is_float():
         return "number"
-    text = filled.cast(pl.String)
-    # Text that is written as numbers are, and not as identifiers with leading zeros or lists are: commas part thousands
-    # alone. ("9,99" stays text: whether it is a price or two codes cannot be seen.)
-    if len(text) and text.str.contains(r"^\s*-?[$€£]?(0|[1-9]\d*|[1-9]\d{0,2}(,\d{3})+)(\.\d+)?\s*$").all():
-        return "number"
+    if column.dtype.is_numeric() or (len(text) and text.str.contains(_NUMBER).all()):
+        numbers = np.array([value for value in column_values(column, "number") if value is not None])
+        if (np.abs(numbers) < _EXACT_BELOW).all():
+            return "number"
     return "category" if text.n_unique() <= len(text) / 2 else "text"
 
 
@@ -294,16 +345,28 @@ def column_values(column: pl.Series, kind: FieldKind) -> list[Any]:
     if kind != "number":
         return column.cast(pl.String).to_list()
     if not column.dtype.is_numeric():
-        column = column.cast(pl.String).str.replace_all(r"[$€£,\s]", "")
+        column = column.cast(pl.String).str.replace_all(_MARKS, "")
     column = column.cast(pl.Float64, strict=False).fill_nan(None)
     return column.to_list()
 
 
 def _number(name: str, value: Any) -> float:
+    """A value as a number, read as :func:`column_values` reads it.
+
+    Raises:
+        DataError: it is none; names the field.
+    """
+    if isinstance(value, str) and re.match(_NUMBER, value):
+        value = re.sub(_MARKS, "", value)
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = np.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = np.nan
     if np.isnan(number):
-        raise DataError(f"field {name!r} is compared with {value!r}, which is no number", "Give a number.")
+        raise DataError(f"field {name!r} holds numbers, and {value!r} is none", "Give a number, as 9.5.")
     return number
+
+
+def _text(value: Any) -> str:
+    """A value as text, as :func:`column_values` writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -41,6 +41,7 @@ from llmd4rec.serving.answers import (
     Request,
     Scored,
     Seen,
+    identifiers,
 )
 from llmd4rec.serving.catalogue import Catalogue, Mask
 from llmd4rec.serving.cold import with_one
@@ -271,7 +272,7 @@ class Engine:
         k: int = 10,
         *,
         seen: Seen | None = None,
-        exclude: Collection[str] = (),
+        exclude: Collection[str] | None = (),
         filters: Filters | None = None,
         diversity: float = 0.0,
         explain: bool = False,
@@ -319,10 +320,11 @@ class Engine:
             DataError: the item is unknown, or as for :meth:`recommend`.
         """
         state = self._state
-        row = state.catalogue.index.get(item_id)
-        if row is None:
-            raise DataError(f"the catalogue has no item {item_id!r}", "Use an identifier of the catalogue.")
-        plan = self._plan(state, Request([item_id], k, filters=filters))
+        rows, unknown = state.catalogue.rows(identifiers("item", [item_id]))
+        if unknown:
+            raise DataError(f"the catalogue has no item {unknown[0]!r}", "Use an identifier of the catalogue.")
+        row = rows[0]
+        plan = self._plan(state, Request([item_id], k, "remove", filters=filters))
         candidates = plan.candidates(state.catalogue)
         unit_D = state.table_ID[row] / state.norms[row]
         cosines = (state.table_ID @ unit_D) / state.norms
@@ -350,41 +352,67 @@ class Engine:
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
         """Adds items: their rows are made from their texts. They can be recommended and stand in histories at once.
 
-        An item that is there already gets the new title and fields. One that was trained keeps its trained row, even if
-        it had been removed, and needs no text; the row of any other is made anew.
+        Of an item that is there already, even if it had been removed, only what is given changes: a title of None and
+        fields that are not named stay, a field of None and an empty title are cleared. A trained item keeps its trained
+        row and needs no text. The row of any other is made anew where something is given that it is made from.
 
         Raises:
             DataError: an item is wrong, or has no text; names it. Nothing is added then.
             RunError: the export cannot place new items.
         """
-        catalogue = self._state.catalogue
-        check_items(items, catalogue)
-        # Whether an item was trained never changes, so this needs no lock.
-        untrained = [place for place, item in enumerate(items) if not catalogue.is_trained(item.item_id)]
-        vectors_NT = np.zeros((0, 0), dtype=np.float32)
-        if untrained:
-            if self._new_items is None:
-                raise RunError(
-                    f"item {items[untrained[0]].item_id!r} is new, and {self._info.name} cannot place it: it was "
-                    "exported without --new-items",
-                    "Export the run again with --new-items; its catalogue needs texts.",
-                )
-            vectors_NT = self._new_items.texts.vectors([items[place] for place in untrained])
-        # One change at a time, of both models: their tables have the same rows.
+        # One change at a time, of both models: their tables have the same rows, and what an item keeps is what it has.
+        models = [model for model in (self, self.before) if model is not None]
         with self._lock:
-            report = self._add(items, untrained, vectors_NT)
-            if self.before is not None:
-                self.before._add(items, untrained, vectors_NT)
-        return report
+            catalogue = self._state.catalogue
+            check_items(items, catalogue)
+            whole = [catalogue.completed(item) for item in items]
+            placed = [place for place, item in enumerate(items) if self._must_place(catalogue, item)]
+            vectors_NT = np.zeros((0, 0), dtype=np.float32)
+            if placed:
+                if self._new_items is None:
+                    raise RunError(
+                        f"item {items[placed[0]].item_id!r} is new, and {self._info.name} cannot place it: it was "
+                        "exported without --new-items",
+                        "Export the run again with --new-items; its catalogue needs texts.",
+                    )
+                vectors_NT = self._new_items.texts.vectors([whole[place] for place in placed])
+            made = [model._made(whole, placed, vectors_NT) for model in models]
+            reports = [model._add(whole, rows_ND) for model, rows_ND in zip(models, made, strict=True)]
+        return reports[0]
 
-    def _add(self, items: Sequence[NewItem], untrained: list[int], vectors_NT: Floats) -> AddedReport:
+    def _must_place(self, catalogue: Catalogue, item: NewItem) -> bool:
+        """Whether an item's row is to be made: it has none, or one that was made of what is now given anew."""
+        if item.item_id not in catalogue.index:
+            return True
+        if catalogue.is_trained(item.item_id):
+            return False
+        read = () if self._new_items is None else self._new_items.texts.fields
+        given = {*item.fields, *(() if item.title is None else ("title",))}
+        return item.vector is not None or item.text is not None or not given.isdisjoint(read)
+
+    def _made(self, items: Sequence[NewItem], placed: list[int], vectors_NT: Floats) -> Floats:
+        """The rows of items, [N, d]: made from text vectors, or those they have.
+
+        Raises:
+            DataError: a row is not finite, which would spoil every answer; names the item.
+        """
         rows_ND = np.empty((len(items), self._info.dim), dtype=np.float32)
-        if self._new_items is not None and untrained:
-            rows_ND[untrained] = with_one(vectors_NT) @ self._new_items.text_map
+        if self._new_items is not None and placed:
+            rows_ND[placed] = with_one(vectors_NT) @ self._new_items.text_map
+        state = self._state
+        for place in set(range(len(items))).difference(placed):
+            rows_ND[place] = state.table_ID[state.catalogue.index[items[place].item_id]]
+        wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"item {items[wrong[0]].item_id!r}: the row made from its vector is not finite",
+                "Export the run again: its text_map.npy holds numbers that are too large.",
+            )
+        return rows_ND
+
+    def _add(self, items: Sequence[NewItem], rows_ND: Floats) -> AddedReport:
         state = self._state
         catalogue = state.catalogue
-        for place in set(range(len(items))).difference(untrained):
-            rows_ND[place] = state.table_ID[catalogue.index[items[place].item_id]]
         replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
         rows = catalogue.rows_for(items, self._loaded)
         larger = catalogue.with_items(items, rows)
@@ -405,7 +433,7 @@ class Engine:
 
     def _remove(self, item_ids: Collection[str]) -> RemovedReport:
         catalogue = self._state.catalogue
-        distinct = dict.fromkeys(item_ids)
+        distinct = dict.fromkeys(identifiers("list of items", item_ids))
         present = [item_id for item_id in distinct if self.item(item_id) is not None]
         smaller = catalogue.without([catalogue.index[item_id] for item_id in present])
         self._state = replace(self._state, catalogue=smaller)
@@ -416,14 +444,14 @@ class Engine:
     def _plan(self, state: _State, request: Request) -> _Plan:
         _check(request)
         catalogue = state.catalogue
-        history, unknown = catalogue.rows(request.history)
+        history, unknown = catalogue.rows(identifiers("history", request.history))
         passing = None
         if request.filters is not None:
             passing = catalogue.mask(request.filters)
         if request.popular_in and not history:
             inside = catalogue.mask(Filters(any_of=request.popular_in))
             passing = inside if passing is None else passing & inside
-        gone = set(catalogue.rows(request.exclude)[0])
+        gone = set(catalogue.rows(identifiers("list exclude", () if request.exclude is None else request.exclude))[0])
         if (request.seen or self._info.seen) == "remove":
             gone.update(history)
         banned = np.fromiter(gone, dtype=np.int64, count=len(gone))
@@ -514,14 +542,14 @@ class Engine:
 
 
 def _check(request: Request) -> None:
+    if isinstance(request.k, bool) or not isinstance(request.k, int | np.integer):
+        raise DataError(f"k is {request.k!r}, which is no whole number", "Ask for at least 1 item.")
     if request.k < 1:
         raise DataError(f"k is {request.k}", "Ask for at least 1 item.")
     if request.seen not in ("remove", "keep", None):
         raise DataError(f"seen is {request.seen!r}", "Choose 'remove' or 'keep'.")
-    if not 0 <= request.diversity <= 1:
-        raise DataError(f"diversity is {request.diversity}", "Choose a number from 0 (none) to 1.")
-    if isinstance(request.history, str):
-        raise DataError(f"the history is one text, {request.history!r}", "Give a list of identifiers.")
+    if not isinstance(request.diversity, int | float | np.number) or not 0 <= request.diversity <= 1:
+        raise DataError(f"diversity is {request.diversity!r}", "Choose a number from 0 (none) to 1.")
 
 
 def _exactly(state: _State, plan: _Plan, state_D: Floats) -> Ranked:

@@ -16,8 +16,9 @@ from llmd4rec.extras import explained
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-#: Rows the codes are learned from.
-_TRAINED_ON = 65_536
+#: Rows the codes are learned from. Of fewer than the least, faiss warns for each code that they are not enough, and of
+#: fewer than 16 it makes none.
+_TRAINED_ON, _LEAST_TRAINED_ON = 65_536, 39 * 16
 #: So many rows are scored exactly, and at least so many times those asked for.
 LEAST_RESCORED, RESCORED = 2000, 20
 
@@ -41,6 +42,8 @@ class ApproximateIndex:
         self._index: Any = faiss.IndexPQFastScan(dim + self._padding, parts, 4, faiss.METRIC_INNER_PRODUCT)
         rng = np.random.default_rng(0)
         sample = np.sort(rng.choice(len(table_ID), min(_TRAINED_ON, len(table_ID)), replace=False))
+        if len(sample) < _LEAST_TRAINED_ON:  # a small table, whose rows are given again and again
+            sample = np.resize(sample, _LEAST_TRAINED_ON)
         self._index.train(self._padded(table_ID[sample]))
         for start in range(0, len(table_ID), _TRAINED_ON):
             self._index.add(self._padded(table_ID[start : start + _TRAINED_ON]))

@@ -27,9 +27,9 @@ def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
             that the field cannot hold; names it.
     """
     seen: set[str] = set()
-    for item in items:
+    for place, item in enumerate(items):
         if not item.item_id.strip():
-            raise DataError(f"an item has no identifier: {item}", "Give each item one.")
+            raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
         if item.item_id in seen:
             raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
         seen.add(item.item_id)
@@ -59,10 +59,10 @@ class ItemTexts:
         self._lock = threading.Lock()
 
     def vectors(self, items: Sequence[NewItem]) -> Floats:
-        """Text vectors [n, T].
+        """Text vectors [n, T] of length 1; those that come with the items are brought to it.
 
         Raises:
-            DataError: an item has no text, or its vector is of the wrong width; names it.
+            DataError: an item has no text, or its vector is of the wrong width, zero or not finite; names it.
             RunError: items come as text, and the export has no text encoder.
         """
         vectors = np.zeros((len(items), self.width), dtype=np.float32)
@@ -76,13 +76,24 @@ class ItemTexts:
         return vectors
 
     def _vector(self, item: NewItem) -> Floats:
-        vector = np.asarray(item.vector, dtype=np.float32)
+        # In float64, so that the square of a large number is still a number.
+        vector = np.asarray(item.vector, dtype=np.float64)
         if vector.shape != (self.width,) or not np.isfinite(vector).all():
             raise DataError(
                 f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite",
                 f"Give {self.width} numbers, as {self.name} gives them for its text.",
             )
-        return vector
+        largest = np.abs(vector).max()
+        if largest == 0:
+            raise DataError(
+                f"item {item.item_id!r}: its vector is zero, which says nothing about where it belongs",
+                f"Give {self.width} numbers, as {self.name} gives them for its text.",
+            )
+        # The map was fitted to vectors of length 1: a longer one would win everywhere for its length alone. The largest
+        # is divided out first, since the squares of very large or small numbers are none.
+        vector = vector / largest
+        unit: Floats = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
 
     def _text(self, item: NewItem) -> str:
         text = item.text if item.text is not None else text_of(item.title, item.fields, self.fields)

@@ -36,6 +36,7 @@ from llmd4rec.serving.api.schema import (
     ItemsOut,
     LookupIn,
     ModelsOut,
+    NewItemIn,
     RecommendIn,
     RemovedOut,
     RemoveIn,
@@ -177,10 +178,10 @@ def create_app(service: Service, log: Log) -> App:
 
     @app.post("/v1/items", response_model=AddedOut, responses=_CHANGE)
     async def add(body: AddIn) -> Response:
-        """Adds items, or replaces them, by their texts. They can come at once, until another export is loaded."""
+        """Adds items by their texts; of those that are there, changes what is given. Until another export is loaded."""
         service.require_changes()
         require_at_most(body.items, settings.max_batch, "items")
-        items = [NewItem(item.item_id, item.title, item.fields, item.text, item.vector) for item in body.items]
+        items = [_new_item(item) for item in body.items]
         report = await service.add(items)
         return _json({"added": report.added, "replaced": report.replaced, "items": service.engine.info.items})
 
@@ -261,6 +262,15 @@ def create_app(service: Service, log: Log) -> App:
     def check_one(body: RecommendIn, where: str) -> None:
         require_at_most(body.history, settings.max_history, f"{where}history")
         require_k(body.k, f"{where}k")
+        known = service.engine.catalogue
+        for place, name in enumerate(body.fields or ()):
+            if name not in ("item_id", "title"):  # which always come
+                try:
+                    known.field(name)
+                except LLMD4RecError as error:
+                    raise ApiError(
+                        422, "invalid", error.what, field=f"{where}fields[{place}]", remedy=error.remedy
+                    ) from error
 
     def require_k(k: int, field: str) -> None:
         if k > settings.max_k:
@@ -296,6 +306,12 @@ def create_app(service: Service, log: Log) -> App:
 
 
 # ---- in ---------------------------------------------------------------------------------------------------------
+def _new_item(item: NewItemIn) -> NewItem:
+    # A title of null clears, as a field of null does; one that is left out stays.
+    title = "" if item.title is None and "title" in item.model_fields_set else item.title
+    return NewItem(item.item_id, title, item.fields, item.text, item.vector)
+
+
 def _wanted(body: RecommendIn) -> Wanted:
     return Wanted(
         history=body.history,
@@ -420,7 +436,7 @@ def _invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
 def _field(location: Sequence[str | int]) -> str:
     """`("filters", "where", "brand", 2)` → `filters.where.brand[2]`."""
     parts = [part for part in location if part not in ("query", "path", "body", "[key]")]
-    if parts and parts[-1] in ("str", "float", "constrained-str"):  # which of several types was tried
+    if parts and parts[-1] in ("str", "bool", "int", "float", "constrained-str"):  # which of several types was tried
         parts.pop()
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return text.lstrip(".") or "body"

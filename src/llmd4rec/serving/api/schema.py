@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 ItemId = Annotated[str, Field(min_length=1, max_length=512, description="An identifier of the catalogue.")]
 FieldName = Annotated[str, Field(min_length=1, max_length=128)]
-FieldValue = Annotated[str, Field(max_length=10_000)] | float | None
+# Whole numbers stay whole: as floats, long codes would become others.
+FieldValue = Annotated[str, Field(max_length=10_000)] | bool | int | float | None
+Wanted = str | bool | int | float
 #: Which model answers: the one that is served, or the same network before distillation, where the export carries it.
 Which = Literal["served", "before"]
 #: Most identifiers in `exclude`, `allow` and `deny`, each.
@@ -23,6 +26,18 @@ class _Out(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _listed(value: Any) -> Any:
+    """One value as a list of one."""
+    if value is None:
+        raise PydanticCustomError("no_value", "null is no value: give the values that may come, or leave the field out")
+    return [value] if isinstance(value, str | bool | int | float) else value
+
+
+_Several = Annotated[list[Wanted], Field(min_length=1, max_length=1000)]
+#: The schema says what is taken, the type what it becomes. As a union, an error would name each type that was tried.
+OneOrSeveral = Annotated[_Several, BeforeValidator(_listed, json_schema_input_type=Wanted | _Several)]
+
+
 # ---- in ---------------------------------------------------------------------------------------------------------
 class Range(_In):
     """Numbers from `min` to `max`, both included; either may be left out."""
@@ -34,10 +49,10 @@ class Range(_In):
 class FiltersIn(_In):
     """Which items may come back. All conditions hold at once."""
 
-    where: dict[FieldName, Annotated[list[str | float], Field(min_length=1, max_length=1000)]] = Field(
+    where: dict[FieldName, OneOrSeveral] = Field(
         default={},
-        description="Per field the values of which an item must have one; case does not matter, and a path stands for "
-        "all below it.",
+        description="Per field the value that an item must have, or a list of which it must have one; case does not "
+        "matter, and a path stands for all below it.",
         examples=[{"brand": ["Dove"]}],
     )
     between: dict[FieldName, Range] = Field(
@@ -90,11 +105,17 @@ class SimilarIn(_In):
 
 
 class NewItemIn(_In):
-    """An item the model has not seen; its texts say where it belongs."""
+    """An item the model has not seen, whose texts say where it belongs; or what changes of one that is there."""
 
     item_id: ItemId
-    title: str | None = Field(default=None, max_length=2048)
-    fields: dict[FieldName, FieldValue] = Field(default={}, max_length=64)
+    title: str | None = Field(
+        default=None, max_length=2048, description="Left out: as it was, where the item is there; null: none."
+    )
+    fields: dict[FieldName, FieldValue] = Field(
+        default={},
+        max_length=64,
+        description="Those left out are as they were, where the item is there; null clears one.",
+    )
     text: str | None = Field(
         default=None,
         max_length=50_000,
