@@ -5,7 +5,8 @@ longest of each user not among them: the last training item is nothing but a tar
 few items that a model draws one after the other by its own scores, and the teachers answer there too. What is drawn is
 no fact, and need not be: the student learns the teachers' whole distribution at each position, of which the next item
 drawn is one sample. Labels and sample weights treat what is drawn like the rest; without weights, or with the drawn
-positions alone, the student was the same (docs/findings.md). (Learning on histories of one's own making is known as on-policy distillation.)
+positions alone, the student was the same (docs/findings.md). (Learning on histories of one's own making is known as
+on-policy distillation.)
 
     histories.json   format, what was asked for, data fingerprint, whose scores were drawn by, each file's checksum
     offsets.npy      int64  [U + 1]
