@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -243,3 +244,11 @@ def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp
     search_file.write_text(yaml.safe_dump(values | {"space": {"crm.layers": {"choices": [1, 2, 3]}}}))
     with pytest.raises(LLMD4RecError, match="another search"):
         call(search, monkeypatch, *arguments)
+
+
+def test_what_repeating_the_last_items_would_find():
+    """Distinct items before the target, latest first: 5 2 7 before a 2; the second user's target is new."""
+    offsets, items = np.array([0, 6, 9]), np.array([7, 2, 7, 2, 5, 2, 1, 1, 3])
+    ranks = script("repeats").last_seen_ranks(offsets, items, np.array([5, 8]))
+    assert ranks.tolist() == [2, 0]
+    assert script("repeats").last_seen_ranks(offsets, items, np.array([2, 7])).tolist() == [2, 1]
