@@ -154,7 +154,6 @@ def _repeats(offsets: NDArray[np.int64], items: NDArray[np.int32], targets: Targ
         facts[f"{what}_targets_the_user_had_before"] = again
         if again > MANY_REPEATS * len(positions):
             share = again / len(positions)
-            share = again / len(positions)
             report.warn(
                 f"{again:,} of {len(positions):,} {what} targets ({share:.1%}) are items that the user had before: "
                 "with evaluation.seen: remove, the default, they are never found; set evaluation.seen: keep if people "

@@ -151,7 +151,7 @@ class _Rounds:
             self.run_folder.build("llm", "llm-alone")
             say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
-        for stage in self._wide_stages():
+        for stage in settings.wide_stages if settings.rounds else ():
             self._train("wide", stage)
         if settings.uses_llm:
             self._train("llm", "llm-alone")
@@ -183,16 +183,6 @@ class _Rounds:
         if path.exists() and run.record.text_vectors is None:
             run.record.text_vectors = sha256_file(path)
             run.save()
-
-    def _wide_stages(self) -> tuple[str, ...]:
-        """The wide models that somebody reads or may listen to."""
-        settings = self.settings
-        if not settings.rounds:
-            return ()
-        heard = {stage for student in settings.students for stage in self._teachers(student, 1, 1)}
-        if settings.uses_llm and settings.inject != "never":
-            heard.add(f"{settings.partner}-alone")
-        return tuple(stage for stage in settings.wide_stages if stage in heard)
 
     def _latest(self, model: Student, number: int) -> str:
         """The stage whose model teaches in round `number`: the last one trained before it."""

@@ -235,15 +235,23 @@ class MutualDistillation(BaseModel):
 
     @property
     def wide_stages(self) -> tuple[str, ...]:
-        """The trainings of the CRMs that are not served."""
+        """The trainings of the CRMs that are not served, of those that anybody reads or may listen to."""
         if self.wide is None:
             return ()
+        # A student listens to them but where the language model is its one partner, or where that hears itself alone.
+        deaf = {"crm": "partner", "llm": "self"}
+        if any(self.teacher != deaf[student] for student in self.students):
+            return self._all_wide_stages
+        return self._all_wide_stages[:1] if self.uses_llm and self.inject != "never" else ()
+
+    @property
+    def _all_wide_stages(self) -> tuple[str, ...]:
         return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, len(self.wides) + 1)))
 
     def crm_in(self, stage: str) -> CRM:
         """The settings of the CRM trained in a stage: wide ones differ as `wides` say, a taught one in its dropout."""
-        if stage in self.wide_stages:
-            return self.wide_crms[self.wide_stages.index(stage)]
+        if stage.startswith("wide"):
+            return self.wide_crms[self._all_wide_stages.index(stage)]
         return self.crm.model_copy(update=self._taught(stage, "dropout", "id_dropout"))
 
     def llm_in(self, stage: str) -> LLMRecommender:
