@@ -16,6 +16,7 @@ Where the catalogue is too large for a full softmax, the same walk runs over a d
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -298,6 +299,24 @@ class _Scores:
         if not self.bounded:
             out_nI -= out_nI.amax(1, keepdim=True)
         return out_nI
+
+
+def score_blocks(states_NK: Tensor, table_IK: Tensor | Int8Rows) -> Iterator[Tensor]:
+    """All scores, block by block of positions: [n, I] in nats, each overwritten by the next.
+
+    Args:
+        states_NK: states of any float type; rounded to 8 bits where the table is.
+        table_IK: the item table.
+    """
+    rows = max(32, BLOCK_ELEMENTS // len(table_IK))
+    buffer = torch.empty(min(rows, len(states_NK)), len(table_IK), device=states_NK.device)
+    for start in range(0, len(states_NK), rows):
+        states_nK = states_NK[start : start + rows]
+        out_nI = buffer[: len(states_nK)]
+        if isinstance(table_IK, Int8Rows):
+            yield Int8Rows.of(states_nK).times(table_IK, out_nI)
+        else:
+            yield product(states_nK.to(table_IK.dtype), table_IK, out=out_nI)
 
 
 def _largest_norm(rows: Tensor | Int8Rows) -> float:

@@ -29,6 +29,7 @@ from llmd4rec.data.batches import Histories, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.consensus import best_counts, in_words
 from llmd4rec.distill.continued import continue_histories, open_continued
+from llmd4rec.distill.methods import LLMD4Rec
 from llmd4rec.distill.objective import RankingObjective
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
@@ -42,7 +43,7 @@ from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
 from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, Training, fit
+from llmd4rec.training.fit import Fitted, Objective, Training, fit
 from llmd4rec.training.processes import Processes, join
 from llmd4rec.training.runtime import derive_seed, select_device
 
@@ -240,6 +241,12 @@ class _Rounds:
         if number:
             training = training.in_round()
         folder = run.checkpoint_of(stage)
+        objective: Objective = RankingObjective(training)
+        if lesson is not None:
+            # The language model is taught in the paper's way, whatever the served one is compared with.
+            method = settings.method if model == "crm" else LLMD4Rec()
+            seed = derive_seed(settings.seed, "method", stage)
+            objective = method.objective(training, lesson, settings.distill(model), ranker, seed)
         fitted = fit(
             ranker,
             histories,
@@ -250,7 +257,7 @@ class _Rounds:
             validate=self._validate,
             log=run.log,
             trained_before=self._goes_on(model, number),
-            objective=RankingObjective(training, lesson, settings.distill(model) if lesson is not None else None),
+            objective=objective,
         )
         if sides:
             item_table_of(ranker).fold()

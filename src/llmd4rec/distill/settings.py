@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from llmd4rec.distill.methods import LLMD4Rec, Method
 from llmd4rec.distill.objective import Distill
 from llmd4rec.models.crm import CRM, CRMName, SASRec
 from llmd4rec.models.crm.items import ItemPart, ItemSettings
@@ -160,6 +161,7 @@ class MutualDistillation(BaseModel):
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
+    method: Method = Field(default_factory=LLMD4Rec)
     teacher_precision: Literal["int8", "float32"] = Field(
         "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
     )
@@ -208,6 +210,11 @@ class MutualDistillation(BaseModel):
             raise ValueError(
                 "llm.encoder = llm would read the texts with the weights that llm.pretrained = false is to do without; "
                 "set llm.encoder to a sentence encoder"
+            )
+        if self.method.name != "llmd4rec" and self.direction == "down":
+            raise ValueError(
+                f"method = {self.method.name} is how the served CRM is taught, and direction = down teaches none; set "
+                "direction to both or up"
             )
         if self.inject == "never" and self.llm.init_table_from_crm is True:
             raise ValueError("llm.init_table_from_crm needs an injected table; set inject to once or every-round")

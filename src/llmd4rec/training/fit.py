@@ -119,7 +119,7 @@ class LossParts:
     Attributes:
         total: scalar, `ce + λ · kl`.
         ce: scalar, mean cross-entropy in nats.
-        kl: scalar, mean weighted KL in nats (0 without a teacher).
+        kl: scalar, mean weighted KL in nats, or what another method has in its place (0 without a teacher).
         weight_N: the weights w(s); None without a teacher.
         rank_N: the student's ranks of the true items, ties counted against them; None where no weight asks for them.
     """

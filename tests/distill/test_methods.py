@@ -1,0 +1,169 @@
+"""The other published ways to teach the served CRM: their losses against plain autograd, and in whole runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from in_another_process import changed
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmd4rec.data.batches import Batch, TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.int8 import Int8Rows
+from llmd4rec.distill.methods import LEADER, DLLM2Rec
+from llmd4rec.distill.methods.dllm2rec import importance
+from llmd4rec.distill.objective import Distill, score_blocks
+from llmd4rec.distill.publish import Teacher
+from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.errors import ConfigError
+from llmd4rec.models.crm import SASRec
+from llmd4rec.models.ranker import Ranker
+from llmd4rec.training import checkpoint
+from llmd4rec.training.fit import Training
+
+K = 3
+
+
+@dataclasses.dataclass
+class Case:
+    """A student with its states at a batch's positions, and a teacher of them."""
+
+    ranker: Ranker
+    batch: Batch
+    states_ND: Tensor
+    teacher: Teacher
+    heard_NW: Tensor
+
+
+@pytest.fixture
+def case(chain_data: Dataset) -> Case:
+    torch.manual_seed(3)
+    ranker = SASRec(dim=8, layers=1, heads=2, max_length=6, dropout=0.0, items="id").build(chain_data.num_items, 1)
+    windows = TrainingWindows(chain_data, 6)
+    batch = windows.batch(next(iter(windows.in_order(40))))
+    states_ND = batch.trained(ranker.states(batch.items_BL, batch.lengths_B)).detach().requires_grad_()
+    shape = (windows.num_positions, 5)
+    teacher = Teacher(
+        states=torch.randn(shape).numpy(), table=torch.randn(chain_data.num_items, 5),
+        rank=torch.ones(windows.num_positions, dtype=torch.int32).numpy(),
+    )  # fmt: skip
+    return Case(ranker, batch, states_ND, teacher, torch.from_numpy(teacher.states[batch.position_N.numpy()]))
+
+
+def gradients(loss: Tensor, case: Case) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, [case.states_ND, case.ranker.item_table()], allow_unused=True))
+
+
+# ---- DLLM2Rec -----------------------------------------------------------------------------------------------------
+def test_importance_by_hand():
+    """Two items at 3 : 1, of which the student has the second."""
+    settings = DLLM2Rec(position=0.3, confidence=0.5, consistency=0.1)
+    got = importance(settings, torch.tensor([[math.log(3), 0.0]]), torch.tensor([[7, 4]]), torch.tensor([[4, 9]]))
+    first, second = math.exp(-1), math.exp(-2)
+    by_hand = torch.tensor(
+        [[0.3 * first / (first + second) + 0.5 * 0.75, 0.3 * second / (first + second) + 0.5 * 0.25 + 0.1]]
+    )
+    torch.testing.assert_close(got, by_hand / by_hand.sum())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(case, smoothing, precision):
+    settings = DLLM2Rec(items=K, strength=1.7)
+    teacher, said = case.teacher, case.heard_NW @ case.teacher.table.T
+    if precision == "int8":
+        teacher = dataclasses.replace(teacher, table=Int8Rows.of(teacher.table))
+        said = torch.cat([block.clone() for block in score_blocks(case.heard_NW, teacher.table)])
+    objective = settings.objective(Training(label_smoothing=smoothing), teacher, Distill(), case.ranker, 0)
+    parts = objective(case.states_ND, case.ranker, case.batch, 0)
+
+    scores = case.states_ND @ case.ranker.item_table().T
+    best = said.topk(K, dim=1)
+    weight = importance(settings, best.values, best.indices, scores.topk(K, dim=1).indices)
+    taught = sum(
+        weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
+        for k in range(K)
+    )
+    expected = F.cross_entropy(scores, case.batch.target_N, label_smoothing=smoothing) + 1.7 * taught.mean()
+    torch.testing.assert_close(parts.total, expected)
+    torch.testing.assert_close(parts.kl, taught.mean().detach())
+    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_dllm2rec_of_drawn_items_is_refused(case):
+    with pytest.raises(ConfigError, match="best items of the whole catalogue"):
+        DLLM2Rec().objective(Training(full_softmax_items=4), case.teacher, Distill(), case.ranker, 0)
+
+
+def test_scores_come_block_by_block(monkeypatch):
+    monkeypatch.setattr("llmd4rec.distill.objective.BLOCK_ELEMENTS", 1)
+    states, table = torch.randn(70, 4), torch.randn(9, 4)
+    blocks = [block.clone() for block in score_blocks(states, table)]
+    assert [len(block) for block in blocks] == [32, 32, 6]
+    torch.testing.assert_close(torch.cat(blocks), states @ table.T)
+
+
+# ---- LEADER -------------------------------------------------------------------------------------------------------
+def test_leader_is_cross_entropy_and_the_distance_of_mapped_states(case):
+    objective: Any = LEADER(strength=0.8).objective(Training(), case.teacher, Distill(), case.ranker, 5)
+    parts = objective(case.states_ND, case.ranker, case.batch, 0)
+    mapped = case.states_ND @ objective.project.weight.T + objective.project.bias
+    distance = (mapped - case.heard_NW).pow(2).mean()
+    scores = case.states_ND @ case.ranker.item_table().T
+    expected = F.cross_entropy(scores, case.batch.target_N) + 0.8 * distance
+    torch.testing.assert_close(parts.total, expected)
+    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    again: Any = LEADER().objective(Training(), case.teacher, Distill(), case.ranker, 5)
+    assert torch.equal(again.project.weight, objective.project.weight)
+    assert not torch.equal(
+        LEADER().objective(Training(), case.teacher, Distill(), case.ranker, 6).project.weight,  # type: ignore[attr-defined]
+        objective.project.weight,
+    )
+
+
+# ---- in whole runs ------------------------------------------------------------------------------------------------
+def weights(run: Run, stage: str) -> dict[str, Tensor]:
+    return checkpoint.load(run.checkpoint_of(stage) / "best.safetensors")[0]
+
+
+def test_a_method_is_how_the_served_crm_is_taught_and_nobody_else(tiny_settings, chain_data, chain_run, tmp_path):
+    usual = Run.open(chain_run)
+    for number, method in enumerate(({"name": "dllm2rec", "items": 3}, {"name": "leader"})):
+        run = parse_settings(changed(tiny_settings, method=method)).fit(chain_data, tmp_path / str(number))
+        for stage in ("crm-alone", "llm-alone", "llm-round-1"):
+            assert run.checksum_of(stage) == usual.checksum_of(stage), stage
+        taught, as_usual = weights(run, "crm-round-1"), weights(usual, "crm-round-1")
+        assert taught.keys() == as_usual.keys()  # what a method trains beside the student is not served
+        assert any(not torch.equal(taught[name], as_usual[name]) for name in taught)
+        logged = [line for line in run.log.read() if line["phase"] == "crm-round-1" and line["epoch"]]
+        assert logged
+        assert all(line["kl"] > 0 and "weight_mean" not in line for line in logged)
+
+
+@pytest.mark.parametrize("method", ["dllm2rec", "leader"])
+def test_a_method_pulls_the_student_to_its_teacher(method, tiny_settings, chain_data, tmp_path):
+    distance = {}
+    for strength in (0.0, 20.0):
+        settings = changed(
+            tiny_settings, direction="up", training__crm__epochs=8, method={"name": method, "strength": strength}
+        )
+        run = parse_settings(settings).fit(chain_data, tmp_path / str(strength))
+        log = [line for line in run.log.read() if line["phase"] == "crm-round-1" and line["epoch"]]
+        distance[strength] = log[-1]["kl"]
+    assert distance[20.0] < distance[0.0]
+
+
+def test_methods_that_cannot_be_are_refused(tiny_settings):
+    with pytest.raises(ConfigError, match="direction = down teaches none"):
+        parse_settings(changed(tiny_settings, method={"name": "leader"}, direction="down"))
+    with pytest.raises(ConfigError, match="method"):
+        parse_settings(changed(tiny_settings, method={"name": "magic"}))
+    with pytest.raises(ConfigError, match=r"method\.items"):
+        parse_settings(changed(tiny_settings, method={"name": "dllm2rec", "items": 0}))
