@@ -92,8 +92,39 @@ def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
 def test_vectors_of_another_catalogue_are_refused():
     with pytest.raises(ConfigError, match=r"30 rows cannot read text vectors of shape \(29, 12\)"):
         ItemTable(ITEMS, DIM).read(ItemSides(texts()[1:]), seed=0)
+    with pytest.raises(ConfigError, match=r"30 rows cannot read cold items of shape \(29,\)"):
+        ItemTable(ITEMS, DIM).read(ItemSides(texts(), cold=torch.zeros(ITEMS - 1, dtype=torch.bool)), seed=0)
     with pytest.raises(ConfigError, match="Linear cannot read item texts"):
         item_table_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
+    """Item 4 has a text, 5 an attribute, 6 a neighbour (item 1), 7 nothing but its row."""
+    vectors, has, near = torch.zeros(ITEMS, TEXT), np.zeros((ITEMS, 2), np.float32), np.zeros((ITEMS, ITEMS))
+    vectors[:4] = vectors[4] = torch.ones(TEXT)
+    has[5, 1] = near[6, 1] = 1
+    cold = torch.zeros(ITEMS, dtype=torch.bool)
+    cold[4:8] = True
+    items = ItemTable(ITEMS, DIM)
+    items.read(ItemSides(vectors, sp.csr_matrix(has), sp.csr_matrix(near), cold), seed=1)
+    torch.nn.init.normal_(items.tower.last.weight)
+    torch.nn.init.normal_(items.of_attributes)
+    of_text, own = items.tower(vectors[0]), items.weight.detach().clone()
+
+    assert items.training
+    torch.testing.assert_close(items.table()[4], own[4] + of_text)  # it takes part in every softmax as it is
+    items.eval()
+    for rows in (items.table(), items(torch.arange(ITEMS))):
+        torch.testing.assert_close(rows[4], of_text)
+        torch.testing.assert_close(rows[5], items.of_attributes[1])
+        torch.testing.assert_close(rows[6], 0.5 * (own[1] + of_text))
+        torch.testing.assert_close(rows[7:9], own[7:9])  # without its row there would be nothing
+        torch.testing.assert_close(rows[1], own[1] + of_text)
+    answers = items.table().detach().clone()
+    items.fold()
+    assert items.own_counts is None
+    assert torch.equal(items.weight, answers)
+    assert torch.equal(items.train().table(), answers)
 
 
 # ---- attributes and neighbours ----------------------------------------------------------------------------------
@@ -269,6 +300,7 @@ def test_nearest_texts_by_hand():
 def test_sides_are_what_was_asked_for_as_far_as_there_is():
     data = shop()
     assert not item_sides("id", data, torch.ones(5, 2))
+    assert item_sides("id+text", data, torch.ones(5, 2)).cold.tolist() == (data.train_counts == 0).tolist()
     assert item_sides("id+text", data, None).texts is None
     everything = item_sides("id+text+words+attributes+neighbours", data, torch.randn(5, 3))
     assert all(side is not None for side in (everything.texts, everything.attributes, everything.neighbours))

@@ -10,9 +10,10 @@
   alike (one step of LightGCN's propagation, He et al., SIGIR 2020).
 
 They are for what a rarely bought item needs: to learn from others. While training, an item's own row E[i] is left out
-now and then (`id_dropout`), so that the sides learn to stand in for it. When training ends the whole is written
-into E and the sides are gone, so that a model trained with them is the same network, byte for byte of the same size,
-as one trained without.
+now and then (`id_dropout`), so that the sides learn to stand in for it. Where no training history has an item, its own
+row has only ever been told what does not come next; so, if it has sides, they stand in for it whenever it counts. When
+training ends the whole is written into E and the sides are gone, so that a model trained with them is the same network,
+byte for byte of the same size, as one trained without.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class ItemSides:
         texts: [I, T], one vector per item, zero where there is no text.
         attributes: [I, A], which attributes and words an item has.
         neighbours: [I, I], how much of another item's row an item listens to.
+        cold: [I], which items no training history has.
     """
 
     texts: Tensor | None = None
     attributes: sp.csr_matrix | None = None
     neighbours: sp.csr_matrix | None = None
+    cold: Tensor | None = None
 
     def __bool__(self) -> bool:
         return any(side is not None for side in (self.texts, self.attributes, self.neighbours))
@@ -114,7 +117,8 @@ def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None
     attributes = item_attributes(dataset) if "attributes" in asked else None
     words = item_words(dataset) if "words" in asked else None
     named = [matrix for matrix in (attributes, words) if matrix is not None]
-    return ItemSides(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours)
+    cold = torch.from_numpy(dataset.train_counts == 0)
+    return ItemSides(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours, cold)
 
 
 def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
@@ -150,6 +154,8 @@ class ItemTable(nn.Module):
     """
 
     text_vectors: Tensor | None
+    #: [I, 1], 0 for items whose sides stand in for their own rows, else 1.
+    own_counts: Tensor | None
 
     def __init__(self, num_items: int, dim: int, id_dropout: float = 0.0) -> None:
         super().__init__()
@@ -158,6 +164,7 @@ class ItemTable(nn.Module):
         self.tower: TextTower | None = None
         self.of_attributes: nn.Parameter | None = None
         self.register_buffer("text_vectors", None, persistent=False)
+        self.register_buffer("own_counts", None, persistent=False)
         self._attributes: _Sparse | None = None
         self._neighbours: _Sparse | None = None
         #: The table of the step that is under way, until its gradient has come; both ends of a model read it. In
@@ -220,6 +227,8 @@ class ItemTable(nn.Module):
         if self.training and self.id_dropout:
             # Not made larger where it stays, as dropout does: an item is known or it is new.
             rows = rows * kept(rows.new_empty(len(rows), 1), self.id_dropout)
+        elif not self.training and self.own_counts is not None:
+            rows = rows * (self.own_counts if items is None else self.own_counts[items])
         if self.tower is not None and self.text_vectors is not None:
             rows = rows + self.tower(self.text_vectors if items is None else self.text_vectors[items])
         if self._attributes is not None and self.of_attributes is not None:
@@ -254,8 +263,14 @@ class ItemTable(nn.Module):
         Raises:
             ConfigError: a side is not of as many items as the table.
         """
-        for name, side in (("text vectors", sides.texts), *_named(sides)):
-            if side is not None and (len(side.shape) != 2 or side.shape[0] != self.num_items):
+        given: tuple[tuple[str, Any, int], ...] = (
+            ("text vectors", sides.texts, 2),
+            ("attributes", sides.attributes, 2),
+            ("neighbours", sides.neighbours, 2),
+            ("cold items", sides.cold, 1),
+        )
+        for name, side, dimensions in given:
+            if side is not None and (len(side.shape), side.shape[0]) != (dimensions, self.num_items):
                 raise ConfigError(
                     f"an item table of {self.num_items} rows cannot read {name} of shape {tuple(side.shape)}",
                     "Make them for the same catalogue.",
@@ -271,6 +286,8 @@ class ItemTable(nn.Module):
             self.of_attributes = nn.Parameter(torch.zeros(sides.attributes.shape[1], self.dim, device=device))
         if sides.neighbours is not None:
             self._neighbours = _Sparse.of(sides.neighbours, device)
+        if sides.cold is not None:
+            self.own_counts = (~(sides.cold & _helped(sides))).float()[:, None].to(device)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -279,12 +296,17 @@ class ItemTable(nn.Module):
         self.eval()
         self.weight.copy_(self.table())
         self.tower, self.text_vectors, self.of_attributes = None, None, None
-        self._attributes, self._neighbours = None, None
+        self._attributes, self._neighbours, self.own_counts = None, None, None
         self.train(was_training)
 
 
-def _named(sides: ItemSides) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    return ("attributes", sides.attributes), ("neighbours", sides.neighbours)
+def _helped(sides: ItemSides) -> Tensor:
+    """Which items have any side, [I]."""
+    matrices = [side for side in (sides.attributes, sides.neighbours) if side is not None]
+    has = [torch.from_numpy(np.diff(matrix.indptr) > 0) for matrix in matrices]
+    if sides.texts is not None:
+        has.append((sides.texts != 0).any(1).cpu())
+    return torch.stack(has).any(0)
 
 
 def item_table_of(ranker: Ranker) -> ItemTable:
