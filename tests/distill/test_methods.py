@@ -96,9 +96,11 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(case, sm
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_dllm2rec_of_drawn_items_is_refused(case):
-    with pytest.raises(ConfigError, match="best items of the whole catalogue"):
-        DLLM2Rec().objective(Training(full_softmax_items=4), case.teacher, Distill(), case.ranker, 0)
+def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(tiny_settings, chain_data, tmp_path):
+    settings = changed(tiny_settings, method={"name": "dllm2rec"}, training__crm__full_softmax_items=4)
+    with pytest.raises(ConfigError, match="best items of the whole catalogue; this one has 12"):
+        parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_scores_come_block_by_block(monkeypatch):

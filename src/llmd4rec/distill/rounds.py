@@ -108,6 +108,8 @@ def _check_targets(settings: MutualDistillation, data: Dataset) -> None:
         )
     if not len(data.valid):
         raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
+    if settings.rounds:
+        settings.method.check(settings.training.crm, data.num_items)
 
 
 @contextlib.contextmanager

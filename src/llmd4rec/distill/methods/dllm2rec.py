@@ -45,21 +45,23 @@ class DLLM2Rec(BaseModel):
     confidence: float = Field(0.5, ge=0, description="γ_c, how much the teacher's scores count")
     consistency: float = Field(0.1, ge=0, description="γ_s, how much it counts that the student has the item too")
 
-    def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
-    ) -> Objective:
-        """See :meth:`~llmd4rec.distill.methods.llmd4rec.LLMD4Rec.objective`.
+    def check(self, training: Training, num_items: int) -> None:
+        """Before anything is trained.
 
         Raises:
             ConfigError: the catalogue is too large for a full softmax; the best of drawn items are not the best.
         """
-        if student.num_items > training.full_softmax_items:
+        if num_items > training.full_softmax_items:
             raise ConfigError(
-                f"method dllm2rec needs the teacher's best items of the whole catalogue; this one has "
-                f"{student.num_items:,} items, and more than training.crm.full_softmax_items = "
-                f"{training.full_softmax_items:,} are drawn from",
+                f"method dllm2rec needs the teacher's best items of the whole catalogue; this one has {num_items:,}, "
+                f"and more than training.crm.full_softmax_items = {training.full_softmax_items:,} are drawn from",
                 "Raise that setting, or choose method llmd4rec.",
             )
+
+    def objective(
+        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+    ) -> Objective:
+        """See :meth:`~llmd4rec.distill.methods.llmd4rec.LLMD4Rec.objective`."""
         return _BestItems(self, training, teacher)
 
 

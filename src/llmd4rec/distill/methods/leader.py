@@ -33,6 +33,9 @@ class LEADER(BaseModel):
     name: Literal["leader"] = "leader"
     strength: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
+    def check(self, training: Training, num_items: int) -> None:
+        """Refuses, before anything is trained, what the method cannot do: nothing."""
+
     def objective(
         self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
     ) -> Objective:

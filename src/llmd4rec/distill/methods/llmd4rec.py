@@ -31,6 +31,9 @@ class LLMD4Rec(BaseModel):
         "or, to compare, as others do: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
+    def check(self, training: Training, num_items: int) -> None:
+        """Refuses, before anything is trained, what the method cannot do: nothing."""
+
     def objective(
         self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
     ) -> Objective:
