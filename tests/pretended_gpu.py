@@ -1,0 +1,213 @@
+"""Trains a run on a GPU that is not there; to be run by itself, as it changes what torch is.
+
+    python pretended_gpu.py settings.json DATA RUN > result.json
+
+A tensor that is on `pretended` holds its numbers in memory. What a real GPU would refuse is refused: an operation on
+tensors of two devices, reading one by NumPy, a file or a loop without a copy. Operations themselves run on the CPU, in
+autocast with the dtypes that CUDA's would have. What waits for the device is counted, by the place in the code.
+
+Not covered: kernels, streams, pinned memory, CUDA's random state, and a GRU's own kernel, written out here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+aten = torch.ops.aten
+#: Where the host waited for the device: file of the package, line, operation.
+waits: Counter[tuple[str, int, str]] = Counter()
+
+
+class _Backend(_DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+class OnDevice(Tensor):
+    """A tensor that says that it is on the device."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> OnDevice:
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=torch.device("pretended", 0),
+        )
+        made.held = held
+        return made
+
+    def tolist(self) -> Any:
+        _waits("tolist")
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Everywhere(TorchDispatchMode):
+    """Sees what is made on the device, or brought there, too."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+_COPIES = {aten._to_copy.default, aten.copy_.default}
+_LOOKUPS = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    there = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
+    device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+    if there and func not in _COPIES:
+        for tensor in tensors:
+            index = func in _LOOKUPS and tensor is not args[0]  # a GPU takes indices from the CPU
+            if not isinstance(tensor, OnDevice) and tensor.dim() and not index:
+                raise RuntimeError(f"{func}: a tensor of shape {tuple(tensor.shape)} is on the CPU, others are not")
+    target = device.type == "pretended" if device is not None else bool(there)
+    if func is aten.copy_.default:
+        target = isinstance(args[0], OnDevice)
+    if func is aten._local_scalar_dense.default or (there and not target):
+        _waits(str(func))
+        target = False
+    here = tree_map(lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf, (args, kwargs))
+    if device is not None:
+        here[1]["device"] = torch.device("cpu")
+    result = func(*here[0], **here[1])
+    if not target:
+        return result
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return there[id(leaf)] if id(leaf) in there else OnDevice(leaf)
+
+    return tree_map(moved, result)
+
+
+def _waits(what: str) -> None:
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if "/torch/optim/" in name:  # is not fused on this device
+            return
+        if "/src/llmd4rec/" in name:
+            waits[name.split("/src/llmd4rec/")[1], frame.f_lineno, what] += 1
+            return
+        frame = frame.f_back
+
+
+# ---- autocast: CUDA's lists of operations, as far as they are used -------------------------------------------------
+_LOWER = "linear matmul mm bmm addmm mv baddbmm scaled_dot_product_attention"
+_FULL = (
+    "exp log log2 log1p softplus layer_norm nll_loss cross_entropy_loss cosine_similarity kl_div mse_loss rsqrt "
+    "reciprocal norm.Scalar logsumexp softmax.int log_softmax.int cumsum cumprod sum sum.dim_IntList prod "
+    "pow.Tensor_Scalar pow.Tensor_Tensor"
+)
+
+
+def _cast(operation: Any, dtype: torch.dtype | None) -> Any:
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        to = dtype or torch.get_autocast_dtype("pretended")
+
+        def cast(leaf: Any) -> Any:
+            wanted = isinstance(leaf, OnDevice) and leaf.is_floating_point() and leaf.dtype != torch.float64
+            return leaf.to(to) if wanted else leaf
+
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    return kernel
+
+
+def _gru(self: nn.GRU, x_BLH: Tensor, state: None = None) -> tuple[Tensor, Tensor]:
+    """One layer of it, as its documentation writes it."""
+    assert state is None
+    assert self.num_layers == 1
+    h_BH, states = x_BLH.new_zeros(len(x_BLH), self.hidden_size), []
+    for x_BH in x_BLH.unbind(1):
+        ir, iz, i_n = nn.functional.linear(x_BH, self.weight_ih_l0, self.bias_ih_l0).chunk(3, 1)
+        hr, hz, hn = nn.functional.linear(h_BH, self.weight_hh_l0, self.bias_hh_l0).chunk(3, 1)
+        z = (iz + hz).sigmoid()
+        h_BH = (1 - z) * (i_n + (ir + hr).sigmoid() * hn).tanh() + z * h_BH
+        states.append(h_BH)
+    return torch.stack(states, 1), h_BH
+
+
+def pretend() -> Any:
+    """Makes torch believe in the device; gives the mode to work in."""
+    _setup_privateuseone_for_python_backend("pretended", _Backend())
+    everything = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+    everything.fallback(torch.library.fallthrough_kernel)
+    casts = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
+    for names, dtype in ((_LOWER, None), (_FULL, torch.float32)):
+        for name in names.split():
+            packet, _, overload = name.partition(".")
+            casts.impl(name, _cast(getattr(getattr(aten, packet), overload or "default"), dtype))
+    torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]  # whose tensors cannot be wrapped
+    made = torch.tensor  # fills its storage behind the modes' backs
+    torch.tensor = lambda data, device=None, **more: made(data, **more).to(device)  # type: ignore[assignment]
+    nn.GRU.forward = _gru  # type: ignore[assignment,method-assign]
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    _libraries.extend([everything, casts])  # what is registered goes when they do
+    return _Everywhere()
+
+
+_libraries: list[torch.library.Library] = []
+
+
+def main() -> None:
+    settings, data, folder = sys.argv[1:]
+    with pretend():
+        try:
+            torch.ones(2, device="pretended") + torch.ones(2)
+        except RuntimeError as error:
+            refused = str(error)
+        from llmd4rec.data.dataset import Dataset
+        from llmd4rec.distill.results import score
+        from llmd4rec.distill.run import parse_settings
+        from llmd4rec.training import fit
+
+        fit.MIN_STEPS = 4  # short epochs
+        dataset = Dataset.load(Path(data))
+        values = json.loads(Path(settings).read_text())
+        run = parse_settings(values).fit(dataset, Path(folder))
+        scores = {
+            f"{model} {stage}": score(run, dataset, model, stage, split="test").metrics["ndcg@10"]
+            for model, stage in run.models()
+        }
+        best = run.crm.recommend([dataset.item_ids[0]], k=3)
+    print(
+        json.dumps(
+            {
+                "refused": refused,
+                "scores": scores,
+                "best": [item.item_id for item in best],
+                "waits": [[*where, times] for where, times in waits.items()],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
