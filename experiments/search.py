@@ -30,7 +30,7 @@ from typing import Any
 
 import optuna
 import yaml
-from study import ROOT, RUNS, keep_shared, merged, take_shared
+from study import ROOT, RUNS, keep_shared, merged, require_commit, take_shared
 
 from llmd4rec.config import check
 from llmd4rec.data.dataset import Dataset
@@ -63,6 +63,7 @@ def main() -> None:
         parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
     if arguments.trials < 1:
         parser.error("--trials must be at least 1: the default recipe")
+    require_commit(parser, arguments.out, ROOT / "results" / "searches")
     sets = {name: Dataset.load(Path(folder)) for name, _, folder in (text.partition("=") for text in arguments.data)}
     target = arguments.out / f"{arguments.search.stem}-{'-'.join(sets)}-seed{arguments.seed}.json"
     found = _begun(target, search, sets) or {

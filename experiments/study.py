@@ -22,6 +22,7 @@ come before the rounds (crm-alone, wide-alone, ..., llm-alone): they are trained
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import shutil
@@ -32,6 +33,7 @@ from typing import Any
 
 import yaml
 
+import llmd4rec
 from llmd4rec.config import check, differences
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.results import score
@@ -40,7 +42,7 @@ from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
-from llmd4rec.files import write_json
+from llmd4rec.files import atomic_dir, write_json
 from llmd4rec.training.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +73,7 @@ def main() -> None:
         parser.error(f"{arguments.study}: the reference {unknown[0]!r} is no variant")
     if wrong := [text for text in arguments.data if "=" not in text]:
         parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
+    require_commit(parser, arguments.out, ROOT / "results")
     for name, _, folder in (text.partition("=") for text in arguments.data):
         data = Dataset.load(Path(folder))
         for seed in arguments.seeds:
@@ -90,6 +93,13 @@ def main() -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_json(target, head | result)
                 print(json.dumps({s: round(v["validation_ndcg"], 4) for s, v in result["stages"].items()}), flush=True)
+
+
+def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path) -> None:
+    """Refuses to add to the results that are `kept` what no commit can make again."""
+    commit = environment()["commit"] or ""
+    if out.resolve() == kept.resolve() and (not commit or commit.endswith("-dirty")):
+        parser.error("the code is that of no commit, which a result has to name: commit first, or give another --out")
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -203,8 +213,17 @@ def shared_folder(run: Run, stage: str) -> Path:
             kept["differs in"] = wides[of]
     if stage == "llm-alone":
         kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
+    kept["code"] = code()
     digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]
     return RUNS / "shared" / f"{stage}-{digest}"
+
+
+@functools.cache
+def code() -> str:
+    """A digest of the code that trains a stage before the rounds."""
+    source = Path(llmd4rec.__file__).parent
+    files = (path for room in ("data", "models", "training") for path in sorted((source / room).rglob("*.py")))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def before_rounds(run: Run) -> tuple[str, ...]:
@@ -237,11 +256,12 @@ def keep_shared(run: Run) -> None:
     for stage in before_rounds(run):
         folder = shared_folder(run, stage)
         if stage in run.record.stages and not folder.exists():
-            folder.mkdir(parents=True)
-            shutil.copy(run.checkpoint_of(stage) / "best.safetensors", folder)
-            write_json(folder / "llm.json", run.record.llm)
-            # Another trial's file then says which code has trained what it took over.
-            write_json(folder / "stage.json", {"commit": environment()["commit"], **run.record.stages[stage]})
+            with atomic_dir(folder) as temporary:
+                shutil.copy(run.checkpoint_of(stage) / "best.safetensors", temporary)
+                write_json(temporary / "llm.json", run.record.llm)
+                # Another trial's file then says which code has trained what it took over.
+                commit = environment()["commit"]
+                write_json(temporary / "stage.json", {"commit": commit, **run.record.stages[stage]})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ HEAD = """# Results
 Made by `python experiments/tables.py` from the files under `results/`; do not edit. Each file there holds the command,
 settings, seed, commit and machine of one trial. NDCG@10 over the whole catalogue, seen items removed; *val* is
 validation, by which variants are chosen, *test* the held-out last items. How the numbers are to be read, and what was
-learned from them, stands in [findings.md](findings.md).
+learned from them, stands in [findings.md](findings.md). A † marks a variant of which a trial was run from files that
+differed from those of its commit.
 """
 
 SEARCHES = """## Searches
@@ -87,7 +88,8 @@ def table(variants: dict[str, list[Any]]) -> str:
         head += [f"{name.upper()}'s gain, test", "p"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for variant, trials in variants.items():
-        row = [variant, str(len(trials))]
+        dirty = any((trial["environment"]["commit"] or "-dirty").endswith("-dirty") for trial in trials)
+        row = [f"{variant} †" if dirty else variant, str(len(trials))]
         row += [spread([t["models"].get(m, {}).get("valid", {}).get("ndcg@10") for t in trials]) for m in present]
         row += [spread([t["models"].get(m, {}).get("test", {}).get("ndcg@10") for t in trials]) for m in present]
         for name in learned:

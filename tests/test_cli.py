@@ -77,6 +77,18 @@ def test_help_shows_an_example(command):
     assert f"llmd4rec {command[0] if command else 'train'} " in result.stdout
 
 
+def test_help_says_what_is_taken_by_default():
+    """Square brackets are markup where they are not escaped, and would be swallowed."""
+    for command, words in {
+        "compare": ["distilled if it has it].", "[default: as in the second run]"],
+        "evaluate": ["distilled if the run", "[default: as in the"], "report": ["RUN/report.html]"],
+        "serve": ["[default: none]"], "export": ["[default: the better"], "recommend": ["[default: the run's]"],
+    }.items():  # fmt: skip
+        shown = " ".join(llmd4rec(command, "--help").stdout.replace("│", " ").split())
+        for word in words:
+            assert word in shown, (command, word)
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from typer.testing import CliRunner; from llmd4rec.cli import app\n"

@@ -172,9 +172,13 @@ def test_every_default_is_written_and_described(tmp_path):
     rows = list(describe(MutualDistillation))
     assert len(rows) > 50
     assert {"wides", "wides.*.name", "wides.*.without"} <= {key for key, _, _ in rows}
+    others = {key: default for key, default, description in rows if description.startswith("(")}
+    assert {"crm.hidden": 128, "crm.alpha": 0.7, "method.items": 10}.items() <= others.items()
+    leader = next(row for row in rows if row[0] == "method.strength" and row[2].startswith("(leader)"))
+    assert leader[1] == 0.4
     for key, default, description in rows:
-        assert description or key == "crm.name", key
-        if ".*." in key:
+        assert description, key
+        if ".*." in key or description.startswith("("):
             continue
         value = at(key)
         if key == "wides":

@@ -16,6 +16,7 @@ import yaml
 from llmd4rec.config import check
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
+from llmd4rec.training.runtime import environment
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -47,6 +48,7 @@ def study_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
 def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, capsys):
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results"]
     call(study, monkeypatch, *arguments, "--only", "taught", "alone")
     folder = tmp_path / "results" / "tiny" / "chain"
@@ -83,6 +85,7 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
 ):
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
     values = yaml.safe_load(study_file.read_text()) | {"reference": ["alone"]}
     values["variants"] = {"alone": {"rounds": 0, "crm": {"dim": 4}}, "taught": {"direction": "up", "teacher": "self"}}
     study_file.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -107,6 +110,20 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     with pytest.raises(SystemExit):
         call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}")
     assert "the reference 'taut' is no variant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("commit", ["0123456789ab-dirty", None])
+def test_results_are_kept_of_committed_code_only(commit, study_file, chain_data, tmp_path, monkeypatch, capsys):
+    study = script("study")
+    monkeypatch.setattr(study, "environment", lambda: {"commit": commit})
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "trial", lambda *_: {"stages": {}})
+    arguments = [study_file, "--data", f"chain={chain_data.path}", "--only", "alone"]
+    with pytest.raises(SystemExit):
+        call(study, monkeypatch, *arguments, "--out", tmp_path / "results")
+    assert "commit first, or give another --out" in capsys.readouterr().err
+    call(study, monkeypatch, *arguments, "--out", tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "tiny" / "chain" / "alone-seed0.json").exists()
 
 
 def test_seeds_become_a_mean_and_a_deviation():

@@ -76,7 +76,11 @@ def save_settings(settings: BaseModel, path: Path) -> None:
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
-    """Every setting as (dotted key, default, what it is); `key.*.name` are those of each group in a list."""
+    """Every setting as (dotted key, default, what it is); `key.*.name` are those of each group in a list.
+
+    Of a group that may be of several kinds, those of the default kind come first, then what the others have that it
+    has not, or with another default, each with the name of its kind.
+    """
     for name, info in kind.model_fields.items():
         nested, default = _group_of(info.annotation), info.get_default(call_default_factory=True)
         groups = nested is not None and issubclass(nested, BaseModel)
@@ -86,7 +90,14 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any
         if several or not groups:
             yield f"{prefix}{name}", default, info.description or ""
         if groups:
-            yield from describe(nested, f"{prefix}{name}.*." if several else f"{prefix}{name}.")
+            inner = f"{prefix}{name}.*." if several else f"{prefix}{name}."
+            own = list(describe(nested, inner))
+            yield from own
+            seen = {(key, repr(value)) for key, value, _ in own}
+            for tag, other in _tagged(info.annotation, *info.metadata).items():
+                for key, value, words in describe(other, inner) if other is not nested else ():
+                    if (key, repr(value)) not in seen and key != f"{inner}name":
+                        yield key, value, f"({tag}) {words}"
 
 
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
@@ -162,10 +173,10 @@ def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[
     return path, []
 
 
-def _tagged(annotation: Any) -> dict[str, Any]:
+def _tagged(*annotations: Any) -> dict[str, Any]:
     """The settings models of a union that are told apart by a tag, by tag."""
     found: dict[str, Any] = {}
-    for each in get_args(annotation):
+    for each in (part for annotation in annotations for part in get_args(annotation)):
         tag = next((part.tag for part in get_args(each)[1:] if isinstance(part, Tag)), None)
         found |= {tag: get_args(each)[0]} if tag is not None else _tagged(each)
     return found

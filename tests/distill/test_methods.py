@@ -152,14 +152,32 @@ def test_a_method_is_how_the_served_crm_is_taught_and_nobody_else(tiny_settings,
 @pytest.mark.parametrize("method", ["dllm2rec", "leader"])
 def test_a_method_pulls_the_student_to_its_teacher(method, tiny_settings, chain_data, tmp_path):
     distance = {}
-    for strength in (0.0, 20.0):
+    for strength in (1e-6, 20.0):  # at 0 nobody would be asked
         settings = changed(
             tiny_settings, direction="up", training__crm__epochs=8, method={"name": method, "strength": strength}
         )
         run = parse_settings(settings).fit(chain_data, tmp_path / str(strength))
         log = [line for line in run.log.read() if line["phase"] == "crm-round-1" and line["epoch"]]
         distance[strength] = log[-1]["kl"]
-    assert distance[20.0] < distance[0.0]
+    assert distance[20.0] < distance[1e-6]
+
+
+@pytest.mark.parametrize(
+    ("method", "lambda_up", "taught"),
+    [
+        ({"name": "dllm2rec"}, 0, "llm-alone"),
+        ({"name": "dllm2rec", "strength": 0}, 4, None),
+        ({"name": "leader"}, 0, "llm-alone"),
+        ({"name": "leader", "strength": 0}, 4, None),
+    ],
+)
+def test_a_method_listens_by_its_own_strength(method, lambda_up, taught, tiny_settings, chain_data, tmp_path):
+    settings = changed(
+        tiny_settings, direction="up", training__crm__epochs=0, training__llm__epochs=0, method=method,
+        lambda_up=lambda_up,
+    )  # fmt: skip
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert run.record.stages["crm-round-1"]["taught_by"] == taught
 
 
 def test_methods_that_cannot_be_are_refused(tiny_settings):
@@ -169,3 +187,5 @@ def test_methods_that_cannot_be_are_refused(tiny_settings):
         parse_settings(changed(tiny_settings, method={"name": "magic"}))
     with pytest.raises(ConfigError, match=r"method\.items"):
         parse_settings(changed(tiny_settings, method={"name": "dllm2rec", "items": 0}))
+    with pytest.raises(ConfigError, match="must not both be 0"):
+        parse_settings(changed(tiny_settings, method={"name": "dllm2rec", "position": 0, "confidence": 0}))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from in_another_process import changed
 
-from llmd4rec.distill.report import teachers_in_words
+from llmd4rec.distill.report import report_content, teachers_in_words
+from llmd4rec.distill.run import parse_settings
+from llmd4rec.evaluation.report import render
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,25 @@ from llmd4rec.distill.report import teachers_in_words
 )  # fmt: skip
 def test_teachers_in_words(stage, words):
     assert teachers_in_words(stage) == words
+
+
+def test_each_wide_training_has_a_line_and_a_name_of_its_own(tiny_settings, chain_data, tmp_path):
+    settings = changed(
+        tiny_settings, wide=16, teacher="self", direction="up", training__crm__epochs=1,
+        wides=[{}, {"name": "gru4rec"}, {"name": "gru4rec", "without": []}],
+    )  # fmt: skip
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    content = report_content(run, chain_data, [])
+    points = {(point.model, point.round, point.name): point.value for point in content.curves}
+    logged = {line["phase"]: line["validation_ndcg"] for line in run.log.read() if line["epoch"] == 1}
+    assert points == {
+        ("crm", 0, ""): logged["crm-alone"],
+        ("wide", 0, "Wider SASRec"): logged["wide-alone"],
+        ("wide", 0, "Wider GRU4Rec 1"): logged["wide-alone-2"],
+        ("wide", 0, "Wider GRU4Rec 2"): logged["wide-alone-3"],
+        ("crm", 1, ""): logged["crm-round-1"],
+    }
+    page = render(content)
+    assert page.count("<th scope='row'>Wider GRU4Rec") == 2
+    assert "Wider recommenders" in page
+    assert "language model" not in page.partition("round by round")[2].partition("</section>")[0]

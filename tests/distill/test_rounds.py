@@ -19,9 +19,11 @@ from filelock import FileLock
 from in_another_process import changed, outcome, start, train
 from torch import Tensor
 
+from llmd4rec.config import describe
 from llmd4rec.distill import rounds
+from llmd4rec.distill.dependence import depends
 from llmd4rec.distill.run import Run, parse_settings
-from llmd4rec.distill.settings import Wide
+from llmd4rec.distill.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.models.crm import BSARec, GRU4Rec, items
 from llmd4rec.models.ranker import count_parameters
@@ -560,6 +562,92 @@ def test_other_settings_are_refused_by_name(copied_run, tiny_settings, chain_dat
         parse_settings(changed(tiny_settings, lambda_up=2, crm__dropout=0.2)).fit(chain_data, copied_run)
 
 
+@pytest.mark.parametrize(
+    ("stage", "setting", "expected"),
+    [
+        ("crm-alone", "crm.dropout", True),
+        ("crm-alone", "training.crm.batch", True),
+        ("crm-alone", "training.crm.round_learning_rate", False),
+        ("crm-alone", "training.crm.checkpoint_seconds", False),
+        ("crm-alone", "training.llm.batch", False),
+        ("crm-alone", "wides", False),
+        ("crm-alone", "llm.encoder", True),  # whose vectors its own table is trained from
+        ("crm-alone", "lambda_up", False),
+        ("wide-alone-2", "wide", True),
+        ("wide-alone-2", "llm.layers", False),
+        ("llm-alone", "wides", True),  # whose items it reads
+        ("llm-alone", "llm.lora.r", True),
+        ("llm-alone", "inject", True),
+        ("llm-alone", "method.name", False),
+        ("crm-round-1", "method.name", True),
+        ("llm-round-1", "training.llm.round_epochs", True),
+        ("crm-round-1", "rounds", True),
+        ("crm-round-1", "seed", True),
+        ("crm-round-1", "something.new", True),
+    ],
+)
+def test_what_a_training_depends_on(stage, setting, expected):
+    assert depends(stage, setting) is expected
+
+
+def test_every_setting_of_a_run_belongs_to_a_training():
+    """A new setting is one of all trainings until somebody thinks about it; none is of no training by accident."""
+    free = {key for key, _, _ in describe(MutualDistillation) if not depends("crm-round-1", key)}
+    assert free == {"device", "threads", "training.crm.checkpoint_seconds", "training.llm.checkpoint_seconds"}
+
+
+def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(tiny_settings, chain_data, tmp_path):
+    """What the first round came to is kept; fewer rounds than there are cannot be wanted any more."""
+    settings = changed(tiny_settings, teacher="consensus")
+    folder = tmp_path / "run"
+    parse_settings(settings).fit(chain_data, folder)
+    kept = (folder / "checkpoints" / "crm-round-1" / "best.safetensors").stat().st_mtime_ns
+    more = parse_settings(changed(settings, rounds=2))
+    run = more.fit(chain_data, folder)
+    assert (folder / "checkpoints" / "crm-round-1" / "best.safetensors").stat().st_mtime_ns == kept
+    fresh = more.fit(chain_data, tmp_path / "fresh")
+    assert list(run.record.stages) == list(fresh.record.stages)
+    assert all(same(weights(run, stage), weights(fresh, stage)) for stage in fresh.record.stages)
+    assert Run.open(folder).settings == more
+    with pytest.raises(RunError, match="other settings: rounds: 2 → 1"):
+        parse_settings(settings).fit(chain_data, folder)
+
+
+def test_a_language_model_is_changed_before_its_turn(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """As where it does not fit a GPU: the CRM before it is kept, and it is made anew."""
+    settings, folder = changed(tiny_settings, rounds=1), tmp_path / "run"
+    fits = rounds.fit
+
+    def full(*args: Any, phase: str, **more: Any) -> Any:
+        if phase == "llm-alone":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
+        return fits(*args, phase=phase, **more)
+
+    monkeypatch.setattr(rounds, "fit", full)
+    with pytest.raises(RunError, match=r"llm-alone: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
+        parse_settings(settings).fit(chain_data, folder)
+    monkeypatch.setattr(rounds, "fit", fits)
+    kept = (folder / "checkpoints" / "crm-alone" / "best.safetensors").stat().st_mtime_ns
+    smaller = parse_settings(changed(settings, llm__lora={"r": 1}, training__llm__batch=16, lambda_up=2.0))
+    run = smaller.fit(chain_data, folder)
+    assert (folder / "checkpoints" / "crm-alone" / "best.safetensors").stat().st_mtime_ns == kept
+    fresh = smaller.fit(chain_data, tmp_path / "fresh")
+    assert run.record.llm == fresh.record.llm
+    assert all(same(weights(run, stage), weights(fresh, stage)) for stage in fresh.record.stages)
+
+
+def test_a_training_that_has_begun_is_not_changed_unasked(tiny_settings, chain_data, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    begun = folder / "checkpoints" / "llm-alone" / "training"
+    Run.start(folder, parse_settings(tiny_settings), chain_data)
+    begun.mkdir(parents=True)
+    other = parse_settings(changed(tiny_settings, training__llm__batch=16))
+    with pytest.raises(RunError, match=r"training\.llm\.batch: 64 → 16\n.*remove \S+llm-alone/training to begin"):
+        Run.start(folder, other, chain_data)
+    shutil.rmtree(begun)
+    assert Run.start(folder, other, chain_data).settings == other
+
+
 def test_settings_that_came_to_nothing_may_be_corrected(tiny_settings, chain_data, tmp_path):
     """The language model could not be had; nothing was trained yet."""
     wrong = parse_settings(changed(tiny_settings, llm__model=str(tmp_path / "no-model"), seed=5))
@@ -570,7 +658,7 @@ def test_settings_that_came_to_nothing_may_be_corrected(tiny_settings, chain_dat
     assert run.record.finished
     again = Run.open(tmp_path / "run")
     assert (again.settings, again.record.llm) == (right, None)
-    with pytest.raises(RunError, match=r"other settings: .*no-model"):
+    with pytest.raises(RunError, match=r"other settings: seed: 0 → 5\n"):
         wrong.fit(chain_data, tmp_path / "run")
 
 

@@ -64,12 +64,13 @@ def train(
     distill: Distill | None = None,
     trained_before: bool = False,
     objective: Objective | None = None,
+    phase: str = "crm-alone",
 ) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
     log = MetricsLog(folder / "metrics.jsonl")
     fitted = fit(
-        ranker, data, settings, folder, phase="crm-alone", seed=5, log=log,
+        ranker, data, settings, folder, phase=phase, seed=5, log=log,
         validate=validate or (lambda model: validation_ndcg(model, data)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
     )  # fmt: skip
@@ -505,6 +506,24 @@ def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
     expected = r"crm-alone: .* the loss is nan in epoch 3, step 1, at learning rate 0\.01\n  Lower training\.crm\.learn"
     assert re.match(expected, str(caught.value))
     assert_equal(checkpoint.load(named_file(caught.value))[0], seen[1])
+
+
+@pytest.mark.parametrize(
+    ("phase", "round_rate", "name"),
+    [
+        ("wide-alone-2", 0.5, "training.crm.learning_rate"),
+        ("crm-round-1", 0.5, "training.crm.round_learning_rate"),
+        ("crm-round-1", None, "training.crm.learning_rate"),
+        ("llm-round-2", None, "training.llm.learning_rate"),
+    ],
+)
+def test_a_diverged_training_names_the_setting_to_lower(phase, round_rate, name, data, tmp_path):
+    ranker = network()
+    ranker.norm_in.register_forward_hook(lambda module, _, output: output * torch.inf if module.training else output)
+    settings = QUICK.model_copy(update={"round_learning_rate": round_rate})
+    with pytest.raises(RunError) as caught:
+        train(tmp_path, data, settings.in_round() if "round" in phase else settings, ranker=ranker, phase=phase)
+    assert f"Lower {name}, or set training.{name.split('.')[1]}.clip to 1, in a new run" in caught.value.remedy
 
 
 def test_weights_that_are_lost_behind_a_fine_loss_are_never_saved(data, tmp_path):

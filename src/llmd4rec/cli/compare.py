@@ -14,9 +14,13 @@ def compare(
     run_a: Annotated[Path, typer.Argument(help="A run folder: what is compared against.")],
     run_b: Annotated[Path, typer.Argument(help="Another run folder, or the same one.")],
     model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
-    stage_a: Annotated[Stage | None, typer.Option(help="Of the first run [default: distilled if it has it].")] = None,
-    stage_b: Annotated[Stage | None, typer.Option(help="Of the second run [default: distilled if it has it].")] = None,
-    seen: Annotated[Seen | None, typer.Option(help="[default: as in the second run]")] = None,
+    stage_a: Annotated[Stage | None, typer.Option(help="Of the first run \\[default: distilled if it has it].")] = None,
+    stage_b: Annotated[
+        Stage | None, typer.Option(help="Of the second run \\[default: distilled if it has it].")
+    ] = None,
+    seen: Annotated[
+        Seen | None, typer.Option(help="Whether items of the history are candidates \\[default: as in the second run].")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The runs' data set, if it is not where it was.")
     ] = None,

@@ -20,10 +20,10 @@ def evaluate(
     ] = None,
     model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation [default: distilled if the run has it].")
+        Stage | None, typer.Option(help="Before or after distillation \\[default: distilled if the run has it].")
     ] = None,
     seen: Annotated[
-        Seen | None, typer.Option(help="Whether items of the history are candidates [default: as in the run].")
+        Seen | None, typer.Option(help="Whether items of the history are candidates \\[default: as in the run].")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
     other_data: Annotated[

@@ -13,7 +13,7 @@ def report(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write it [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it \\[default: RUN/report.html].")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, and print its before/after table.
 

@@ -21,7 +21,7 @@ def serve(
         int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     models: Annotated[
-        Path | None, typer.Option(help="Folder of exports that may be loaded by name while serving [default: none].")
+        Path | None, typer.Option(help="Folder of exports that may be loaded by name while serving \\[default: none].")
     ] = None,
     api_keys: Annotated[
         Path | None, typer.Option(help=f"File of API keys, one a line; {KEY} in the environment is another.")

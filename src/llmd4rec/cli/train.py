@@ -25,12 +25,15 @@ def train(
 ) -> None:
     """Train a recommender and a language model that teach each other.
 
-    Trains the CRM (SASRec) alone, then the language model, then both in rounds of mutual distillation, choosing epochs
-    and rounds on the validation items.
+    Trains the served CRM (SASRec) alone, then wider CRMs that only teach (most of the time goes there), then the
+    language model, then language model and CRM in rounds of distillation. How much each teacher counts, epochs and
+    rounds are chosen on the validation items.
 
-    Whatever stops it, the same command goes on to the same numbers. Ctrl-C and SIGTERM write a checkpoint first; a
-    second one does not wait for it. Exit codes: 0 finished; 2 something is wrong that going on would not cure; 130
-    Ctrl-C; 143 SIGTERM, and 137 killed, where a scheduler should start it again:
+    Whatever stops it, the same command goes on to the same numbers (on a GPU up to rounding). Settings may be changed
+    in between where no training that has begun depends on them, such as those of the language model before its turn.
+    Ctrl-C and SIGTERM write a checkpoint first; a second one does not wait for it. Exit codes: 0 finished; 2 something
+    is wrong that going on would not cure; 130 Ctrl-C; 143 SIGTERM, and 137 killed, where a scheduler should start it
+    again:
 
       until llmd4rec train -d data/mine -r runs/first; do [ $? -gt 130 ] || break; done
 

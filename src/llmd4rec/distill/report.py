@@ -45,6 +45,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     alone, distilled = scored.get(("crm", "alone")), scored.get(("crm", "distilled"))
     log = run.log.read()
     settings = run.settings
+    names = _wide_names(run)
     return ReportContent(
         title=run.folder.resolve().name,
         crm=type(settings.crm).__name__,
@@ -64,7 +65,9 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         comparison=compared(("crm", "alone"), ("crm", "distilled"), ("CRM alone", "CRM distilled")),
         models_compared=compared(("crm", "distilled"), ("llm", "distilled"), ("the CRM", "the LLM")),
         curves=[
-            CurvePoint(*_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"])
+            CurvePoint(
+                *_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"], names.get(line["phase"], "")
+            )
             for line in log
             if line["epoch"] > 0
         ],
@@ -129,6 +132,17 @@ def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram
                         number, "w1" if model == "llm" else "w2", _EDGES, line["weight_counts"], line["weight_mean"]
                     )
                 )
+    return found
+
+
+def _wide_names(run: Run) -> dict[str, str]:
+    """What the trainings of wide models are called: by their networks, numbered where there are several of one."""
+    stages = [name for name in run.record.stages if name.startswith("wide-")]
+    networks = {name: type(run.settings.crm_in(name)).__name__ for name in stages}
+    found: dict[str, str] = {}
+    for name, network in networks.items():
+        alike = [each for each, other in networks.items() if other == network]
+        found[name] = f"Wider {network}" + (f" {alike.index(name) + 1}" if len(alike) > 1 else "")
     return found
 
 

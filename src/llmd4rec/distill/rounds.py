@@ -23,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from llmd4rec.data.batches import Histories, TrainingWindows
@@ -86,6 +87,8 @@ def _tidy(run: Run) -> None:
         warn(f"{run.checkpoint_of(missing[0])} has no weights: {', '.join(again)} are trained again")
         for name in again:
             del run.record.stages[name]
+            for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
+                remove(evaluation)
     no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
     if missing or no_texts:
         run.record.finished = False
@@ -95,7 +98,7 @@ def _tidy(run: Run) -> None:
     if run.record.finished:
         for name in ("teachers", "histories"):
             remove(run.folder / name)
-    elif run.has_begun():
+    elif run.begun():
         run.note_environment()
 
 
@@ -222,7 +225,9 @@ class _Rounds:
         run, settings = self.run_folder, self.settings
         if stage in run.record.stages:
             return
-        if settings.distill(model).strength == 0:  # the control that trains as often and listens to nobody
+        # The language model is taught in the paper's way, whatever the served one is compared with.
+        method = settings.method if model == "crm" else LLMD4Rec()
+        if not method.listens(settings.distill(model)):  # the control that trains as often and listens to nobody
             taught_by = ()
         teacher = " + ".join(taught_by) or None
         say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
@@ -230,7 +235,8 @@ class _Rounds:
         # With nobody to listen to, what is drawn would be learned as if it had happened.
         histories = self._histories(number) if taught_by else self.data
         lesson = self._publish(histories, *taught_by, learner=model) if taught_by else None
-        if lesson is not None and settings.ranks == "round-start":
+        weighted = isinstance(method, LLMD4Rec) and settings.weights == "rank"
+        if lesson is not None and weighted and settings.ranks == "round-start":
             before = self._publish(histories, self._latest(model, number), learner=model)
             lesson = replace(lesson, student_rank=before.rank)
         ranker = self._starting_point(model, stage, number)
@@ -245,22 +251,29 @@ class _Rounds:
         folder = run.checkpoint_of(stage)
         objective: Objective = RankingObjective(training)
         if lesson is not None:
-            # The language model is taught in the paper's way, whatever the served one is compared with.
-            method = settings.method if model == "crm" else LLMD4Rec()
             seed = derive_seed(settings.seed, "method", stage)
             objective = method.objective(training, lesson, settings.distill(model), ranker, seed)
-        fitted = fit(
-            ranker,
-            histories,
-            training,
-            folder / "training",
-            phase=stage,
-            seed=settings.seed,
-            validate=self._validate,
-            log=run.log,
-            trained_before=self._goes_on(model, number),
-            objective=objective,
-        )
+        try:
+            fitted = fit(
+                ranker,
+                histories,
+                training,
+                folder / "training",
+                phase=stage,
+                seed=settings.seed,
+                validate=self._validate,
+                log=run.log,
+                trained_before=self._goes_on(model, number),
+                objective=objective,
+            )
+        except torch.OutOfMemoryError as error:
+            group = "llm" if model == "llm" else "crm"
+            smaller = "llm.layers" if model == "llm" else "wide" if model == "wide" else "crm.dim"
+            raise RunError(
+                f"{stage}: the device has not enough memory: {str(error).splitlines()[0]}",
+                f"Lower training.{group}.batch (now {training.batch}) or {smaller}, in a new run folder; or, where no "
+                f"finished training depends on it, in this one after {folder / 'training'} is gone.",
+            ) from error
         if sides:
             item_table_of(ranker).fold()
         self._keep(stage, ranker, fitted, teacher, lesson.counts if lesson is not None else {})

@@ -33,11 +33,12 @@ from torch import Tensor
 
 from llmd4rec.config import check, differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distill.dependence import depends, refused
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_dir, read_json, sha256_file, write_json
+from llmd4rec.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import warn
+from llmd4rec.progress import say, warn
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes
 from llmd4rec.training.runtime import derive_seed, environment, select_device
@@ -82,8 +83,8 @@ class Run:
         """A new run folder, or the unfinished or finished one that is there.
 
         Args:
-            locked: nobody else trains in it, so a run in which nothing was trained yet may be given other settings;
-                otherwise it comes as it is.
+            locked: nobody else trains in it, so it may be given other settings where nothing that was trained
+                depends on them; otherwise it comes as it is.
 
         Raises:
             RunError: the folder holds another run or something else.
@@ -91,23 +92,18 @@ class Run:
         if (folder / "run.json").exists():
             run = cls.open(folder)
             run.require(data)
-            changed = [
-                line for line in differences(run.settings, settings) if not line.startswith(("device", "threads"))
-            ]
-            if changed and not run.has_begun():  # the first settings may have been wrong, which this corrects
-                if not locked:
-                    return run
+            if run.settings == settings:
+                return run
+            stopping = refused(run.settings, settings, run.begun())
+            if stopping:
+                concerned = list(dict.fromkeys(stage for stages in stopping.values() for stage in stages))
+                remedy = "Choose another run folder, or use the settings in its config.yaml to continue it."
+                if not any(stage in run.record.stages for stage in concerned):
+                    parts = ", ".join(str(run.checkpoint_of(stage) / "training") for stage in concerned)
+                    remedy = f"Use the settings in its config.yaml, or remove {parts} to begin that training again."
+                raise RunError(f"{folder} holds a run with other settings: {'; '.join(stopping)}", remedy)
+            if locked:
                 run._change_settings(settings)
-            elif changed:
-                raise RunError(
-                    f"{folder} holds a run with other settings: {'; '.join(changed)}",
-                    "Choose another run folder, or use the settings in its config.yaml to continue it.",
-                )
-            # Where it runs may change from one session to the next.
-            if (run.settings.device, run.settings.threads) != (settings.device, settings.threads):
-                run.settings = settings
-                if run.writes:
-                    save_settings(settings, folder / "config.yaml")
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
@@ -123,18 +119,35 @@ class Run:
             write_json(temporary / "run.json", vars(run.record))
         return run
 
-    def has_begun(self) -> bool:
-        """Whether anything has been trained."""
-        return bool(self.record.stages) or any((self.folder / "checkpoints").glob("*/training"))
+    def begun(self) -> list[str]:
+        """The trainings that have begun, finished or not."""
+        unfinished = sorted(path.parent.name for path in (self.folder / "checkpoints").glob("*/training"))
+        return list(dict.fromkeys([*self.record.stages, *unfinished]))
 
     def _change_settings(self, settings: MutualDistillation) -> None:
-        """Other settings for a run in which nothing was trained; what has been made by the old ones goes."""
+        """Other settings, on which nothing depends that was trained; what else has been made by the old ones goes."""
+        begun = self.begun()
+        lines = [
+            line for line in differences(self.settings, settings) if depends("crm-round-1", line.partition(":")[0])
+        ]
         self.settings = settings
-        self.record.llm = self.record.text_vectors = None
-        if self.writes:
-            (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+        if lines:
+            self.record.finished = False
+            if not any(stage.startswith("llm-") for stage in begun):
+                self.record.llm = None
+            if not begun:
+                self.record.text_vectors = None
+        if not self.writes:
+            return
+        if lines:
+            for name in ("teachers", "histories"):
+                remove(self.folder / name)
+            if not begun:
+                (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+            else:
+                say(f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})")
             self.save()
-            save_settings(settings, self.folder / "config.yaml")
+        save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:

@@ -490,13 +490,15 @@ class _Trainer:
                 raise self._diverged(f"{name} holds numbers that are not finite", self.at.step)
 
     def _diverged(self, what: str, step: int) -> Diverged:
-        rate, model = self.optimizer.param_groups[0]["lr"], self.phase.split("-")[0]
+        rate, model = self.optimizer.param_groups[0]["lr"], "llm" if self.phase.startswith("llm") else "crm"
+        in_force = self.settings.learning_rate == self.settings.round_learning_rate and "-round-" in self.phase
+        name = f"training.{model}.{'round_' if in_force else ''}learning_rate"
         clip = "" if self.settings.clip else f", or set training.{model}.clip to 1"
         return Diverged(
             f"{self.phase}: training diverged: {what} in epoch {self.at.epoch}, step {step}, "
             f"at learning rate {rate:.2g}",
-            f"Lower training.{model}.learning_rate{clip}, in a new run folder. The best weights before are kept in "
-            f"{self._best(self.at.best_epoch)}.",
+            f"Lower {name}{clip}, in a new run folder; or, where no finished training depends on it, in this one after "
+            f"{self.folder} is gone. The best weights before are kept in {self._best(self.at.best_epoch)}.",
         )
 
     # ---- validation and checkpoints -----------------------------------------------------------------------------

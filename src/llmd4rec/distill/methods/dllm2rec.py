@@ -17,10 +17,10 @@ vectors is `crm.items: id+text`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from llmd4rec.data.batches import Batch
@@ -44,6 +44,16 @@ class DLLM2Rec(BaseModel):
     position: float = Field(0.3, ge=0, description="γ_p, how much the teacher's order counts")
     confidence: float = Field(0.5, ge=0, description="γ_c, how much the teacher's scores count")
     consistency: float = Field(0.1, ge=0, description="γ_s, how much it counts that the student has the item too")
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.position + self.confidence == 0:  # no item of the teacher's may be the student's too
+            raise ValueError("position and confidence must not both be 0: a sample may have no weight left then")
+        return self
+
+    def listens(self, distill: Distill) -> bool:
+        """See :meth:`~llmd4rec.distill.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
+        return self.strength > 0
 
     def check(self, training: Training, num_items: int) -> None:
         """Before anything is trained.

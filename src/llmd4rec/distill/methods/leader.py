@@ -33,6 +33,10 @@ class LEADER(BaseModel):
     name: Literal["leader"] = "leader"
     strength: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
+    def listens(self, distill: Distill) -> bool:
+        """See :meth:`~llmd4rec.distill.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
+        return self.strength > 0
+
     def check(self, training: Training, num_items: int) -> None:
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 

@@ -31,6 +31,10 @@ class LLMD4Rec(BaseModel):
         "or, to compare, as others do: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
+    def listens(self, distill: Distill) -> bool:
+        """Whether teachers change anything; where not, none is asked."""
+        return distill.strength > 0
+
     def check(self, training: Training, num_items: int) -> None:
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 

@@ -37,14 +37,14 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
-    """Validation NDCG@10 over all epochs, one line per model and round, rounds side by side.
+    """Validation NDCG@10 over all epochs, one line per training, rounds side by side.
 
     Args:
         points: in the order of training, at least one, finite values.
         names: `crm` and `llm` → what they are called.
     """
     low, high = _visible_range(points)
-    phases = [list(group) for _, group in groupby(points, key=lambda point: (point.round, point.model))]
+    phases = [list(group) for _, group in groupby(points, key=lambda point: (point.round, point.model, point.name))]
     slots = sum(len(phase) + 0.6 for phase in phases)
 
     def y(value: float) -> float:
@@ -59,7 +59,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
         begin = x
         x += len(phase) + 0.6
         spans[round_] = (min(spans.get(round_, (begin, x))[0], begin), x)
-        if model in last_of:
+        if model in last_of and round_ > 0:  # a round goes on from, or is compared with, what was before
             lines.append(_path([last_of[model], places[0]], f"{model} link"))
         lines.append(_path(places, model))
         last_of[model] = places[-1]
@@ -67,7 +67,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
         for n, (point, (left, top)) in enumerate(zip(phase, places, strict=True)):
             if top <= 100:
                 when = "alone" if point.round == 0 else f"round {point.round}"
-                tip = f"{names[model]}, {when}, epoch {point.epoch}: {point.value:.4f}"
+                tip = f"{point.name or names[model]}, {when}, epoch {point.epoch}: {point.value:.4f}"
                 kind = f"dot {model}" + (" best" if n == best else "")
                 dots.append(f'<i class="{kind}" style="left:{left:.2f}%;top:{top:.2f}%" data-tip="{esc(tip)}"></i>')
     for n, (round_, (begin, end)) in enumerate(spans.items()):
@@ -113,7 +113,7 @@ def _path(places: Iterable[tuple[float, float]], kind: str) -> str:
 
 def _curve_table(phases: Sequence[Sequence[CurvePoint]], names: Mapping[str, str]) -> str:
     rows = "".join(
-        f"<tr><th scope='row'>{esc(names[phase[0].model])}</th>"
+        f"<tr><th scope='row'>{esc(phase[0].name or names[phase[0].model])}</th>"
         f"<td>{'alone' if phase[0].round == 0 else phase[0].round}</td><td>{len(phase)}</td>"
         f"<td>{phase[0].value:.4f}</td><td>{max(point.value for point in phase):.4f}</td></tr>"
         for phase in phases

@@ -21,12 +21,14 @@ class CurvePoint:
         round: 0 for training alone, from 1 for the rounds of distillation.
         epoch: within this model's training in this round, from 1.
         value: validation NDCG@10.
+        name: which of several trainings of such models that stand beside each other; empty where there is one.
     """
 
     model: ModelName
     round: int
     epoch: int
     value: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class WeightHistogram:
 
     Attributes:
         round: from 1.
-        direction: `w1`: the CRM teaches the LLM; `w2`: the LLM teaches the CRM.
+        direction: `w1`: the LLM is taught; `w2`: the CRM is.
         edges: of the bins, one more than `counts`, ascending.
         counts: samples per bin.
         mean: over all samples.

@@ -147,13 +147,13 @@ def learning(content: ReportContent) -> str:
     if not points:
         return ""
     names = {model: _capital(_model_name(content, model)) for model in get_args(ModelName)}
+    if len({point.name for point in points if point.model == "wide"}) > 1:
+        names["wide"] = "Wider recommenders"
     title, lead = "What was learned, epoch by epoch", "NDCG@10 on the validation items after each epoch."
     if any(point.round for point in points):
         title = "What was learned, round by round"
-        lead += (
-            " Within a round the language model learns from the recommender first, then the recommender from the "
-            "language model."
-        )
+        if {"llm", "crm"} <= {point.model for point in points if point.round}:
+            lead += " Within a round the language model is taught first, then the recommender."
     return _section("learning", title, lead, charts.curves(points, names))
 
 
@@ -194,8 +194,8 @@ def listening(content: ReportContent) -> str:
         "weights",
         "Who listened to whom",
         "Each training sample has a weight between 0 (ignore the teacher) and 2 (listen twice as hard), from how well "
-        "teacher and student rank its true item. <var>w1</var>: the recommender teaches the language model. "
-        "<var>w2</var>: the language model teaches the recommender. The line marks the mean.",
+        "teachers and student rank its true item. <var>w1</var>: the language model is taught. <var>w2</var>: the "
+        "recommender is. The line marks the mean.",
         charts.weights(content.weights),
     )
 

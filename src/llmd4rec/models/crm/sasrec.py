@@ -27,7 +27,7 @@ from llmd4rec.models.ranker import Ranker
 class SASRec(ItemSettings):
     """Settings of SASRec; :meth:`build` makes the network."""
 
-    name: Literal["sasrec"] = "sasrec"
+    name: Literal["sasrec"] = Field("sasrec", description="which network: sasrec, bsarec, ligr or gru4rec")
     dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="attention blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
