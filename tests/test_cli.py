@@ -169,6 +169,7 @@ def test_report_is_one_page_that_needs_nothing_else(run):
     result = llmd4rec("report", run)
     assert result.exit_code == 0, result.output
     assert "CRM distilled" in result.stdout
+    assert result.stdout.count("(served)") == 1
     page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert "SASRec" in page
     assert '<script src="' not in page

@@ -147,7 +147,7 @@ def test_settings_files_of_the_examples():
     """Each says what it is about; the paper's has nothing of ours in how models are taught."""
     files = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
     settings = {path.stem: load_settings(MutualDistillation, path) for path in files}
-    assert {"beauty", "demo", "paper"} <= settings.keys()
+    assert {"without-llm", "demo", "paper"} <= settings.keys()
     paper = settings["paper"]
     assert (paper.wide, paper.teacher, paper.direction, paper.weights) == (None, "partner", "both", "rank")
     assert paper.crm_in("crm-round-1") == paper.crm

@@ -161,10 +161,11 @@ def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False, r
     shown = 10 if 10 in cutoffs else cutoffs[0]
     for name in (f"HR@{shown}", f"NDCG@{shown}", "parameters", "training s", "ms/request"):
         table.add_column(name, justify="right")
+    served = ("crm", run.served_stage("crm"))
     for result in results:
         metrics = result.evaluation.metrics
         table.add_row(
-            NAMES[result.model, result.stage],
+            NAMES[result.model, result.stage] + (" (served)" if (result.model, result.stage) == served else ""),
             f"{metrics[f'hr@{shown}']:.4f}",
             f"{metrics[f'ndcg@{shown}']:.4f}",
             f"{result.parameters:,}",

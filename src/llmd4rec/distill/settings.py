@@ -145,7 +145,7 @@ class MutualDistillation(BaseModel):
     consensus: Literal["validation", "equal"] = Field(
         "validation",
         description="how much each model counts in a mean: the wide ones once and any of them more or less, or another "
-        "model too, where that makes the mean better on validation beyond its noise; or all the same",
+        "model too, where that makes the mean better on validation by more than one standard error; or all the same",
     )
     weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
     ranks: Literal["current", "round-start"] = Field(
