@@ -6,7 +6,8 @@ size N × |I| is ever stored, and teacher and student need not share a process, 
     teacher.json   format, counts, data fingerprint, whose weights were published, size and checksum of each file
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
-    rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it
+    rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of
+                   large catalogues estimated from drawn items, where ties do not count
 """
 
 from __future__ import annotations

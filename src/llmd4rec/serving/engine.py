@@ -560,7 +560,9 @@ def _exactly(state: _State, plan: _Plan, state_D: Floats) -> Ranked:
 def _indexed(state: _State, index: ApproximateIndex, plan: _Plan, state_D: Floats) -> Ranked:
     """The best of what may come, by way of the index: so many candidates that enough should pass, then all if not."""
     share = max(1, plan.considered) / len(state.table_ID)
-    fetched = int(MARGIN * (plan.wanted + len(plan.banned)) / share)
+    # Rows that were removed are banned too, unless a filter leaves them out, but `share` has them already.
+    removed = len(state.catalogue.absent) if plan.passing is None else 0
+    fetched = int(MARGIN * (plan.wanted + len(plan.banned) - removed) / share)
     if plan.considered <= FEW or fetched > MOST_FETCHED * len(index):
         return _exactly(state, plan, state_D)
     found = index.candidates(state_D[None], fetched)[0]

@@ -74,7 +74,10 @@ class ItemSettings(BaseModel):
         "whose texts are alike",
     )
     id_dropout: float = Field(
-        0.2, ge=0, lt=1, description="how often an item's own row is left out in training, where there is such help"
+        0.2,
+        ge=0,
+        lt=1,
+        description="how often an item's own row is left out in training, where items are more than identifiers",
     )
 
 
