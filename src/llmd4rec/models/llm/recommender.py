@@ -67,7 +67,11 @@ class LLMRecommender(BaseModel):
         "sentence-transformers/all-MiniLM-L6-v2",
         description='what turns item texts into vectors: a sentence encoder, or "llm" for the language model itself',
     )
-    text_fields: list[str] | None = Field(None, description="columns of the catalogue; null: those of the data set")
+    text_fields: list[str] | None = Field(
+        None,
+        description="columns of the catalogue that texts are made of; null: those of the data set. Words and "
+        "attributes of the CRM's table come from all its columns: keep out of it what no model may see",
+    )
     tie_table: bool = Field(
         True, description="item tokens are also made of the model's own item table, which then learns from both ends"
     )
