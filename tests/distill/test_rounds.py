@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llmd4rec.config import describe
 from llmd4rec.distill import rounds
-from llmd4rec.distill.dependence import depends
+from llmd4rec.distill.dependence import depends, refused
 from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.distill.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
@@ -588,6 +588,13 @@ def test_other_settings_are_refused_by_name(copied_run, tiny_settings, chain_dat
 )
 def test_what_a_training_depends_on(stage, setting, expected):
     assert depends(stage, setting) is expected
+
+
+def test_a_language_model_that_encodes_texts_is_every_trainings(tiny_settings):
+    old, new = (parse_settings(changed(tiny_settings, llm__layers=layers)) for layers in (1, 2))
+    assert refused(old, new, ["crm-alone"]) == {}
+    encoding = [each.model_copy(update={"llm": each.llm.model_copy(update={"encoder": "llm"})}) for each in (old, new)]
+    assert refused(*encoding, ["crm-alone"]) == {"llm.layers: 1 → 2": ["crm-alone"]}
 
 
 def test_every_setting_of_a_run_belongs_to_a_training():

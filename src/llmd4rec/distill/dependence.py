@@ -47,11 +47,13 @@ def depends(stage: str, setting: str) -> bool:
 def refused(old: MutualDistillation, new: MutualDistillation, begun: Iterable[str]) -> dict[str, list[str]]:
     """Differences between two settings that trainings depend on which have begun: each, and which those are."""
     found: dict[str, list[str]] = {}
+    # Then the vectors of texts, which the CRMs' tables are trained from too, are the language model's.
+    encodes = "llm" in (old.llm.encoder, new.llm.encoder)
     for line in differences(old, new):
         setting = line.partition(":")[0]
         if setting in _HOW_MANY and getattr(new, setting) > getattr(old, setting):
             continue
-        stages = [stage for stage in begun if depends(stage, setting)]
+        stages = [stage for stage in begun if depends(stage, setting) or (encodes and setting.startswith("llm."))]
         if stages:
             found[line] = stages
     return found

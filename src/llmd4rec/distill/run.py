@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import torch
+from rich.markup import escape
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -145,7 +146,8 @@ class Run:
             if not begun:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
             else:
-                say(f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})")
+                what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
+                say(escape(what))
             self.save()
         save_settings(settings, self.folder / "config.yaml")
 
