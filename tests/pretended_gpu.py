@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -89,7 +90,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _waits(str(func))
         target = False
     here = tree_map(lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf, (args, kwargs))
-    if device is not None:
+    if device is not None and device.type == "pretended":  # `meta` stays what it is
         here[1]["device"] = torch.device("cpu")
     result = func(*here[0], **here[1])
     if not target:
@@ -165,6 +166,7 @@ def pretend() -> Any:
             packet, _, overload = name.partition(".")
             casts.impl(name, _cast(getattr(getattr(aten, packet), overload or "default"), dtype))
     torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]  # whose tensors cannot be wrapped
+    _device_constructors()  # remembers torch.tensor as it is, for `with torch.device("meta")`
     made = torch.tensor  # fills its storage behind the modes' backs
     torch.tensor = lambda data, device=None, **more: made(data, **more).to(device)  # type: ignore[assignment]
     nn.GRU.forward = _gru  # type: ignore[assignment,method-assign]

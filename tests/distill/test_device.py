@@ -31,6 +31,17 @@ def elsewhere(settings: dict[str, Any], data: Path, folder: Path) -> dict[str, A
     return result
 
 
+def learned(run: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """The losses of each stage's epochs."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [record for record in records if "ce" in record]
+    assert losses
+    return {
+        (record["phase"], record["epoch"]): {key: record[key] for key in ("ce", "kl") if key in record}
+        for record in losses
+    }
+
+
 def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, Any]:
     """The default recipe, small: wide teachers of three kinds, texts and the rest in the table, a language model."""
     training = settings["training"]["llm"] | {"epochs": 1}
@@ -80,4 +91,9 @@ def test_a_run_on_another_device_has_the_numbers_of_the_cpu(tiny_settings, chain
         f"{model} {stage}": score(run, chain_data, model, stage, split="test").metrics["ndcg@10"]
         for model, stage in run.models()
     }
-    assert there["scores"] == pytest.approx(here, rel=1e-3)
+    assert there["scores"] == pytest.approx(here, abs=0.05)  # of few users: one that is ranked second makes .012
+    losses, expected = learned(tmp_path / "there" / "run"), learned(tmp_path / "here")
+    assert set(losses) == set(expected)
+    for (phase, epoch), values in losses.items():
+        # In rounds a rank that rounding turned counts as a different weight.
+        assert values == pytest.approx(expected[phase, epoch], rel=1e-4 if phase.endswith("alone") else 0.02)
