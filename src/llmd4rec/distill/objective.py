@@ -55,12 +55,15 @@ class Distill:
         temperature: T of both distributions.
         weighting: "rank" for the adaptive weights, "none" for 1 everywhere.
         scale_by_t2: multiply the KL by T², which keeps its gradient's size independent of T (Hinton et al., 2015).
+        prior_I: what is added to the student's scores while it learns and not when it serves, [I]; see
+            :func:`popularity_prior`. None: nothing.
     """
 
     strength: float = 1.0
     temperature: float = 1.0
     weighting: Weighting = "rank"
     scale_by_t2: bool = True
+    prior_I: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ class RankingObjective:
             )
         lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
         table_ID = ranker.item_table(candidate_C)
+        if self.distill is not None and self.distill.prior_I is not None:
+            prior_I = self.distill.prior_I
+            states_ND, table_ID = _with_prior(
+                states_ND, table_ID, prior_I if candidate_C is None else prior_I[candidate_C]
+            )
         return ranking_loss(
             states_ND,
             table_ID,
@@ -121,6 +129,28 @@ class RankingObjective:
                 32 * len(table_ID),
             ),
         )
+
+
+def popularity_prior(counts_I: Tensor, strength: float) -> Tensor:
+    """`strength` · log(1 + count) for each item, [I]: logit adjustment (Menon et al., 2021).
+
+    A mean of teachers keeps what they agree on, which is popular items, and thins out what each of them sees in rare
+    ones. Whoever learns scores that are to be read with this prior, and serves them without, gives rare items some of
+    that back. With a strength of 1 it would serve as if all items had been equally popular.
+
+    Args:
+        counts_I: how often each item occurs in training.
+        strength: how much of the items' popularity is left out when serving.
+    """
+    return counts_I.double().log1p().mul(strength).float()
+
+
+def _with_prior(states_ND: Tensor, table_ID: Tensor, prior_I: Tensor) -> tuple[Tensor, Tensor]:
+    """States [N, D + 1] and table [I, D + 1] whose products are the scores plus the prior."""
+    return (
+        torch.cat([states_ND, states_ND.new_ones(len(states_ND), 1)], 1),
+        torch.cat([table_ID, prior_I.to(table_ID)[:, None]], 1),
+    )
 
 
 def ranking_loss(

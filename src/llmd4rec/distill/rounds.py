@@ -31,7 +31,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.consensus import best_counts, in_words
 from llmd4rec.distill.continued import continue_histories, open_continued
 from llmd4rec.distill.methods import LLMD4Rec
-from llmd4rec.distill.objective import RankingObjective
+from llmd4rec.distill.objective import RankingObjective, popularity_prior
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
@@ -252,7 +252,13 @@ class _Rounds:
         objective: Objective = RankingObjective(training)
         if lesson is not None:
             seed = derive_seed(settings.seed, "method", stage)
-            objective = method.objective(training, lesson, settings.distill(model), ranker, seed)
+            distill = settings.distill(model)
+            if model == "crm" and settings.logit_adjustment:
+                counts_I = torch.from_numpy(self.data.train_counts)
+                distill = replace(
+                    distill, prior_I=popularity_prior(counts_I, settings.logit_adjustment).to(self.device)
+                )
+            objective = method.objective(training, lesson, distill, ranker, seed)
         try:
             fitted = fit(
                 ranker,
