@@ -49,6 +49,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "round_patience": 3,
         "crm_start": "restart",
         "lambda_up": 4.0,
+        "logit_adjustment": 0.0,
         "teacher": "partner",
         "wide": None,
         "wides": 2,

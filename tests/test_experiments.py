@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from llmd4rec.config import check
+from llmd4rec.distill.results import score
+from llmd4rec.distill.run import Run
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.training.runtime import environment
@@ -269,3 +271,25 @@ def test_what_repeating_the_last_items_would_find():
     ranks = script("repeats").last_seen_ranks(offsets, items, np.array([5, 8]))
     assert ranks.tolist() == [2, 0]
     assert script("repeats").last_seen_ranks(offsets, items, np.array([2, 7])).tolist() == [2, 1]
+
+
+def test_shares_of_popularity_are_added_to_scores(chain_run, chain_data, monkeypatch, capsys):
+    """A share so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
+    arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--shares", "0", "1e6"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script("popularity").main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    shares = ("+0.00", "+1000000.00")
+    assert [line[:2] for line in lines] == [[stage, share] for stage in ("alone", "distilled") for share in shares]
+    run = Run.open(chain_run)
+    unchanged = score(run, chain_data, "crm", "alone", split="valid").metrics["ndcg@10"]
+    assert float(lines[0][2]) == pytest.approx(unchanged, abs=6e-5)
+    counts, gains = chain_data.train_counts, []
+    for user, position in enumerate(chain_data.valid):
+        target, seen = chain_data.items[position], set(chain_data.items[chain_data.offsets[user] : position])
+        candidates = [item for item in range(chain_data.num_items) if item not in seen]
+        rank = sum(counts[item] > counts[target] for item in candidates) + 1
+        ties = sum(counts[item] == counts[target] for item in candidates)
+        gains.append((1 / np.log2(1 + rank), 1 / np.log2(ties + rank)))  # best and worst among equals
+    best, worst = np.mean(gains, axis=0)
+    assert worst - 1e-4 <= float(lines[1][2]) <= best + 1e-4

@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmd4rec.distill.objective import Distill, Lesson, draw_candidates, ranking_loss
+from llmd4rec.data.batches import Batch
+from llmd4rec.distill.objective import (
+    Distill,
+    Lesson,
+    RankingObjective,
+    draw_candidates,
+    popularity_prior,
+    ranking_loss,
+)
+from llmd4rec.distill.publish import Teacher
 from llmd4rec.distill.weights import rank_weights
+from llmd4rec.training.fit import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741
 
@@ -201,3 +211,43 @@ def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
     expected, *_ = plain(states.double(), table.double(), target, t_states.double(), t_table.double(), distill)
     got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.total, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+class Served(torch.nn.Module):
+    """As much of a model as an objective asks for."""
+
+    num_items = I
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def item_table(self, items=None):
+        return self.table if items is None else self.table[items]
+
+
+@pytest.mark.parametrize("drawn", [None, I - 13])
+def test_a_prior_is_in_the_scores_that_learn(drawn):
+    """The student's alone, and where candidates are drawn, those they are."""
+    states, table, target, t_states, t_table = problem(7)
+    counts = torch.randint(0, 1000, (I,))
+    prior = popularity_prior(counts, 0.3)
+    torch.testing.assert_close(prior.exp() ** (1 / 0.3), counts + 1.0, rtol=1e-4, atol=1e-4)
+    distill = Distill(1.7, 1.0, "none", prior_I=prior)
+    training = Training(label_smoothing=0.0, full_softmax_items=drawn or I, candidates=drawn or I)
+    rank = ranks(t_states @ t_table.T, target)
+    teacher = Teacher(t_states.numpy(), t_table, rank.int().numpy())
+    batch = Batch(torch.zeros(1, N), torch.tensor([N]), torch.arange(N), target, torch.arange(N))
+    parts = RankingObjective(training, teacher, distill)(states, Served(table), batch, seed=3)
+
+    candidate, row, bias = torch.arange(I), target, torch.zeros(I)
+    if drawn:
+        candidate, row, bias = draw_candidates(target, I, drawn, torch.Generator().manual_seed(3))
+        assert len(candidate) < I
+    scores = states @ table[candidate].T + bias + prior[candidate]
+    teaches = t_states @ t_table[candidate].T + bias
+    kl = F.kl_div(scores.log_softmax(1), teaches.log_softmax(1), log_target=True, reduction="none").sum(1).mean()
+    expected = F.cross_entropy(scores, row) + 1.7 * kl
+    torch.testing.assert_close(parts.total, expected)
+    for a, b in zip(*(torch.autograd.grad(loss, [states, table]) for loss in (parts.total, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)

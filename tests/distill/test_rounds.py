@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from evaluation.examples import chain_dataset, make_dataset
@@ -20,8 +21,10 @@ from in_another_process import changed, outcome, start, train
 from torch import Tensor
 
 from llmd4rec.config import describe
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill import rounds
 from llmd4rec.distill.dependence import depends, refused
+from llmd4rec.distill.results import score
 from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.distill.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
@@ -180,6 +183,22 @@ def test_nobody_is_asked_what_nobody_listens_to(tiny_settings, chain_data, tmp_p
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     stages = ("crm-alone", "llm-alone", "llm-round-1", "crm-round-1", "llm-round-2", "crm-round-2")
     assert taught_by(run) == dict.fromkeys(stages)
+
+
+def test_a_crm_that_is_taught_to_leave_popularity_out_serves_rarer_items(tiny_settings, tmp_path):
+    """Where items follow nothing but their popularity: all that there is to learn is left out."""
+    drawn = np.random.default_rng(0).choice(60, (300, 8), p=1 / np.arange(1, 61) / (1 / np.arange(1, 61)).sum())
+    make_dataset(list(drawn), 60).save(tmp_path / "data")
+    data = Dataset.load(tmp_path / "data")
+    still = {"crm__dropout": 0.0, "training__crm__epochs": 10, "direction": "up", "evaluation": {"seen": "keep"}}
+    shown = {}
+    for share in (0.0, 1.0):
+        settings = changed(tiny_settings, logit_adjustment=share, **still)
+        run = parse_settings(settings).fit(data, tmp_path / str(share))
+        alone, taught = (score(run, data, "crm", stage).metrics["popularity@10"] for stage in ("alone", "distilled"))
+        shown[share] = taught / alone
+    assert shown[0.0] > 0.85
+    assert shown[1.0] < 0.6
 
 
 @pytest.mark.parametrize(
@@ -573,6 +592,8 @@ def test_other_settings_are_refused_by_name(copied_run, tiny_settings, chain_dat
         ("crm-alone", "wides", False),
         ("crm-alone", "llm.encoder", True),  # whose vectors its own table is trained from
         ("crm-alone", "lambda_up", False),
+        ("crm-alone", "logit_adjustment", False),
+        ("crm-round-1", "logit_adjustment", True),
         ("wide-alone-2", "wide", True),
         ("wide-alone-2", "llm.layers", False),
         ("llm-alone", "wides", True),  # whose items it reads
