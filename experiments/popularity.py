@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import popularity_prior
+from llmd4rec.distill.popularity import popularity_prior
 from llmd4rec.distill.run import Run
 from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.models.ranker import Ranker

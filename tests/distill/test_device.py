@@ -49,6 +49,7 @@ def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, An
         {
             "rounds": 1,
             "wide": 16,
+            "logit_adjustment": 0.2,
             "crm": {"dim": 8, "layers": 1, "heads": 2, "max_length": 6},
             "llm": {"model": llama, "layers": 1, "max_length": 6, "lora": {"r": 2}},
             "training": {"crm": training, "llm": training},

@@ -10,9 +10,9 @@ from llmd4rec.distill.objective import (
     Lesson,
     RankingObjective,
     draw_candidates,
-    popularity_prior,
     ranking_loss,
 )
+from llmd4rec.distill.popularity import popularity_prior
 from llmd4rec.distill.publish import Teacher
 from llmd4rec.distill.weights import rank_weights
 from llmd4rec.training.fit import Training

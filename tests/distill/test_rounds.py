@@ -201,6 +201,29 @@ def test_a_crm_that_is_taught_to_leave_popularity_out_serves_rarer_items(tiny_se
     assert shown[1.0] < 0.6
 
 
+def test_teachers_say_how_much_popularity_the_served_crm_leaves_out(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """Once for each lesson of the CRM; what they say counts as if it had been set."""
+    asked = []
+
+    def says(judge):
+        asked.append(judge(0.0).mean() >= 0)
+        return 0.3
+
+    monkeypatch.setattr(rounds, "bearable_share", says)
+    settings = changed(tiny_settings, logit_adjustment="auto")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "auto")
+    stages = run.record.stages
+    assert asked == [True]
+    assert stages["crm-round-1"]["logit_adjustment"] == 0.3
+    assert all("logit_adjustment" not in stages[name] for name in ("crm-alone", "llm-alone", "llm-round-1"))
+    fixed = parse_settings(changed(settings, logit_adjustment=0.3)).fit(chain_data, tmp_path / "fixed")
+    none = parse_settings(changed(settings, logit_adjustment=0.0)).fit(chain_data, tmp_path / "none")
+    assert asked == [True]
+    assert same(weights(run, "crm-round-1"), weights(fixed, "crm-round-1"))
+    assert not same(weights(run, "crm-round-1"), weights(none, "crm-round-1"))
+    assert same(weights(run, "llm-round-1"), weights(none, "llm-round-1"))
+
+
 @pytest.mark.parametrize(
     ("teacher", "learns_from"),
     [

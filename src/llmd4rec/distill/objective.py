@@ -56,7 +56,7 @@ class Distill:
         weighting: "rank" for the adaptive weights, "none" for 1 everywhere.
         scale_by_t2: multiply the KL by T², which keeps its gradient's size independent of T (Hinton et al., 2015).
         prior_I: what is added to the student's scores while it learns and not when it serves, [I]; see
-            :func:`popularity_prior`. None: nothing.
+            :mod:`llmd4rec.distill.popularity`. None: nothing.
     """
 
     strength: float = 1.0
@@ -129,20 +129,6 @@ class RankingObjective:
                 32 * len(table_ID),
             ),
         )
-
-
-def popularity_prior(counts_I: Tensor, strength: float) -> Tensor:
-    """`strength` · log(1 + count) for each item, [I]: logit adjustment (Menon et al., 2021).
-
-    A mean of teachers keeps what they agree on, which is popular items, and thins out what each of them sees in rare
-    ones. Whoever learns scores that are to be read with this prior, and serves them without, gives rare items some of
-    that back. With a strength of 1 it would serve as if all items had been equally popular.
-
-    Args:
-        counts_I: how often each item occurs in training.
-        strength: how much of the items' popularity is left out when serving.
-    """
-    return counts_I.double().log1p().mul(strength).float()
 
 
 def _with_prior(states_ND: Tensor, table_ID: Tensor, prior_I: Tensor) -> tuple[Tensor, Tensor]:

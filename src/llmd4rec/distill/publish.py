@@ -3,7 +3,7 @@
 From N × D numbers any block of the teacher's full output distribution is rebuilt by one matrix product, so nothing of
 size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
 
-    teacher.json   format, counts, data fingerprint, whose weights were published, size and checksum of each file
+    teacher.json   format, counts, share, data fingerprint, whose weights were published, size and checksum of each file
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of
@@ -33,7 +33,7 @@ from llmd4rec.models.ranker import Ranker
 from llmd4rec.products import product
 from llmd4rec.progress import bar
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 FILES = ("states.npy", "table.npy", "rank.npy")
 
@@ -51,6 +51,8 @@ class Teacher:
     student_rank: NDArray[np.int32] | None = None
     #: How much each stage counts in it, by name.
     counts: Mapping[str, int] = field(default_factory=dict)
+    #: How much of the items' popularity a student may leave out; None: it was not asked.
+    share: float | None = None
 
     def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
         """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
@@ -79,6 +81,7 @@ def publish(
     batch_items: int = 4096,
     rank_items: int | None = None,
     precision: Precision = "float32",
+    share: float | None = None,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
@@ -93,6 +96,8 @@ def publish(
         rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
             position among all items would take longer than training; None: exact.
         precision: what the ranks are those of: the distribution that the student will see.
+        share: how much of the items' popularity a student may leave out (:mod:`llmd4rec.distill.popularity`), kept
+            beside what was published.
 
     Raises:
         ModelError: a state is not a finite number.
@@ -137,6 +142,7 @@ def publish(
                     "label": label,
                     "made_of": dict(made_of or {}),
                     "counts": dict(counts or {}),
+                    "share": share,
                     "data": histories.fingerprint,
                     "positions": windows.num_positions,
                     "dim": ranker.dim,
@@ -236,6 +242,7 @@ def open_teacher(
             table=Int8Rows.of(table) if precision == "int8" else table,
             rank=np.load(folder / "rank.npy", allow_pickle=False),
             counts={str(stage): int(count) for stage, count in head["counts"].items()},
+            share=None if head["share"] is None else float(head["share"]),
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"

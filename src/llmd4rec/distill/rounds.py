@@ -21,17 +21,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from torch import Tensor
 
 from llmd4rec.data.batches import Histories, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.consensus import best_counts, in_words
 from llmd4rec.distill.continued import continue_histories, open_continued
 from llmd4rec.distill.methods import LLMD4Rec
-from llmd4rec.distill.objective import RankingObjective, popularity_prior
+from llmd4rec.distill.objective import RankingObjective
+from llmd4rec.distill.popularity import bearable_share, popularity_prior
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
@@ -42,7 +46,7 @@ from llmd4rec.models.crm.items import ItemInputs, ItemSides, item_sides, item_ta
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.pool import Pool
 from llmd4rec.models.ranker import Ranker, count_parameters
-from llmd4rec.progress import say, warn
+from llmd4rec.progress import bar, say, warn
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Fitted, Objective, Training, fit
 from llmd4rec.training.processes import Processes, join
@@ -234,11 +238,16 @@ class _Rounds:
         number = int(stage.rsplit("-", 1)[1]) if "-round-" in stage else 0
         # With nobody to listen to, what is drawn would be learned as if it had happened.
         histories = self._histories(number) if taught_by else self.data
-        lesson = self._publish(histories, *taught_by, learner=model) if taught_by else None
+        # The language model is not served, and shall say what it thinks of popular items.
+        adjusts = model == "crm" and isinstance(method, LLMD4Rec)
+        lesson = self._publish(histories, *taught_by, learner=model, adjusts=adjusts) if taught_by else None
         weighted = isinstance(method, LLMD4Rec) and settings.weights == "rank"
         if lesson is not None and weighted and settings.ranks == "round-start":
             before = self._publish(histories, self._latest(model, number), learner=model)
             lesson = replace(lesson, student_rank=before.rank)
+        share = 0.0
+        if lesson is not None and adjusts:
+            share = lesson.share or 0.0 if settings.logit_adjustment == "auto" else settings.logit_adjustment
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
@@ -253,11 +262,9 @@ class _Rounds:
         if lesson is not None:
             seed = derive_seed(settings.seed, "method", stage)
             distill = settings.distill(model)
-            if model == "crm" and settings.logit_adjustment:
-                counts_I = torch.from_numpy(self.data.train_counts)
-                distill = replace(
-                    distill, prior_I=popularity_prior(counts_I, settings.logit_adjustment).to(self.device)
-                )
+            if share:
+                say(f"  its scores leave out {share:g} · log(1 + count) of the items' popularity")
+                distill = replace(distill, prior_I=self._popularity(share).to(self.device))
             objective = method.objective(training, lesson, distill, ranker, seed)
         try:
             fitted = fit(
@@ -282,7 +289,12 @@ class _Rounds:
             ) from error
         if sides:
             item_table_of(ranker).fold()
-        self._keep(stage, ranker, fitted, teacher, lesson.counts if lesson is not None else {})
+        taught: dict[str, Any] = {}
+        if lesson is not None and len(lesson.counts) > 1:  # how much each teacher counted
+            taught["teachers"] = dict(lesson.counts)
+        if share:
+            taught["logit_adjustment"] = share
+        self._keep(stage, ranker, fitted, {"taught_by": teacher, **taught})
         if number and self.processes.first:  # nobody listens any more to what this stage replaces
             for kept in (path for name in ("teachers", "histories") for path in (run.folder / name).glob("*")):
                 if self._latest(model, number) in kept.name.split("+"):
@@ -295,7 +307,7 @@ class _Rounds:
             self._made_sides[inputs] = item_sides(inputs, self.data, self.run_folder.text_vectors())
         return self._made_sides[inputs]
 
-    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, teacher: str | None, counts: Mapping[str, int]) -> None:
+    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, taught: Mapping[str, Any]) -> None:
         """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
         run, folder = self.run_folder, self.run_folder.checkpoint_of(stage)
         checksum = None
@@ -306,9 +318,7 @@ class _Rounds:
         run.record.stages[stage] = {
             "validation_ndcg": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
-            "taught_by": teacher,
-            # How much each teacher counted, where it was more than one.
-            **({"teachers": dict(counts)} if len(counts) > 1 else {}),
+            **taught,
             "parameters": total,
             "trainable_parameters": trainable,
             "checksum": self.processes.from_first(checksum),
@@ -377,9 +387,20 @@ class _Rounds:
         self.processes.wait()
         return histories or open_continued(folder, asked, self.data)
 
-    def _publish(self, histories: Histories, *stages: str, learner: Student) -> Teacher:
-        """The published teacher of one finished stage, or of the mean of several; made once for all who listen."""
+    def _popularity(self, share: float) -> Tensor:
+        return popularity_prior(torch.from_numpy(self.data.train_counts), share)
+
+    def _publish(self, histories: Histories, *stages: str, learner: Student, adjusts: bool = False) -> Teacher:
+        """The published teacher of one finished stage, or of the mean of several; made once for all who listen.
+
+        Args:
+            histories: whose positions it answers.
+            stages: who teaches.
+            learner: who listens.
+            adjusts: whether the learner may leave out some of the items' popularity.
+        """
         run = self.run_folder
+        asks = adjusts and self.settings.logit_adjustment == "auto"
         folder = run.folder / "teachers" / "+".join(stages)
         made_of = {stage: run.checksum_of(stage) for stage in stages}
 
@@ -392,8 +413,8 @@ class _Rounds:
                 teacher = opened() if folder.exists() else None
             except RunError as error:
                 warn(f"{error.what}; it is published anew")
-            if teacher is None:
-                self._publish_anew(folder, histories, stages, made_of, self.settings.training_of(learner))
+            if teacher is None or (asks and teacher.share is None):
+                self._publish_anew(folder, histories, stages, made_of, self.settings.training_of(learner), asks)
         self.processes.wait()
         return teacher or opened()
 
@@ -404,16 +425,27 @@ class _Rounds:
         stages: tuple[str, ...],
         made_of: dict[str, str | None],
         learning: Training,
+        asks: bool,
     ) -> None:
         rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
-        counts = (1,) * len(rankers)
-        if len(rankers) > 1 and self.settings.consensus == "validation":
+        counts, share = (1,) * len(rankers), None
+        weighs = len(rankers) > 1 and self.settings.consensus == "validation"
+        if weighs or asks:
             chosen = self.settings.evaluation
             judge = PoolValidation(rankers, self.data, chosen.seen, self._validation_users(), self.settings.seed)
+        if weighs:
             # The wide ones are there to teach: the others are heard where they add to them.
             wide = [int(_model_of(stage) == "wide") for stage in stages]
             counts, value = best_counts(judge, wide if any(wide) else counts)
             say(f"  teacher: {in_words(stages, counts)}, validation NDCG@10 {value:.4f}")
+        if asks:
+            with bar("trying how much popularity to leave out", None, "shares") as progress:
+
+                def without(share: float) -> NDArray[np.float64]:
+                    progress.advance(1)
+                    return judge(counts, self._popularity(-share))
+
+                share = bearable_share(without)
         heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
         large = self.data.num_items > learning.full_softmax_items
         publish(
@@ -425,6 +457,7 @@ class _Rounds:
             made_of=made_of,
             rank_items=learning.candidates if large else None,
             precision=self.settings.teacher_precision,
+            share=share,
         )
 
 

@@ -161,13 +161,12 @@ class MutualDistillation(BaseModel):
     temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
     temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
     scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
-    logit_adjustment: float = Field(
-        0.2,
-        ge=-1,
-        le=1,
-        description="how much of the items' popularity the served CRM is taught to leave out: so many times "
-        "log(1 + count) is added to its scores while it learns and not when it serves, which gives rare items back "
-        "what a mean of teachers takes from them; 0: nothing, as in the paper",
+    logit_adjustment: Literal["auto"] | Annotated[float, Field(ge=-1, le=1)] = Field(
+        "auto",
+        description="how much of the items' popularity the served CRM leaves out: its scores have so many times "
+        "log(1 + count) more while it is taught than when it serves, which gives rare items back what a mean of "
+        "teachers takes from them; auto: as much as costs the teachers next to nothing on validation, at most .3; 0: "
+        "nothing, as in the paper",
     )
     method: Method = Field(default_factory=LLMD4Rec)
     teacher_precision: Literal["int8", "float32"] = Field(

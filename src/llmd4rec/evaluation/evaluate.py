@@ -173,15 +173,20 @@ class PoolValidation:
                     self._states.append(states_UD)
                     self._tables.append(ranker.item_table().float())
 
-    def __call__(self, weights: Sequence[float]) -> NDArray[np.float64]:
-        """NDCG@10 of the models' mean scores, weighted, for each target; a model without weight is not asked."""
+    def __call__(self, weights: Sequence[float], bias_I: Tensor | None = None) -> NDArray[np.float64]:
+        """NDCG@10 of the models' mean scores, weighted, for each target; a model without weight is not asked.
+
+        Args:
+            weights: one for each model.
+            bias_I: added to every mean score, [I].
+        """
         heard = [number for number, weight in enumerate(weights) if weight]
-        ranking = rank_targets(
-            torch.cat([weights[number] / sum(weights) * self._states[number] for number in heard], 1),
-            torch.cat([self._tables[number] for number in heard], 1),
-            self._targets,
-            self._seen,
-        )
+        states = [weights[number] / sum(weights) * self._states[number] for number in heard]
+        tables = [self._tables[number] for number in heard]
+        if bias_I is not None:
+            states.append(torch.ones_like(states[0][:, :1]))
+            tables.append(bias_I.to(tables[0])[:, None])
+        ranking = rank_targets(torch.cat(states, 1), torch.cat(tables, 1), self._targets, self._seen)
         return ndcg(ranking.ranks, 10)
 
 

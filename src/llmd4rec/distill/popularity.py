@@ -1,0 +1,45 @@
+"""How much of the items' popularity a CRM need not learn from its teachers: logit adjustment (Menon et al., ICLR 2021).
+
+    while it learns   scores = states @ table.T + share · log(1 + count)
+    when it serves    scores = states @ table.T
+
+A mean of teachers keeps what they agree on, which is popular items, and thins out what each of them alone sees in rare
+ones; its student has the same leaning. Whoever learns scores that are read with such a prior, and serves them without,
+gives rare items some of that back. Nothing is added to what is served.
+
+How much is asked of the teachers, on validation: taking a little popularity away from their mean costs nothing, and
+gives much to rare items; more of it costs everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: What may be chosen, from most to least; none where even the least costs too much.
+SHARES = (0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
+#: What a share may cost of the teachers' mean NDCG.
+BEARABLE = 0.0025
+
+
+def popularity_prior(counts_I: Tensor, share: float) -> Tensor:
+    """`share` · log(1 + count) for each item, [I] in 32 bits.
+
+    Args:
+        counts_I: how often each item occurs in training.
+        share: with 1, all of the items' popularity would be left to the prior.
+    """
+    return counts_I.double().log1p().mul(share).float()
+
+
+def bearable_share(judge: Callable[[float], NDArray[np.float64]]) -> float:
+    """The largest share of :data:`SHARES` that costs the teachers at most :data:`BEARABLE` of their NDCG, or 0.
+
+    Args:
+        judge: NDCG of the teachers' scores, with so much of the prior *taken away*, for each validation target.
+    """
+    least = (1 - BEARABLE) * judge(0.0).mean()
+    return next((share for share in SHARES if judge(share).mean() >= least), 0.0)

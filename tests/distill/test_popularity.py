@@ -1,0 +1,40 @@
+"""How much of the items' popularity a taught CRM leaves out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from evaluation.examples import chain_dataset
+
+from llmd4rec.distill.popularity import BEARABLE, SHARES, bearable_share, popularity_prior
+from llmd4rec.evaluation.evaluate import PoolValidation
+from llmd4rec.models.crm import SASRec
+
+
+def costing(per_tenth: float):
+    """A judge of teachers that lose so much, relatively, with each tenth that is taken away."""
+    return lambda share: np.array([0.2, 0.6]) * (1 - per_tenth * share / 0.1)
+
+
+@pytest.mark.parametrize(
+    ("per_tenth", "share"),
+    [(-0.01, max(SHARES)), (0.0, max(SHARES)), (0.9 * BEARABLE, 0.1), (0.49 * BEARABLE, 0.2), (3 * BEARABLE, 0.0)],
+)
+def test_as_much_is_left_out_as_the_teachers_can_bear(per_tenth, share):
+    assert bearable_share(costing(per_tenth)) == share
+
+
+def test_the_prior_by_hand():
+    prior = popularity_prior(torch.tensor([0, 1, 6]), 0.5)
+    torch.testing.assert_close(prior, torch.tensor([0.0, 0.34657359, 0.97295507]))
+
+
+def test_teachers_are_judged_with_what_is_added_to_their_mean():
+    """An addition that is larger than any score ranks by itself; one that is the same for all items changes nothing."""
+    data = chain_dataset(users=30, items=12, length=8)
+    rankers = [SASRec(dim=dim, heads=1, max_length=6).build(data.num_items, seed=dim).eval() for dim in (4, 8)]
+    judge = PoolValidation(rankers, data, "keep")
+    np.testing.assert_array_equal(judge((1, 2), torch.full((12,), 3.0)), judge((1, 2)))
+    by_index = judge((1, 2), 1e4 * torch.arange(12.0))
+    np.testing.assert_allclose(by_index, 1 / np.log2(1 + 12 - data.items[data.valid]) * (data.items[data.valid] > 1))
