@@ -15,6 +15,10 @@ from llmd4rec.evaluation.report import render
     [
         ({"taught_by": "llm-alone"}, "the language model"),
         (
+            {"taught_by": "wide-alone", "logit_adjustment": 0.25},
+            "a wider recommender; taught to leave out 0.25 · log(1 + training count) of the items' popularity",
+        ),
+        (
             {"taught_by": "llm-round-1 + crm-alone", "teachers": {"llm-round-1": 1, "crm-alone": 3}},
             "the language model (25%) and itself as it was before (75%)",
         ),

@@ -95,6 +95,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
 def teachers_in_words(stage: Mapping[str, Any]) -> str:
     """Who taught a stage, and how much each counted: `2 wider recommenders (80 %) and the language model (20 %)`.
 
+    And how much of the items' popularity it was taught to leave out.
+
     Args:
         stage: a stage with a teacher, as run.json records it.
     """
@@ -114,6 +116,8 @@ def teachers_in_words(stage: Mapping[str, Any]) -> str:
         words += (
             f", but not by {' nor '.join(left_out)}: on validation the mean of the scores is as good or better without"
         )
+    if share := stage.get("logit_adjustment"):
+        words += f"; taught to leave out {share:g} · log(1 + training count) of the items' popularity"
     return words
 
 

@@ -10,8 +10,8 @@
 
 Where there are wider CRMs, the LLM reads the items of the first and learns from them, and all of them teach the served
 CRM together; other models are heard where validation says that they add to it (`distill/consensus.py`): what is served
-need not be what the LLM talks to. Nothing couples the models but the published teacher, and nothing is added to any of
-them.
+need not be what the LLM talks to. The served CRM is taught to leave out some of the items' popularity
+(`distill/popularity.py`). Nothing couples the models but the published teacher, and nothing is added to any of them.
 """
 
 from __future__ import annotations
