@@ -116,8 +116,8 @@ def teachers_in_words(stage: Mapping[str, Any]) -> str:
         words += (
             f", but not by {' nor '.join(left_out)}: on validation the mean of the scores is as good or better without"
         )
-    if share := stage.get("logit_adjustment"):
-        words += f"; taught to leave out {share:g} · log(1 + training count) of the items' popularity"
+    if left_to_popularity := stage.get("logit_adjustment"):
+        words += f"; taught to leave out {left_to_popularity:g} · log(1 + training count) of the items' popularity"
     return words
 
 
