@@ -35,13 +35,12 @@ from llmd4rec.distill.consensus import best_counts, in_words
 from llmd4rec.distill.continued import continue_histories, open_continued
 from llmd4rec.distill.methods import LLMD4Rec
 from llmd4rec.distill.objective import RankingObjective
-from llmd4rec.distill.popularity import balanced_share, popularity_prior
+from llmd4rec.distill.popularity import bearable_share, popularity_prior
 from llmd4rec.distill.publish import Teacher, open_teacher, publish
 from llmd4rec.distill.run import Run, use_threads
 from llmd4rec.distill.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
-from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.files import remove, remove_leftovers, sha256_file
 from llmd4rec.models.crm.items import ItemInputs, ItemSides, item_sides, item_table_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -448,29 +447,22 @@ class _Rounds:
 
     def _weighed(self, teachers: dict[str, Ranker], asks: bool) -> tuple[tuple[int, ...], float | None]:
         """What validation says: how much each teacher counts and, if asked, how much popularity may be left out."""
-        evaluation, counts = self.settings.evaluation, (1,) * len(teachers)
-        judged = dict(teachers)
-        if asks and "crm-alone" not in judged:  # whom they have to be better than
-            judged["crm-alone"] = self.run_folder.load_stage("crm", "crm-alone")
-        beside = (0,) * (len(judged) - len(teachers))
-        rankers = list(judged.values())
+        evaluation, counts, rankers = self.settings.evaluation, (1,) * len(teachers), list(teachers.values())
         judge = PoolValidation(rankers, self.data, evaluation.seen, self._validation_users(), self.settings.seed)
         if len(teachers) > 1 and self.settings.consensus == "validation":
             # The wide ones are there to teach: the others are heard where they add to them.
             wide = [int(_model_of(stage) == "wide") for stage in teachers]
-            counts, value = best_counts(lambda each: judge((*each, *beside)), wide if any(wide) else counts)
+            counts, value = best_counts(judge, wide if any(wide) else counts)
             say(f"  teacher: {in_words(tuple(teachers), counts)}, validation NDCG@10 {value:.4f}")
         if not asks:
             return counts, None
-        alone_U = judge([int(stage == "crm-alone") for stage in judged])
-        rare_U = tail_items(self.data.train_counts)[judge.targets]
         with bar("trying how much popularity to leave out", None, "shares") as progress:
 
             def without(share: float) -> NDArray[np.float64]:
                 progress.advance(1)
-                return judge((*counts, *beside), self._popularity(-share))
+                return judge(counts, self._popularity(-share))
 
-            return counts, balanced_share(without, alone_U, rare_U)
+            return counts, bearable_share(without)
 
 
 def _model_of(stage: str) -> Student:

@@ -165,8 +165,8 @@ class MutualDistillation(BaseModel):
         "auto",
         description="how much of the items' popularity the served CRM leaves out: its scores have so many times "
         "log(1 + count) more while it is taught than when it serves, which gives rare items back what a mean of "
-        "teachers takes from them; auto: what it takes for the teachers to be better on rare items by as much as they "
-        "are overall, on validation and where it costs next to nothing; 0: nothing, as in the paper",
+        "teachers takes from them; auto: .2, or less where that costs the teachers more than next to nothing on "
+        "validation; 0: nothing, as in the paper",
     )
     method: Method = Field(default_factory=LLMD4Rec)
     teacher_precision: Literal["int8", "float32"] = Field(

@@ -142,9 +142,6 @@ class PoolValidation:
         seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
         batch_size: histories encoded at once.
 
-    Attributes:
-        targets: the true items, [U].
-
     Raises:
         DataError, ModelError: as for :func:`validation_ndcg`.
     """
@@ -160,7 +157,7 @@ class PoolValidation:
     ) -> None:
         positions = _targets(dataset, "valid", max_users, seed)
         starts = dataset.offsets[dataset.users_of(positions)]
-        self.targets = dataset.items[positions].astype(np.int64)
+        self._targets = dataset.items[positions].astype(np.int64)
         self._seen = _seen(dataset, starts, positions) if seen == "remove" else None
         self._states, self._tables = [], []
         length = min(ranker.max_length for ranker in rankers)
@@ -189,7 +186,7 @@ class PoolValidation:
         if bias_I is not None:
             states.append(torch.ones_like(states[0][:, :1]))
             tables.append(bias_I.to(tables[0])[:, None])
-        ranking = rank_targets(torch.cat(states, 1), torch.cat(tables, 1), self.targets, self._seen)
+        ranking = rank_targets(torch.cat(states, 1), torch.cat(tables, 1), self._targets, self._seen)
         return ndcg(ranking.ranks, 10)
 
 
