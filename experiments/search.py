@@ -30,7 +30,7 @@ from typing import Any
 
 import optuna
 import yaml
-from study import ROOT, RUNS, keep_shared, merged, require_commit, take_shared
+from study import ROOT, RUNS, command, keep_shared, merged, require_commit, take_shared
 
 from llmd4rec.config import check
 from llmd4rec.data.dataset import Dataset
@@ -71,7 +71,7 @@ def main() -> None:
         **{key: search.get(key) for key in ("question", "stage", "base", "space")},
         "data": {name: data.fingerprint for name, data in sets.items()},
         "seed": arguments.seed,
-        "command": f"python {' '.join(sys.argv)}",
+        "command": command(sys.argv),
         "environment": environment(),
         "trials": [],
     }

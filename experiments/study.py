@@ -27,7 +27,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,22 @@ def main() -> None:
                 beside = {of: runs / f"{of}-seed{seed}" for of in done if variant not in references}
                 result = trial(settings, data, runs / f"{variant}-seed{seed}", beside)
                 head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
-                head["command"] = f"python {' '.join(sys.argv)}"
+                head["command"] = command(sys.argv)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_json(target, head | result)
                 print(json.dumps({s: round(v["validation_ndcg"], 4) for s, v in result["stages"].items()}), flush=True)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What anybody may type to do the same: data sets are in a FOLDER, and results go where they are kept."""
+    words, found = ["python"], iter(arguments)
+    for word in found:
+        if word == "--out":
+            next(found, None)
+        elif not word.startswith("--out="):
+            name, equals, _ = word.partition("=")
+            words.append(f"{name}=FOLDER" if equals else word)
+    return " ".join(words)
 
 
 def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path) -> None:

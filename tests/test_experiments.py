@@ -293,3 +293,21 @@ def test_shares_of_popularity_are_added_to_scores(chain_run, chain_data, monkeyp
         gains.append((1 / np.log2(1 + rank), 1 / np.log2(ties + rank)))  # best and worst among equals
     best, worst = np.mean(gains, axis=0)
     assert worst - 1e-4 <= float(lines[1][2]) <= best + 1e-4
+
+
+def test_a_command_names_nobodys_folders():
+    typed = [
+        "experiments/study.py",
+        "a.yaml",
+        "--data",
+        "beauty=/home/me/b",
+        "toys=/t",
+        "--out",
+        "/tmp/x",
+        "--seeds",
+        "0",
+    ]
+    assert script("study").command(typed) == (
+        "python experiments/study.py a.yaml --data beauty=FOLDER toys=FOLDER --seeds 0"
+    )
+    assert script("study").command(["experiments/search.py", "--out=/tmp/x"]) == "python experiments/search.py"
