@@ -49,7 +49,7 @@ def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, An
         {
             "rounds": 1,
             "wide": 16,
-            "logit_adjustment": 0.2,
+            "logit_adjustment": "auto",
             "crm": {"dim": 8, "layers": 1, "heads": 2, "max_length": 6},
             "llm": {"model": llama, "layers": 1, "max_length": 6, "lora": {"r": 2}},
             "training": {"crm": training, "llm": training},
@@ -62,7 +62,8 @@ def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, An
 @pytest.mark.parametrize("drawn", [False, True], ids=["whole catalogue", "drawn candidates"])
 def test_the_default_recipe_stays_on_its_device_in_half_precision(drawn, tiny_settings, llama, chain_data, tmp_path):
     few = {"full_softmax_items": 5, "candidates": 4} if drawn else {}
-    changes = {f"training__{model}__{key}": value for model in ("crm", "llm") for key, value in few.items()}
+    changes: dict[str, Any] = {f"training__{m}__{key}": value for m in ("crm", "llm") for key, value in few.items()}
+    changes |= {"logit_adjustment": 0.2} if drawn else {}
     halves = {f"training__{model}__precision": "bf16" for model in ("crm", "llm")}
     settings = wholly(tiny_settings, llama, wide=None if drawn else 16, **changes, **halves)
     result = elsewhere(settings, chain_data.path, tmp_path / "there")
