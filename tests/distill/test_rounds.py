@@ -24,6 +24,7 @@ from llmd4rec.config import describe
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill import rounds
 from llmd4rec.distill.dependence import depends, refused
+from llmd4rec.distill.methods import LLMD4Rec
 from llmd4rec.distill.results import score
 from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.distill.settings import MutualDistillation, Wide
@@ -222,6 +223,23 @@ def test_teachers_say_how_much_popularity_the_served_crm_leaves_out(tiny_setting
     assert same(weights(run, "crm-round-1"), weights(fixed, "crm-round-1"))
     assert not same(weights(run, "crm-round-1"), weights(none, "crm-round-1"))
     assert same(weights(run, "llm-round-1"), weights(none, "llm-round-1"))
+
+
+def test_teachers_published_when_nobody_asked_are_asked_later(tiny_settings, chain_data, tmp_path, monkeypatch):
+    """The setting may change as long as the CRM's round has not begun, and what was published then does not know."""
+
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(LLMD4Rec, "objective", stops)
+        with pytest.raises(KeyboardInterrupt):
+            parse_settings(changed(tiny_settings, direction="up")).fit(chain_data, tmp_path / "run")
+    assert (tmp_path / "run" / "teachers" / "llm-alone" / "teacher.json").exists()
+    monkeypatch.setattr(rounds, "bearable_share", lambda judge: 0.15)
+    settings = changed(tiny_settings, direction="up", logit_adjustment="auto")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    assert run.record.stages["crm-round-1"]["logit_adjustment"] == 0.15
 
 
 @pytest.mark.parametrize(

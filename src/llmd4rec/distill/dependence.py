@@ -17,8 +17,8 @@ from llmd4rec.distill.settings import MutualDistillation
 _OF_NONE = re.compile(r"device|threads|training\.\w+\.checkpoint_seconds")
 #: How models are taught.
 _OF_ROUNDS = re.compile(
-    r"direction|teacher|teacher_precision|consensus|weights|ranks|lambda_\w+|temperature_\w+|scale_by_t2|logit_adjustment|method\..+|"
-    r"(crm|llm)_start|continue_by|taught_dropout|training\.\w+\.round_\w+"
+    r"direction|teacher|teacher_precision|consensus|weights|ranks|lambda_\w+|temperature_\w+|scale_by_t2|"
+    r"logit_adjustment|method\..+|(crm|llm)_start|continue_by|taught_dropout|training\.\w+\.round_\w+"
 )
 #: What the language model is, reads and is trained by; the vectors of texts are the CRMs' too.
 _OF_LLM = re.compile(r"inject|llm\.(?!encoder$|text_fields$).+|training\.llm\..+")

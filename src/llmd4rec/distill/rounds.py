@@ -413,7 +413,9 @@ class _Rounds:
                 teacher = opened() if folder.exists() else None
             except RunError as error:
                 warn(f"{error.what}; it is published anew")
-            if teacher is None or (asks and teacher.share is None):
+            if teacher is not None and asks and teacher.share is None:  # published when nobody asked
+                teacher = None
+            if teacher is None:
                 self._publish_anew(folder, histories, stages, made_of, self.settings.training_of(learner), asks)
         self.processes.wait()
         return teacher or opened()
