@@ -5,6 +5,9 @@
 Each line adds `share · log(1 + training count)` to every item's score, alone and distilled, and says what that does to
 NDCG@10 over all, tail, popular and cold items. Where a negative share costs next to nothing overall and gives much to
 tail items, teaching has taken from them more than the log asks for: `logit_adjustment` is that share, taught.
+
+Before that: how many of the true items are tail items, from each user's last training item to the test's. What was
+popular in training is less so of what comes next, and less again of what comes after that.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.popularity import popularity_prior
 from llmd4rec.distill.run import Run
 from llmd4rec.evaluation.evaluate import evaluate
+from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.models.ranker import Ranker
 
 SHARES = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4)
@@ -62,6 +66,13 @@ def main() -> None:
     arguments = parser.parse_args()
     run, data = Run.open(arguments.run), Dataset.load(arguments.data)
     run.require(data)
+    tail, last = tail_items(data.train_counts), data.train_end - 1
+    for name, positions in {
+        "last training items": last,
+        "validation targets": data.valid,
+        "test targets": data.test,
+    }.items():
+        print(f"{name}: {tail[data.items[positions]].mean():.1%} tail items")
     counts_I, groups = torch.from_numpy(data.train_counts), ("tail", "head", "cold")
     print(f"{'CRM':9}  share     all  " + "  ".join(f"{name:>6}" for name in groups))
     for model, stage in run.models():

@@ -18,6 +18,7 @@ from llmd4rec.distill.results import score
 from llmd4rec.distill.run import Run
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
+from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.training.runtime import environment
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
@@ -278,7 +279,10 @@ def test_shares_of_popularity_are_added_to_scores(chain_run, chain_data, monkeyp
     arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--shares", "0", "1e6"]
     monkeypatch.setattr(sys, "argv", arguments)
     script("popularity").main()
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    out = capsys.readouterr().out.splitlines()
+    rare = tail_items(chain_data.train_counts)
+    assert f"validation targets: {np.mean([rare[chain_data.items[p]] for p in chain_data.valid]):.1%} tail items" in out
+    lines = [line.split() for line in out[4:]]
     shares = ("+0.00", "+1000000.00")
     assert [line[:2] for line in lines] == [[stage, share] for stage in ("alone", "distilled") for share in shares]
     run = Run.open(chain_run)
