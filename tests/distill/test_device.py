@@ -98,4 +98,4 @@ def test_a_run_on_another_device_has_the_numbers_of_the_cpu(tiny_settings, chain
     assert set(losses) == set(expected)
     for (phase, epoch), values in losses.items():
         # In rounds a rank that rounding turned counts as a different weight.
-        assert values == pytest.approx(expected[phase, epoch], rel=1e-4 if phase.endswith("alone") else 0.02)
+        assert values == pytest.approx(expected[phase, epoch], rel=1e-4 if phase.endswith("alone") else 0.1)

@@ -464,7 +464,10 @@ class _Rounds:
                 progress.advance(1)
                 return judge(counts, self._popularity(-share))
 
-            return counts, bearable_share(without)
+            share = bearable_share(without)
+        if not share:
+            say("  none of the items' popularity is left out: its teachers would rank worse without it")
+        return counts, share
 
 
 def _model_of(stage: str) -> Student:
