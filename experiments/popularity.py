@@ -13,6 +13,7 @@ popular in training is less so of what comes next, and less again of what comes 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distill.popularity import popularity_prior
 from llmd4rec.distill.run import Run
+from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.models.ranker import Ranker
@@ -87,4 +89,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LLMD4RecError as error:
+        sys.exit(f"error: {error}")
