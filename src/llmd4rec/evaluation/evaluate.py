@@ -142,6 +142,9 @@ class PoolValidation:
         seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
         batch_size: histories encoded at once.
 
+    Attributes:
+        positions: flat positions of the validation targets, ascending, [U].
+
     Raises:
         DataError, ModelError: as for :func:`validation_ndcg`.
     """
@@ -155,7 +158,7 @@ class PoolValidation:
         seed: int = 0,
         batch_size: int = 256,
     ) -> None:
-        positions = _targets(dataset, "valid", max_users, seed)
+        self.positions = positions = _targets(dataset, "valid", max_users, seed)
         starts = dataset.offsets[dataset.users_of(positions)]
         self._targets = dataset.items[positions].astype(np.int64)
         self._seen = _seen(dataset, starts, positions) if seen == "remove" else None
