@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from llmd4rec.config import check
-from llmd4rec.distill.results import score
 from llmd4rec.distill.run import Run
 from llmd4rec.distill.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
+from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.training.runtime import environment
 
@@ -285,8 +285,7 @@ def test_shares_of_popularity_are_added_to_scores(chain_run, chain_data, monkeyp
     lines = [line.split() for line in out[4:]]
     shares = ("+0.00", "+1000000.00")
     assert [line[:2] for line in lines] == [[stage, share] for stage in ("alone", "distilled") for share in shares]
-    run = Run.open(chain_run)
-    unchanged = score(run, chain_data, "crm", "alone", split="valid").metrics["ndcg@10"]
+    unchanged = validation_ndcg(Run.open(chain_run).load("crm", "alone"), chain_data)
     assert float(lines[0][2]) == pytest.approx(unchanged, abs=6e-5)
     counts, gains = chain_data.train_counts, []
     for user, position in enumerate(chain_data.valid):
