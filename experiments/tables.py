@@ -1,6 +1,6 @@
-"""Writes docs/results.md from the files under results/: every trial counted, none chosen.
+"""Writes docs/results.md and the README's table from the files under results/: every trial counted, none chosen.
 
-    python experiments/tables.py [--results results] [--out docs/results.md]
+    python experiments/tables.py [--results results] [--out docs/results.md] [--readme README.md]
 
 Rows are variants, a table for each study and data set. Several seeds give mean ± standard deviation. A gain is that of
 the distilled over the same model trained alone in the same run, on test, with the paired sign-flip test's p, of several
@@ -14,6 +14,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "experiments" / "studies"
+HEADLINE = ROOT / "experiments" / "headline.yaml"
+#: Between these lines the README holds the table that is made here.
+MARKS = ("<!-- made by experiments/tables.py -->", "<!-- end -->")
 MODELS = ("crm alone", "crm distilled", "wide alone", "llm alone", "llm distilled")
+#: By study and data set, then by variant.
+Trials = dict[tuple[str, str], dict[str, list[Any]]]
 GAIN_SLICES = {"all": "all users", "tail": "tail items", "short_history": "short histories", "later_day": "later day"}
 
 HEAD = """# Results
@@ -45,31 +51,174 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument(
+        "--readme", type=Path, help="also put the headline table there [of the default --out: README.md]"
+    )
     arguments = parser.parse_args()
-    trials: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(arguments.results.glob("*/*/*.json")):
-        trial = json.loads(path.read_text(encoding="utf-8"))
-        trials[trial["study"], trial["data"]][trial["variant"]].append(trial)
+    trials = read_trials(arguments.results)
     if not trials:
         parser.error(f"{arguments.results} holds no results")
+    whole_page = arguments.out == ROOT / "docs" / "results.md"
+    readme = arguments.readme or (ROOT / "README.md" if whole_page else None)
+    chosen = yaml.safe_load(HEADLINE.read_text(encoding="utf-8"))
+    if readme is not None:
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), headline(trials, chosen)), encoding="utf-8")
+    searches = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.results.glob("searches/*.json"))
+    ]
+    top = headline_sources(trials, chosen) if readme is not None else ""
+    arguments.out.write_text(page(trials, searches, top), encoding="utf-8")
+    count = sum(len(t) for v in trials.values() for t in v.values())
+    print(f"{arguments.out}: {count} trials, {sum(len(search['trials']) for search in searches)} of searches")
+
+
+def read_trials(results: Path) -> Trials:
+    """Every trial by study and data set, and there by variant."""
+    trials: Trials = defaultdict(lambda: defaultdict(list))
+    for path in sorted(results.glob("*/*/*.json")):
+        trial = json.loads(path.read_text(encoding="utf-8"))
+        trials[trial["study"], trial["data"]][trial["variant"]].append(trial)
+    return trials
+
+
+def page(trials: Trials, searches: Sequence[dict[str, Any]], top: str = "") -> str:
+    """The whole of docs/results.md."""
     parts, last = [HEAD], ""
+    if top:
+        parts.append(top)
     for (study, data), variants in sorted(trials.items()):
         if study != last:
             parts.append(f"## {study}\n\n{question(study)}\n")
             last = study
         parts.append(f"### {study} on {data}\n\n{table(variants)}\n")
         parts += [f"{more}\n" for more in (reference_table(variants), slice_table(variants)) if more]
-    searches = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.results.glob("searches/*.json"))
-    ]
     if searches:
         parts.append(SEARCHES)
         parts += [search_section(search) for search in searches]
-    arguments.out.write_text("\n".join(parts), encoding="utf-8")
-    count = sum(len(t) for v in trials.values() for t in v.values())
-    print(f"{arguments.out}: {count} trials, {sum(len(search['trials']) for search in searches)} of searches")
+    return "\n".join(parts)
 
 
+# ---- the README's table ---------------------------------------------------------------------------------------------
+def headline(trials: Trials, chosen: dict[str, Any]) -> str:
+    """Six rows, a column for each data set of headline.yaml."""
+    rows = [["Test NDCG@10"], ["---"]]
+    labels = {
+        "free": "No training: texts + transitions",
+        "identifiers": "SASRec, identifiers only",
+        "undistilled": "SASRec with item features",
+        "distilled": "**SASRec with item features, distilled**",
+        "gain": "Gain of distillation (*p*)",
+        "published": "Best published that we know",
+    }
+    rows += [[label] for label in labels.values()]
+    for data, column in chosen["columns"].items():
+        figures = Headline.of(trials, chosen["study"], data, column)
+        seeds = "seed" if len(column["seeds"]) == 1 else "seeds"
+        rows[0].append(f"{column['title']}<br>`{column['variant']}`<br>{seeds} {', '.join(map(str, column['seeds']))}")
+        rows[1].append("---:")
+        cells = figures.cells()
+        for row, name in zip(rows[2:], labels, strict=True):
+            row.append(cells[name])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def headline_sources(trials: Trials, chosen: dict[str, Any]) -> str:
+    """Where each figure of the README comes from, with its commit and command."""
+    lines = [
+        "## The figures of the README",
+        "",
+        f"Study `{chosen['study']}`; chosen in `experiments/headline.yaml`. Test, seen items removed, mean ± standard "
+        "deviation over seeds.",
+        "",
+        "| data | figure | variant | seeds | commits | NDCG@10 | HR@10 |",
+        "| --- | --- | --- | --- | --- | ---: | ---: |",
+    ]
+    for data, column in chosen["columns"].items():
+        for name, found in Headline.of(trials, chosen["study"], data, column).sources():
+            commits = ", ".join(dict.fromkeys(f"`{trial['environment']['commit']}`" for trial, _ in found))
+            seeds = ", ".join(str(trial["seed"]) for trial, _ in found)
+            ndcg, hr = (spread([model["test"][metric] for _, model in found]) for metric in ("ndcg@10", "hr@10"))
+            lines.append(
+                f"| {column['title']} | {name} | `{found[0][0]['variant']}` | {seeds} | {commits} | {ndcg} | {hr} |"
+            )
+        if "published" in column:
+            best = column["published"]
+            lines.append(f"| {column['title']} | published: {best['by']} | | | | {best['ndcg@10']:.4f} | |")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The trials that one column of the README's table is made of, a seed each."""
+
+    identifiers: list[Any]
+    distilled: list[Any]
+    free: list[Any]
+    published: float | None
+
+    @classmethod
+    def of(cls, trials: Trials, study: str, data: str, column: dict[str, Any]) -> Headline:
+        """The trials of one data set; an error where one is missing."""
+
+        def taken(study: str, variant: str, seeds: Sequence[int]) -> list[Any]:
+            by_seed = {trial["seed"]: trial for trial in trials[study, data][variant]}
+            if missing := [seed for seed in seeds if seed not in by_seed]:
+                raise SystemExit(f"results/{study}/{data}/{variant}-seed{missing[0]}.json is not there")
+            return [by_seed[seed] for seed in seeds]
+
+        return cls(
+            taken(study, "identifiers", column["seeds"]),
+            taken(study, column["variant"], column["seeds"]),
+            taken("training-free", "content-transitions", [0]),
+            column.get("published", {}).get("ndcg@10"),
+        )
+
+    def sources(self) -> list[tuple[str, list[tuple[Any, Any]]]]:
+        """Each figure's name, its trials and the model of each that it is of."""
+
+        def model(trials: list[Any], name: str) -> list[tuple[Any, Any]]:
+            return [(trial, trial["models"][name]) for trial in trials]
+
+        return [
+            ("no training", model(self.free, "memory")),
+            ("identifiers only", model(self.identifiers, "crm alone")),
+            ("with item features", model(self.distilled, "crm alone")),
+            ("with item features, distilled", model(self.distilled, "crm distilled")),
+        ]
+
+    def cells(self) -> dict[str, str]:
+        """The cells of the column, by row."""
+        (free, identifiers, undistilled, distilled) = (
+            short(spread([model["test"]["ndcg@10"] for _, model in found])) for _, found in self.sources()
+        )
+        compared = [gain_of("crm", trial) for trial in self.distilled]
+        gains = ", ".join(f"{c['relative_percent']:+.1f}" for c in compared if c)
+        return {
+            "free": free,
+            "identifiers": identifiers,
+            "undistilled": undistilled,
+            "distilled": f"**{distilled}**",
+            "gain": f"{gains} % ({short(largest_p(compared))})",
+            "published": "" if self.published is None else short(f"{self.published:.4f}"),
+        }
+
+
+def short(text: str) -> str:
+    """Figures below 1 without their zero."""
+    return text.replace("0.", ".")
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with the table between its marks."""
+    start, end = MARKS
+    before, found, rest = readme.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"the README lacks the lines {start} and {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+# ---- docs/results.md ------------------------------------------------------------------------------------------------
 def question(study: str) -> str:
     """What the study asks, from its file."""
     path = STUDIES / f"{study}.yaml"
@@ -83,13 +232,21 @@ def table(variants: dict[str, list[Any]]) -> str:
     """One row for each variant."""
     present = [name for name in MODELS if any(name in trial["models"] for t in variants.values() for trial in t)]
     learned = [name for name in ("crm", "llm") if any(gain_of(name, trial) for t in variants.values() for trial in t)]
-    head = ["variant", "seeds", *[f"{name}: val" for name in present], *[f"{name}: test" for name in present]]
+    head = [
+        "variant",
+        "seeds",
+        "commits",
+        *[f"{name}: val" for name in present],
+        *[f"{name}: test" for name in present],
+    ]
     for name in learned:
         head += [f"{name.upper()}'s gain, test", "p"]
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    rows = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     for variant, trials in variants.items():
         dirty = any((trial["environment"]["commit"] or "-dirty").endswith("-dirty") for trial in trials)
-        row = [f"{variant} †" if dirty else variant, str(len(trials))]
+        commits = ", ".join(sorted({(t["environment"]["commit"] or "unknown")[:7] for t in trials}))
+        seeds = ", ".join(str(seed) for seed in sorted(t["seed"] for t in trials))
+        row = [f"{variant} †" if dirty else variant, seeds, commits]
         row += [spread([t["models"].get(m, {}).get("valid", {}).get("ndcg@10") for t in trials]) for m in present]
         row += [spread([t["models"].get(m, {}).get("test", {}).get("ndcg@10") for t in trials]) for m in present]
         for name in learned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from experiment_scripts import FOLDER, script
 
 from llmd4rec.config import check
 from llmd4rec.distill.run import Run
@@ -20,17 +20,6 @@ from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.training.runtime import environment
-
-FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"experiments_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

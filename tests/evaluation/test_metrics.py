@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from ranx import Qrels, Run
-from ranx import evaluate as ranx_evaluate
 
 from llmd4rec.evaluation.metrics import (
     coverage,
@@ -46,7 +44,11 @@ def test_coverage_and_popularity_ignore_missing_places() -> None:
     assert popularity(np.array([[-1]]), np.array([3])) == 0.0
 
 
-def test_agrees_with_ranx() -> None:
+def test_agrees_with_ranx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # its compiling would take a minute, the figures a second
+    from ranx import Qrels, Run
+    from ranx import evaluate as ranx_evaluate
+
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(200, 60))
     targets = rng.integers(0, 60, 200)

@@ -113,7 +113,18 @@ def test_no_relative_gain_over_nothing() -> None:
     result = compare(evaluation(np.array([100, 100])), evaluation(np.array([1, 1])))
     difference = result.overall.metrics["hr@10"]
     assert (difference.relative, difference.relative_interval) == (None, None)
+    assert result.verdict.startswith("NDCG@10 rises from 0.0000 to 1.0000, which may be chance (2 users, p = ")
     Console(quiet=True).print(result.table())
+
+
+def test_the_verdict_says_whether_a_difference_may_be_chance() -> None:
+    many, few = np.full(400, 3), np.full(3, 3)  # NDCG .5 each; 1 / log2(3) = .6309 at place 2
+    up = compare(evaluation(many), evaluation(np.full(400, 2))).verdict
+    assert up == "NDCG@10 rises by 26.2% from 0.5000 to 0.6309, beyond chance (400 users, p = 0.0001)."
+    down = compare(evaluation(few + 0), evaluation(few + 4)).verdict  # 1 / log2(8) = .3333
+    assert down.startswith("NDCG@10 falls by 33.3% from 0.5000 to 0.3333, which may be chance (3 users, p = 0.2")
+    same = compare(evaluation(few), evaluation(few)).verdict
+    assert same == "NDCG@10 stays at 0.5000 (3 users)."
 
 
 def test_a_clear_gain_is_found_and_the_seed_repeats_it() -> None:

@@ -56,6 +56,7 @@ def make_run(folder: Path, tiny_settings: dict[str, Any]) -> tuple[Any, Dataset]
             "title": list(ITEMS.values()),
             "brand": BRANDS,
             "price": [float(place) for place in range(len(IDS))],
+            "year": [1977 + place for place in range(len(IDS))],
             "blurb": [f"About number {place}." for place in range(len(IDS))],
         }
     )

@@ -120,7 +120,7 @@ def test_settings_of_a_request_reach_the_engine(client, engine):
 
 def test_long_texts_come_only_when_asked_for(client):
     default = client.post("/v1/recommend", {"history": ["5"], "k": 1}).json["items"][0]["fields"]
-    assert default.keys() == {"brand", "price"}
+    assert default.keys() == {"brand", "price", "year"}
     asked = client.post("/v1/recommend", {"history": ["5"], "k": 1, "fields": ["blurb", "title"]}).json
     assert asked["items"][0]["fields"].keys() == {"blurb"}
 
@@ -507,8 +507,8 @@ def test_items_come_and_go(models):
 
         # Of what is there, what is given changes: a price alone, a brand that is a word to Python, no title.
         for fields, now in (
-            ({"price": "$1,200"}, {"brand": "New", "price": 1200.0, "blurb": None}),
-            ({"brand": True, "price": None}, {"brand": "true", "price": None, "blurb": None}),
+            ({"price": "$1,200"}, {"brand": "New", "price": 1200.0, "year": None, "blurb": None}),
+            ({"brand": True, "price": None}, {"brand": "true", "price": None, "year": None, "blurb": None}),
             ({"blurb": 2**60 + 1}, {"brand": "true", "price": None, "blurb": str(2**60 + 1)}),
         ):
             reply = client.post("/v1/items", {"items": [{"item_id": "new/one", "fields": fields}]})

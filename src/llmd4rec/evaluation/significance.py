@@ -34,6 +34,8 @@ Ranks = NDArray[np.integer]
 
 RESAMPLES = 2_000
 FLIPS = 9_999
+#: A difference whose p is not below this is called chance.
+LEVEL = 0.05
 #: Random numbers held at once.
 BLOCK_ELEMENTS = 2**21
 
@@ -113,6 +115,25 @@ class Comparison:
         """All of it as nested dictionaries of plain values."""
         return asdict(self)
 
+    @property
+    def main_metric(self) -> str:
+        """The metric that models are selected by, or else the first there is."""
+        return "ndcg@10" if "ndcg@10" in self.overall.metrics else next(iter(self.overall.metrics))
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: how far the main metric moves, and whether that may be chance."""
+        found, name = self.overall.metrics[self.main_metric], self.main_metric.upper()
+        users = f"{self.overall.users:,} users"
+        if found.second == found.first:
+            return f"{name} stays at {found.first:.4f} ({users})."
+        gain = "" if found.relative is None else f" by {abs(found.relative):.1f}%"
+        chance = "beyond chance" if found.p < LEVEL else "which may be chance"
+        return (
+            f"{name} {'rises' if found.second > found.first else 'falls'}{gain} from {found.first:.4f} to "
+            f"{found.second:.4f}, {chance} ({users}, p = {found.p:.4f})."
+        )
+
     def table(self) -> Table:
         """For a terminal: every metric over all users, then NDCG@10 (or the first metric) over each slice."""
         table = Table(title=f"{self.second} compared with {self.first} ({self.split}, seen items: {self.seen})")
@@ -121,14 +142,14 @@ class Comparison:
         for name, difference in self.overall.metrics.items():
             table.add_row(Text(name), f"{self.overall.users:,}", *_cells(difference))
         table.add_section()
-        shown = "ndcg@10" if "ndcg@10" in self.overall.metrics else next(iter(self.overall.metrics))
+        shown = self.main_metric
         table.add_row(f"{shown} of users with")
         for name, group in self.slices.items():
             table.add_row(Text(SLICE_NAMES.get(name, name)), f"{group.users:,}", *_cells(group.metrics[shown]))
         o = self.overlap
         table.caption = (
             f"hits at 10: both {o.both:,}, only first {o.only_first:,}, only second {o.only_second:,}, "
-            f"neither {o.neither:,}"
+            f"neither {o.neither:,}\n{self.verdict}"
         )
         return table
 

@@ -86,7 +86,8 @@ function make(tag, className, text) {
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const sentence = (text) => `${capital(text)}.`;
 const title = (name) => capital(name).replaceAll("_", " ");
-const number = new Intl.NumberFormat("en");
+// Four digits are not grouped: most of them are years.
+const number = new Intl.NumberFormat("en", { useGrouping: "min2" });
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(Math.abs(value) < 10 ? 1 : 0)}`;
 const plural = (count, word) => `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
 const milliseconds = (value) => (value < 10 ? value.toFixed(1) : Math.round(value)) + " ms";
@@ -359,8 +360,12 @@ async function ask() {
 }
 
 function renderTime({ inside, outside }) {
-  const parts = inside === null ? [] : [make("b", "", milliseconds(inside)), " in the service · "];
-  $("time").replaceChildren(...parts, milliseconds(outside), make("span", "long", " with the way here"));
+  // The two are measured by two clocks: a round trip that seems shorter than its own part is not shown.
+  const parts = inside === null ? [] : [make("b", "", milliseconds(inside)), " in the service"];
+  if (inside === null || outside >= inside) {
+    parts.push(`${parts.length ? " · " : ""}${milliseconds(outside)}`, make("span", "long", " round trip"));
+  }
+  $("time").replaceChildren(...parts);
 }
 
 function summarise() {

@@ -1,0 +1,140 @@
+"""The README can be trusted: its figures are those of results/, its code runs and prints what it says, its links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from experiment_scripts import script
+from typer.main import get_command
+
+from llmd4rec.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+CHOSEN = yaml.safe_load((ROOT / "experiments" / "headline.yaml").read_text(encoding="utf-8"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+
+
+def table_rows() -> list[list[str]]:
+    tables = script("tables")
+    start, end = (re.escape(mark) for mark in tables.MARKS)
+    found = re.search(f"{start}\n(.*?)\n{end}", TEXT, re.S)
+    assert found is not None
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+
+
+def test_it_is_short() -> None:
+    words = [word for word in TEXT.split() if any(sign.isalnum() for sign in word)]
+    assert len(words) <= 700
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    tables = script("tables")
+    trials = tables.read_trials(ROOT / "results")
+    assert tables.with_table(TEXT, tables.headline(trials, CHOSEN)) == TEXT, "run python experiments/tables.py"
+    searches = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("searches/*.json"))]
+    page = tables.page(trials, searches, tables.headline_sources(trials, CHOSEN))
+    assert page == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "run python experiments/tables.py"
+
+
+def figure(trials: list[Any], model: str) -> str:
+    values = [trial["models"][model]["test"]["ndcg@10"] for trial in trials]
+    text = f"{statistics.mean(values):.4f}"[1:]
+    return text + (f" ± {statistics.stdev(values):.4f}".replace("0.", ".") if len(values) > 1 else "")
+
+
+@pytest.mark.parametrize(("place", "data"), enumerate(CHOSEN["columns"], start=1))
+def test_each_figure_says_what_made_it(place: int, data: str) -> None:
+    """Against the files themselves, by another way than that which makes the table."""
+    head, _, *rows = table_rows()
+    _, variant, seeds = head[place].split("<br>")
+    seeds_of = [int(seed) for seed in re.findall(r"\d+", seeds)]
+    folder = ROOT / "results" / "default" / data
+    distilled, identifiers = (
+        [json.loads((folder / f"{name}-seed{seed}.json").read_text()) for seed in seeds_of]
+        for name in (variant.strip("`"), "identifiers")
+    )
+    free = json.loads((ROOT / "results/training-free" / data / "content-transitions-seed0.json").read_text())
+    assert rows[0][place] == figure([free], "memory")
+    assert rows[1][place] == figure(identifiers, "crm alone")
+    assert rows[2][place] == figure(distilled, "crm alone")
+    assert rows[3][place] == f"**{figure(distilled, 'crm distilled')}**"
+    gains = [trial["comparisons"]["crm distilled over crm alone, test"]["all"]["ndcg@10"] for trial in distilled]
+    shown = re.findall(r"[+-]\d+\.\d", rows[4][place])
+    assert shown == [f"{gain['relative_percent']:+.1f}" for gain in gains]
+    assert float(re.search(r"\((.*)\)", rows[4][place])[1]) == round(max(gain["p"] for gain in gains), 4)
+
+
+def test_docs_name_the_commit_of_each_figure() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if "| with item features, distilled |" in line]
+    assert len(lines) == len(CHOSEN["columns"])
+    for line, (data, column) in zip(lines, CHOSEN["columns"].items(), strict=True):
+        for seed in column["seeds"]:
+            path = ROOT / "results" / CHOSEN["study"] / data / f"{column['variant']}-seed{seed}.json"
+            assert json.loads(path.read_text())["environment"]["commit"] in line
+
+
+@pytest.mark.slow
+def test_the_python_prints_what_it_says(tmp_path: Path) -> None:
+    (code,), (printed,) = blocks("python"), blocks("text")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == printed
+
+
+def test_the_commands_exist() -> None:
+    group = get_command(app)
+    lines = [line.split("  #")[0] for line in "".join(blocks("sh")).splitlines() if line.startswith("llmd4rec")]
+    assert {shlex.split(line)[1] for line in lines} >= {"prepare", "train", "evaluate", "recommend", "export", "serve"}
+    for line in lines:
+        _, name, *words = shlex.split(line)
+        command = group.commands[name]  # type: ignore[attr-defined]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
+    targets = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "".join(blocks("sh")), re.M):
+        assert f"\n{target}:" in targets
+
+
+def pages() -> list[Path]:
+    return [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(path), f"{page.name}: {target}"
