@@ -1,4 +1,4 @@
-"""The README can be trusted: its figures are those of results/, its code runs and prints what it says, its links lead somewhere."""
+"""The README can be trusted: figures are those of results/, code prints what it says, links lead somewhere."""
 
 from __future__ import annotations
 
