@@ -279,7 +279,7 @@ def settings(rng: random.Random) -> Prepare:
         return Prepare()
     cut = rng.random() < 0.3
     return Prepare(
-        order_by="auto" if cut else rng.choice(("auto", "auto", "timestamp", "position", "row")),
+        order_by="auto" if cut else rng.choice(("auto", "auto", "time", "position", "row")),
         duplicates=rng.choice(("exact", "keep", "drop-consecutive", "drop")),
         k_core=rng.choice((0, 0, 2)),
         min_history=rng.choice((1, 1, 2)),

@@ -1,0 +1,70 @@
+"""Columns that tell a choice from a dislike or from an impression, while every row counts as a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from llmd4rec.data.columns import normal
+from llmd4rec.data.report import Report
+from llmd4rec.data.table import Table
+
+_RATINGS = (
+    *("rating", "ratings", "userrating", "starrating", "reviewrating", "reviewscore", "overall", "stars", "score"),
+    *("rate", "grade", "rank", "reward", "watchedpct", "preference"),
+)
+_CLICKS = (
+    *("click", "clicks", "clicked", "isclick", "isclicked", "clickflag", "label", "like", "liked", "islike", "follow"),
+    *("share", "isfollow", "purchase", "purchased", "ispurchase", "bought", "buy", "converted", "conversion", "feedback"),
+    *("ispositive", "positive", "accepted", "skipped", "notskipped", "islisten", "longview", "ishate", "hate"),
+)
+_EVENTS = (
+    *("event", "eventtype", "eventname", "action", "actiontype", "type", "behavior", "behaviortype", "behaviour"),
+    *("behaviourtype", "interaction", "interactiontype", "activity", "activitytype", "verb", "transactiontype"),
+)
+_EVENTS_AT_MOST = 50
+_SHOWN = 5
+
+
+def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> None:
+    """Warns of columns that look like a rating, a click or a kind of event and have several values.
+
+    Args:
+        table: to look into.
+        columns: those that nothing is read from.
+        report: gets the warning.
+    """
+    named = [name for name in columns if normal(name) in (*_RATINGS, *_CLICKS, *_EVENTS) and name not in table.unfit]
+    named = [name for name in named if not table.schema[name].is_nested()]
+    if not named:
+        return
+    head = table.head(named)
+    told = [(name, values) for name in named if len(values := _values(head[name])) > 1 and _fits(name, values)]
+    if not told:
+        return
+    shown = "; ".join(f"{name!r} ({', '.join(values[:_SHOWN])}{', …' * (len(values) > _SHOWN)})" for name, values in told)
+    name, values = told[0]
+    example = f"{name.split(':')[0]} >= {values[len(values) // 2]}" if normal(name) in _RATINGS else ""
+    example = example or f"{name.split(':')[0]} = {values[-1] if normal(name) in _CLICKS else values[0]}"
+    report.warn(
+        f"every row counts as a choice of its item, whatever it holds in {shown}; "
+        f'to keep some rows only, say so, as in --where "{example}"'
+    )
+
+
+def _values(column: pl.Series) -> list[str]:
+    """The distinct values, numbers in their order, else the most frequent first."""
+    text = column.drop_nulls().cast(pl.String).str.strip_chars()
+    text = text.filter(text != "")
+    numbers = text.cast(pl.Float64, strict=False)
+    if len(text) and not numbers.null_count():
+        return text.to_frame("t").group_by(numbers.alias("n")).agg(pl.col("t").first()).sort("n")["t"].to_list()
+    return text.value_counts().sort("count", text.name, descending=[True, False])[text.name].to_list()
+
+
+def _fits(name: str, values: Sequence[str]) -> bool:
+    """Whether the values are what the name promises: numbers, two sides, or few kinds."""
+    if normal(name) in _RATINGS:
+        return all(value.replace(".", "", 1).lstrip("-").isdigit() for value in values)
+    return len(values) <= _EVENTS_AT_MOST
