@@ -23,6 +23,7 @@ _EVENTS = (
     *("event", "eventtype", "eventname", "action", "actiontype", "type", "behavior", "behaviortype", "behaviour"),
     *("behaviourtype", "interaction", "interactiontype", "activity", "activitytype", "verb", "transactiontype"),
 )
+_YES = ("1", "1.0", "true", "yes", "y", "t")
 _EVENTS_AT_MOST = 50
 _SHOWN = 5
 
@@ -45,11 +46,13 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
         return
     shown = "; ".join(f"{name!r} ({', '.join(values[:_SHOWN])}{', …' * (len(values) > _SHOWN)})" for name, values in told)
     name, values = told[0]
-    example = f"{name.split(':')[0]} >= {values[len(values) // 2]}" if normal(name) in _RATINGS else ""
-    example = example or f"{name.split(':')[0]} = {values[-1] if normal(name) in _CLICKS else values[0]}"
+    chosen = next((value for value in values if value.lower() in _YES), values[-1])
+    example = f"= {chosen if normal(name) in _CLICKS else values[0]}"
+    example = f">= {values[len(values) // 2]}" if normal(name) in _RATINGS else example
+    bare = name.split(":")[0]
     report.warn(
         f"every row counts as a choice of its item, whatever it holds in {shown}; "
-        f'to keep some rows only, say so, as in --where "{example}"'
+        f'to keep some rows only, say so, as in --where "{bare} {example}"'
     )
 
 

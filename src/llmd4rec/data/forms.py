@@ -186,15 +186,19 @@ def fit(values: pl.Series, known: Forms | None = None) -> Forms:
     steps = steps_of(values, known.steps)
     plain = values.to_frame("t").select(Forms(steps).plain(pl.col("t"))).to_series()
     settled = {form.kind: form.reading for form in known.forms if form.kind is not None}
-    tried = [
-        form
-        for form in _ALL_FORMS
-        if form not in known.forms and settled.get(form.kind, form.reading) == form.reading
-    ]
+    tried = [form for form in _ALL_FORMS if form not in known.forms]
+    tried = [form for form in tried if settled.get(form.kind, form.reading) == form.reading]
     head = plain.head(_SAMPLE).to_frame("t")
-    read = head.select(moments(pl.col("t"), form.format).count().alias(str(at)) for at, form in enumerate(tried))
-    fitting = [form for form, count in zip(tried, read.row(0), strict=True) if count]
-    return Forms(steps, (*known.forms, *_without_refuted(fitting, plain)))
+    found: list[Form] = []
+    # Nearly all columns are done after the first part: year first, as ISO has it.
+    for part in (tried[: len(_HOURS)], tried[len(_HOURS) :]):
+        counts = head.select(moments(pl.col("t"), form.format).count().alias(str(at)) for at, form in enumerate(part))
+        fitting = [form for form, count in zip(part, counts.row(0) if part else (), strict=True) if count]
+        found += _without_refuted(fitting, plain)
+        forms = Forms(steps, (*known.forms, *found))
+        if not plain.to_frame("t").select(Forms((), forms.forms).value(pl.col("t"))).to_series().null_count():
+            break
+    return Forms(steps, (*known.forms, *found))
 
 
 def _without_refuted(forms: Iterable[Form], plain: pl.Series) -> list[Form]:

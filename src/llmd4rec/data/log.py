@@ -80,7 +80,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
     if conditions:
         report.step("read", frame.height, frame.select(pl.col("user", "item").to_physical()))
-        frame = where.apply(frame, conditions, table, report)
+        frame = where.apply(frame, conditions, everything, report)
     if time is not None and plan is not None:
         frame, plan = _read_other_forms(frame, time, plan, table)
     found = _better_time(frame, table, settings, [name for name in rest if name not in (position, time)], position, time)

@@ -143,6 +143,10 @@ class Rows:
         """In how many places a column rises along with itself: the more, the finer it is."""
         return int(self._steps(values, [values])[1].sum())
 
+    def fineness(self, values: pl.Series) -> tuple[int, int]:
+        """The more, the finer: places where it rises, then different values."""
+        return self.rises(values), values.n_unique()
+
     def is_of_the_item(self, values: pl.Series) -> bool:
         """Whether nearly all items bear one value in all their rows, though the column has several."""
         table = pl.DataFrame({"item": self.frame["item"], "v": values}).drop_nulls()
@@ -203,7 +207,7 @@ def find(
         agreeing = [found.moments.column for found in read if not found.falls and found.moments.sure]
         notes = (f"column {agreeing[0]!r} reads as times and does not contradict that order",) if agreeing else ()
         return Found(None, (*_contradictions(against, order), *notes))
-    best = max(sure, key=lambda found: rows.rises(found.values[0]))
+    best = max(sure, key=lambda found: rows.fineness(found.values[0]))
     unlike = [found for found in sure if rows.falls(found.values[0], [best.values[0]])]
     if unlike:
         named = listing([found.moments.column for found in (best, *unlike)])
@@ -274,7 +278,7 @@ def _finer(read: Sequence[_Read], rows: Rows, known: pl.Series, time: str) -> Fo
     finer = [found for found in read if len(found.values) == 1 and _refines(rows, found.values[0], known)]
     if not finer:
         return Found()
-    best = max(finer, key=lambda found: rows.rises(found.values[0]))
+    best = max(finer, key=lambda found: rows.fineness(found.values[0]))
     note = (
         f"column {best.moments.column!r} was taken for the order, since it is finer than {time!r} and nowhere contradicts "
         f"it; --time-col {time} takes the other"

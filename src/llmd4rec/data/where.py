@@ -103,8 +103,9 @@ def parse(text: str) -> Condition:
 
 def written(column: str, op: str, value: str) -> str:
     """A condition in text, for a remedy; the value is compared as text."""
-    plain = re.fullmatch(r"[\w:.]+", column) is not None
-    return f"{column if plain else f'`{column}`'} {op} {value!r}"
+    name = f"`{column}`" if re.search(r'[<>=!"]| in ', column) else column
+    quoted = value.replace("'", "''")
+    return f"{name} {op} '{quoted}'"
 
 
 def kept(table: Table, conditions: Sequence[str]) -> tuple[Table, list[tuple[Condition, pl.Expr]]]:
