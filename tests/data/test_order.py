@@ -35,8 +35,12 @@ def shuffled(**columns: Any) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def written(seconds: int, form: str) -> str:
+    return str(pl.Series([seconds * 1000]).cast(pl.Datetime("ms")).dt.strftime(form)[0])
+
+
 def iso(seconds: int) -> str:
-    return str(pl.Series([seconds * 1000]).cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S")[0])
+    return written(seconds, "%Y-%m-%d %H:%M:%S")
 
 
 def in_order(data: Dataset) -> bool:
@@ -56,7 +60,7 @@ def said(data: Dataset, text: str) -> bool:
     ("name", "make"),
     [
         ("last_watch_dt", lambda s, u, i: iso(s)),
-        ("InvoiceDate", lambda s, u, i: pl.Series([iso(s)]).str.to_datetime().dt.strftime("%d.%m.%Y %H:%M")[0]),
+        ("InvoiceDate", lambda s, u, i: written(s, "%d.%m.%Y %H:%M")),
         ("click_timestamp", lambda s, u, i: s * 1000),
         ("eventdate", lambda s, u, i: iso(s)),
         ("bestelldatum", lambda s, u, i: pl.Series([iso(s)]).str.to_datetime()[0]),
@@ -68,7 +72,10 @@ def said(data: Dataset, text: str) -> bool:
         ("fecha", lambda s, u, i: iso(s)[:10].replace("-", "/") + iso(s)[10:16]),
         ("x", lambda s, u, i: iso(s) + "Z"),
         ("_airbyte_emitted", lambda s, u, i: iso(s).replace(" ", "T") + ".000Z"),
-        ("listened", lambda s, u, i: pl.Series([iso(s)]).str.to_datetime().dt.strftime("%a %b %d %H:%M:%S +0000 %Y")[0]),
+        (
+            "listened",
+            lambda s, u, i: pl.Series([iso(s)]).str.to_datetime().dt.strftime("%a %b %d %H:%M:%S +0000 %Y")[0],
+        ),
     ],
 )
 def test_a_column_of_times_of_any_name_is_taken_and_said(name: str, make: Any) -> None:
@@ -78,7 +85,9 @@ def test_a_column_of_times_of_any_name_is_taken_and_said(name: str, make: Any) -
     assert data.report["interactions"]["ordered_by"] == "time"
     assert data.times is not None
     assert int(data.times.min()) == START - 1200 * (name == "dateHour")
-    assert said(data, f"column {name!r} reads as times and was taken for the order; the order of the rows contradicts it")
+    assert said(
+        data, f"column {name!r} reads as times and was taken for the order; the order of the rows contradicts it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,9 @@ def test_numbers_as_large_as_times_under_a_name_that_does_not_tell_are_only_name
 
 def test_of_several_that_agree_the_finest_is_taken() -> None:
     frame = shuffled(
-        partition_day=lambda s, u, i: iso(s)[:10], seen_on=lambda s, u, i: iso(s), hour_dt=lambda s, u, i: iso(s)[:13] + ":00"
+        partition_day=lambda s, u, i: iso(s)[:10],
+        seen_on=lambda s, u, i: iso(s),
+        hour_dt=lambda s, u, i: iso(s)[:13] + ":00",
     )
     for columns in (["partition_day", "seen_on", "hour_dt"], ["hour_dt", "partition_day", "seen_on"]):
         data = Dataset.from_frames(frame.select("user_id", "item_id", *columns))
@@ -201,11 +212,7 @@ def test_words_of_names() -> None:
 def tied(order: str) -> pl.DataFrame:
     """Forty users who each take ten of fifty items at random in one moment."""
     random = Random(3)
-    rows = [
-        (f"u{user}", item, 1650000000 + user)
-        for user in range(40)
-        for item in random.sample(range(50), 10)
-    ]
+    rows = [(f"u{user}", item, 1650000000 + user) for user in range(40) for item in random.sample(range(50), 10)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     if order == "ascending":
         frame = frame.sort("user_id", "item_id")
@@ -319,7 +326,9 @@ def test_identifiers_that_stand_for_none_are_pointed_out(text: str) -> None:
     rows = [("u", "a"), ("u", "b"), ("u", "c"), (text, "a"), ("v", text), ("v", "c")]
     data = Dataset.from_frames(pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row"), order_by="row")
     first, second = data.report["warnings"]
-    assert first.startswith(f"one user is called {text!r} and has 1 of 6 rows (16.7%), which often stands for a missing")
+    assert first.startswith(
+        f"one user is called {text!r} and has 1 of 6 rows (16.7%), which often stands for a missing"
+    )
     assert f"--where \"user_id != '{text}'\"" in first
     assert second.startswith(f"one item is called {text!r}")
     with_condition = Dataset.from_frames(
@@ -332,11 +341,20 @@ def test_identifiers_that_stand_for_none_are_pointed_out(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "rows", "warned"),
-    [("-1", 3, True), ("0", 40, True), ("0", 12, False), ("guest7", 80, True), ("guest7", 30, False), ("x-1", 3, False)],
+    [
+        ("-1", 3, True),
+        ("0", 40, True),
+        ("0", 12, False),
+        ("guest7", 80, True),
+        ("guest7", 30, False),
+        ("x-1", 3, False),
+    ],
 )
 def test_an_identifier_with_an_outsized_share_is_pointed_out(text: str, rows: int, warned: bool) -> None:
     # Thirty other users of ten rows each; a placeholder number needs twice as many as the next, any other four times.
-    log = [(str(user + 5), f"i{at}") for user in range(30) for at in range(10)] + [(text, f"i{at}") for at in range(rows)]
+    log = [(str(user + 5), f"i{at}") for user in range(30) for at in range(10)] + [
+        (text, f"i{at}") for at in range(rows)
+    ]
     Random(5).shuffle(log)
     data = Dataset.from_frames(pl.DataFrame(log, schema=["user_id", "item_id"], orient="row"), order_by="row")
     assert said(data, f"one user is called {text!r} and has {rows} of {300 + rows} rows") is warned

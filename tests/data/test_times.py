@@ -169,14 +169,18 @@ def test_a_value_that_settles_the_days_settles_the_column_and_is_named() -> None
 
 def test_days_are_settled_by_a_value_far_down_and_never_both_ways() -> None:
     # More different values than are looked at first, none of them with a day above the twelfth.
-    early = [f"{month:02}/{day:02}/{year}" for year in range(1960, 2040) for month in range(1, 13) for day in range(1, 13)]
+    early = [
+        f"{month:02}/{day:02}/{year}" for year in range(1960, 2040) for month in range(1, 13) for day in range(1, 13)
+    ]
     texts = [*early, "12/13/2039"]
     assert len(texts) > 11_000
     data = Dataset.from_frames(log(texts))
     assert data.times is not None
     assert data.times[0] == -315619200
     assert said(data, f"since '12/13/2039' in row {len(texts)} is no day, month, year")
-    with pytest.raises(DataError, match=r"no one reading fits all days \('12/13/2039' in row 11521, '13/12/2039' in row"):
+    with pytest.raises(
+        DataError, match=r"no one reading fits all days \('12/13/2039' in row 11521, '13/12/2039' in row"
+    ):
         Dataset.from_frames(log([*texts, "13/12/2039"]))
     with pytest.raises(DataError, match="may be 1960-02-01 00:00:00 or 1960-01-02 00:00:00"):
         Dataset.from_frames(log(early))

@@ -189,7 +189,7 @@ def test_a_value_that_cannot_be_compared_is_named_with_the_remedy(tmp_path: Path
     with pytest.raises(DataError) as caught:
         prepare_files(path, None, tmp_path / "out", Prepare(where=("rating >= 4",)))
     assert "row 2, column 'rating': 'NA' cannot be compared with 4 (1 such rows)" in str(caught.value)
-    assert "--where \"rating != 'NA'\" --where \"rating >= 4\"" in caught.value.remedy
+    assert '--where "rating != \'NA\'" --where "rating >= 4"' in caught.value.remedy
     with pytest.raises(DataError, match="no row is left where rating = 7") as caught:
         prepare_files(path, None, tmp_path / "out", Prepare(where=("rating = 7",)))
     assert "'4', 'NA', '5', '1'" in caught.value.remedy

@@ -72,7 +72,7 @@ def prepare(
         list[str] | None,
         typer.Option(
             help='Keep only the rows for which this holds, before anything else: "rating >= 4", "click = 1", '
-            "\"event in (view, buy)\", \"user_id != 'NA'\", \"time >= 2020-01-01\"; once for each condition.",
+            '"event in (view, buy)", "user_id != \'NA\'", "time >= 2020-01-01"; once for each condition.',
             rich_help_panel=_CLEANING,
         ),
     ] = None,

@@ -16,8 +16,8 @@ _RATINGS = (
 )
 _CLICKS = (
     *("click", "clicks", "clicked", "isclick", "isclicked", "clickflag", "label", "like", "liked", "islike", "follow"),
-    *("share", "isfollow", "purchase", "purchased", "ispurchase", "bought", "buy", "converted", "conversion", "feedback"),
-    *("ispositive", "positive", "accepted", "skipped", "notskipped", "islisten", "longview", "ishate", "hate"),
+    *("share", "isfollow", "purchase", "purchased", "ispurchase", "bought", "buy", "converted", "conversion"),
+    *("feedback", "ispositive", "positive", "accepted", "skipped", "notskipped", "islisten", "longview", "hate"),
 )
 _EVENTS = (
     *("event", "eventtype", "eventname", "action", "actiontype", "type", "behavior", "behaviortype", "behaviour"),
@@ -44,7 +44,7 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
     told = [(name, values) for name in named if len(values := _values(head[name])) > 1 and _fits(name, values)]
     if not told:
         return
-    shown = "; ".join(f"{name!r} ({', '.join(values[:_SHOWN])}{', …' * (len(values) > _SHOWN)})" for name, values in told)
+    shown = "; ".join(f"{name!r} ({_listed(values)})" for name, values in told)
     name, values = told[0]
     chosen = next((value for value in values if value.lower() in _YES), values[-1])
     example = f"= {chosen if normal(name) in _CLICKS else values[0]}"
@@ -54,6 +54,10 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
         f"every row counts as a choice of its item, whatever it holds in {shown}; "
         f'to keep some rows only, say so, as in --where "{bare} {example}"'
     )
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:_SHOWN]) + (", …" if len(values) > _SHOWN else "")
 
 
 def _values(column: pl.Series) -> list[str]:

@@ -42,10 +42,7 @@ _DAY_FIRST, _MONTH_FIRST, _YEAR_FIRST = "day, month, year", "month, day, year", 
 #: Days with several readings: those of the same marks and as long a year are one kind.
 _READINGS: tuple[dict[str, str], ...] = (
     *({_DAY_FIRST: f"%d{m}%m{m}%Y", _MONTH_FIRST: f"%m{m}%d{m}%Y"} for m in "/-."),
-    *(
-        {_DAY_FIRST: f"%d{m}%m{m}%y", _MONTH_FIRST: f"%m{m}%d{m}%y", _YEAR_FIRST: f"%y{m}%m{m}%d"}
-        for m in "/-."
-    ),
+    *({_DAY_FIRST: f"%d{m}%m{m}%y", _MONTH_FIRST: f"%m{m}%d{m}%y", _YEAR_FIRST: f"%y{m}%m{m}%d"} for m in "/-."),
     {_DAY_FIRST: "%d%m%Y", _MONTH_FIRST: "%m%d%Y"},
     {_DAY_FIRST: "%d%m%y", _MONTH_FIRST: "%m%d%y", _YEAR_FIRST: "%y%m%d"},
 )
@@ -150,9 +147,8 @@ class Forms:
         return None
 
 
-_ALL_FORMS = tuple(
-    Form(day, hour) for day in (*_PLAIN_DAYS, *(day for days in _READINGS[:-2] for day in days.values())) for hour in _HOURS
-)
+_ALL_DAYS = (*_PLAIN_DAYS, *(day for days in _READINGS[:-2] for day in days.values()))
+_ALL_FORMS = tuple(Form(day, hour) for day in _ALL_DAYS for hour in _HOURS)
 
 
 def moments(text: pl.Expr, form: str) -> pl.Expr:
@@ -185,7 +181,7 @@ def fit(values: pl.Series, known: Forms | None = None) -> Forms:
     values = values.unique(maintain_order=True)
     steps = steps_of(values, known.steps)
     plain = values.to_frame("t").select(Forms(steps).plain(pl.col("t"))).to_series()
-    settled = {form.kind: form.reading for form in known.forms if form.kind is not None}
+    settled: dict[int | None, str] = {form.kind: form.reading for form in known.forms if form.kind is not None}
     tried = [form for form in _ALL_FORMS if form not in known.forms]
     tried = [form for form in tried if settled.get(form.kind, form.reading) == form.reading]
     head = plain.head(_SAMPLE).to_frame("t")
@@ -195,10 +191,14 @@ def fit(values: pl.Series, known: Forms | None = None) -> Forms:
         counts = head.select(moments(pl.col("t"), form.format).count().alias(str(at)) for at, form in enumerate(part))
         fitting = [form for form, count in zip(part, counts.row(0) if part else (), strict=True) if count]
         found += _without_refuted(fitting, plain)
-        forms = Forms(steps, (*known.forms, *found))
-        if not plain.to_frame("t").select(Forms((), forms.forms).value(pl.col("t"))).to_series().null_count():
+        forms = Forms((), (*known.forms, *found))
+        if _reads_all(forms, plain):
             break
     return Forms(steps, (*known.forms, *found))
+
+
+def _reads_all(forms: Forms, values: pl.Series) -> bool:
+    return not values.to_frame("t").select(forms.value(pl.col("t"))).to_series().null_count()
 
 
 def _without_refuted(forms: Iterable[Form], plain: pl.Series) -> list[Form]:
@@ -206,9 +206,9 @@ def _without_refuted(forms: Iterable[Form], plain: pl.Series) -> list[Form]:
     kept = list(forms)
     for kind in {form.kind for form in kept} - {None}:
         readings = sorted({form.reading for form in kept if form.kind == kind})
+        of_reading = {name: tuple(f for f in kept if f.kind == kind and f.reading == name) for name in readings}
         frame = plain.to_frame("t").select(
-            Forms((), tuple(f for f in kept if f.kind == kind and f.reading == reading)).value(pl.col("t")).alias(reading)
-            for reading in readings
+            Forms((), own).value(pl.col("t")).alias(name) for name, own in of_reading.items()
         )
         taken = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
         refuted = {reading for reading in readings if (taken & frame[reading].is_null()).any()}
@@ -242,6 +242,6 @@ def digits(values: pl.Series) -> Forms | None:
         if pattern == _SIX_DIGITS and len(values) < _LEAST_OF_SIX_DIGITS:
             return None
         found = [Forms(() if step is None else (step,), (Form(day),)) for day in formats]
-        read = [forms for forms in found if not values.to_frame("t").select(forms.value(pl.col("t"))).to_series().null_count()]
+        read = [forms for forms in found if _reads_all(forms, values)]
         return replace(read[0], forms=tuple(forms.forms[0] for forms in read)) if read else None
     return None

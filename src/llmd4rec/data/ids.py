@@ -16,9 +16,10 @@ from llmd4rec.errors import DataError
 
 #: Written by careless exports in place of a missing value, in small letters; a warning, since they may be real.
 PLACEHOLDERS = (
-    *("nan", "null", "(null)", "[null]", "nil", "none", "(none)", "<na>", "na", "n/a", "#n/a", "nat", "\\n", "-", "--", "?"),
-    *("undefined", "unknown", "(unknown)", "(not set)", "not set", "missing", "(missing)", "empty", "(empty)", "#ref!"),
-    *("#value!", "anonymous", "guest", "<null>", "<none>", "00000000-0000-0000-0000-000000000000"),
+    *("nan", "null", "(null)", "[null]", "<null>", "nil", "none", "(none)", "<none>", "na", "<na>", "n/a", "#n/a"),
+    *("nat", "\\n", "-", "--", "?", "undefined", "unknown", "(unknown)", "not set", "(not set)", "missing"),
+    *("(missing)", "empty", "(empty)", "#ref!", "#value!", "anonymous", "guest"),
+    "00000000-0000-0000-0000-000000000000",
 )
 #: What programs write where there is no number; a warning where it holds more rows than any other identifier.
 _NUMBERS = ("-1", "0", "-1.0", "0.0", "00", "000", "0000", "999", "9999", "99999", "999999")
@@ -98,8 +99,8 @@ def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: st
 
     for at, reason in sorted(why.items(), key=lambda pair: ids[pair[0]]):
         report.warn(
-            f"one {what} is called {ids[at]!r} and has {counts[at]:,} of {rows:,} rows ({counts[at] / rows:.1%}), {reason}; "
-            f'it was kept; to leave it out, say --where "{written(column, "!=", ids[at])}"'
+            f"one {what} is called {ids[at]!r} and has {counts[at]:,} of {rows:,} rows ({counts[at] / rows:.1%}), "
+            f'{reason}; it was kept; to leave it out, say --where "{written(column, "!=", ids[at])}"'
         )
 
 

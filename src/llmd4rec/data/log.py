@@ -83,7 +83,8 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         frame = where.apply(frame, conditions, everything, report)
     if time is not None and plan is not None:
         frame, plan = _read_other_forms(frame, time, plan, table)
-    found = _better_time(frame, table, settings, [name for name in rest if name not in (position, time)], position, time)
+    unused = [name for name in rest if name not in (position, time)]
+    found = _better_time(frame, table, settings, unused, position, time)
     for note in found.notes:
         report.warn(note)
     if found.column is not None:
@@ -98,7 +99,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     frame = frame.with_columns(codes.alias("item"))
     if not conditions:
         report.step("read", frame.height, frame)
-        feedback.warn_of_unfiltered(table, [name for name in rest if name not in (position, time)], report)
+        feedback.warn_of_unfiltered(table, unused, report)
     for what, column, known in (("user", user, user_ids), ("item", item, item_ids)):
         ids.warn_of_placeholders(known, frame[what], what, column, report)
         ids.warn_of_blanks(known, f"{what}s of {table.where}", report)
@@ -139,16 +140,15 @@ def _better_time(
         return moments.Found()
     needed = now == "time" and not has_time
     known = time if has_time else None
-    return moments.find(
-        frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed
-    )
+    return moments.find(frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed)
 
 
 def _warn_of_rows_alone(ordered_by: str, settings: Prepare, table: Table, report: Report) -> None:
     if ordered_by == "row" and settings.order_by == "auto":
         report.warn(
-            f"{table.where} has no column that is known as the time or the position: each user's rows were taken in the "
-            "order in which they stand; name the column with --time-col, or say --order-by row if that order is right"
+            f"{table.where} has no column that is known as the time or the position: each user's rows were taken in "
+            "the order in which they stand; name the column with --time-col, or say --order-by row if that order is "
+            "right"
         )
 
 
@@ -160,8 +160,9 @@ def _warn_of_far_times(frame: pl.DataFrame, unit: str, column: str, table: Table
     if outside.height and 2 * int(inside.sum()) > frame.height:
         row = outside["row"][0]
         report.warn(
-            f"column {column!r}: {outside.height:,} times are not of the years 1990 to 2100 as the others are, the first "
-            f"in row {row} ({table.value(column, row)!r}); if they stand for something else, leave them out with --where"
+            f"column {column!r}: {outside.height:,} times are not of the years 1990 to 2100 as the others are, the "
+            f"first in row {row} ({table.value(column, row)!r}); if they stand for something else, leave them out with "
+            "--where"
         )
 
 
@@ -272,7 +273,8 @@ def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:
         raise DataError(
             f"{table.where}, row {bad[0]}, column {column!r}: {value!r} is no time I can read{more}",
             "Times may be seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56. Name another form with "
-            f'--time-format (as strptime takes it), or leave such rows out with --where "{where.written(column, "!=", str(value))}".',
+            "--time-format (as strptime takes it), or leave such rows out with --where "
+            f'"{where.written(column, "!=", str(value))}".',
         )
 
 

@@ -28,9 +28,15 @@ from llmd4rec.errors import DataError
 _WITHIN = re.compile(
     "time|date|stamp|datum|zeit|fecha|epoch|unix|moment|heure|horodat|quando|orario|tijd|millis|utc|дата|время"
 )
-_WORDS = {"ts", "dt", "at", "ms", "us", "ns", "day", "when", "start", "begin", "since", "data", "hora", "ora", "tid", "dag"}
+_WORDS = {
+    *("ts", "dt", "at", "ms", "us", "ns", "day", "when", "start", "begin", "since"),
+    *("data", "hora", "ora", "tid"),
+}
 #: The last word of the name of numbers that are no times, even if they are as large.
-_NO_TIMES = {"id", "ids", "no", "nr", "num", "number", "code", "isbn", "ean", "gtin", "upc", "sku", "phone", "hash", "key", "ip"}
+_NO_TIMES = {
+    *("id", "ids", "no", "nr", "num", "number", "code", "isbn", "ean", "gtin", "upc", "sku"),
+    *("phone", "hash", "key", "ip"),
+}
 _DATES = (pl.Date, pl.Datetime)
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 #: An item's rows all bear one moment in this share of the items with several rows: it is the item's, not theirs.
@@ -103,7 +109,7 @@ def _moments(name: str, head: pl.Series, table: Table, formats: Sequence[str]) -
     if not plans:
         return None
     named = words(name)
-    if dtype in _DATES or plans[0].text is not None and digits(values.str.strip_suffix(".0")) is None:
+    if dtype in _DATES or (plans[0].text is not None and digits(values.str.strip_suffix(".0")) is None):
         return Moments(name, tuple(plans), sure=True)
     if named and named[-1] in _NO_TIMES:
         return None
@@ -280,8 +286,8 @@ def _finer(read: Sequence[_Read], rows: Rows, known: pl.Series, time: str) -> Fo
         return Found()
     best = max(finer, key=lambda found: rows.fineness(found.values[0]))
     note = (
-        f"column {best.moments.column!r} was taken for the order, since it is finer than {time!r} and nowhere contradicts "
-        f"it; --time-col {time} takes the other"
+        f"column {best.moments.column!r} was taken for the order, since it is finer than {time!r} and nowhere "
+        f"contradicts it; --time-col {time} takes the other"
     )
     return Found(best.moments.column, (note,))
 
@@ -302,8 +308,8 @@ def _plausible(values: pl.Series) -> bool:
 def _contradictions(found: Sequence[_Read], order: str) -> tuple[str, ...]:
     what = {"row": "the order of the rows", "position": "the order by position"}[order]
     return tuple(
-        f"column {each.moments.column!r} could hold times and contradicts {what} in {each.falls:,} places: if it is what "
-        f"orders them, name it with --time-col{'' if order == 'row' else ' and say --order-by time'}"
+        f"column {each.moments.column!r} could hold times and contradicts {what} in {each.falls:,} places: if it is "
+        f"what orders them, name it with --time-col{'' if order == 'row' else ' and say --order-by time'}"
         for each in found
         if each.falls
     )
@@ -318,12 +324,13 @@ def with_day(table: Table, time: str, rest: Sequence[str], report: Report) -> tu
     dtype = table.schema[time]
     if dtype != pl.Time and not (dtype in _TEXTS and times.is_time_of_day(times.told(table.sample(time))[0])):
         return table, time
-    days = [found.column for found in moments_among(table, [name for name in rest if name != time]) if _is_day(found, table)]
+    among = moments_among(table, [name for name in rest if name != time])
+    days = [found.column for found in among if _is_day(found, table)]
     if len(days) != 1:
         has = f"several columns could hold it: {listing(days)}" if days else "no other column holds it"
         raise DataError(
             f"{table.where}, column {time!r} holds hours without a day, and {has}",
-            "Put day and hour into one column, and name it with --time-col; or order by something else (--order-by row).",
+            "Put day and hour into one column, and name that with --time-col.",
         )
     both = f"{days[0]} {time}"
     parts = [pl.col(name).cast(pl.String).str.strip_chars() for name in (days[0], time)]

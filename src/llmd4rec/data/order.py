@@ -46,9 +46,7 @@ def settle(
     column = position if order == "position" else time
     if column is None or (order == "time" and not has_time):
         error = ConfigError if settings.order_by == order and column is None else DataError
-        raise error(
-            f"{table.where} has no {order}s: {purpose}", f"It has: {listing(list(table.schema))}. {remedy}"
-        )
+        raise error(f"{table.where} has no {order}s: {purpose}", f"It has: {listing(list(table.schema))}. {remedy}")
     lacking = frame[order].is_null()
     count = int(lacking.sum())
     if not count:

@@ -97,7 +97,13 @@ class Prepare:
     def __post_init__(self) -> None:
         if str(self.order_by) == "timestamp":
             raise ConfigError("order_by cannot be 'timestamp'", "It is called 'time' now.")
-        kinds = {"order_by": Order, "ties": Ties, "missing_times": MissingTimes, "duplicates": Duplicates, "split": Split}
+        kinds = {
+            "order_by": Order,
+            "ties": Ties,
+            "missing_times": MissingTimes,
+            "duplicates": Duplicates,
+            "split": Split,
+        }
         for name, kind in kinds.items():
             allowed = get_args(kind)
             if getattr(self, name) not in allowed:

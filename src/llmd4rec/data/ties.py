@@ -19,7 +19,7 @@ from llmd4rec.data.report import Report
 
 #: So large a share of tied neighbours in order of their identifiers is pointed out; by chance it is a half.
 _MOST = 2 / 3
-#: Where nothing orders the rows but the file, as identifiers numbered as they first appear also rise more than they fall.
+#: The same where nothing orders the rows but the file: identifiers numbered as they first appear rise there, too.
 _NEARLY_ALL = 0.9
 #: So many standard deviations from a half, so that few ties say nothing.
 _CERTAIN = 4
@@ -67,7 +67,7 @@ def examine(frame: pl.DataFrame, by: Sequence[str], item_ids: pl.Series, broken_
     before, after = items[:-1][tied], items[1:][tied]
     other = before != after
     before, after = before[other], after[other]
-    share = max((float((rank[after] > rank[before]).mean()) for rank in _ranks(item_ids)), key=_from_half, default=0.5) if len(before) else None
+    share = _ascending(before, after, item_ids)
     neighbours, count = int(same_user.sum()), int(tied.sum())
     facts: dict[str, Any] = {"ordered_by_row_alone": True} if not by else {"broken_by": broken_by}
     if by:
@@ -81,15 +81,22 @@ def examine(frame: pl.DataFrame, by: Sequence[str], item_ids: pl.Series, broken_
     most = max(share, 1 - share)
     if by and most > _MOST:
         report.warn(
-            f"{count:,} of {neighbours:,} neighbours in the histories share their {_shared(by)}, and of these {most:.0%} "
-            f"stand in {way} order of their identifiers, which a model may learn in place of what people choose; "
-            "--ties hash orders them by a hash"
+            f"{count:,} of {neighbours:,} neighbours in the histories share their {_shared(by)}, and of these "
+            f"{most:.0%} stand in {way} order of their identifiers, which a model may learn in place of what people "
+            "choose; --ties hash orders them by a hash"
         )
     elif not by and most > _NEARLY_ALL:
         report.warn(
             f"{most:.0%} of the neighbours in the histories stand in {way} order of their identifiers, and nothing but "
             "the order of the rows says what came first: is the file sorted by item?"
         )
+
+
+def _ascending(before: NDArray[np.uint32], after: NDArray[np.uint32], item_ids: pl.Series) -> float | None:
+    """In what share of pairs of items the identifier rises, by the ranking in which that is farthest from a half."""
+    if not len(before):
+        return None
+    return max((float((rank[after] > rank[before]).mean()) for rank in _ranks(item_ids)), key=_from_half)
 
 
 def _shared(by: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class TimePlan:
     value: pl.Expr
     unit: str | None
     text: pl.Expr | None = None
-    forms: Forms = Forms()
+    forms: Forms = field(default_factory=Forms)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -213,7 +213,7 @@ def _settled(column: str, table: Table, plans: list[TimePlan]) -> TimePlan:
 
 
 def _by_formats(column: str, table: Table, formats: Sequence[str]) -> TimePlan:
-    """By what the caller names, in the texts as they are or in their plain shape; one unit alone keeps its precision."""
+    """By what the caller names, in the texts as they are or in their plain shape; one unit keeps its precision."""
     for form in formats:
         check_format(form)
     raw, dtype = pl.col(column), table.schema[column]
@@ -288,8 +288,8 @@ def _precision_notes(column: str, dtype: pl.DataType, values: pl.Series, numbers
         days = numbers.is_between(*_EXCEL_PLAUSIBLE).all()
         if apart > 1 or days:
             said.append(
-                f"column {column!r} is {dtype}, in which numbers as large as these stand {apart:,.4g} apart: order within "
-                "that is lost; make it Float64 or whole numbers where it comes from"
+                f"column {column!r} is {dtype}, in which numbers as large as these stand {apart:,.4g} apart: order "
+                "within that is lost; make it Float64 or whole numbers where it comes from"
             )
     if dtype in _TEXTS:
         parts = values.str.extract_groups(_SCIENTIFIC).struct.unnest().drop_nulls("1")

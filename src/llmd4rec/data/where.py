@@ -148,10 +148,9 @@ def apply(frame: pl.DataFrame, found: list[tuple[Condition, pl.Expr]], table: Ta
         gone = frame.filter(verdict != _YES)["row"]
         frame = frame.filter(verdict == _YES)
         if not frame.height:
-            some = table.sample(condition.column).unique(maintain_order=True).head(5).to_list()
             raise DataError(
                 f"{table.where}: no row is left where {condition.text}",
-                f"The column holds, for example: {', '.join(map(repr, some)) or 'nothing'}.",
+                f"The column holds, for example: {_shown(table, condition.column)}.",
             )
         note = f"{missing:,} of them have no value in {condition.column!r}" if missing else "it does not hold"
         codes = frame.select(pl.col("user", "item").to_physical())
@@ -242,8 +241,13 @@ def _moments(condition: Condition, value: Value, table: Table) -> tuple[pl.Expr,
     return plan.value, pl.lit(moment)
 
 
+def _shown(table: Table, column: str) -> str:
+    """Some of a column's values."""
+    return ", ".join(map(repr, table.sample(column).unique(maintain_order=True).head(5).to_list())) or "nothing"
+
+
 def _unlike(condition: Condition, value: Value, table: Table, dtype: pl.DataType) -> ConfigError:
-    some = ", ".join(map(repr, table.sample(condition.column).unique(maintain_order=True).head(3).to_list())) or "nothing"
+    some = _shown(table, condition.column)
     return ConfigError(
         f"where {condition.text!r}: column {condition.column!r} ({dtype}) cannot be compared with {value}",
         f"The column holds, for example: {some}. Numbers and times have an order; = and != compare texts too.",
