@@ -155,8 +155,9 @@ def moments(text: pl.Expr, form: str) -> pl.Expr:
     """Microseconds since 1970 by one format; null where it does not fit. Without a zone it is UTC."""
     zoned = any(mark in form for mark in ("%z", "%:z", "%#z"))
     parsed = text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if zoned else None)
-    number = parsed.dt.epoch("us")
-    return pl.when(number >= _EARLIEST).then(number)
+    # What is negative from there has no unsigned form; a `when` would have every text parsed twice.
+    since = (parsed.dt.epoch("us") - _EARLIEST).cast(pl.UInt64, strict=False)
+    return since.cast(pl.Int64, strict=False) + _EARLIEST
 
 
 def steps_of(values: pl.Series, known: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:

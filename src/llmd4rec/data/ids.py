@@ -24,7 +24,7 @@ PLACEHOLDERS = (
 #: What programs write where there is no number; a warning where it holds more rows than any other identifier.
 _NUMBERS = ("-1", "0", "-1.0", "0.0", "00", "000", "0000", "999", "9999", "99999", "999999")
 #: One identifier holds an outsized share of a log if it has this share of the rows and so many times as many as the
-#: next one; or the greater share, where there are thousands of others.
+#: next one; a user also if it has the greater share among thousands of others.
 OUTSIZED_SHARE, OUTSIZED_TIMES = 0.01, 4
 OUTSIZED_AMONG_MANY = 0.1
 _MANY = 1000
@@ -93,7 +93,7 @@ def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: st
     negative = ids.str.contains(r"^-\d")
     minus_one = (ids == "-1") & (int(negative.sum()) == 1)
     why = {int(at): "which often stands for a missing identifier" for at in (suspects | minus_one).arg_true()}
-    for at in _outsized(ids, counts):
+    for at in _outsized(ids, counts, among_many=what == "user"):
         why.setdefault(at, "far more than any other has: does it stand for a missing identifier?")
     from llmd4rec.data.where import written
 
@@ -104,7 +104,7 @@ def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: st
         )
 
 
-def _outsized(ids: pl.Series, counts: NDArray[np.int64]) -> list[int]:
+def _outsized(ids: pl.Series, counts: NDArray[np.int64], *, among_many: bool) -> list[int]:
     """The codes of identifiers that hold an outsized share of the log: at most three."""
     if len(ids) < _LEAST_IDS:
         return []
@@ -115,7 +115,7 @@ def _outsized(ids: pl.Series, counts: NDArray[np.int64]) -> list[int]:
     for at in range(len(top) - 1):  # two placeholders may both be large: what counts is the gap behind them
         if sizes[at] >= least and sizes[at] >= OUTSIZED_TIMES * sizes[at + 1]:
             found |= {int(code) for code in top[: at + 1]}
-    if len(ids) >= _MANY:
+    if among_many and len(ids) >= _MANY:
         found |= {int(code) for code in top if counts[code] >= OUTSIZED_AMONG_MANY * rows}
     if sizes[0] >= least and ids[int(top[0])] in _NUMBERS and sizes[0] >= 2 * sizes[1]:
         found.add(int(top[0]))

@@ -19,6 +19,9 @@ from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import DataError
 
 
+_BAD = (pl.col("bad") & pl.col("time").is_null(),)
+
+
 @dataclass(frozen=True)
 class Log:
     """Interactions as codes.
@@ -75,7 +78,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     if time is not None:
         plan = times.plan(time, table, settings.time_format)
         wanted += _times(time, plan, table)
-    frame = everything.collect(wanted)
+    frame = everything.collect(wanted, _BAD if time is not None else ())
     if not frame.height:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
     if conditions:
@@ -90,7 +93,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     if found.column is not None:
         time = found.column
         plan = times.plan(time, table, settings.time_format)
-        frame = frame.drop("time", "bad", strict=False).hstack(table.collect(_times(time, plan, table)))
+        frame = frame.drop("time", "bad", strict=False).hstack(table.collect(_times(time, plan, table), _BAD))
         frame, plan = _read_other_forms(frame, time, plan, table)
 
     codes, user_ids = _code(frame["user"], table, user, by_hash=False)
@@ -233,11 +236,11 @@ def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, re
 
 
 def _times(column: str, plan: times.TimePlan, table: Table) -> list[pl.Expr]:
-    """`time`, and `bad` where there is a value that is none."""
-    bad = _given(column, table) & plan.value.is_null()
+    """`time`, and `bad` where there is a value, which `_BAD` then confines to those that are no times."""
+    given = _given(column, table)
     if plan.missing:
-        bad = bad & ~pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().is_in(times.MISSING)
-    return [plan.value.alias("time"), bad.alias("bad")]
+        given = given & ~pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().is_in(times.MISSING)
+    return [plan.value.alias("time"), given.alias("bad")]
 
 
 def _read_other_forms(
@@ -249,7 +252,7 @@ def _read_other_forms(
         if wider is None:
             break
         plan = wider
-        frame = frame.drop("time", "bad").hstack(table.collect(_times(column, plan, table)))
+        frame = frame.drop("time", "bad").hstack(table.collect(_times(column, plan, table), _BAD))
     return frame, plan
 
 

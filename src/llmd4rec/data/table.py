@@ -58,13 +58,17 @@ class Table:
                 why, remedy = self.unfit[column]
                 raise DataError(f"{self.where}, column {column!r}: {why}", remedy)
 
-    def collect(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
+    def collect(self, expressions: Sequence[pl.Expr], then: Sequence[pl.Expr] = ()) -> pl.DataFrame:
         """The given expressions over all rows; `ROW` is there to be selected.
+
+        Args:
+            expressions: what to select.
+            then: what to make of these; an expression used in two others is worked out twice.
 
         Raises:
             DataError: the content cannot be read.
         """
-        return self._collected(self._rows().select(expressions))
+        return self._collected(self._rows().select(expressions).with_columns(then))
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
