@@ -63,6 +63,10 @@ def said(data: Dataset, words: str) -> bool:
         ("2022.04.16 04:39:25", MOMENT),
         ("2022/4/16 4:39", MINUTE),  # Excel in Japan and China
         ("2022-04-16 04:39:25 AM", MOMENT),
+        ("2022-04-16 04", DAY + 4 * 3600),  # Tianchi
+        ("2022年4月16日 04:39:25", MOMENT),
+        ("20220416 04:39:25", MOMENT),
+        ("20220416 043925", MOMENT),
         # weekdays and months by name
         ("Sat Apr 16 04:39:25 +0000 2022", MOMENT),  # Twitter, Foursquare, Goodreads
         ("Sat Apr 16 10:09:25 +0530 2022", MOMENT),
@@ -83,6 +87,7 @@ def said(data: Dataset, words: str) -> bool:
         ("April 16th, 2022 at 4:39 p.m.", MINUTE + 12 * 3600),
         ("16 April 2022, 04:39", MINUTE),
         ("Sept 1, 2021", 1630454400),
+        ("Apr-16-2022 04:39", MINUTE),
         ("04 16, 2022", DAY),  # Amazon
         # days whose numbers settle what they are
         ("4/16/2022 4:39:25 AM", MOMENT),  # .NET, Excel in America
@@ -94,6 +99,8 @@ def said(data: Dataset, words: str) -> bool:
         ("16.04.2022 04:39", MINUTE),  # Excel in Germany
         ("16.04.2022, 04:39:25", MOMENT),
         ("16-04-2022", DAY),
+        ("16/04/2022 à 04h39", MINUTE),
+        ("16/04/2022 04", DAY + 4 * 3600),
         # digits alone
         ("2022041604", DAY + 4 * 3600),  # Google Analytics
         ("202204160439", MINUTE),
@@ -101,6 +108,7 @@ def said(data: Dataset, words: str) -> bool:
         ("16042022", DAY),
         ("4162022", DAY),
         # numbers
+        ("/Date(1650083965000+0200)/", MOMENT),  # .NET's JSON
         ("1650083965,123", MOMENT),
         ("1,650,083,965", MOMENT),
         ("1650083965.0", MOMENT),
@@ -262,6 +270,28 @@ def test_hours_are_read_with_their_day() -> None:
         assert said(data, "column 'time' holds hours without a day: they were read together with column 'date'")
     with pytest.raises(DataError, match="several columns could hold it: date, due"):
         Dataset.from_frames(frame.with_columns(due=pl.Series(["2022-04-17"] * 4)))
+    # Under a name that does not tell, hours may be a length: they are only named.
+    other = frame.rename({"time": "Clock"})
+    data = Dataset.from_frames(other)
+    assert data.times is not None
+    assert data.times.tolist() == [DAY] * 4
+    assert said(
+        data, "'date' holds days alone, and column 'Clock' holds hours: if they are the hours of these days, --time"
+    )
+    data = Dataset.from_frames(other, time_col="Clock")
+    assert data.times is not None
+    assert data.times.tolist() == [MOMENT, MOMENT + 1, MOMENT + 2, MOMENT]
+
+
+def test_times_that_nothing_is_ordered_by_need_not_be_readable() -> None:
+    for texts in (["04:39:25"] * 4, ["2022-04-16", "soon", "later", "2022-04-17"], ["03/04/2012", *["04/03/2012"] * 3]):
+        with pytest.raises(DataError):
+            read(texts)
+        data = Dataset.from_frames(log(texts), order_by="row")
+        assert data.times is None
+        assert said(data, "left out")
+        with pytest.raises(DataError):
+            read(texts, order_by="row", time_col="time")
 
 
 @pytest.mark.parametrize("zone", ["+05:30", "-03:30", "UTC", "Asia/Kolkata"])

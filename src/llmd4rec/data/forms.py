@@ -20,10 +20,13 @@ STEPS: tuple[tuple[str, str], ...] = (
     (_BLANKS, " "),  # also the narrow blanks before AM and PM
     (r"^(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? ", ""),
     (r"(\d)(?:st|nd|rd|th)\b", "$1"),
-    (r"(?:,| at|, at) (\d{1,2}:\d\d)", " $1"),
+    (r"^(\d{4})年(\d{1,2})月(\d{1,2})日", "$1-$2-$3"),
+    (r"(\d{1,2}) ?h ?(\d\d)$", "$1:$2"),
+    (r"(?:,| at|, at| à| um) (\d{1,2}:\d\d)", " $1"),
+    (r"^(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}[ T]\d{1,2})$", "$1:00"),  # an hour and no minutes
     # Twitter, Foursquare, C: the year stands last.
     (r"^([A-Za-z]{3,9} \d{1,2}) (\d{1,2}:\d\d:\d\d(?:\.\d+)?)( [+-]\d\d:?\d\d| UTC| GMT)? (\d{4})$", "$1 $4 $2$3"),
-    (r"^([A-Za-z]{3,9})\.? (\d{1,2}),? (\d{4})\b", "$2-$1-$3"),
+    (r"^([A-Za-z]{3,9})[. /-]{1,2}(\d{1,2})[, /-]{1,2}(\d{4})\b", "$2-$1-$3"),
     (r"^(\d{1,2})[. /-]{0,2}([A-Za-z]{3,9})[. ,/-]{0,2}(\d{4}|\d\d)\b", "$1-$2-$3"),
     (r"^(\d{4})[ /-]([A-Za-z]{3,9})[ /-](\d{1,2})\b", "$3-$2-$1"),
     (r"(?i)-sept-", "-Sep-"),
@@ -48,7 +51,7 @@ _READINGS: tuple[dict[str, str], ...] = (
 )
 _KIND_OF = {day: (kind, reading) for kind, days in enumerate(_READINGS) for reading, day in days.items()}
 _CLOCKS = (" %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M", "T%H:%M", " %I:%M:%S%.f %p", " %I:%M %p")
-_HOURS = ("", *_CLOCKS, *(f"{clock}%#z" for clock in _CLOCKS), "T%H%M%S%.f", "T%H%M%S%.f%#z")
+_HOURS = ("", *_CLOCKS, *(f"{clock}%#z" for clock in _CLOCKS), "T%H%M%S%.f", "T%H%M%S%.f%#z", " %H%M%S")
 _SIX_DIGITS = r"^\d{6}$"
 #: Days and moments written as digits alone: pattern, step, formats. As numbers they would be days in 1970.
 _DIGITS: tuple[tuple[str, tuple[str, str] | None, tuple[str, ...]], ...] = (

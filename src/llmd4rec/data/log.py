@@ -6,7 +6,7 @@ memory. Every row carries its number in the file, so whatever is dropped can be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from llmd4rec.data.report import Report
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import DataError
-
 
 _BAD = (pl.col("bad") & pl.col("time").is_null(),)
 
@@ -61,10 +60,9 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     table.refuse_unfit((user, item, position, time))
     for warning in table.warnings:
         report.warn(warning)
-    if time is not None:
-        table, time = moments.with_day(table, time, rest, report)
+    table, conditions = where.kept(table, settings.where)
+    table, time, plan = _time_plan(table, time, rest, settings, report)
 
-    everything, (table, conditions) = table, where.kept(table, settings.where)
     category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
     wanted = [
         pl.col(ROW).alias("row"),
@@ -74,10 +72,9 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     ]
     if position is not None:
         wanted.append(_number(position, table).alias("position"))
-    plan = None
-    if time is not None:
-        plan = times.plan(time, table, settings.time_format)
+    if time is not None and plan is not None:
         wanted += _times(time, plan, table)
+    everything = replace(table, kept=None)
     frame = everything.collect(wanted, _BAD if time is not None else ())
     if not frame.height:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
@@ -108,16 +105,9 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         ids.warn_of_blanks(known, f"{what}s of {table.where}", report)
     frame = _drop_without_id(frame, table, user, item, report)
 
-    unit = None
-    if time is not None and plan is not None:
-        _refuse_bad_times(frame, time, table)
-        if plan.unit is None:
-            _refuse_mixed_units(frame, time, table)
-        unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
-        frame = frame.drop("bad")
-        for note in times.notes(plan, time, table):
-            report.warn(note)
-        _warn_of_far_times(frame, unit, time, table, report)
+    frame, time, plan, unit = _checked_times(frame, time, plan, table, settings, report)
+    for note in moments.hours_beside(table, time, plan, unused) if time is not None and plan is not None else ():
+        report.warn(note)
     frame, ordered_by = order.settle(frame, settings, position, time, table, report)
     _warn_of_rows_alone(ordered_by, settings, table, report)
     report.facts["interactions"] = {
@@ -129,6 +119,53 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         "ordered_by": ordered_by,
     }
     return Log(frame, user_ids, item_ids, unit, ordered_by, item)
+
+
+def _needless(settings: Prepare) -> bool:
+    """Whether nothing is ordered by times, and a column of them is at most guessed: then it need not be readable."""
+    return settings.time_col is None and settings.order_by in ("row", "position")
+
+
+def _time_plan(
+    table: Table, time: str | None, rest: list[str], settings: Prepare, report: Report
+) -> tuple[Table, str | None, times.TimePlan | None]:
+    """How to read the column of times; the table, with the column that is made where hours stand beside their days."""
+    if time is None:
+        return table, None, None
+    try:
+        table, time = moments.with_day(table, time, rest, report)
+        return table, time, times.plan(time, table, settings.time_format)
+    except DataError as error:
+        if not _needless(settings):
+            raise
+        report.warn(f"{error.what}; its times were left out")
+        return table, None, None
+
+
+def _checked_times(
+    frame: pl.DataFrame,
+    time: str | None,
+    plan: times.TimePlan | None,
+    table: Table,
+    settings: Prepare,
+    report: Report,
+) -> tuple[pl.DataFrame, str | None, times.TimePlan | None, str | None]:
+    """The frame without `bad`, and the unit of its times, after what is wrong or odd with them was refused or said."""
+    if time is None or plan is None:
+        return frame, None, None, None
+    bad = int(frame["bad"].sum())
+    if bad and _needless(settings):
+        report.warn(f"column {time!r} holds {bad:,} values that are no times; its times were left out")
+        return frame.drop("time", "bad"), None, None, None
+    _refuse_bad_times(frame, time, table)
+    if plan.unit is None:
+        _refuse_mixed_units(frame, time, table)
+    unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
+    frame = frame.drop("bad")
+    for note in times.notes(plan, time, table):
+        report.warn(note)
+    _warn_of_far_times(frame, unit, time, table, report)
+    return frame, time, plan, unit
 
 
 def _better_time(

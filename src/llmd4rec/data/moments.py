@@ -330,7 +330,7 @@ def with_day(table: Table, time: str, rest: Sequence[str], report: Report) -> tu
         has = f"several columns could hold it: {listing(days)}" if days else "no other column holds it"
         raise DataError(
             f"{table.where}, column {time!r} holds hours without a day, and {has}",
-            "Put day and hour into one column, and name that with --time-col.",
+            "Put both into one column and name that with --time-col, or keep the rows' order with --order-by row.",
         )
     both = f"{days[0]} {time}"
     parts = [pl.col(name).cast(pl.String).str.strip_chars() for name in (days[0], time)]
@@ -338,7 +338,20 @@ def with_day(table: Table, time: str, rest: Sequence[str], report: Report) -> tu
     return replace(table, lazy=table.lazy.with_columns(pl.concat_str(parts, separator=" ").alias(both))), both
 
 
+def hours_beside(table: Table, time: str, plan: TimePlan, rest: Sequence[str]) -> list[str]:
+    """What to say where the times are days alone, and a column that nothing is read from holds hours."""
+    if not _is_day(Moments(time, (plan,), sure=True), table):
+        return []
+    texts = [name for name in rest if name != time and table.schema[name] in (*_TEXTS, pl.Time)]
+    head = table.head(texts) if texts else pl.DataFrame()
+    hours = [name for name in texts if head[name].dtype == pl.Time or times.is_time_of_day(times.told(head[name])[0])]
+    return [
+        f"column {time!r} holds days alone, and column {name!r} holds hours: if they are the hours of these days, "
+        f"--time-col {name} reads both together"
+        for name in hours
+    ]
+
+
 def _is_day(found: Moments, table: Table) -> bool:
-    if table.schema[found.column] == pl.Date:
-        return True
-    return found.plans[0].text is not None and not any(form.hour for form in found.plans[0].forms.forms)
+    dtype, forms = table.schema[found.column], found.plans[0].forms.forms
+    return dtype == pl.Date or (bool(forms) and not any(form.hour or "%H" in form.day for form in forms))

@@ -34,6 +34,7 @@ PLAUSIBLE = (631_152_000, 4_102_444_800)
 _EXCEL_1970 = 25_569
 _EXCEL_PLAUSIBLE = (32_874, 54_789)
 _WITH_COMMA, _GROUPED = r"^-?\d{4,},\d+$", r"^-?\d{1,3}(,\d{3}){2,}$"
+_DOT_NET = r"^/Date\((-?\d+)(?:[+-]\d{4})?\)/$"
 _TIME_OF_DAY = r"^\d{1,2}:\d\d(:\d\d([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?$"
 _SCIENTIFIC = r"^-?(\d+)(?:[.,](\d+))?[eE]\+?(\d+)$"
 _TEXTS = (pl.String, pl.Categorical, pl.Enum)
@@ -247,6 +248,8 @@ def _number(dtype: pl.DataType, values: pl.Series) -> Callable[[pl.Expr], pl.Exp
     if 2 * numbers >= len(values):
         kind = pl.Int64 if whole == numbers else pl.Float64
         return lambda raw: _text(raw, dtype).cast(kind, strict=False)
+    if values.str.contains(_DOT_NET).all():
+        return lambda raw: _text(raw, dtype).str.extract(_DOT_NET).cast(pl.Int64, strict=False)
     if values.str.contains(_WITH_COMMA).all():
         return lambda raw: _text(raw, dtype).str.replace(",", ".").cast(pl.Float64, strict=False)
     if values.str.contains(_GROUPED).all():
