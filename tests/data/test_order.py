@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from llmd4rec.data.columns import words
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.moments import words
 from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.settings import Prepare
 from llmd4rec.errors import ConfigError, DataError

@@ -211,6 +211,7 @@ def test_an_unfiltered_rating_click_or_event_is_pointed_out() -> None:
     base = pl.DataFrame({"user": list("uuuuvv"), "item": list("abcdab"), "time": [1, 2, 3, 4, 5, 6]})
     for name, values, example in (
         ("rating:float", ["1", "4", "5", "4", "5", "4"], "rating >= 4"),
+        ("Book-Rating", [0, 4, 4, 5, 5, 4], "Book-Rating >= 4"),
         ("is_click", [0, 1, 1, 1, 1, 0], "is_click = 1"),
         ("liked", [True, False, True, True, True, True], "liked = true"),
         ("event_type", ["view", "view", "buy", "view", "view", "buy"], "event_type = view"),

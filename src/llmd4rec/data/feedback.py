@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from llmd4rec.data.columns import normal
+from llmd4rec.data.columns import normal, words
 from llmd4rec.data.report import Report
 from llmd4rec.data.table import Table
 
@@ -36,7 +36,8 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
         columns: those that nothing is read from.
         report: gets the warning.
     """
-    named = [name for name in columns if normal(name) in (*_RATINGS, *_CLICKS, *_EVENTS) and name not in table.unfit]
+    named = [name for name in columns if (_is_rating(name) or normal(name) in (*_CLICKS, *_EVENTS))]
+    named = [name for name in named if name not in table.unfit]
     named = [name for name in named if not table.schema[name].is_nested()]
     if not named:
         return
@@ -48,12 +49,17 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
     name, values = told[0]
     chosen = next((value for value in values if value.lower() in _YES), values[-1])
     example = f"= {chosen if normal(name) in _CLICKS else values[0]}"
-    example = f">= {values[len(values) // 2]}" if normal(name) in _RATINGS else example
+    example = f">= {values[len(values) // 2]}" if _is_rating(name) else example
     bare = name.split(":")[0]
     report.warn(
         f"every row counts as a choice of its item, whatever it holds in {shown}; "
         f'to keep some rows only, say so, as in --where "{bare} {example}"'
     )
+
+
+def _is_rating(name: str) -> bool:
+    """By the whole name, or its last word, as in `Book-Rating`."""
+    return normal(name) in _RATINGS or words(name)[-1:] in (["rating"], ["ratings"], ["stars"], ["score"])
 
 
 def _listed(values: Sequence[str]) -> str:
@@ -72,6 +78,6 @@ def _values(column: pl.Series) -> list[str]:
 
 def _fits(name: str, values: Sequence[str]) -> bool:
     """Whether the values are what the name promises: numbers, two sides, or few kinds."""
-    if normal(name) in _RATINGS:
+    if _is_rating(name):
         return all(value.replace(".", "", 1).lstrip("-").isdigit() for value in values)
     return len(values) <= _EVENTS_AT_MOST

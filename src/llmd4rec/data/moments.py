@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.data import times
-from llmd4rec.data.columns import listing
+from llmd4rec.data.columns import listing, words
 from llmd4rec.data.forms import digits
 from llmd4rec.data.report import Report
 from llmd4rec.data.table import Table
@@ -69,12 +69,6 @@ class Found:
 
     column: str | None = None
     notes: tuple[str, ...] = ()
-
-
-def words(name: str) -> list[str]:
-    """The words of a column's name in small letters: `clickTimestamp_ms` has three."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.split(":")[0])
-    return re.sub(r"[\W_]+", " ", apart).lower().split()
 
 
 def moments_among(table: Table, columns: Sequence[str], formats: Sequence[str] = ()) -> list[Moments]:
