@@ -150,7 +150,7 @@ def test_rows_in_order_of_such_a_column_stay_and_it_is_named() -> None:
     data = Dataset.from_frames(frame)
     assert in_order(data)
     assert data.report["interactions"]["ordered_by"] == "row"
-    assert said(data, "column 'seen_dt' reads as times and does not contradict that order")
+    assert said(data, "column 'seen_dt' reads as times and does not contradict the order of the rows")
     # Where a time is needed, it is taken all the same.
     for settings in ({"order_by": "time"}, {"split": "temporal", "test_fraction": 0.2, "valid_fraction": 0.2}):
         data = Dataset.from_frames(frame, **settings)

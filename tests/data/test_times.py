@@ -220,10 +220,18 @@ def test_what_stands_for_no_time_is_missing() -> None:
             assert read([good, good, good, text, good], missing_times="drop") == [MOMENT] * 4
 
 
+def test_formats_do_not_touch_what_is_typed() -> None:
+    moments = pl.Series([MOMENT * 1000] * 4).cast(pl.Datetime("ms"))
+    assert read(moments, time_format="%d/%m/%Y") == [MOMENT] * 4
+
+
 def test_formats_are_checked() -> None:
     for form in ("%d/%m/%Y %H", "hours"):
         with pytest.raises(ConfigError, match="time_format"):
             read(["2022-04-16"] * 4, time_format=form)
+    for name in ("time_format", "where"):
+        with pytest.raises(ConfigError, match=f"{name} is 3"):
+            read(["2022-04-16"] * 4, **{name: [3]})
 
 
 def test_numbers_that_lost_their_last_digits_are_pointed_out() -> None:
@@ -281,6 +289,19 @@ def test_hours_are_read_with_their_day() -> None:
     data = Dataset.from_frames(other, time_col="Clock")
     assert data.times is not None
     assert data.times.tolist() == [MOMENT, MOMENT + 1, MOMENT + 2, MOMENT]
+
+
+def test_a_long_value_is_cut_in_the_error() -> None:
+    with pytest.raises(DataError) as caught:
+        read(["2022-04-16", "x" * 5000, "2022-04-16", "2022-04-16"])
+    assert len(str(caught.value)) < 500
+
+
+def test_a_column_of_times_that_is_empty_is_named() -> None:
+    data = Dataset.from_frames(log(["NULL"] * 4))
+    assert said(
+        data, "no row has a time in column 'time': each user's rows were taken in the order in which they stand"
+    )
 
 
 def test_times_that_nothing_is_ordered_by_need_not_be_readable() -> None:

@@ -18,6 +18,9 @@ from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import DataError
 
+#: So much of a value is shown in an error.
+_SHOWN = 80
+#: What confines `bad` to values that are no times; worked out behind `time`, which would be worked out twice otherwise.
 _BAD = (pl.col("bad") & pl.col("time").is_null(),)
 
 
@@ -109,7 +112,8 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     for note in moments.hours_beside(table, time, plan, unused) if time is not None and plan is not None else ():
         report.warn(note)
     frame, ordered_by = order.settle(frame, settings, position, time, table, report)
-    _warn_of_rows_alone(ordered_by, settings, table, report)
+    if ordered_by == "row" and settings.order_by == "auto":
+        _warn_of_rows_alone(time, table, report)
     report.facts["interactions"] = {
         **table.about,
         **({"where": list(settings.where)} if settings.where else {}),
@@ -183,13 +187,14 @@ def _better_time(
     return moments.find(frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed)
 
 
-def _warn_of_rows_alone(ordered_by: str, settings: Prepare, table: Table, report: Report) -> None:
-    if ordered_by == "row" and settings.order_by == "auto":
-        report.warn(
-            f"{table.where} has no column that is known as the time or the position: each user's rows were taken in "
-            "the order in which they stand; name the column with --time-col, or say --order-by row if that order is "
-            "right"
-        )
+def _warn_of_rows_alone(time: str | None, table: Table, report: Report) -> None:
+    lacks = f"{table.where} has no column that is known as the time or the position"
+    if time is not None:
+        lacks = f"{table.where} has no position, and no row has a time in column {time!r}"
+    report.warn(
+        f"{lacks}: each user's rows were taken in the order in which they stand; name the column with --time-col, or "
+        "say --order-by row if that order is right"
+    )
 
 
 def _warn_of_far_times(frame: pl.DataFrame, unit: str, column: str, table: Table, report: Report) -> None:
@@ -230,8 +235,8 @@ def _number(column: str, table: Table) -> pl.Expr:
 def _given(column: str, table: Table) -> pl.Expr:
     """Whether a value is there at all."""
     dtype = table.schema[column]
-    if dtype == pl.String:
-        return pl.col(column).str.strip_chars().fill_null("") != ""
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return pl.col(column).cast(pl.String).str.strip_chars().fill_null("") != ""
     there = pl.col(column).is_not_null()
     return there & pl.col(column).is_not_nan() if dtype.is_float() else there
 
@@ -309,12 +314,13 @@ def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:
     bad = frame.filter("bad")["row"]
     if len(bad):
         value = table.value(column, int(bad[0]))
+        shown = str(value) if len(str(value)) <= _SHOWN else str(value)[:_SHOWN] + "…"
         more = f" (and {len(bad) - 1:,} more rows)" if len(bad) > 1 else ""
         raise DataError(
-            f"{table.where}, row {bad[0]}, column {column!r}: {value!r} is no time I can read{more}",
+            f"{table.where}, row {bad[0]}, column {column!r}: {shown!r} is no time I can read{more}",
             "Times may be seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56. Name another form with "
             "--time-format (as strptime takes it), or leave such rows out with --where "
-            f'"{where.written(column, "!=", str(value))}".',
+            f'"{where.written(column, "!=", shown)}".',
         )
 
 

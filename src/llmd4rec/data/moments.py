@@ -205,7 +205,10 @@ def find(
         if open_days:
             times.plan(open_days[0].moments.column, table, formats)  # raises: its days have two readings
         agreeing = [found.moments.column for found in read if not found.falls and found.moments.sure]
-        notes = (f"column {agreeing[0]!r} reads as times and does not contradict that order",) if agreeing else ()
+        notes = tuple(
+            f"column {column!r} reads as times and does not contradict the order of the rows; --time-col takes it"
+            for column in agreeing[:1]
+        )
         return Found(None, (*_contradictions(against, order), *notes))
     best = max(sure, key=lambda found: rows.fineness(found.values[0]))
     unlike = [found for found in sure if rows.falls(found.values[0], [best.values[0]])]

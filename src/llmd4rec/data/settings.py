@@ -140,10 +140,11 @@ class Prepare:
         from llmd4rec.data.times import check_format
         from llmd4rec.data.where import parse
 
-        for condition in self.where:
-            parse(condition)
-        for form in self.time_format:
-            check_format(form)
+        for name, check in (("where", parse), ("time_format", check_format)):
+            for text in getattr(self, name):
+                if not isinstance(text, str):
+                    raise ConfigError(f"{name} is {text!r}", "Give texts.")
+                check(text)
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by name, ready for JSON."""

@@ -79,7 +79,7 @@ def plan(column: str, table: Table, formats: Sequence[str] = ()) -> TimePlan:
 def plans(column: str, table: Table, formats: Sequence[str] = ()) -> list[TimePlan]:
     """One plan, or one for each reading that the first values leave open."""
     dtype, raw = table.schema[column], pl.col(column)
-    if formats:
+    if formats and not dtype.is_temporal():
         return [_by_formats(column, table, formats)]
     if isinstance(dtype, pl.Datetime):
         unit = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[dtype.time_unit]
