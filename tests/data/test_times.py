@@ -225,6 +225,12 @@ def test_formats_do_not_touch_what_is_typed() -> None:
     assert read(moments, time_format="%d/%m/%Y") == [MOMENT] * 4
 
 
+def test_what_cannot_be_a_time_is_refused_with_a_format_too() -> None:
+    for values in (pl.Series([["a"]] * 4), pl.Series([b"\xff"] * 4), pl.Series([True] * 4)):
+        with pytest.raises(DataError, match="is no time"):
+            read(values, time_format="%d/%m/%Y")
+
+
 def test_formats_are_checked() -> None:
     for form in ("%d/%m/%Y %H", "hours"):
         with pytest.raises(ConfigError, match="time_format"):

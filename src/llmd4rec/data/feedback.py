@@ -23,6 +23,7 @@ _EVENTS = (
     *("event", "eventtype", "eventname", "action", "actiontype", "type", "behavior", "behaviortype", "behaviour"),
     *("behaviourtype", "interaction", "interactiontype", "activity", "activitytype", "verb", "transactiontype"),
 )
+_TEXTS = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 _YES = ("1", "1.0", "true", "yes", "y", "t")
 _EVENTS_AT_MOST = 50
 _SHOWN = 5
@@ -38,7 +39,7 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
     """
     named = [name for name in columns if (_is_rating(name) or normal(name) in (*_CLICKS, *_EVENTS))]
     named = [name for name in named if name not in table.unfit]
-    named = [name for name in named if not table.schema[name].is_nested()]
+    named = [name for name in named if table.schema[name] in _TEXTS or table.schema[name].is_numeric()]
     if not named:
         return
     head = table.head(named)

@@ -79,8 +79,6 @@ def plan(column: str, table: Table, formats: Sequence[str] = ()) -> TimePlan:
 def plans(column: str, table: Table, formats: Sequence[str] = ()) -> list[TimePlan]:
     """One plan, or one for each reading that the first values leave open."""
     dtype, raw = table.schema[column], pl.col(column)
-    if formats and not dtype.is_temporal():
-        return [_by_formats(column, table, formats)]
     if isinstance(dtype, pl.Datetime):
         unit = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[dtype.time_unit]
         return [TimePlan(_within(raw.to_physical()), unit)]
@@ -93,6 +91,8 @@ def plans(column: str, table: Table, formats: Sequence[str] = ()) -> list[TimePl
             f"{table.where}, column {column!r}: {dtype} is no time",
             "Name another column with --time-col, or order by something else with --order-by.",
         )
+    if formats:
+        return [_by_formats(column, table, formats)]
     values, missing = told(table.sample(column))
     number = _number(dtype, values)
     found = fit(values) if number is None else digits(_whole(values))
