@@ -214,12 +214,14 @@ def test_an_unfiltered_rating_click_or_event_is_pointed_out() -> None:
         ("Book-Rating", [0, 4, 4, 5, 5, 4], "Book-Rating >= 4"),
         ("is_click", [0, 1, 1, 1, 1, 0], "is_click = 1"),
         ("liked", [True, False, True, True, True, True], "liked = true"),
-        ("event_type", ["view", "view", "buy", "view", "view", "buy"], "event_type = view"),
+        ("event_type", ["view", "view", "buy", "view", "view", "buy"], "event_type = 'view'"),
     ):
         frame = base.with_columns(pl.Series(name, values))
         (warning,) = Dataset.from_frames(frame).report["warnings"]
         assert f"every row counts as a choice of its item, whatever it holds in {name!r}" in warning
         assert f'--where "{example}"' in warning
         assert not Dataset.from_frames(frame, where=example).report["warnings"]
+    late = pl.DataFrame({"user": ["u", "v"] * 6000, "item": list("abc") * 4000, "click": [1] * 11_999 + [0]})
+    assert "whatever it holds in 'click' (0, 1)" in Dataset.from_frames(late, order_by="row").report["warnings"][0]
     same = base.with_columns(rating=pl.lit(5), event=pl.lit("buy"), click=pl.Series(["x"] * 6))
     assert not Dataset.from_frames(same).report["warnings"]

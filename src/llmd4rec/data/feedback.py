@@ -8,7 +8,8 @@ import polars as pl
 
 from llmd4rec.data.columns import normal, words
 from llmd4rec.data.report import Report
-from llmd4rec.data.table import Table
+from llmd4rec.data.table import HEAD, Table
+from llmd4rec.data.where import written
 
 _RATINGS = (
     *("rating", "ratings", "userrating", "starrating", "reviewrating", "reviewscore", "overall", "stars", "score"),
@@ -43,19 +44,29 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
     if not named:
         return
     head = table.head(named)
-    told = [(name, values) for name in named if len(values := _values(head[name])) > 1 and _fits(name, values)]
+    found = [(name, _all_values(head[name], table)) for name in named]
+    told = [(name, values) for name, values in found if len(values) > 1 and _fits(name, values)]
     if not told:
         return
     shown = "; ".join(f"{name!r} ({_listed(values)})" for name, values in told)
     name, values = told[0]
     chosen = next((value for value in values if value.lower() in _YES), values[-1])
-    example = f"= {chosen if normal(name) in _CLICKS else values[0]}"
-    example = f">= {values[len(values) // 2]}" if _is_rating(name) else example
     bare = name.split(":")[0]
+    example = f"{bare} = {chosen}" if normal(name) in _CLICKS else written(bare, "=", values[0])
+    example = f"{bare} >= {values[len(values) // 2]}" if _is_rating(name) else example
     report.warn(
         f"every row counts as a choice of its item, whatever it holds in {shown}; "
-        f'to keep some rows only, say so, as in --where "{bare} {example}"'
+        f'to keep some rows only, say so, as in --where "{example}"'
     )
+
+
+def _all_values(head: pl.Series, table: Table) -> list[str]:
+    """The distinct values of a column's first rows; where these are all one, another from further down if there is."""
+    values, first = _values(head), head.drop_nulls().head(1)
+    if len(values) != 1 or len(head) < HEAD:
+        return values
+    other = table.first(head.name, pl.col(head.name) != first[0])
+    return values if other is None else _values(pl.concat([first, pl.Series(head.name, [other[1]], dtype=head.dtype)]))
 
 
 def _is_rating(name: str) -> bool:

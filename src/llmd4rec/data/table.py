@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 #: The number of each data row, from 1, uint32.
 ROW = "__row__"
-_SAMPLE = 10_000
+#: So many rows are looked at first.
+HEAD = 10_000
 #: What polars raises for a file that it cannot read; it panics where it believes a damaged Parquet file too much.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -72,16 +73,16 @@ class Table:
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
-        return self._collected(self._rows().select(column).drop_nulls().head(_SAMPLE)).to_series()
+        return self._collected(self._rows().select(column).drop_nulls().head(HEAD)).to_series()
 
     def head(self, columns: Sequence[str]) -> pl.DataFrame:
         """The first rows of some columns."""
-        return self._collected(self._rows().select(columns).head(_SAMPLE))
+        return self._collected(self._rows().select(columns).head(HEAD))
 
     def unmatched(self, column: str, expression: pl.Expr) -> pl.Series:
         """Some of the distinct values of a column for which an expression gives nothing."""
         rows = self._rows().select(column).filter(pl.col(column).is_not_null() & expression.is_null())
-        return self._collected(rows.unique().head(_SAMPLE)).to_series()
+        return self._collected(rows.unique().head(HEAD)).to_series()
 
     def first(self, column: str, condition: pl.Expr) -> tuple[int, Any] | None:
         """Row and value of the first row for which a condition holds, if there is one."""
