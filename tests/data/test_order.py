@@ -133,6 +133,12 @@ def test_of_several_that_agree_the_finest_is_taken() -> None:
         assert said(data, "(the finest of those that agree with it: ")
 
 
+def test_of_two_as_fine_the_start_of_a_session_comes_last() -> None:
+    frame = shuffled(session_start=lambda s, u, i: s * 1000, click_timestamp=lambda s, u, i: s * 1000 + 5)
+    data = Dataset.from_frames(frame)
+    assert data.report["interactions"]["columns"]["time"] == "click_timestamp"
+
+
 def test_several_that_differ_in_order_are_named() -> None:
     frame = shuffled(ordered_on=lambda s, u, i: iso(s), shipped_on=lambda s, u, i: iso(s * 7919 % 10**8 + START))
     with pytest.raises(DataError) as caught:

@@ -32,6 +32,7 @@ _WORDS = {
     *("ts", "dt", "at", "ms", "us", "ns", "day", "when", "start", "begin", "since"),
     *("data", "hora", "ora", "tid"),
 }
+_STARTS = {"start", "begin", "started"}
 #: The last word of the name of numbers that are no times, even if they are as large.
 _NO_TIMES = {
     *("id", "ids", "no", "nr", "num", "number", "code", "isbn", "ean", "gtin", "upc", "sku"),
@@ -210,7 +211,8 @@ def find(
             for column in agreeing[:1]
         )
         return Found(None, (*_contradictions(against, order), *notes))
-    best = max(sure, key=lambda found: rows.fineness(found.values[0]))
+    # Of two as fine, what happens in a session rather than its start.
+    best = max(sure, key=lambda found: (rows.fineness(found.values[0]), not _STARTS & set(words(found.moments.column))))
     unlike = [found for found in sure if rows.falls(found.values[0], [best.values[0]])]
     if unlike:
         named = listing([found.moments.column for found in (best, *unlike)])
