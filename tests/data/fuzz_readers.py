@@ -279,7 +279,11 @@ def settings(rng: random.Random) -> Prepare:
         return Prepare()
     cut = rng.random() < 0.3
     return Prepare(
-        order_by="auto" if cut else rng.choice(("auto", "auto", "timestamp", "position", "row")),
+        order_by="auto" if cut else rng.choice(("auto", "auto", "time", "position", "row")),
+        ties=rng.choice(("row", "row", "hash", "last-first")),
+        missing_times=rng.choice(("refuse", "drop")),
+        where=rng.choice(((), (), (), ("timestamp > 2",), ("item_id != 'i1'", "time >= 2001-01-01"))),
+        time_format=rng.choice(((), (), (), (), ("%d/%m/%Y",), ("seconds", "%Y-%m-%d"), ("excel",))),
         duplicates=rng.choice(("exact", "keep", "drop-consecutive", "drop")),
         k_core=rng.choice((0, 0, 2)),
         min_history=rng.choice((1, 1, 2)),

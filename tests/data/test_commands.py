@@ -35,7 +35,7 @@ def test_prepare(tmp_path: Path) -> None:
     forced = llmd4rec(tmp_path, *arguments, "--overwrite", "--duplicates", "drop")
     assert forced.returncode == 0
     assert "dropped 19 rows: repeats" in forced.stdout
-    assert "3 users, 7 items, 21 interactions, ordered by timestamp" in forced.stdout
+    assert "3 users, 7 items, 21 interactions, ordered by time" in forced.stdout
 
 
 def test_errors_are_told_without_a_traceback(tmp_path: Path) -> None:

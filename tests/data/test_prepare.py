@@ -63,7 +63,7 @@ def test_position_comes_before_time_and_unknown_times_are_marked() -> None:
 
 def test_a_position_that_contradicts_the_times_is_pointed_out() -> None:
     data = Dataset.from_frames(LOG.with_columns(position=-pl.col("timestamp")))
-    assert any("--order-by timestamp" in warning for warning in data.report["warnings"])
+    assert any("--order-by time" in warning for warning in data.report["warnings"])
 
 
 def test_order_by_row_ignores_times() -> None:

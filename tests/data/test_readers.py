@@ -216,7 +216,7 @@ def test_a_field_of_json_that_comes_late_is_read(tmp_path: Path) -> None:
     assert data.text_fields == ("title", "brand")
     assert data.texts()[data.item_index["i2"]] == "title: T2; brand: b2"
     late = [{"user_id": at % 3, "item_id": at % 7, **({"timestamp": at} if at > 2100 else {})} for at in range(2500)]
-    with pytest.raises(DataError, match=r"row 1: column 'timestamp' is empty \(2,101 such rows\)"):
+    with pytest.raises(DataError, match=r"row 1: column 'timestamp' is empty \(2,101 of 2,500 rows\)"):
         prepared(tmp_path, lines(late))
 
 

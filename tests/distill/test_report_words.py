@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from in_another_process import changed
 
@@ -36,6 +38,16 @@ from llmd4rec.evaluation.report import render
 )  # fmt: skip
 def test_teachers_in_words(stage, words):
     assert teachers_in_words(stage) == words
+
+
+def test_what_orders_the_histories_is_said(tiny_settings, chain_data, tmp_path):
+    run = parse_settings(tiny_settings).fit(chain_data, tmp_path / "run")
+    assert "ordered by" not in report_content(run, replace(chain_data, report={}), []).facts
+    ties = {"broken_by": "row", "neighbours": 8, "tied": 2, "tied_share": 0.25, "ascending_by_identifier": 1.0}
+    data = replace(chain_data, report={"interactions": {"ordered_by": "timestamp", "ties": ties}})
+    facts = report_content(run, data, []).facts
+    assert facts["ordered by"] == "time"
+    assert facts["tied neighbours"] == "25.0%, 100% of them ascending by identifier"
 
 
 def test_each_wide_training_has_a_line_and_a_name_of_its_own(tiny_settings, chain_data, tmp_path):

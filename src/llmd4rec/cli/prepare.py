@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmd4rec.data.settings import Duplicates, Order, Split
+from llmd4rec.data.settings import Duplicates, MissingTimes, Order, Split, Ties
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
@@ -44,6 +44,14 @@ def prepare(
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
+    time_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the times are in where they do not tell, as strptime takes it (%d/%m/%Y %H:%M), or one of "
+            "seconds, milliseconds, microseconds, nanoseconds, excel; once for each form.",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = None,
     position_col: Annotated[
         str | None,
         typer.Option(
@@ -60,13 +68,36 @@ def prepare(
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Keep only the rows for which this holds, before anything else: "rating >= 4", "click = 1", '
+            '"event in (view, buy)", "user_id != \'NA\'", "time >= 2020-01-01"; once for each condition.',
+            rich_help_panel=_CLEANING,
+        ),
+    ] = None,
     order_by: Annotated[
         Order,
         typer.Option(
-            help="auto: by position if there is one, else by time, else as the rows stand. Ties keep the rows' order.",
+            help="auto: by position if there is one, else by time, else as the rows stand.",
             rich_help_panel=_CLEANING,
         ),
     ] = "auto",
+    ties: Annotated[
+        Ties,
+        typer.Option(
+            help="What comes first of a user's interactions of one time: row: as they stand; last-first: the other way "
+            "round; hash: by a hash of user and item, so that no item comes first everywhere.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = "row",
+    missing_times: Annotated[
+        MissingTimes,
+        typer.Option(
+            help="drop: leave out the rows without the time (or position) that the order needs.",
+            rich_help_panel=_CLEANING,
+        ),
+    ] = "refuse",
     duplicates: Annotated[
         Duplicates,
         typer.Option(
@@ -136,7 +167,11 @@ def prepare(
         position_col=position_col,
         item_id_col=item_id_col,
         text_cols=None if text_cols is None else tuple(name.strip() for name in text_cols.split(",") if name.strip()),
+        where=tuple(where or ()),
+        time_format=tuple(time_format or ()),
         order_by=order_by,
+        ties=ties,
+        missing_times=missing_times,
         duplicates=duplicates,
         k_core=k_core,
         min_history=min_history,

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data import ties
 from llmd4rec.data.log import Log
 from llmd4rec.data.report import Report
 from llmd4rec.data.settings import Prepare
@@ -42,25 +43,37 @@ def clean(log: Log, settings: Prepare, report: Report) -> pl.DataFrame:
                 if before > 1
                 else f"Check that the {what} column is the right one (--{what}-col).",
             )
+    ties.examine(frame, _ordered_by(log, settings), log.item_ids, settings.ties, report)
     return frame
 
 
 def _sort(log: Log, settings: Prepare) -> pl.DataFrame:
-    by = {"position": ["position"], "timestamp": ["time"], "row": []}[log.order]
+    by = _ordered_by(log, settings)
+    if not by or settings.ties == "row":
+        return log.frame.sort("user", *by, "row")
+    if settings.ties == "last-first":
+        return log.frame.sort("user", *by, "row", descending=[False] * (len(by) + 1) + [True])
+    tie = ties.mixed(log.frame, log.user_ids, log.item_ids).alias("tie")
+    return log.frame.with_columns(tie).sort("user", *by, "tie", "row").drop("tie")
+
+
+def _ordered_by(log: Log, settings: Prepare) -> list[str]:
+    """The columns by which a user's rows are sorted before ties are broken."""
+    by = [] if log.order == "row" else [log.order]
     if settings.split == "temporal" and "position" in log.frame.columns:
         by.append("position")
-    return log.frame.sort("user", *by, "row")
+    return by
 
 
 def _warn_of_falling_times(frame: pl.DataFrame, log: Log, report: Report) -> None:
     """A position that contradicts the times is often no position in the history but, say, a slot on a page."""
-    if log.order == "timestamp" or "time" not in frame.columns:
+    if log.order == "time" or "time" not in frame.columns:
         return
     falls = ((frame["user"] == frame["user"].shift(1)) & (frame["time"] < frame["time"].shift(1))).sum()
     if falls:
         report.warn(
             f"ordered by {log.order}, the time falls from one interaction to the next in {falls:,} places; "
-            "if it is the time that is right, use --order-by timestamp"
+            "if it is the time that is right, use --order-by time"
         )
 
 

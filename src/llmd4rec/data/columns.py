@@ -41,6 +41,12 @@ def normal(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.split(":")[0].lower())
 
 
+def words(name: str) -> list[str]:
+    """The words of a column's name in small letters: `clickTimestamp_ms` has three."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.split(":")[0])
+    return re.sub(r"[\W_]+", " ", apart).lower().split()
+
+
 def guess(columns: Iterable[str], names: Sequence[str]) -> str | None:
     """The column whose name comes first in `names`, if any."""
     known: dict[str, str] = {}

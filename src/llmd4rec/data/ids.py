@@ -14,8 +14,22 @@ from numpy.typing import NDArray
 from llmd4rec.data.report import Report
 from llmd4rec.errors import DataError
 
-#: Written by careless exports in place of a missing value; a warning, since they may be real.
-SUSPICIOUS = ("nan", "NaN", "null", "NULL", "None", "<NA>", "N/A")
+#: Written by careless exports in place of a missing value, in small letters; a warning, since they may be real.
+PLACEHOLDERS = (
+    *("nan", "null", "(null)", "[null]", "<null>", "nil", "none", "(none)", "<none>", "na", "<na>", "n/a", "#n/a"),
+    *("nat", "\\n", "-", "--", "?", "undefined", "unknown", "(unknown)", "not set", "(not set)", "missing"),
+    *("(missing)", "empty", "(empty)", "#ref!", "#value!", "anonymous", "guest"),
+    "00000000-0000-0000-0000-000000000000",
+)
+#: What programs write where there is no number; a warning where it holds more rows than any other identifier.
+_NUMBERS = ("-1", "0", "-1.0", "0.0", "00", "000", "0000", "999", "9999", "99999", "999999")
+#: One identifier holds an outsized share of a log if it has this share of the rows and so many times as many as the
+#: next one; a user also if it has the greater share among thousands of others.
+OUTSIZED_SHARE, OUTSIZED_TIMES = 0.01, 4
+OUTSIZED_AMONG_MANY = 0.1
+_MANY = 1000
+#: Below so many rows, or identifiers, no share is outsized.
+_LEAST_ROWS, _LEAST_IDS = 20, 5
 _WHOLE_FLOAT = r"^-?\d+\.0$"
 #: Floats tell whole numbers apart below 2 to the power of this.
 _EXACT_BITS: dict[type[pl.DataType], int] = {pl.Float32: 24, pl.Float64: 53}
@@ -59,6 +73,53 @@ def tidy(ids: pl.Series, dtype: pl.DataType, where: str, column: str) -> pl.Seri
     if len(filled) and filled.str.contains(_WHOLE_FLOAT).all():
         return ids.str.strip_suffix(".0")
     return ids
+
+
+def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: str, report: Report) -> None:
+    """Warns of identifiers that often stand for a missing one, and of one that holds an outsized share of the log.
+
+    Args:
+        ids: the identifier of each code.
+        codes: one a row, null where there is none.
+        what: `user` or `item`.
+        column: its column.
+        report: gets the warnings.
+    """
+    if not len(ids):
+        return
+    counts = np.bincount(codes.drop_nulls().to_numpy(), minlength=len(ids))
+    rows = int(counts.sum())
+    suspects = ids.str.strip_chars().str.to_lowercase().is_in(PLACEHOLDERS)
+    negative = ids.str.contains(r"^-\d")
+    minus_one = (ids == "-1") & (int(negative.sum()) == 1)
+    why = {int(at): "which often stands for a missing identifier" for at in (suspects | minus_one).arg_true()}
+    for at in _outsized(ids, counts, among_many=what == "user"):
+        why.setdefault(at, "far more than any other has: does it stand for a missing identifier?")
+    from llmd4rec.data.where import written
+
+    for at, reason in sorted(why.items(), key=lambda pair: ids[pair[0]]):
+        report.warn(
+            f"one {what} is called {ids[at]!r} and has {counts[at]:,} of {rows:,} rows ({counts[at] / rows:.1%}), "
+            f'{reason}; it was kept; to leave it out, say --where "{written(column, "!=", ids[at])}"'
+        )
+
+
+def _outsized(ids: pl.Series, counts: NDArray[np.int64], *, among_many: bool) -> list[int]:
+    """The codes of identifiers that hold an outsized share of the log: at most three."""
+    if len(ids) < _LEAST_IDS:
+        return []
+    top = np.argsort(-counts, kind="stable")[: min(4, len(ids))]
+    rows, sizes = int(counts.sum()), counts[top]
+    least = max(_LEAST_ROWS, OUTSIZED_SHARE * rows)
+    found: set[int] = set()
+    for at in range(len(top) - 1):  # two placeholders may both be large: what counts is the gap behind them
+        if sizes[at] >= least and sizes[at] >= OUTSIZED_TIMES * sizes[at + 1]:
+            found |= {int(code) for code in top[: at + 1]}
+    if among_many and len(ids) >= _MANY:
+        found |= {int(code) for code in top if counts[code] >= OUTSIZED_AMONG_MANY * rows}
+    if sizes[0] >= least and ids[int(top[0])] in _NUMBERS and sizes[0] >= 2 * sizes[1]:
+        found.add(int(top[0]))
+    return sorted(found)
 
 
 def warn_of_blanks(ids: pl.Series, what: str, report: Report) -> None:

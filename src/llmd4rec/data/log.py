@@ -6,17 +6,22 @@ memory. Every row carries its number in the file, so whatever is dropped can be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from llmd4rec.data import columns, ids, times
+from llmd4rec.data import columns, feedback, ids, moments, order, times, where
 from llmd4rec.data.report import Report
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
-from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.errors import DataError
+
+#: So much of a value is shown in an error.
+_SHOWN = 80
+#: What confines `bad` to values that are no times; worked out behind `time`, which would be worked out twice otherwise.
+_BAD = (pl.col("bad") & pl.col("time").is_null(),)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Log:
         user_ids: identifier of each user code, in order of first appearance in the file.
         item_ids: identifier of each item code, in order of their hash.
         unit: the unit of `time`.
-        order: `position`, `timestamp` or `row`.
+        order: `position`, `time` or `row`.
         item_column: the name of the item column, to be looked for in the catalogue.
     """
 
@@ -55,54 +60,155 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     rest.remove(item)
     position = _optional(rest, settings.position_col, columns.POSITION, "position", "--position-col", table)
     time = _optional(rest, settings.time_col, columns.TIME, "time", "--time-col", table)
-
     table.refuse_unfit((user, item, position, time))
     for warning in table.warnings:
         report.warn(warning)
+    table, conditions = where.kept(table, settings.where)
+    table, time, plan = _time_plan(table, time, rest, settings, report)
 
     category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
     wanted = [
         pl.col(ROW).alias("row"),
         ids.id_text(user, table.schema[user], table.where).cast(category["user"]).alias("user"),
         ids.id_text(item, table.schema[item], table.where).cast(category["item"]).alias("item"),
+        *(verdict.alias(f"where {at}") for at, (_, verdict) in enumerate(conditions)),
     ]
     if position is not None:
         wanted.append(_number(position, table).alias("position"))
-    plan = None
-    if time is not None:
-        plan = times.plan(time, table.schema[time], table.sample(time), table.where)
+    if time is not None and plan is not None:
         wanted += _times(time, plan, table)
-    frame = table.collect(wanted)
+    everything = replace(table, kept=None)
+    frame = everything.collect(wanted, _BAD if time is not None else ())
     if not frame.height:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
+    if conditions:
+        report.step("read", frame.height, frame.select(pl.col("user", "item").to_physical()))
+        frame = where.apply(frame, conditions, everything, report)
     if time is not None and plan is not None:
-        frame = _read_other_forms(frame, time, plan, table)
+        frame, plan = _read_other_forms(frame, time, plan, table)
+    unused = [name for name in rest if name not in (position, time)]
+    found = _better_time(frame, table, settings, unused, position, time)
+    for note in found.notes:
+        report.warn(note)
+    if found.column is not None:
+        time = found.column
+        plan = times.plan(time, table, settings.time_format)
+        frame = frame.drop("time", "bad", strict=False).hstack(table.collect(_times(time, plan, table), _BAD))
+        frame, plan = _read_other_forms(frame, time, plan, table)
 
     codes, user_ids = _code(frame["user"], table, user, by_hash=False)
     frame = frame.with_columns(codes.alias("user"))
     codes, item_ids = _code(frame["item"], table, item, by_hash=True)
     frame = frame.with_columns(codes.alias("item"))
-    report.step("read", frame.height, frame)
-    _warn_of_suspicious(user_ids, item_ids, report)
-    for what, found in (("user", user_ids), ("item", item_ids)):
-        ids.warn_of_blanks(found, f"{what}s of {table.where}", report)
+    if not conditions:
+        report.step("read", frame.height, frame)
+        feedback.warn_of_unfiltered(table, unused, report)
+    for what, column, known in (("user", user, user_ids), ("item", item, item_ids)):
+        ids.warn_of_placeholders(known, frame[what], what, column, report)
+        ids.warn_of_blanks(known, f"{what}s of {table.where}", report)
     frame = _drop_without_id(frame, table, user, item, report)
 
-    unit = None
-    if time is not None and plan is not None:
-        _refuse_bad_times(frame, time, table)
-        if plan.unit is None:
-            _refuse_mixed_units(frame, time, table)
-        unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
-        frame = frame.drop("bad")
-    order = _settle_order(frame, settings, position, time, table)
+    frame, time, plan, unit = _checked_times(frame, time, plan, table, settings, report)
+    for note in moments.hours_beside(table, time, plan, unused) if time is not None and plan is not None else ():
+        report.warn(note)
+    frame, ordered_by = order.settle(frame, settings, position, time, table, report)
+    if ordered_by == "row" and settings.order_by == "auto":
+        _warn_of_rows_alone(time, table, report)
     report.facts["interactions"] = {
         **table.about,
+        **({"where": list(settings.where)} if settings.where else {}),
         "columns": {"user": user, "item": item, "time": time, "position": position},
         "time_unit": unit,
-        "ordered_by": order,
+        **({"time_formats": formats} if plan is not None and (formats := plan.forms.formats()) else {}),
+        "ordered_by": ordered_by,
     }
-    return Log(frame, user_ids, item_ids, unit, order, item)
+    return Log(frame, user_ids, item_ids, unit, ordered_by, item)
+
+
+def _needless(settings: Prepare) -> bool:
+    """Whether nothing is ordered by times, and a column of them is at most guessed: then it need not be readable."""
+    return settings.time_col is None and settings.order_by in ("row", "position")
+
+
+def _time_plan(
+    table: Table, time: str | None, rest: list[str], settings: Prepare, report: Report
+) -> tuple[Table, str | None, times.TimePlan | None]:
+    """How to read the column of times; the table, with the column that is made where hours stand beside their days."""
+    if time is None:
+        return table, None, None
+    try:
+        table, time = moments.with_day(table, time, rest, report)
+        return table, time, times.plan(time, table, settings.time_format)
+    except DataError as error:
+        if not _needless(settings):
+            raise
+        report.warn(f"{error.what}; its times were left out")
+        return table, None, None
+
+
+def _checked_times(
+    frame: pl.DataFrame,
+    time: str | None,
+    plan: times.TimePlan | None,
+    table: Table,
+    settings: Prepare,
+    report: Report,
+) -> tuple[pl.DataFrame, str | None, times.TimePlan | None, str | None]:
+    """The frame without `bad`, and the unit of its times, after what is wrong or odd with them was refused or said."""
+    if time is None or plan is None:
+        return frame, None, None, None
+    bad = int(frame["bad"].sum())
+    if bad and _needless(settings):
+        report.warn(f"column {time!r} holds {bad:,} values that are no times; its times were left out")
+        return frame.drop("time", "bad"), None, None, None
+    _refuse_bad_times(frame, time, table)
+    if plan.unit is None:
+        _refuse_mixed_units(frame, time, table)
+    unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
+    frame = frame.drop("bad")
+    for note in times.notes(plan, time, table):
+        report.warn(note)
+    _warn_of_far_times(frame, unit, time, table, report)
+    return frame, time, plan, unit
+
+
+def _better_time(
+    frame: pl.DataFrame, table: Table, settings: Prepare, rest: list[str], position: str | None, time: str | None
+) -> moments.Found:
+    """A column of times that the names did not tell, where nothing that the caller says makes it needless."""
+    if settings.time_col is not None or (settings.order_by in ("row", "position") and settings.split != "temporal"):
+        return moments.Found()
+    has_time = time is not None and frame["time"].null_count() < frame.height
+    now = order.wanted(settings, position, has_time=has_time)
+    if now == "position" and time is not None:
+        return moments.Found()
+    needed = now == "time" and not has_time
+    known = time if has_time else None
+    return moments.find(frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed)
+
+
+def _warn_of_rows_alone(time: str | None, table: Table, report: Report) -> None:
+    lacks = f"{table.where} has no column that is known as the time or the position"
+    if time is not None:
+        lacks = f"{table.where} has no position, and no row has a time in column {time!r}"
+    report.warn(
+        f"{lacks}: each user's rows were taken in the order in which they stand; name the column with --time-col, or "
+        "say --order-by row if that order is right"
+    )
+
+
+def _warn_of_far_times(frame: pl.DataFrame, unit: str, column: str, table: Table, report: Report) -> None:
+    """Points out zeros, years 1900 and 9999, and the like, which stand for something else among times of today."""
+    low, high = (moment * times.UNITS[unit] for moment in times.PLAUSIBLE)
+    inside = frame["time"].is_between(low, high)
+    outside = frame.filter(~inside)
+    if outside.height and 2 * int(inside.sum()) > frame.height:
+        row = outside["row"][0]
+        report.warn(
+            f"column {column!r}: {outside.height:,} times are not of the years 1990 to 2100 as the others are, the "
+            f"first in row {row} ({table.value(column, row)!r}); if they stand for something else, leave them out with "
+            "--where"
+        )
 
 
 def _optional(
@@ -129,8 +235,8 @@ def _number(column: str, table: Table) -> pl.Expr:
 def _given(column: str, table: Table) -> pl.Expr:
     """Whether a value is there at all."""
     dtype = table.schema[column]
-    if dtype == pl.String:
-        return pl.col(column).str.strip_chars().fill_null("") != ""
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return pl.col(column).cast(pl.String).str.strip_chars().fill_null("") != ""
     there = pl.col(column).is_not_null()
     return there & pl.col(column).is_not_nan() if dtype.is_float() else there
 
@@ -154,12 +260,6 @@ def _code(raw: pl.Series, table: Table, column: str, *, by_hash: bool) -> tuple[
     return codes, ordered
 
 
-def _warn_of_suspicious(user_ids: pl.Series, item_ids: pl.Series, report: Report) -> None:
-    for what, series in (("user", user_ids), ("item", item_ids)):
-        for text in series.filter(series.is_in(ids.SUSPICIOUS)).sort():
-            report.warn(f"one {what} is called {text!r}, which often stands for a missing identifier; it was kept")
-
-
 def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, report: Report) -> pl.DataFrame:
     missing = frame["user"].is_null() | frame["item"].is_null()
     count = int(missing.sum())
@@ -178,19 +278,24 @@ def _drop_without_id(frame: pl.DataFrame, table: Table, user: str, item: str, re
 
 
 def _times(column: str, plan: times.TimePlan, table: Table) -> list[pl.Expr]:
-    """`time`, and `bad` where there is a value that is none."""
-    return [plan.value.alias("time"), (_given(column, table) & plan.value.is_null()).alias("bad")]
+    """`time`, and `bad` where there is a value, which `_BAD` then confines to those that are no times."""
+    given = _given(column, table)
+    if plan.missing:
+        given = given & ~pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().is_in(times.MISSING)
+    return [plan.value.alias("time"), given.alias("bad")]
 
 
-def _read_other_forms(frame: pl.DataFrame, column: str, plan: times.TimePlan, table: Table) -> pl.DataFrame:
+def _read_other_forms(
+    frame: pl.DataFrame, column: str, plan: times.TimePlan, table: Table
+) -> tuple[pl.DataFrame, times.TimePlan]:
     """The frame with its times read again as long as formats turn up that the first values did not show."""
     while frame["bad"].any():
-        wider = times.widened(plan, column, table.unmatched(column, plan.value))
+        wider = times.widened(plan, column, table, table.unmatched(column, plan.value))
         if wider is None:
             break
         plan = wider
-        frame = frame.drop("time", "bad").hstack(table.collect(_times(column, plan, table)))
-    return frame
+        frame = frame.drop("time", "bad").hstack(table.collect(_times(column, plan, table), _BAD))
+    return frame, plan
 
 
 def _refuse_mixed_units(frame: pl.DataFrame, column: str, table: Table) -> None:
@@ -209,42 +314,14 @@ def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:
     bad = frame.filter("bad")["row"]
     if len(bad):
         value = table.value(column, int(bad[0]))
+        shown = str(value) if len(str(value)) <= _SHOWN else str(value)[:_SHOWN] + "…"
         more = f" (and {len(bad) - 1:,} more rows)" if len(bad) > 1 else ""
         raise DataError(
-            f"{table.where}, row {bad[0]}, column {column!r}: {value!r} is no time I can read{more}",
-            "Times may be seconds, milliseconds, microseconds or nanoseconds since 1970, or like 2024-01-31 12:34:56.",
+            f"{table.where}, row {bad[0]}, column {column!r}: {shown!r} is no time I can read{more}",
+            "Times may be seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56. Name another form with "
+            "--time-format (as strptime takes it), or leave such rows out with --where "
+            f'"{where.written(column, "!=", shown)}".',
         )
-
-
-def _settle_order(frame: pl.DataFrame, settings: Prepare, position: str | None, time: str | None, table: Table) -> str:
-    """`position`, `timestamp` or `row`; the column it needs is complete."""
-    has_time = time is not None and frame["time"].null_count() < frame.height
-    order: str = settings.order_by
-    if settings.split == "temporal":
-        order = "timestamp"
-        purpose = "a temporal split needs the time of every interaction"
-        remedy = "Name the column with --time-col, or use --split leave-one-out."
-    else:
-        if order == "auto":
-            order = "position" if position is not None else "timestamp" if has_time else "row"
-        purpose = f"ordering by {order} needs it in every row"
-        remedy = "Fill or remove these rows, or choose another order with --order-by."
-    if order == "row":
-        return order
-    column = position if order == "position" else time
-    if column is None or (order == "timestamp" and not has_time):
-        found = f"{table.where} has no {order}s"
-        error = ConfigError if settings.order_by == order and column is None else DataError
-        raise error(f"{found}: {purpose}", f"It has: {columns.listing(list(table.schema))}. {remedy}")
-    missing = frame.filter(pl.col("position" if order == "position" else "time").is_null())["row"]
-    if len(missing):
-        value = table.value(column, int(missing[0]))
-        what = "is empty" if value is None or not str(value).strip() else f"is {value!r}"
-        raise DataError(
-            f"{table.where}, row {missing[0]}: column {column!r} {what} ({len(missing):,} such rows), and {purpose}",
-            remedy,
-        )
-    return order
 
 
 def about_times(log: Log) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import polars as pl
 from llmd4rec.data.jsonlines import scan_json_lines, without_mark
 from llmd4rec.data.table import Table
 from llmd4rec.data.unpack import refuse_encoding, unpacked
+from llmd4rec.data.zones import in_utc
 from llmd4rec.errors import DataError
 from llmd4rec.files import sha256_file
 
@@ -188,7 +189,7 @@ def _explain_separated(plain: Path, path: Path, separator: str, quote: str | Non
 
 # ---- the other formats -------------------------------------------------------------------------------------
 def _scan_parquet(plain: Path, path: Path, about: dict[str, Any]) -> Table:
-    return Table(pl.scan_parquet(plain, glob=False), str(path), about)
+    return Table(in_utc(pl.scan_parquet(plain, glob=False)), str(path), about)
 
 
 def _scan_s3rec(plain: Path, path: Path, about: dict[str, Any]) -> Table:

@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 from llmd4rec.errors import ConfigError
 
-Order = Literal["auto", "timestamp", "position", "row"]
+Order = Literal["auto", "time", "position", "row"]
+Ties = Literal["row", "hash", "last-first"]
+MissingTimes = Literal["refuse", "drop"]
 Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
 Split = Literal["leave-one-out", "temporal"]
 
@@ -24,8 +26,15 @@ class Prepare:
         user_col, item_col, time_col, position_col: columns of the interactions; None: guessed from the names in use.
         item_id_col: the identifier's column in the catalogue; None: the interactions' item column, else guessed.
         text_cols: text columns of the catalogue, the most telling first; None: guessed.
+        where: conditions such as `rating >= 4` that a row must satisfy to count, applied before anything else; see
+            :mod:`llmd4rec.data.where`.
+        time_format: what the times are in, where they do not tell: formats of strptime, tried in turn, or
+            `seconds`, `milliseconds`, `microseconds`, `nanoseconds`, `excel`.
         order_by: what a user's interactions are ordered by; `auto` takes the position if there is one, else the
-            timestamp, else the rows as they stand. Ties keep the order of the rows.
+            time, else the rows as they stand.
+        ties: what comes first of a user's interactions of one time or position: `row`, as they stand; `last-first`,
+            the other way round; `hash`, by a hash of user and item, so that no item comes first everywhere.
+        missing_times: `drop` leaves out rows without the time or the position that the order needs.
         duplicates: `exact` drops rows equal in user, item, time and position to an earlier one (rows that carry
             neither time nor position are never that: they may be genuine repeats); `keep` keeps all;
             `drop-consecutive` also drops an item that follows itself; `drop` keeps a user's first of each item.
@@ -50,7 +59,11 @@ class Prepare:
     position_col: str | None = None
     item_id_col: str | None = None
     text_cols: tuple[str, ...] | None = None
+    where: tuple[str, ...] = ()
+    time_format: tuple[str, ...] = ()
     order_by: Order = "auto"
+    ties: Ties = "row"
+    missing_times: MissingTimes = "refuse"
     duplicates: Duplicates = "exact"
     k_core: int = 0
     min_history: int = 1
@@ -76,13 +89,27 @@ class Prepare:
         values = dict(settings)
         if isinstance(values.get("text_cols"), list | tuple):
             values["text_cols"] = tuple(values["text_cols"])
+        for name in ("where", "time_format"):
+            given = values.get(name, ())
+            values[name] = (given,) if isinstance(given, str) else tuple(given or ())
         return cls(**values)
 
     def __post_init__(self) -> None:
-        for name, kind in (("order_by", Order), ("duplicates", Duplicates), ("split", Split)):
+        if str(self.order_by) == "timestamp":
+            raise ConfigError("order_by cannot be 'timestamp'", "It is called 'time' now.")
+        kinds = {
+            "order_by": Order,
+            "ties": Ties,
+            "missing_times": MissingTimes,
+            "duplicates": Duplicates,
+            "split": Split,
+        }
+        for name, kind in kinds.items():
             allowed = get_args(kind)
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} cannot be {getattr(self, name)!r}", f"Choose one of: {', '.join(allowed)}.")
+        if self.where or self.time_format:
+            self._check_texts()
         if isinstance(self.text_cols, str):
             raise ConfigError("text_cols is one string", "Give a list of column names.")
         for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):
@@ -105,8 +132,19 @@ class Prepare:
         if self.split == "temporal" and self.order_by in ("position", "row"):
             raise ConfigError(
                 f"a temporal split cannot be ordered by {self.order_by}",
-                "Leave order_by at auto: the split orders by timestamp, ties by position.",
+                "Leave order_by at auto: the split orders by time, ties by position.",
             )
+
+    def _check_texts(self) -> None:
+        """Conditions and formats; polars, which knows the latter, takes long to import."""
+        from llmd4rec.data.times import check_format
+        from llmd4rec.data.where import parse
+
+        for name, check in (("where", parse), ("time_format", check_format)):
+            for text in getattr(self, name):
+                if not isinstance(text, str):
+                    raise ConfigError(f"{name} is {text!r}", "Give texts.")
+                check(text)
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by name, ready for JSON."""

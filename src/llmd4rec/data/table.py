@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from llmd4rec.data.zones import in_utc
 from llmd4rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 #: The number of each data row, from 1, uint32.
 ROW = "__row__"
-_SAMPLE = 10_000
+#: So many rows are looked at first.
+HEAD = 10_000
 #: What polars raises for a file that it cannot read; it panics where it believes a damaged Parquet file too much.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -31,6 +33,7 @@ class Table:
         explain: turns an error met while reading into one that names the row; returns if it cannot.
         unfit: columns whose values cannot be told what they mean: why, and what to do; to use one is an error.
         warnings: for the report.
+        kept: which rows there are for everything but `value`; all where it is None. Their numbers stay.
     """
 
     lazy: pl.LazyFrame
@@ -39,6 +42,7 @@ class Table:
     explain: Callable[[BaseException], None] = lambda _: None
     unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    kept: pl.Expr | None = None
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -55,30 +59,43 @@ class Table:
                 why, remedy = self.unfit[column]
                 raise DataError(f"{self.where}, column {column!r}: {why}", remedy)
 
-    def collect(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
+    def collect(self, expressions: Sequence[pl.Expr], then: Sequence[pl.Expr] = ()) -> pl.DataFrame:
         """The given expressions over all rows; `ROW` is there to be selected.
+
+        Args:
+            expressions: what to select.
+            then: what to make of these; an expression used in two others is worked out twice.
 
         Raises:
             DataError: the content cannot be read.
         """
-        numbered = self.lazy.with_row_index(ROW, offset=1)
-        try:
-            return numbered.select(expressions).collect(engine="streaming")
-        except UNREADABLE as error:
-            raise self._unreadable(error) from error
+        return self._collected(self._rows().select(expressions).with_columns(then))
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
-        try:
-            return self.lazy.select(column).drop_nulls().head(_SAMPLE).collect(engine="streaming").to_series()
-        except UNREADABLE as error:
-            raise self._unreadable(error) from error
+        return self._collected(self._rows().select(column).drop_nulls().head(HEAD)).to_series()
+
+    def head(self, columns: Sequence[str]) -> pl.DataFrame:
+        """The first rows of some columns."""
+        return self._collected(self._rows().select(columns).head(HEAD))
 
     def unmatched(self, column: str, expression: pl.Expr) -> pl.Series:
         """Some of the distinct values of a column for which an expression gives nothing."""
-        rows = self.lazy.select(column).filter(pl.col(column).is_not_null() & expression.is_null())
+        rows = self._rows().select(column).filter(pl.col(column).is_not_null() & expression.is_null())
+        return self._collected(rows.unique().head(HEAD)).to_series()
+
+    def first(self, column: str, condition: pl.Expr) -> tuple[int, Any] | None:
+        """Row and value of the first row for which a condition holds, if there is one."""
+        rows = self._collected(self._rows().filter(condition).select(ROW, column).head(1))
+        return rows.row(0) if rows.height else None
+
+    def _rows(self) -> pl.LazyFrame:
+        numbered = self.lazy.with_row_index(ROW, offset=1)
+        return numbered if self.kept is None else numbered.filter(self.kept)
+
+    def _collected(self, rows: pl.LazyFrame) -> pl.DataFrame:
         try:
-            return rows.unique().head(_SAMPLE).collect(engine="streaming").to_series()
+            return rows.collect(engine="streaming")
         except UNREADABLE as error:
             raise self._unreadable(error) from error
 
@@ -102,12 +119,12 @@ def table_of(frame: pl.DataFrame | pl.LazyFrame | pd.DataFrame, where: str) -> T
         DataError: it is neither, or a pandas column mixes types that cannot stand in one column.
     """
     if isinstance(frame, pl.LazyFrame):
-        return Table(frame, where)
+        return Table(in_utc(frame), where)
     if isinstance(frame, pl.DataFrame):
-        return Table(frame.lazy(), where)
+        return Table(in_utc(frame.lazy()), where)
     if type(frame).__module__.startswith("pandas"):
         try:
-            return Table(pl.from_pandas(frame.rename(columns=str)).lazy(), where)
+            return Table(in_utc(pl.from_pandas(frame.rename(columns=str)).lazy()), where)
         except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
             raise DataError(
                 f"{where} cannot be converted from pandas: {error}",

@@ -77,6 +77,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             "users": data.num_users,
             "items": data.num_items,
             "interactions": data.num_interactions,
+            **_order_facts(data),
             "items with text": sum(1 for text in data.texts() if text),
             "validation targets": len(data.valid),
             "test targets": len(data.test),
@@ -90,6 +91,20 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
         ],
     )
+
+
+def _order_facts(data: Dataset) -> dict[str, str]:
+    """What orders the histories, and what share of neighbours it leaves tied; empty where the data do not say."""
+    said = data.report.get("interactions", {})
+    if "ordered_by" not in said:
+        return {}
+    facts = {"ordered by": {"timestamp": "time"}.get(said["ordered_by"], said["ordered_by"])}  # as it was once called
+    ties = said.get("ties", {})
+    if ties.get("tied"):
+        facts["tied neighbours"] = f"{ties['tied_share']:.1%}"
+        if "ascending_by_identifier" in ties:
+            facts["tied neighbours"] += f", {ties['ascending_by_identifier']:.0%} of them ascending by identifier"
+    return facts
 
 
 def teachers_in_words(stage: Mapping[str, Any]) -> str:
