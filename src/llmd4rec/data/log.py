@@ -14,6 +14,7 @@ import polars as pl
 
 from llmd4rec.data import columns, ids, times
 from llmd4rec.data.report import Report
+from llmd4rec.data.sequences import unrolled
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import ConfigError, DataError
@@ -47,6 +48,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     Raises:
         DataError: a column is missing, a time or position cannot be read, nothing is there, or most rows have no id.
     """
+    table, settings = unrolled(table, settings)
     names = list(table.schema)
     find = {"where": table.where}
     user = columns.choose(names, settings.user_col, columns.USER, "user", option="--user-col", **find)

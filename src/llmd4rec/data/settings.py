@@ -14,6 +14,8 @@ from llmd4rec.errors import ConfigError
 Order = Literal["auto", "timestamp", "position", "row"]
 Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
 Split = Literal["leave-one-out", "temporal"]
+#: How quotation marks are written in separated values; see :class:`~llmd4rec.data.separated.Layout`.
+Quoting = Literal["auto", "double", "backslash", "none"]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Table:
         explain: turns an error met while reading into one that names the row; returns if it cannot.
         unfit: columns whose values cannot be told what they mean: why, and what to do; to use one is an error.
         warnings: for the report.
+        rows: how many rows there are, where they were counted before: reading fewer or more is an error.
     """
 
     lazy: pl.LazyFrame
@@ -39,6 +40,7 @@ class Table:
     explain: Callable[[BaseException], None] = lambda _: None
     unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    rows: int | None = None
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -46,7 +48,7 @@ class Table:
         try:
             return dict(self.lazy.collect_schema())
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
     def refuse_unfit(self, used: Iterable[str | None]) -> None:
         """Raises where one of the columns to be used is one of `unfit`."""
@@ -63,16 +65,22 @@ class Table:
         """
         numbered = self.lazy.with_row_index(ROW, offset=1)
         try:
-            return numbered.select(expressions).collect(engine="streaming")
+            frame = numbered.select(expressions).collect(engine="streaming")
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
+        if self.rows is not None and frame.height != self.rows:
+            raise DataError(
+                f"{self.where}: {frame.height:,} rows were read where {self.rows:,} were counted",
+                "Its quotation marks or line ends are out of order: save it again as CSV with quoted fields.",
+            )
+        return frame
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
         try:
             return self.lazy.select(column).drop_nulls().head(_SAMPLE).collect(engine="streaming").to_series()
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
     def unmatched(self, column: str, expression: pl.Expr) -> pl.Series:
         """Some of the distinct values of a column for which an expression gives nothing."""
@@ -80,16 +88,17 @@ class Table:
         try:
             return rows.unique().head(_SAMPLE).collect(engine="streaming").to_series()
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
     def value(self, column: str, row: int) -> Any:
         """One value, for an error message."""
         try:
             return self.lazy.select(column).slice(row - 1, 1).collect(engine="streaming").item()
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
-    def _unreadable(self, error: BaseException) -> DataError:
+    def unreadable(self, error: BaseException) -> DataError:
+        """The error to raise for one that was met while reading."""
         self.explain(error)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return DataError(f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again.")
