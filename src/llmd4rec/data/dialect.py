@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from llmd4rec.data.marks import QUOTE, Fit, Form, Reading, blocks, rewritten
+from llmd4rec.data.marks import QUOTE, QUOTES_ARE_QUOTES, Fit, Form, Reading, blocks, rewritten, same_fields
 from llmd4rec.data.settings import Quoting
 from llmd4rec.errors import ConfigError, DataError
 
@@ -25,8 +25,6 @@ _DOUBLE_LENIENT = Reading("double", lenient=True)
 _BACKSLASH_LENIENT = Reading("backslash", doubled=False, escapes="quoted", lenient=True)
 _NONE = Reading("none", marks=False)
 _STRICT, _LENIENT = (_DOUBLE, _QUOTED, _ANYWHERE), (_RAW, _DOUBLE_LENIENT, _BACKSLASH_LENIENT, _NONE)
-#: Between these a field that begins with a mark is quoted, in every program.
-_QUOTES_ARE_QUOTES = b",;"
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,11 @@ def find_dialect(files: Sequence[Path], form: Form, quoting: Quoting, named: Nam
         strict, lenient = [_DOUBLE], [reading for reading in lenient if reading.escapes == "no"]
     for group in (strict, lenient):
         fitting = [reading for reading in group if _acceptable(reading, fit(reading), form, quoting)]
-        if fitting == [_DOUBLE] and quoting == "auto" and any(one.several_lines and one.doubles for one in fit(_DOUBLE)):
+        if fitting == [_DOUBLE] and quoting == "auto" and any(one.doubled_in_lines for one in fit(_DOUBLE)):
             # A row may have swallowed others up to a mark that happens to stand right.
-            raw = [one.fits for one in fit(_RAW)]
-            fitting += [_RAW] if all(raw) else []
+            fitting += [_RAW] if all(one.fits for one in fit(_RAW)) else []
         if fitting:
-            return _settled(fitting, {reading: fit(reading) for reading in fitting}, form, quoting, named)
+            return _settled(files, fitting, {reading: fit(reading) for reading in fitting}, form, quoting, named)
     for reading in strict:
         if all(one.sound for one in fit(reading)):
             return _with_short_rows(reading, fit(reading), form, quoting, named)
@@ -131,25 +128,34 @@ def _acceptable(reading: Reading, fits: list[Fit], form: Form, quoting: Quoting)
         return False
     if reading.marks or quoting == "none":
         return True
-    return form.separator not in _QUOTES_ARE_QUOTES and all(one.unbalanced is None for one in fits)
+    return form.separator not in QUOTES_ARE_QUOTES and all(one.unbalanced is None for one in fits)
 
 
 def _settled(
-    fitting: list[Reading], fits: dict[Reading, list[Fit]], form: Form, quoting: Quoting, named: Named
+    files: Sequence[Path],
+    fitting: list[Reading],
+    fits: dict[Reading, list[Fit]],
+    form: Form,
+    quoting: Quoting,
+    named: Named,
 ) -> Dialect:
     """The first of the readings that fit, with the columns that another one reads differently."""
     chosen = fitting[0]
-    layouts = {reading: [one.layout for one in fits[reading]] for reading in fitting}
-    other = next((reading for reading in fitting if layouts[reading] != layouts[chosen]), None)
-    if other is not None and quoting == "auto":
+    others = fitting[1:] if quoting == "auto" else []
+    other = next(
+        (each for each in others if not all(same_fields(file, chosen, each, form) for file in files)),
+        None,
+    )
+    if other is not None:
         rows = [sum(one.rows for one in fits[reading]) for reading in (chosen, other)]
+        names = [chosen.name, "none" if other.name == chosen.name else other.name]
         raise DataError(
-            f"{named.where} can be read in two ways: quoting {chosen.name!r} gives {rows[0]:,} lines with fields, "
-            f"quoting {other.name!r} gives {rows[1]:,}, or other fields",
-            f"Say which is right with {named.option} {chosen.name} or {named.option} {other.name}.",
+            f"{named.where} can be read in two ways, in which its quotation marks end at different places: as "
+            f"{rows[0]:,} or as {rows[1]:,} rows with the header",
+            f"Say which is right with {named.option} {names[0]} or {named.option} {names[1]}.",
         )
     mine = fits[chosen]
-    lines_fit = all(one.lines_fit and not one.doubles for one in mine)
+    lines_fit = all(one.lines_fit and not one.doubled for one in mine)
     if quoting == "auto" and any(one.several_lines for one in mine) and lines_fit:
         raise DataError(
             f"{named.where} can be read in two ways: some quoted fields hold line ends, but every line would be a row "
@@ -196,7 +202,7 @@ def _differing(chosen: Reading, fitting: list[Reading], fits: dict[Reading, list
             columns |= set().union(*(one.escaped_columns | one.pairs_in | one.pairs_out for one in other))
         if _NONE in fitting and chosen is not _NONE:
             columns |= set().union(*(one.quoted_columns for one in mine))
-    elif chosen is _DOUBLE and form.separator not in _QUOTES_ARE_QUOTES and not any(one.needed for one in mine):
+    elif chosen is _DOUBLE and form.separator not in QUOTES_ARE_QUOTES and not any(one.needed for one in mine):
         # Few know quotes between tabs. Those that do quote whole columns, or the fields that need it.
         rows = sum(one.rows for one in mine)
         wrapped = [sum(int(one.wrapped[at]) for one in mine) for at in range(min(len(one.wrapped) for one in mine))]
@@ -224,10 +230,10 @@ def _dialect(reading: Reading, pairs: bool, unfit: set[int], fits: list[Fit], na
             f"{named.where}: row {spread[0]} has several lines of which each could be a row by itself, for "
             f"{spread[1]:,} rows; was a quotation mark lost there?"
         )
-    bare = reading.lenient and reading.marks and not any(one.quoted_columns for one in fits)
+    bare = reading.lenient and reading.marks and not any(one.quoted for one in fits)
     strict = not reading.lenient and reading.escapes == "no"
     plain = strict or not reading.marks or (bare and reading.escapes == "no")
-    if strict and not any(one.quoted_columns for one in fits):
+    if strict and not any(one.quoted for one in fits):
         warnings = [one for one in warnings if "part of the text" not in one]
     rows = tuple(max(0, one.rows - headers) for one in fits)
     return Dialect(reading, pairs, plain, reading.marks and not bare, rows, frozenset(unfit), tuple(warnings))
@@ -266,7 +272,7 @@ def _refusal(fits: list[Fit], files: Sequence[Path], named: Named, quoting: Quot
     if kind == "long" and one.long is not None:
         return DataError(
             f"{where}, row {row}: {one.long[1]} fields where the header names {one.width}",
-            f"Quote fields that hold the separator, or remove the row. {also if one.quoted_columns else ''}".strip(),
+            f"Quote fields that hold the separator, or remove the row. {also if one.quoted else ''}".strip(),
         )
     if kind == "open":
         return DataError(

@@ -15,7 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUOTE, ESCAPE, NEWLINE, RETURN = b'"\\\n\r'
-_BLOCK, _TRIES = 1 << 23, 1000
+#: Between these a field that begins with a mark is quoted, in every program.
+QUOTES_ARE_QUOTES = b",;"
+_BLOCK, _TRIES = 1 << 18, 1000
+#: So much of a row that is not over yet is kept for the next block.
+_MOST_KEPT = 1 << 22
 _BOM = b"\xef\xbb\xbf"
 #: Of rows with too few fields and of blank ones, so many are remembered.
 _MOST_SHORT = 100_000
@@ -172,7 +176,10 @@ def parse(block: Bytes, reading: Reading, form: Form, inside: bool) -> Parsed:
         literal = ~opening & ~closing
         stray = literal & ~bare
     doubtful = start & (before | toggle) & one
-    within = _inside_at(bounds, quotes[run], after, inside)
+    begins = np.zeros(len(places), dtype=np.intp)
+    begins[np.flatnonzero(is_quote)[run]] = 1
+    index = np.cumsum(begins)[~is_quote] - 1
+    within = np.where(index >= 0, after[np.maximum(index, 0)], inside)
     strays = quotes[stray | bare]
     if reading.escapes == "quoted":  # a program that escapes marks in quotes alone quotes what holds one
         strays = np.sort(np.concatenate([strays, escaped[~_inside_at(escaped, quotes[run], after, inside)]]))
@@ -180,6 +187,20 @@ def parse(block: Bytes, reading: Reading, form: Form, inside: bool) -> Parsed:
         quotes, opening, closing, literal, bare, bounds[~within], bounds[within], escaped,
         strays, quotes[run[doubtful]], quotes[run], after, bool(after[-1]),
     )  # fmt: skip
+
+
+def same_fields(path: Path, one: Reading, other: Reading, form: Form) -> bool:
+    """Whether all fields of a file end at the same places under two readings."""
+    inside = (False, False)
+    for raw in blocks(path, form.eol):
+        if inside == (False, False) and QUOTE not in raw and ESCAPE not in raw:
+            continue
+        block = np.frombuffer(raw, dtype=np.uint8)
+        first, second = parse(block, one, form, inside[0]), parse(block, other, form, inside[1])
+        inside = first.inside, second.inside
+        if not np.array_equal(first.bounds, second.bounds):
+            return False
+    return True
 
 
 def _inside_at(places: Places, first: Places, after: Flags, inside: bool) -> Flags:
@@ -233,8 +254,9 @@ class Fit:
         spread: rows over several lines of which each could be a row, the first and how many.
         lines_fit: whether each line of the text could be a row.
         several_lines: how many rows have several lines.
+        doubled_in_lines: whether a row of several lines has two marks in a row.
         wrapped: how many quoted fields each column has; only those that need no quotes and are not empty.
-        needed: whether a quoted field needs its quotes.
+        quoted, doubled, needed: whether there is a quoted field, one with two marks in a row, one that needs its quotes.
         pairs_in, pairs_out: columns with two backslashes in a row inside and outside of quotes.
         single_in, single_out: whether there is a single backslash that escapes nothing.
         escaping: whether there is one before a mark, a separator or a line end.
@@ -242,7 +264,6 @@ class Fit:
         doubles, quoted_columns, escaped_columns: columns with two marks in a row inside of quotes, with quoted fields,
             and with escaped marks.
         unbalanced: the first row with a field that begins with a mark and holds an odd number of them.
-        layout: a number that two readings share if all their fields end at the same places.
     """
 
     reading: Reading
@@ -260,6 +281,9 @@ class Fit:
     lines_fit: bool = True
     several_lines: int = 0
     wrapped: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    quoted: bool = False
+    doubled_in_lines: bool = False
+    doubled: bool = False
     needed: bool = False
     pairs_in: set[int] = field(default_factory=set)
     pairs_out: set[int] = field(default_factory=set)
@@ -271,10 +295,10 @@ class Fit:
     quoted_columns: set[int] = field(default_factory=set)
     escaped_columns: set[int] = field(default_factory=set)
     unbalanced: int | None = None
-    layout: int = 0
     _inside: bool = False
     _carried: int = 0
     _skip_blank: bool = True
+    _kept: bytes = b""
 
     def feed(self, raw: bytes) -> None:
         """The next block of whole lines."""
@@ -283,8 +307,13 @@ class Fit:
             if not kept:
                 return
             raw, self._skip_blank = kept, False
-        if not self._inside and not self._carried and self._plain(raw):
+        if self._kept:
+            raw, self._kept = self._kept + raw, b""
+        if not self._inside and not self._carried and (self._plain(raw) or self._quoted_well(raw)):
             return
+        self._slowly(raw)
+
+    def _slowly(self, raw: bytes) -> None:
         block = np.frombuffer(raw, dtype=np.uint8)
         parsed = parse(block, self.reading, self.form, self._inside)
         self._count(block, parsed)
@@ -292,6 +321,9 @@ class Fit:
 
     def end(self) -> None:
         """After the last block of a file."""
+        if self._kept:
+            self._slowly(self._kept)
+            self._kept = b""
         if self._inside and self.open is None:
             self.open = self.rows + self.first_row
         self._inside, self._carried, self._skip_blank = False, 0, True
@@ -331,7 +363,50 @@ class Fit:
         if marks != row * rows or (width == 1 and _has_blank(raw, form.eol)):
             return False
         self.rows, self.width = self.rows + rows, width
-        self.layout = hash((self.layout, raw.count(form.eol), len(raw)))
+        return True
+
+    def _quoted_well(self, raw: bytes) -> bool:
+        """Counts a block of rows of one width in which all marks are doubled or around fields.
+
+        Only between commas, where it does not matter which columns are quoted; what it does not take, `_count` does.
+        """
+        form = self.form
+        strict = self.reading.doubled and self.reading.marks and not self.reading.lenient
+        if not self.width or form.separator not in QUOTES_ARE_QUOTES or not strict or ESCAPE in raw:
+            return False
+        block = np.frombuffer(raw, dtype=np.uint8)
+        is_quote, is_end = block == QUOTE, block == form.eol
+        edge = is_end | (block == form.separator)
+        within = np.bitwise_xor.accumulate(is_quote.view(np.uint8)).view(np.bool_)
+        if within[-1]:  # the last row goes on
+            cut = raw.rfind(bytes([form.eol]), 0, int(np.argmax(within[::-1] == 0)) * -1 or None)
+            while cut >= 0 and within[cut]:
+                cut = raw.rfind(bytes([form.eol]), 0, cut)
+            if cut < 0 or len(raw) - cut > _MOST_KEPT or not self._quoted_well(raw[: cut + 1]):
+                return False
+            self._kept = raw[cut + 1 :]
+            return True
+        opens, closes = is_quote & within, is_quote & ~within
+        fine = edge | is_quote
+        behind = fine[1:]
+        if form.eol == NEWLINE:
+            behind = behind | (block[1:] == RETURN) & np.append(is_end[2:], False)
+        between = edge & ~within
+        marks = block[between].tobytes()
+        row = bytes([form.separator]) * (self.width - 1) + bytes([form.eol])
+        rows = len(marks) // self.width
+        if (opens[1:] & ~fine[:-1]).any() or (closes[:-1] & ~behind).any() or marks != row * rows:
+            return False
+        self.quoted |= bool(opens.any())
+        pairs = opens[1:] & closes[:-1]
+        several = self._lines(is_end[edge], between[edge], self.rows + self.first_row)
+        if pairs.any():
+            self.doubled = True
+            if several.any():
+                at = np.searchsorted(np.flatnonzero(between & is_end), np.flatnonzero(pairs))
+                self.doubled_in_lines |= bool(several[at].any())
+        self.needed |= self.doubled or bool((edge & within).any())
+        self.rows += rows
         return True
 
     def _count(self, block: Bytes, parsed: Parsed) -> None:
@@ -369,56 +444,71 @@ class Fit:
             self.stray = row_of(parsed.strays)
         if self.doubtful is None and len(parsed.doubtful):
             self.doubtful = row_of(parsed.doubtful)
-        self._lines(block, parsed, ends, begins, first)
+        both = np.concatenate([bounds, parsed.inner])
+        order = np.argsort(both, kind="stable")
+        several = self._lines(block[both[order]] == form.eol, order < len(bounds), first)
+        if self.reading.lenient and len(parsed.strays) and self.doubtful is None:
+            at = np.searchsorted(ends, parsed.strays)
+            cut = at[np.append(several, True)[at]] if self._goes_on(block, parsed) else at[np.append(several, False)[at]]
+            self.doubtful = first + int(cut[0]) if cut.size else None
         columns = _Columns(bounds, is_end, separators, self._carried)
-        self._quoted(block, parsed, columns, first, ends)
+        pairs = self._quoted(block, parsed, columns, first)
+        at = np.searchsorted(ends, pairs)
+        with_lines = np.append(several, parsed.inside)
+        with_lines[0] |= self._inside
+        self.doubled_in_lines |= bool(with_lines[at].any())
         self._backslashes(block, parsed, columns)
-        self.layout = hash((self.layout, len(bounds), bounds.tobytes()))
         self.rows += len(ends)
         left = int(separators[-1]) if len(separators) else 0
         self._carried = left - int(upto[-1]) if len(upto) else left + self._carried
 
+    def _goes_on(self, block: Bytes, parsed: Parsed) -> bool:
+        """Whether the row behind the last whole one has a line end inside quotes."""
+        return parsed.inside and bool(len(parsed.inner)) and bool(block[parsed.inner[-1]] == self.form.eol)
+
     def _carried_into(self, row: int) -> bool:
         return row == 0 and (self._inside or self._carried > 0)
 
-    def _lines(self, block: Bytes, parsed: Parsed, ends: Places, begins: Places, first: int) -> None:
-        """Rows of several lines, and whether their lines could be rows."""
-        inner = parsed.inner
-        new_lines = inner[block[inner] == self.form.eol]
-        if not len(new_lines):
-            self.lines_fit &= not len(inner)
-            return
-        both = np.sort(np.concatenate([parsed.bounds, inner]))
-        line_ends = np.flatnonzero(block[both] == self.form.eol)
+    def _lines(self, is_end: Flags, outside: Flags, first: int) -> Flags:
+        """Counts rows of several lines, and those whose lines could all be rows.
+
+        Args:
+            is_end: of each separator and line end, whether it is the latter.
+            outside: whether it is outside of quotes.
+            first: number of the first row.
+
+        Returns:
+            Of each row that ends here, whether it has several lines.
+        """
+        line_ends = np.flatnonzero(is_end)
+        row_ends = np.flatnonzero(outside[line_ends])
+        if len(row_ends) == len(line_ends):
+            self.lines_fit &= bool(outside.all())
+            return np.zeros(len(row_ends), dtype=np.bool_)
         fits = np.diff(line_ends, prepend=-1) == self.width
         self.lines_fit &= bool(fits.all())
-        rows = np.unique(np.searchsorted(ends, new_lines))
-        self.several_lines += len(rows)
-        if self.reading.lenient and len(parsed.strays):
-            cut = np.intersect1d(rows, np.searchsorted(ends, parsed.strays))
-            if cut.size and self.doubtful is None:
-                self.doubtful = first + int(cut[0])
-        rows = rows[rows < len(ends)]
-        if self.width > 2 and len(rows):
-            misfits = np.concatenate([[0], np.cumsum(~fits)])
-            places = both[line_ends]
-            low, high = np.searchsorted(places, begins[rows]), np.searchsorted(places, ends[rows], side="right")
-            suspects = rows[misfits[high] == misfits[low]]
-            if len(suspects):
-                row, count = self.spread or (first + int(suspects[0]), 0)
-                self.spread = row, count + len(suspects)
+        lines = np.diff(row_ends, prepend=-1)
+        self.several_lines += int((lines > 1).sum()) or 1
+        misfits = np.concatenate([[0], np.cumsum(~fits)])
+        suspects = np.flatnonzero((lines > 1) & (np.diff(misfits[row_ends + 1], prepend=0) == 0))
+        if self.width > 2 and len(suspects):
+            row, count = self.spread or (first + int(suspects[0]), 0)
+            self.spread = row, count + len(suspects)
+        return lines > 1
 
-    def _quoted(self, block: Bytes, parsed: Parsed, columns: _Columns, first: int, ends: Places) -> None:
-        """Which columns have quoted fields, and whether these need it."""
+    def _quoted(self, block: Bytes, parsed: Parsed, columns: _Columns, first: int) -> Places:
+        """Which columns have quoted fields, and whether these need it; the places of two marks in a row."""
         if not self.reading.marks:
             self._balance(block, first)
-            return
         if not len(parsed.quotes):
-            return
+            return parsed.quotes
         opened, closed = parsed.quotes[parsed.opening], parsed.quotes[parsed.closing]
-        self.quoted_columns |= columns.of(opened)
+        self.quoted |= bool(len(opened))
+        of_opened = columns.each(opened)
+        self.quoted_columns |= set(np.flatnonzero(np.bincount(of_opened)).tolist())
         middle = ~parsed.opening & ~parsed.closing & ~parsed.bare
         pairs = np.flatnonzero(middle[1:] & middle[:-1] & (np.diff(parsed.quotes) == 1))
+        self.doubled |= bool(len(pairs))
         self.doubles |= columns.of(parsed.quotes[pairs])
         self.escaped_columns |= columns.of(parsed.escaped[block[parsed.escaped] == QUOTE])
         self.needed |= bool(len(parsed.inner) or middle.any())
@@ -426,8 +516,8 @@ class Fit:
             behind = block[np.minimum(opened + 1, len(block) - 1)]
             before = block[closed - 1]
             plain = (closed - opened > 1) & (behind != 32) & (before != 32) & (behind != ord("#"))
-            which = columns.each(opened[plain])
-            self.wrapped += np.bincount(which, minlength=self.width)[: self.width]
+            self.wrapped += np.bincount(of_opened[plain], minlength=self.width)[: self.width]
+        return parsed.quotes[pairs]
 
     def _balance(self, block: Bytes, first: int) -> None:
         """Where marks quote nothing: a field that begins with one and has no other that ends it."""
@@ -474,7 +564,7 @@ class _Columns:
         return np.asarray(self._separators[index] - self._before[index], dtype=np.int64)
 
     def of(self, places: Places) -> set[int]:
-        return set(np.unique(self.each(places)).tolist()) if len(places) else set()
+        return set(np.flatnonzero(np.bincount(self.each(places))).tolist()) if len(places) else set()
 
 
 def _has_blank(raw: bytes, eol: int) -> bool:
