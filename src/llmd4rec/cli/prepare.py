@@ -40,9 +40,7 @@ def prepare(
             rich_help_panel=_INPUT,
         ),
     ] = None,
-    item_columns: Annotated[
-        str | None, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)
-    ] = None,
+    item_columns: Annotated[str | None, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)] = None,
     separator: Annotated[
         str | None,
         typer.Option(
@@ -62,9 +60,7 @@ def prepare(
             rich_help_panel=_INPUT,
         ),
     ] = "auto",
-    item_quoting: Annotated[
-        Quoting, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)
-    ] = "auto",
+    item_quoting: Annotated[Quoting, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)] = "auto",
     user_col: Annotated[
         str | None, typer.Option(help="User column (guessed if not given).", rich_help_panel=_COLUMNS)
     ] = None,

@@ -1,9 +1,9 @@
 """Which dialect of separated values a text is written in: how quotation marks are quoted.
 
-Excel, pandas and polars double a mark inside a quoted field; Spark, MySQL and R put a backslash before it; some programs
-do neither, and some know no quotes. A reader that takes one for another swallows rows up to the next mark. So each way
-is tried on the whole text, and one is taken if under it every row has as many fields as the header. Where several do and
-do not say the same, it takes a person to tell which is right.
+Excel, pandas and polars double a mark inside a quoted field; Spark, MySQL and R put a backslash before it; some
+programs do neither, and some know no quotes. A reader that takes one for another swallows rows up to the next mark. So
+each way is tried on the whole text, and one is taken if under it every row has as many fields as the header. Where
+several do and do not say the same, it takes a person to tell which is right.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from llmd4rec.data.marks import QUOTE, QUOTES_ARE_QUOTES, Fit, Form, Reading, blocks, rewritten, same_fields
+from llmd4rec.data.fit import QUOTES_ARE_QUOTES, Fit
+from llmd4rec.data.marks import QUOTE, Form, Reading, blocks, rewritten, same_fields
 from llmd4rec.data.settings import Quoting
 from llmd4rec.errors import ConfigError, DataError
 

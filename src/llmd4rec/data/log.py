@@ -98,6 +98,8 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         unit = plan.unit or times.guess_unit(frame["time"].drop_nulls())
         frame = frame.drop("bad")
     order = _settle_order(frame, settings, position, time, table)
+    if order == "row" and "order_of_files" in table.about:
+        report.warn(f"histories follow the order of the files: {table.about['order_of_files']}")
     report.facts["interactions"] = {
         **table.about,
         "columns": {"user": user, "item": item, "time": time, "position": position},

@@ -61,7 +61,7 @@ def _of_folder(folder: Path) -> list[Part]:
     found: list[Path] = []
     for at, folders, files in os.walk(folder):
         managed = next((name for name in folders if name in _MANAGED), None)
-        if managed is not None or "metadata" in folders and "data" in folders:
+        if managed is not None or ("metadata" in folders and "data" in folders):
             kind = _MANAGED.get(managed or "", "Iceberg")
             raise DataError(
                 f"{folder} is a folder of {kind}, whose files also hold rows that were deleted or replaced",

@@ -90,9 +90,7 @@ def _about(parts: Sequence[tuple[Path, Any]], where: str) -> dict[str, Any]:
     return {"file": Path(where).name, "files": len(parts), "order_of_files": order_of(parts), "sha256": total}
 
 
-def _scan(
-    kind: str, sources: list[Source], where: str, about: dict[str, Any], layout: Layout, folder: Path
-) -> Table:
+def _scan(kind: str, sources: list[Source], where: str, about: dict[str, Any], layout: Layout, folder: Path) -> Table:
     if kind in ("csv", "tsv", "recbole", "blanks"):
         return scan_separated(sources, where, about, layout, folder)
     if layout.columns is not None and kind != "s3rec":

@@ -79,9 +79,7 @@ class Source:
     fixed: dict[str, str | None]
 
 
-def scan_separated(
-    sources: Sequence[Source], where: str, about: dict[str, Any], layout: Layout, folder: Path
-) -> Table:
+def scan_separated(sources: Sequence[Source], where: str, about: dict[str, Any], layout: Layout, folder: Path) -> Table:
     """The rows of all the sources, columns by name.
 
     Args:
@@ -250,7 +248,9 @@ def _one_byte(files: list[Path], folder: Path, separator: str, eol: int) -> tupl
             taken |= {byte for byte in _UNUSED if byte in block}
     free = next((byte for byte in _UNUSED if byte not in taken), None)
     if free is None:
-        raise DataError(f"{files[0]} holds every character that could stand for {separator!r}", "Use another separator.")
+        raise DataError(
+            f"{files[0]} holds every character that could stand for {separator!r}", "Use another separator."
+        )
     copies = []
     for at, file in enumerate(files):
         target = folder / f"{at}.one-byte"

@@ -1,11 +1,10 @@
-"""Histories in a row: a list of items, or of events, beside the user, as RecBole, OTTO, Amazon-M2 and NVTabular have them.
+"""Histories in a row: a list of items or of events beside the user, as in RecBole, OTTO, Amazon-M2 and NVTabular.
 
 They become one row per interaction, oldest first. Where times stand beside the items, these say which end is the older.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -54,10 +53,10 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
     lazy = table.lazy.with_row_index(_LINE, offset=1)
     warnings = list(table.warnings)
     item = _base(found.items, found.target)
-    events = _is_events(schema[found.items])
+    events, inner_time = _is_events(schema[found.items]), None
     if events:
-        lazy, item, time = _events(lazy, schema[found.items], found.items, table)
-        found = replace(found, times=time)
+        item, inner_time = _events(schema[found.items], found.items, table)
+        time = inner_time or columns.guess([n for n in schema if n != found.items], columns.TIME)
     else:
         lazy = lazy.with_columns(_as_list(found.items, table).alias(found.items))
         time = found.times or columns.guess([n for n in schema if n != found.items], columns.TIME)
@@ -80,10 +79,11 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
         lazy = lazy.filter(pl.col(_LINE).is_in(keep.implode()))
         frame = frame.filter(pl.col(_LINE).is_in(keep.implode()))
     lists = [found.items] + ([found.times] if found.times is not None else [])
-    if found.times is not None and _newest_first(frame):
+    timed = found.times is not None or (events and inner_time is not None)
+    if timed and _newest_first(frame):
         lazy = lazy.with_columns(pl.col(name).list.reverse() for name in lists)
         warnings.append(f"{table.where}: the lists of column {found.items!r} begin with the newest; they were turned")
-    elif found.times is None:
+    elif not timed:
         warnings.append(f"{table.where}: the lists of column {found.items!r} were taken as histories, oldest first")
     repeated = frame["user"].n_unique() < frame.height
     taken = {*lists, found.target, found.last_time, user, _LINE}
@@ -95,8 +95,8 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
     else:
         rows = rows.rename({found.items: item} if item not in {user, *plain} else {})
     order = settings.order_by
-    if found.times is not None or time is None:
-        rows = rows.drop("position")
+    if timed or time is None:
+        rows = rows.drop("position", strict=False)
     elif order == "auto":
         order = "timestamp" if repeated else "position"
     named = replace(
@@ -236,7 +236,8 @@ def _as_list(name: str, table: Table) -> pl.Expr:
     if isinstance(dtype, pl.List):
         inner = dtype.inner
         if isinstance(inner, pl.DataType) and (inner.is_nested() or inner in (pl.Binary, pl.Object)):
-            raise DataError(f"{table.where}, column {name!r}: lists of {inner} are no histories", "Name another column.")
+            what = f"{table.where}, column {name!r}: lists of {inner} are no histories"
+            raise DataError(what, "Name another column.")
         return column
     values = _values(name, table).str.strip_chars()
     values = values.filter(values != "")
@@ -245,10 +246,9 @@ def _as_list(name: str, table: Table) -> pl.Expr:
     # Whatever is between the items must be commas and blanks, in every row.
     rest = column.str.replace_all(_TOKEN, "").str.replace_all(r"[\[\](),\s]", "")
     several = column.str.contains(r"""[^\s,'"\[(]\s+[^\s,'"\])]""") & column.str.contains(",")
-    _refuse_first(
-        name, (rest != "") | several | column.str.contains(r"(^|[\s,\[])\.\.\.([\s,\]]|$)") | column.str.contains(r"\\"),
-        table, "a list that cannot be taken apart",
-    )  # fmt: skip
+    cut_short = column.str.contains(r"(^|[\s,\[])\.\.\.([\s,\]]|$)")
+    wrong = (rest != "") | several | cut_short | column.str.contains(r"\\")
+    _refuse_first(name, wrong, table, "a list that cannot be taken apart")
     return column.str.extract_all(_TOKEN).list.eval(pl.element().str.strip_chars("\"'"))
 
 
@@ -283,7 +283,7 @@ def _refuse_first(name: str, wrong: pl.Expr, table: Table, what: str) -> None:
         )
 
 
-def _events(lazy: pl.LazyFrame, dtype: pl.DataType, name: str, table: Table) -> tuple[pl.LazyFrame, str, str | None]:
+def _events(dtype: pl.DataType, name: str, table: Table) -> tuple[str, str | None]:
     """A list of objects: the names of the item and the time in them."""
     fields = [each.name for each in dtype.inner.fields]  # type: ignore[attr-defined]
     item = columns.guess(fields, (*columns.ITEM, *columns.ITEM_OF_EVENT))
@@ -293,7 +293,7 @@ def _events(lazy: pl.LazyFrame, dtype: pl.DataType, name: str, table: Table) -> 
             f"{columns.listing(fields)}",
             "Write one interaction a row.",
         )
-    return lazy, item, columns.guess([each for each in fields if each != item], columns.TIME)
+    return item, columns.guess([each for each in fields if each != item], columns.TIME)
 
 
 def _unnested(rows: pl.LazyFrame, name: str, plain: list[str]) -> pl.LazyFrame:
@@ -379,7 +379,9 @@ def _once(frame: pl.DataFrame, found: _Columns, table: Table) -> tuple[pl.Series
         before, after = filled["items"].shift(1), filled["items"]
         pairs = pl.DataFrame({"before": before, "after": after}).drop_nulls()
         on = pairs.select(
-            (pl.col("after").str.starts_with(pl.col("before")) | pl.col("before").str.starts_with(pl.col("after"))).sum()
+            (
+                pl.col("after").str.starts_with(pl.col("before")) | pl.col("before").str.starts_with(pl.col("after"))
+            ).sum()
         ).item()
         if pairs.height > 1 and on > _CONTINUING * pairs.height:
             raise DataError(
