@@ -271,8 +271,9 @@ def _refusal(fits: list[Fit], files: Sequence[Path], named: Named, quoting: Quot
         problems.append((one.long[0], "long"))
     row, kind = min(problems, default=(0, "long"))
     if kind == "long" and one.long is not None:
+        header = "the header" if one.form.columns is None else named.option.replace("quoting", "columns")
         return DataError(
-            f"{where}, row {row}: {one.long[1]} fields where the header names {one.width}",
+            f"{where}, row {row}: {one.long[1]} fields where {header} names {one.width}",
             f"Quote fields that hold the separator, or remove the row. {also if one.quoted else ''}".strip(),
         )
     if kind == "open":

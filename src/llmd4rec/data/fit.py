@@ -241,25 +241,19 @@ class Fit:
         both = np.concatenate([bounds, parsed.inner])
         order = np.argsort(both, kind="stable")
         several = self._lines(block[both[order]] == form.eol, order < len(bounds), first)
-        if self.reading.lenient and len(parsed.strays) and self.doubtful is None:
-            at = np.searchsorted(ends, parsed.strays)
-            cut = (
-                at[np.append(several, True)[at]] if self._goes_on(block, parsed) else at[np.append(several, False)[at]]
-            )
+        with_lines = np.append(several, parsed.inside)
+        with_lines[0] |= self._inside
+        if self.reading.lenient and self.doubtful is None:
+            rows = np.searchsorted(ends, parsed.strays)
+            cut = rows[with_lines[rows]]
             self.doubtful = first + int(cut[0]) if cut.size else None
         columns = _Columns(bounds, is_end, separators, self._carried)
         pairs = self._quoted(block, parsed, columns, first)
-        with_lines = np.append(several, parsed.inside)
-        with_lines[0] |= self._inside
         self.doubled_in_lines |= bool(with_lines[np.searchsorted(ends, pairs)].any())
         self._backslashes(block, parsed, columns)
         self.rows += len(ends)
         left = int(separators[-1]) if len(separators) else 0
         self._carried = left - int(upto[-1]) if len(upto) else left + self._carried
-
-    def _goes_on(self, block: Bytes, parsed: Parsed) -> bool:
-        """Whether the row behind the last whole one has a line end inside quotes."""
-        return parsed.inside and bool(len(parsed.inner)) and bool(block[parsed.inner[-1]] == self.form.eol)
 
     def _carried_into(self, row: int) -> bool:
         return row == 0 and (self._inside or self._carried > 0)
