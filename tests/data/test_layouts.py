@@ -120,7 +120,8 @@ def test_folders_of_table_formats_are_refused(tmp_path: Path) -> None:
 
 # ---- no header ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("name", "separator"), [("a.csv", ","), ("a.tsv", "\t"), ("a.dat", "::"), ("a.data", " "), ("a.csv", "|"), ("a", ";")]
+    ("name", "separator"),
+    [("a.csv", ","), ("a.tsv", "\t"), ("a.dat", "::"), ("a.data", " "), ("a.csv", "|"), ("a", ";")],
 )
 def test_named_columns(tmp_path: Path, name: str, separator: str) -> None:
     path = tmp_path / name
@@ -170,7 +171,9 @@ def test_ratings_between_blanks(tmp_path: Path) -> None:
     path.write_text("".join(f"{user} {item}\n" for user, item, _ in LOG.rows()))
     with pytest.raises(DataError, match=r"rows of 2 columns between blanks(.|\n)*--columns"):
         prepared(tmp_path, path)
-    path.write_text("".join(f"{user} {item}{' 1' if at == 9 else ''}\n" for at, (user, item, _) in enumerate(LOG.rows())))
+    path.write_text(
+        "".join(f"{user} {item}{' 1' if at == 9 else ''}\n" for at, (user, item, _) in enumerate(LOG.rows()))
+    )
     with pytest.raises(DataError, match="row 10: 3 fields where --columns names 2"):
         prepared(tmp_path, path, layout=Layout(columns=("user", "item")))
 
@@ -203,8 +206,8 @@ def test_numbers_that_are_none_are_missing(tmp_path: Path) -> None:
     data = prepared(tmp_path, tmp_path / "log.jsonl")
     assert data.fingerprint == FINGERPRINT
     assert data.report["interactions"]["nan_and_infinity_read_as_missing"] == 18 + 24
-    items = [{"item_id": at, "title": "NaN \\\" Infinity" if at else float("nan"), "x": float("nan")} for at in range(7)]
+    items = [{"item_id": at, "title": 'NaN \\" Infinity' if at else float("nan"), "x": float("nan")} for at in range(7)]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(record) + "\n" for record in items))
     data = prepare_files(tmp_path / "log.jsonl", tmp_path / "items.jsonl", tmp_path / "two")
     titles = dict(zip(data.item_ids, data.catalogue["title"], strict=True))
-    assert (titles["0"], titles["1"]) == (None, "NaN \\\" Infinity")
+    assert (titles["0"], titles["1"]) == (None, 'NaN \\" Infinity')

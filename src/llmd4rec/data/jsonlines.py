@@ -80,6 +80,11 @@ def scan_json_lines(
         if len(found) > 1:
             unfit[name] = (" and ".join(f"{kind} in row {rows[kind]}" for kind in found), _REMEDY_MIXED)
         schema[name] = pl.String() if len(found) != 1 else _TYPES.get(found[0], pl.List(pl.String))
+    if objects and not schema:
+        raise DataError(
+            f"{where}: its objects hold no plain values, only objects and lists of them ({columns.listing(objects, 5)})",
+            'Give one object per interaction, as pandas writes with orient="records".',
+        )
     if objects:
         about = {**about, "fields_of_objects_left_out": objects}
     scans = [  # it takes patterns, and cannot be told not to

@@ -9,16 +9,17 @@ from __future__ import annotations
 import csv
 import mmap
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from llmd4rec.data.dialect import Dialect, Named, check_rewritten, checked_quoting, find_dialect, rewrite
-from llmd4rec.data.marks import NEWLINE, RETURN, Form, blocks
+from llmd4rec.data.marks import NEWLINE, QUOTE, RETURN, Form, blocks
 from llmd4rec.data.shape import columns_of_blanks, refuse_data_as_header, refuse_header_as_data
 from llmd4rec.data.table import Table
 from llmd4rec.data.unpack import refuse_encoding
@@ -93,13 +94,15 @@ def scan_separated(sources: Sequence[Source], where: str, about: dict[str, Any],
         DataError: a row does not fit, several dialects do, or the first row is no header.
     """
     kind = about["format"]
+    sources = [_without_excels_line(source, folder / f"{at}.lines") for at, source in enumerate(sources)]
     heads = [_head(source) for source in sources]
     eol = RETURN if all("\r" in head.rstrip("\r") or head.endswith("\r\r") for head in heads) else NEWLINE
     heads = [head.split("\r")[0] for head in heads]
     separator = layout.separator or _separator(heads[0], kind)
     files, given = [source.plain for source in sources], layout.columns
     warnings: tuple[str, ...] = ()
-    if kind == "blanks" and separator == " ":
+    quoted = kind == "blanks" and any(QUOTE in block for file in files for block in blocks(file, eol))
+    if kind == "blanks" and separator == " " and not quoted:  # in quotes, several blanks may have a meaning
         files = [_single_blanks(file, folder / f"{at}.blanks", eol) for at, file in enumerate(files)]
         heads = [" ".join(head.split()) for head in heads]
         if given is None:
@@ -108,7 +111,8 @@ def scan_separated(sources: Sequence[Source], where: str, about: dict[str, Any],
         files, byte = _one_byte(files, folder, separator, eol)
         heads, separator = [head.replace(separator, byte) for head in heads], byte
     form = Form(ord(separator), eol, None if given is None else len(given))
-    quoting = "none" if kind in ("recbole", "blanks") and layout.quoting == "auto" else layout.quoting
+    without = kind == "recbole" or (kind == "blanks" and not quoted)
+    quoting = "none" if without and layout.quoting == "auto" else layout.quoting
 
     def explain(_: BaseException | None = None) -> None:
         for source in sources:
@@ -172,6 +176,17 @@ def _head(source: Source) -> str:
             if head.strip():
                 return head
     return ""
+
+
+def _without_excels_line(source: Source, target: Path) -> Source:
+    """The file without a first line `sep=;`, by which Excel is told the separator; the header shows it too."""
+    with source.plain.open("rb") as file:
+        first = file.readline(64)
+        if not re.fullmatch(rb'(\xef\xbb\xbf)?"?sep=.{1,2}"?\r?\n', first, re.IGNORECASE):
+            return source
+        with target.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+    return replace(source, plain=target)
 
 
 def _separator(head: str, kind: str) -> str:

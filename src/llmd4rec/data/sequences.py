@@ -71,6 +71,12 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
         raise DataError(f"{table.where}: {frame.height:,} rows were read where {table.rows:,} were counted", "")
     user = found.user or "user_id"
     if found.user is None:
+        identifier = next((n for n in schema if n not in _own(found) and columns.normal(n).endswith("id")), None)
+        if identifier is not None:
+            raise DataError(
+                f"{table.where} has no column that looks like the user, but {identifier!r} may be one",
+                f"Name it with --user-col {identifier}.",
+            )
         lazy = lazy.with_columns(pl.format("row {}", _LINE).alias(user))
         warnings.append(f"{table.where} names no user: each row is the history of a user of its own")
     keep, said = _once(frame, found, table)
@@ -112,6 +118,11 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
         table, lazy=rows, where=f"{table.where} (lists as rows)", about=about, warnings=tuple(warnings), rows=None
     )
     return whole, named
+
+
+def _own(found: _Columns) -> set[str | None]:
+    """The columns that say which items there were, and when."""
+    return {found.items, found.target, found.times, found.last_time}
 
 
 # ---- which columns ------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from llmd4rec.errors import DataError
 _START = 1 << 16
 #: A day, with or without a time of day.
 _DAY = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ,].*)?")
+#: As `Tue Apr 03 18:00:09 +0000 2012`.
+_WEEKDAY = re.compile(r"[A-Z][a-z]{2},? .*\d{2}:\d{2}:\d{2}.*")
+_FRACTION = re.compile(r"-\d+|-?\d+\.\d+")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 #: 1990 and 2100 in seconds.
 _FIRST, _LAST = 631_152_000, 4_102_444_800
@@ -26,7 +29,7 @@ _MOST_RATING, _MOST_RATINGS = 100, 101
 def is_moment(text: str) -> bool:
     """Whether a text is a day, or a time of 1990 to 2100 in seconds or a smaller unit."""
     text = text.strip()
-    if _DAY.fullmatch(text):
+    if _DAY.fullmatch(text) or _WEEKDAY.fullmatch(text):
         return True
     return bool(_NUMBER.fullmatch(text)) and any(_FIRST <= float(text) / unit <= _LAST for unit in (1, 1e3, 1e6, 1e9))
 
@@ -48,12 +51,14 @@ def suggestion(fields: Sequence[str]) -> str:
 
 
 def refuse_data_as_header(fields: Sequence[str], where: str, option: str) -> None:
-    """Raises where the first line holds a moment or a time, which no column is called."""
-    moment = next((text for text in fields if is_moment(text)), None)
-    if moment is None or is_header(fields):
+    """Raises where the first line holds a time, a fraction or a negative number, which no column is called."""
+    value = next((text for text in fields if is_moment(text)), None)
+    kind = "a time" if value is not None else "a number"
+    value = value or next((text for text in fields if _FRACTION.fullmatch(text.strip())), None)
+    if value is None or is_header(fields):
         return
     raise DataError(
-        f"{where}: its first line looks like data, not like names of columns ({moment!r} in it is a time)",
+        f"{where}: its first line looks like data, not like names of columns ({value!r} in it is {kind})",
         f"Name its {len(fields)} columns with {option}columns, for example {option}columns {suggestion(fields)} (leave "
         "a name blank where a column is not used), or add a header line.",
     )
