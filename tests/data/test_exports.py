@@ -80,7 +80,8 @@ BOOKS = (
             id="Last.fm, marks in names between tabs",
         ),
         pytest.param(
-            "spark.csv", 'user,item,note\n1,a,"{\\"k\\":\\"v, w\\"}"\n2,b,""\n', [("1", "a", '{"k":"v, w"}'), ("2", "b", "")],
+            "spark.csv",
+            'user,item,note\n1,a,"{\\"k\\":\\"v, w\\"}"\n2,b,""\n', [("1", "a", '{"k":"v, w"}'), ("2", "b", "")],
             id="Spark, JSON in a field",
         ),
         pytest.param(
@@ -91,7 +92,8 @@ BOOKS = (
             "blank.csv", "\n\nuser,item\n1,a\n\n2,b\n", [("1", "a"), (None, None), ("2", "b")], id="blank lines",
         ),
         pytest.param(
-            "r.txt", '"user" "item"\n"1" "a"\n"2" "b c"\n', [("1", "a"), ("2", "b c")], id="R's write.table between blanks",
+            "r.txt",
+            '"user" "item"\n"1" "a"\n"2" "b c"\n', [("1", "a"), ("2", "b c")], id="R's write.table between blanks",
         ),
         pytest.param(
             "bigquery.json", '{"user":"1","item":"a","n":"9007199254740993"}\n{"user":"2","item":"b"}\n',

@@ -149,7 +149,9 @@ class Fit:
     def _plain(self, raw: bytes) -> bool:
         """Counts a block without marks and backslashes whose rows are all of one width, which is nearly every one."""
         form = self.form
-        kept = bytes([form.separator, form.eol, QUOTE, ESCAPE])
+        if QUOTE in raw or ESCAPE in raw:
+            return False
+        kept = bytes([form.separator, form.eol])
         marks = raw.translate(None, bytes(set(range(256)) - set(kept)))
         width = self.width or form.columns or marks.find(form.eol) + 1
         row = bytes([form.separator]) * (width - 1) + bytes([form.eol])
@@ -183,7 +185,7 @@ class Fit:
         opens, closes = is_quote & within, is_quote & ~within
         fine = edge | is_quote
         behind = fine[1:]
-        if form.eol == NEWLINE:
+        if form.eol == NEWLINE and RETURN in raw:
             behind = behind | (block[1:] == RETURN) & np.append(is_end[2:], False)
         between = edge & ~within
         marks = block[between].tobytes()
@@ -192,14 +194,18 @@ class Fit:
         if (opens[1:] & ~fine[:-1]).any() or (closes[:-1] & ~behind).any() or marks != row * rows:
             return False
         self.quoted |= bool(opens.any())
-        pairs = opens[1:] & closes[:-1]
-        several = self._lines(is_end[edge], between[edge], self.rows + self.first_row)
+        pairs, inner = opens[1:] & closes[:-1], edge & within
+        several = np.zeros(rows, dtype=np.bool_)
+        if (inner & is_end).any():
+            several = self._lines(is_end[edge], between[edge], self.rows + self.first_row)
+        else:
+            self.lines_fit &= not inner.any()
         if pairs.any():
             self.doubled = True
             if several.any():
                 at = np.searchsorted(np.flatnonzero(between & is_end), np.flatnonzero(pairs))
                 self.doubled_in_lines |= bool(several[at].any())
-        self.needed |= self.doubled or bool((edge & within).any())
+        self.needed |= self.doubled or bool(inner.any())
         self.rows += rows
         return True
 

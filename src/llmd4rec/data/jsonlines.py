@@ -82,7 +82,7 @@ def scan_json_lines(
         schema[name] = pl.String() if len(found) != 1 else _TYPES.get(found[0], pl.List(pl.String))
     if objects and not schema:
         raise DataError(
-            f"{where}: its objects hold no plain values, only objects and lists of them ({columns.listing(objects, 5)})",
+            f"{where}: its objects hold no plain values, but objects and lists of them: {columns.listing(objects, 5)}",
             'Give one object per interaction, as pandas writes with orient="records".',
         )
     if objects:

@@ -57,8 +57,8 @@ def open_table(
         folder = Path(name)
         sources, kinds, no_numbers = [], [], 0
         for at, (path, fixed) in enumerate(parts):
-            inside = folder / str(at)
-            inside.mkdir()
+            inside = folder / str(at) if len(parts) > 1 else folder
+            inside.mkdir(exist_ok=True)
             plain = unpacked(path, inside, encoding)
             if not plain.stat().st_size:
                 raise DataError(f"{path} is empty once unpacked", "Give a file with a header line and some rows.")
