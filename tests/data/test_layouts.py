@@ -211,3 +211,13 @@ def test_numbers_that_are_none_are_missing(tmp_path: Path) -> None:
     data = prepare_files(tmp_path / "log.jsonl", tmp_path / "items.jsonl", tmp_path / "two")
     titles = dict(zip(data.item_ids, data.catalogue["title"], strict=True))
     assert (titles["0"], titles["1"]) == (None, 'NaN \\" Infinity')
+
+
+def test_errors_of_the_catalogue_name_its_options(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "log.csv")
+    (tmp_path / "items.csv").write_text('item_id,title\n0,C:\\\\x\n1,"y"\n')
+    with pytest.raises(DataError, match="--item-quoting double, backslash or none"):
+        prepare_files(tmp_path / "log.csv", tmp_path / "items.csv", tmp_path / "out")
+    layout = Layout(quoting="backslash")
+    data = prepare_files(tmp_path / "log.csv", tmp_path / "items.csv", tmp_path / "out", item_layout=layout)
+    assert data.catalogue["title"][data.item_index["0"]] == "C:\\x"

@@ -183,8 +183,8 @@ def prepare(
         out,
         settings,
         encoding=encoding,
-        layout=Layout(quoting, _character(separator), _names(columns), "--"),
-        item_layout=Layout(item_quoting, _character(item_separator), _names(item_columns), "--item-"),
+        layout=Layout(quoting, _character(separator), _names(columns)),
+        item_layout=Layout(item_quoting, _character(item_separator), _names(item_columns)),
         overwrite=overwrite,
     )
     if as_json:

@@ -7,6 +7,7 @@ read → drop rows without ids → sort → duplicates → k-core and shortest h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def prepare_files(
         if items is None:
             dataset = prepare_tables(log, None, settings or Prepare())
         else:
-            its_layout = item_layout or Layout(option="--item-")
+            its_layout = replace(item_layout or Layout(), option="--item-")
             with open_table(items, encoding=encoding, layout=its_layout) as catalogue:
                 dataset = prepare_tables(log, catalogue, settings or Prepare())
     say(f"Writing {out} …")
