@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from llmd4rec.data.settings import Duplicates, MissingTimes, Order, Split, Ties
+from llmd4rec.data.settings import Duplicates, MissingTimes, Order, Quoting, Split, Ties
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
 
 def prepare(
     interactions: Annotated[
-        Path,
+        list[Path],
         typer.Option(
-            help="The log, one row per interaction: CSV, TSV, Parquet, JSON lines, RecBole .inter or S3-Rec text; "
-            "plain, .gz or .zst.",
+            help="The log, one row per interaction or per history: CSV, TSV, Parquet, JSON lines, RecBole .inter or "
+            "S3-Rec text; plain, .gz or .zst. A folder of parts or a quoted pattern such as 'log/*.csv' is read in the "
+            "natural order of names; may be repeated.",
             rich_help_panel=_INPUT,
         ),
     ],
@@ -31,6 +32,35 @@ def prepare(
     encoding: Annotated[
         str, typer.Option(help="Encoding of text files, e.g. latin-1.", rich_help_panel=_INPUT)
     ] = "utf-8",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the columns of a log without a header line, such as user,item,time; a blank name leaves a "
+            "column out.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    item_columns: Annotated[str | None, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands between the fields of the log, such as ; or :: (found from the first line if not given).",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    item_separator: Annotated[
+        str | None, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)
+    ] = None,
+    quoting: Annotated[
+        Quoting,
+        typer.Option(
+            help='Quotation marks in the log. double: doubled inside quoted fields ("5"" disk"), as Excel and pandas '
+            'write; backslash: behind a backslash ("5\\" disk"), as Spark and MySQL write; none: they are text; auto: '
+            "the one under which every row has as many fields as the header.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = "auto",
+    item_quoting: Annotated[Quoting, typer.Option(help="The same of the catalogue.", rich_help_panel=_INPUT)] = "auto",
     user_col: Annotated[
         str | None, typer.Option(help="User column (guessed if not given).", rich_help_panel=_COLUMNS)
     ] = None,
@@ -158,6 +188,7 @@ def prepare(
       llmd4rec prepare --interactions reviews.jsonl.gz --out data/mine --k-core 5 --split temporal
     """
     from llmd4rec.data.prepare import prepare_files
+    from llmd4rec.data.separated import Layout
     from llmd4rec.data.settings import Prepare
 
     settings = Prepare(
@@ -181,7 +212,16 @@ def prepare(
         valid_fraction=valid_fraction,
         keep_unseen_items=keep_unseen_items,
     )
-    dataset = prepare_files(interactions, items, out, settings, encoding=encoding, overwrite=overwrite)
+    dataset = prepare_files(
+        interactions if len(interactions) > 1 else interactions[0],
+        items,
+        out,
+        settings,
+        encoding=encoding,
+        layout=Layout(quoting, _character(separator), _names(columns)),
+        item_layout=Layout(item_quoting, _character(item_separator), _names(item_columns)),
+        overwrite=overwrite,
+    )
     if as_json:
         import json
 
@@ -200,3 +240,12 @@ def prepare(
         f"texts: {', '.join(dataset.text_fields) or 'none'}"
     )
     print(f"what was read, dropped and why: {out / 'report.md'}")
+
+
+def _names(given: str | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(name.strip() for name in given.split(","))
+
+
+def _character(given: str | None) -> str | None:
+    """A separator, where a tab and Hive's may be written as `\\t` and `\\x01`."""
+    return given and given.replace("\\t", "\t").replace("\\x01", "\x01")

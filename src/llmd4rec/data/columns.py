@@ -19,6 +19,8 @@ ITEM = (
     *("product", "article_id", "track_id", "song_id", "book_id", "isbn", "game_id", "app_id", "news_id"),
     *("video_id", "content_id", "sku"),
 )
+#: In a list of events.
+ITEM_OF_EVENT = ("aid", "id")
 #: Milliseconds first: where a log has both, they tell interactions of one second apart.
 TIME = (
     *("timestamp_ms", "timestamp", "time", "ts", "unix_review_time", "unixtime", "datetime", "date"),
@@ -87,7 +89,7 @@ def choose(columns: Sequence[str], named: str | None, names: Sequence[str], what
     near = next((c for c in columns if difflib.get_close_matches(normal(c), wanted, n=1, cutoff=0.75)), None)
     hint = f"Nearest is {near!r}. " if near else ""
     if any(re.fullmatch(r"-?\d+(\.\d+)?", column) for column in columns):
-        hint = "Its first line looks like data: add a header line. "
+        hint = "Its first line looks like data: add a header line, or name its columns with --columns user,item,time. "
     raise DataError(
         f"{where} has no column that looks like the {what}; it has: {listing(columns)}",
         f"{hint}Name the column with {option}.",

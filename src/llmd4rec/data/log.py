@@ -14,6 +14,7 @@ import polars as pl
 
 from llmd4rec.data import columns, feedback, ids, moments, order, times, where
 from llmd4rec.data.report import Report
+from llmd4rec.data.sequences import unrolled
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import DataError
@@ -52,6 +53,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     Raises:
         DataError: a column is missing, a time or position cannot be read, nothing is there, or most rows have no id.
     """
+    table, settings = unrolled(table, settings)
     names = list(table.schema)
     find = {"where": table.where}
     user = columns.choose(names, settings.user_col, columns.USER, "user", option="--user-col", **find)
@@ -114,6 +116,8 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     frame, ordered_by = order.settle(frame, settings, position, time, table, report)
     if ordered_by == "row" and settings.order_by == "auto":
         _warn_of_rows_alone(time, table, report)
+    if ordered_by == "row" and "order_of_files" in table.about:
+        report.warn(f"histories follow the order of the files: {table.about['order_of_files']}")
     report.facts["interactions"] = {
         **table.about,
         **({"where": list(settings.where)} if settings.where else {}),

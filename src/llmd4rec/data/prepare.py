@@ -6,6 +6,8 @@ read → drop rows without ids → sort → duplicates → k-core and shortest h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from llmd4rec.data.dataset import NO_TIME, Dataset, check_target
 from llmd4rec.data.log import about_times, read_log
 from llmd4rec.data.readers import open_table
 from llmd4rec.data.report import Report
+from llmd4rec.data.separated import Layout
 from llmd4rec.data.settings import Prepare
 from llmd4rec.data.splits import Targets, leave_one_out, seen_before, temporal
 from llmd4rec.data.table import Table, table_of
@@ -35,37 +38,43 @@ MANY_REPEATS = 0.05
 
 
 def prepare_files(
-    interactions: Path,
+    interactions: Path | Sequence[Path],
     items: Path | None,
     out: Path,
     settings: Prepare | None = None,
     *,
     encoding: str = "utf-8",
+    layout: Layout | None = None,
+    item_layout: Layout | None = None,
     overwrite: bool = False,
 ) -> Dataset:
     """Prepares files into the folder `out`, all or nothing, and returns the data set.
 
     Args:
-        interactions, items: the files; see :func:`~llmd4rec.data.readers.open_table` for the formats.
+        interactions, items: the files, folders of parts or patterns, several for the interactions; see
+            :func:`~llmd4rec.data.readers.open_table` for the formats.
         out: the folder to make.
         encoding: of text files.
+        layout, item_layout: how the two are written, where that is known: quoting, separator, names of columns.
         overwrite: replace `out` if it is a prepared folder.
 
     Raises:
         DataError: an input cannot be used (says file, row and column), or `out` exists.
     """
     check_target(out, overwrite=overwrite)
-    for path in (interactions, items):
+    logs = [interactions] if isinstance(interactions, Path | str) else list(interactions)
+    for path in (*map(Path, logs), items):
         if path is not None and out.resolve() in (path.resolve(), *path.resolve().parents):
             raise DataError(
                 f"--out {out} is or holds the input {path}, which would be replaced",
                 "Choose another folder for the result.",
             )
-    with open_table(interactions, encoding=encoding) as log:
+    with open_table(interactions, encoding=encoding, layout=layout) as log:
         if items is None:
             dataset = prepare_tables(log, None, settings or Prepare())
         else:
-            with open_table(items, encoding=encoding) as catalogue:
+            its_layout = replace(item_layout or Layout(), option="--item-")
+            with open_table(items, encoding=encoding, layout=its_layout) as catalogue:
                 dataset = prepare_tables(log, catalogue, settings or Prepare())
     say(f"Writing {out} …")
     dataset.save(out, overwrite=overwrite)

@@ -16,6 +16,8 @@ Ties = Literal["row", "hash", "last-first"]
 MissingTimes = Literal["refuse", "drop"]
 Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
 Split = Literal["leave-one-out", "temporal"]
+#: How quotation marks are written in separated values; see :class:`~llmd4rec.data.separated.Layout`.
+Quoting = Literal["auto", "double", "backslash", "none"]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Table:
         unfit: columns whose values cannot be told what they mean: why, and what to do; to use one is an error.
         warnings: for the report.
         kept: which rows there are for everything but `value`; all where it is None. Their numbers stay.
+        rows: how many rows there are, where they were counted before: reading fewer or more is an error.
     """
 
     lazy: pl.LazyFrame
@@ -43,6 +44,7 @@ class Table:
     unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     kept: pl.Expr | None = None
+    rows: int | None = None
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -50,7 +52,7 @@ class Table:
         try:
             return dict(self.lazy.collect_schema())
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
     def refuse_unfit(self, used: Iterable[str | None]) -> None:
         """Raises where one of the columns to be used is one of `unfit`."""
@@ -69,7 +71,13 @@ class Table:
         Raises:
             DataError: the content cannot be read.
         """
-        return self._collected(self._rows().select(expressions).with_columns(then))
+        frame = self._collected(self._rows().select(expressions).with_columns(then))
+        if self.kept is None and self.rows is not None and frame.height != self.rows:
+            raise DataError(
+                f"{self.where}: {frame.height:,} rows were read where {self.rows:,} were counted",
+                "Its quotation marks or line ends are out of order: save it again as CSV with quoted fields.",
+            )
+        return frame
 
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
@@ -97,16 +105,17 @@ class Table:
         try:
             return rows.collect(engine="streaming")
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
     def value(self, column: str, row: int) -> Any:
         """One value, for an error message."""
         try:
             return self.lazy.select(column).slice(row - 1, 1).collect(engine="streaming").item()
         except UNREADABLE as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
 
-    def _unreadable(self, error: BaseException) -> DataError:
+    def unreadable(self, error: BaseException) -> DataError:
+        """The error to raise for one that was met while reading."""
         self.explain(error)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return DataError(f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again.")
