@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,20 @@ def prepare(
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
+    multi_cols: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=SIGN",
+            help="A catalogue column that holds several values of an item, and the sign between them: 'genres=|'; "
+            "tags=list for ['a', 'b'], tags=blank for words, 'brand=' for single values. Repeat it for more; columns "
+            "not named are parted where they look like it.",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = None,
+    no_split: Annotated[
+        bool,
+        typer.Option("--no-split", help="Part no columns but those of --multi-cols.", rich_help_panel=_COLUMNS),
+    ] = False,
     order_by: Annotated[
         Order,
         typer.Option(
@@ -136,6 +150,8 @@ def prepare(
         position_col=position_col,
         item_id_col=item_id_col,
         text_cols=None if text_cols is None else tuple(name.strip() for name in text_cols.split(",") if name.strip()),
+        multi_cols=_multi_cols(multi_cols),
+        split_fields=not no_split,
         order_by=order_by,
         duplicates=duplicates,
         k_core=k_core,
@@ -158,6 +174,8 @@ def prepare(
             print(f"dropped {step['rows_in'] - step['rows_out']:,} rows: {step['step']} ({step.get('note', '')})")
     for warning in dataset.report["warnings"]:
         print(f"look at this: {warning}")
+    for line in _about_catalogue(dataset.report["catalogue"]):
+        print(line)
     print(
         f"{out}: {totals['users']:,} users, {totals['items']:,} items, {totals['interactions']:,} interactions, "
         f"ordered by {dataset.report['interactions']['ordered_by']}; "
@@ -165,3 +183,34 @@ def prepare(
         f"texts: {', '.join(dataset.text_fields) or 'none'}"
     )
     print(f"what was read, dropped and why: {out / 'report.md'}")
+
+
+def _multi_cols(given: list[str] | None) -> dict[str, str] | None:
+    """Columns and how they are written.
+
+    Raises:
+        ConfigError: one has no `=`.
+    """
+    from llmd4rec.errors import ConfigError
+
+    for each in given or ():
+        if "=" not in each:
+            raise ConfigError(f"--multi-cols {each!r} is not COLUMN=SIGN", "For example: --multi-cols 'genres=|'")
+    pairs = [each.rsplit("=", 1) for each in given or ()]
+    return {name.strip(): how for name, how in pairs} or None
+
+
+def _about_catalogue(facts: dict[str, Any]) -> list[str]:
+    """What was made of the catalogue's columns, in lines."""
+    if "identifier" not in facts:
+        return []
+    lines = [f"several values in {name}: {how}" for name, how in facts["fields_with_several_values"].items()]
+    lines += [f"left whole: {name} ({doubt})" for name, doubt in facts["left_whole"].items()]
+    taken = ", ".join(facts["text_columns"]) or "no column"
+    lines.append(f"items with a text: {facts['items_with_a_text']}, from {taken}")
+    if facts["text_columns_without_text"]:
+        lines.append(f"text columns without any text: {', '.join(facts['text_columns_without_text'])}")
+    if facts["filled_columns_not_taken_as_text"]:
+        left = ", ".join(f"{name} ({why})" for name, why in facts["filled_columns_not_taken_as_text"].items())
+        lines.append(f"not taken as text: {left}; --text-cols decides otherwise")
+    return lines
