@@ -10,7 +10,7 @@ import polars as pl
 from llmd4rec.data import columns, ids, several
 from llmd4rec.data.columns import normal
 from llmd4rec.data.report import EXAMPLES, Report
-from llmd4rec.data.settings import Prepare, asked
+from llmd4rec.data.settings import BLANK, LIST, Prepare, asked
 from llmd4rec.data.table import Table
 from llmd4rec.data.texts import not_text
 from llmd4rec.errors import DataError
@@ -249,14 +249,14 @@ def _how(name: str, line: pl.Series, values: pl.Series) -> several.Several:
     inner: Any = values.dtype.inner  # type: ignore[attr-defined]
     if inner.is_float() or (inner.is_numeric() and float(values.list.len().mean() or 0) > _MOST_NUMBERS):  # type: ignore[arg-type]
         return several.Several(None)
-    return several.Several(several.LIST, values=several.are_values(name, several.kept_parts(line)))
+    return several.Several(LIST, values=several.are_values(name, several.kept_parts(line)))
 
 
 def _explained(values: pl.Series, how: str) -> str:
     """How a field was parted, for the report."""
-    way = {several.LIST: "read as lists", several.BLANK: "parted at blanks"}.get(how, f"parted at {how!r}")
+    way = {LIST: "read as lists", BLANK: "parted at blanks"}.get(how, f"parted at {how!r}")
     split = several.kept_parts(values)
-    return f"{way}: {int((split.list.len() > 1).sum()):,} items have several, {split.explode().n_unique():,} different values"
+    return f"{way}: {int((split.list.len() > 1).sum()):,} items have several, {split.explode().drop_nulls().n_unique():,} different values"
 
 
 def _named_texts(names: list[str], key: str, table: Table, settings: Prepare) -> list[str]:

@@ -102,7 +102,7 @@ def how_written(name: str, values: pl.Series) -> Several:
     doubt = ""
     for sign in SIGNS:
         several = filled.filter(filled.str.contains(sign, literal=True))
-        if len(several) < 2 and not (len(several) and called in LIST_NAMES):
+        if not len(several) or (len(several) < 2 and sign in _COMMAS and called not in LIST_NAMES):
             continue
         if (found := _parted_by(sign, filled, several, called)) is True:
             return Several(sign)
@@ -143,11 +143,16 @@ def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) ->
 
 
 def _reused(split: pl.Series, whole: pl.Series) -> float:
-    """The share of parts that stand in other items too."""
+    """The share of parts that stand in other items too; of a path its steps."""
+    split, whole = _steps(split), _steps(whole)
     counts = pl.concat([split, whole]).value_counts(name="times")
     counts = counts.rename({counts.columns[0]: "part"}).with_columns(pl.col("part").cast(pl.String))
     times = pl.DataFrame({"part": split}).join(counts, on="part", how="left")["times"]
     return float((times > 1).mean())  # type: ignore[arg-type]
+
+
+def _steps(values: pl.Series) -> pl.Series:
+    return values.str.split(" > ").explode().drop_nulls()
 
 
 def are_values(name: str, split: pl.Series) -> bool:
@@ -156,7 +161,7 @@ def are_values(name: str, split: pl.Series) -> bool:
 
 
 def _are_sentences(values: pl.Series) -> bool:
-    flat = values.explode().drop_nulls() if values.dtype == pl.List else values
+    flat = _steps(values.explode() if values.dtype == pl.List else values)
     if not len(flat):
         return False
     words, letters = flat.str.count_matches(r"[\w'’&-]+").mean(), flat.str.len_chars().quantile(0.9)

@@ -125,7 +125,8 @@ class NewItem:
 
     Attributes:
         title: None: as it was, where the item is known; "" clears it.
-        fields: values of the catalogue's other fields. Those left out are as they were where the item is known, else
+        fields: values of the catalogue's other fields; of one that holds several values a list, or a text written as
+            the catalogue's were. Those left out are as they were where the item is known, else
             missing; None clears one.
         text: what its vector is made from; None: title and text fields, as in training.
         vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder. Its length does not
@@ -134,7 +135,7 @@ class NewItem:
 
     item_id: str
     title: str | None = None
-    fields: Mapping[str, Value] = field(default_factory=dict)
+    fields: Mapping[str, Value | Sequence[str]] = field(default_factory=dict)
     text: str | None = None
     vector: Sequence[float] | None = None
 

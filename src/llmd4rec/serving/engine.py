@@ -189,7 +189,8 @@ class Engine:
         if index not in ("auto", "exact", "approximate"):
             raise ConfigError(f"index is {index!r}", "Choose auto, exact or approximate.")
         read = read_folder(Path(folder))
-        catalogue = Catalogue.of(read.catalogue, read.counts, read.head["fields"], read.trained)
+        head = read.head
+        catalogue = Catalogue.of(read.catalogue, read.counts, head["fields"], read.trained, head.get("multi_fields"))
         approximate = index == "approximate" or (index == "auto" and len(catalogue) > index_above)
         texts = ItemTexts(read.path, read.head, threads) if read.head.get("new_items") else None
 

@@ -53,7 +53,8 @@ def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None =
         raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
     frame = data.catalogue if data is not None else pl.read_parquet(run.folder / "catalogue.parquet")
     counts = data.train_counts if data is not None else np.zeros(frame.height, dtype=np.int64)
-    kinds = kinds_of(frame)
+    multi = None if data is None else data.multi_fields
+    kinds = kinds_of(frame, multi)
     stage_name = run.stage_of(model, stage)
     info = ExportInfo(
         name=run.folder.resolve().name,
@@ -68,4 +69,4 @@ def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None =
         seen=run.settings.evaluation.seen,
         validation=run.record.stages[stage_name]["validation_ndcg"],
     )
-    return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds))
+    return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds, multi=multi))
