@@ -164,9 +164,9 @@ def prepare(
     )
     dataset = prepare_files(interactions, items, out, settings, encoding=encoding, overwrite=overwrite)
     if as_json:
-        import json
+        from llmd4rec.progress import print_json
 
-        print(json.dumps({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report}, ensure_ascii=False))
+        print_json({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report})
         return
     totals = dataset.report["totals"]
     for step in dataset.report["steps"][1:]:

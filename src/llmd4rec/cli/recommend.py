@@ -103,24 +103,22 @@ def _one(
     skip_unknown: bool,
     json_output: bool,
 ) -> None:
-    import json
     from dataclasses import replace
+
+    from llmd4rec.progress import print_json
 
     engine, _ = _open(source, model, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
     _check_known(items, engine, skip_unknown)
     answer = engine.recommend_many([replace(request, history=items)])[0]
     if json_output:
-        typer.echo(
-            json.dumps(
-                {
-                    "model": model,
-                    "stage": engine.info.stage,
-                    "history": items,
-                    "recommendations": [_plain(item) for item in answer.items],
-                },
-                ensure_ascii=False,
-            )
+        print_json(
+            {
+                "model": model,
+                "stage": engine.info.stage,
+                "history": items,
+                "recommendations": [_plain(item) for item in answer.items],
+            }
         )
         return
     _print(answer)
@@ -166,7 +164,7 @@ def _many(
     table, popular = recommend_all(engine, histories, replace(request, explain=False))
     write(table, out)
     line = f"{out}: {table.height:,} recommendations for {len(histories.users):,} users"
-    typer.echo(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
+    print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
 def _open(

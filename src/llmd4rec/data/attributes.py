@@ -129,12 +129,12 @@ def _values(dataset: Dataset, field: str) -> pl.DataFrame:
 
 def _words(values: pl.DataFrame) -> pl.DataFrame:
     """Each word of an item's values and pair of words within one of them, once: columns item, word."""
-    listed = values.with_row_index("place").with_columns(
-        word=pl.col("value").str.to_lowercase().str.extract_all(_WORD)
-    )
+    listed = values.with_row_index("place").with_columns(word=pl.col("value").str.to_lowercase().str.extract_all(_WORD))
     single = listed.drop("value").explode("word").drop_nulls()
     following = pl.col("word").shift(-1)
-    pairs = single.with_columns(word=pl.col("word") + " " + following, same=pl.col("place") == pl.col("place").shift(-1))
+    pairs = single.with_columns(
+        word=pl.col("word") + " " + following, same=pl.col("place") == pl.col("place").shift(-1)
+    )
     return pl.concat([single, pairs.filter(pl.col("same")).drop("same")]).drop("place").unique()
 
 

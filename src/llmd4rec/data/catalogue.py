@@ -113,7 +113,9 @@ def read_catalogue(
         example = f"{used[0]!r} there, {identified[_KEY][0]!r} here" if identified.height else "it is empty"
         report.warn(f"no item of the interactions was found in {table.where}: do the identifiers match? ({example})")
     elif chosen.not_texts and not with_text:
-        report.warn(f"no item has a text: none of the columns of {table.where} was taken as text; name some: --text-cols")
+        report.warn(
+            f"no item has a text: none of the columns of {table.where} was taken as text; name some: --text-cols"
+        )
     return CatalogueTable(catalogue, kept, multi)
 
 
@@ -153,7 +155,10 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
         named: the texts that the caller named, or else those whose name says so.
     """
     chosen = _Chosen(rows)
-    told, given = _told(settings, [name for name in rows.columns if name != _KEY], table), settings.text_cols is not None
+    told, given = (
+        _told(settings, [name for name in rows.columns if name != _KEY], table),
+        settings.text_cols is not None,
+    )
     some = {name: _some(rows[name]) for name in rows.columns if name != _KEY and _can_be_text(table.schema[name])}
     # The title is the first of the usual names under which there is anything.
     filled = [name for name in named if len(some[name])]

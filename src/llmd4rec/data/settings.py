@@ -96,7 +96,9 @@ class Prepare:
         if isinstance(self.text_cols, str):
             raise ConfigError("text_cols is one string", "Give a list of column names.")
         if self.multi_cols is not None:
-            if not isinstance(self.multi_cols, Mapping) or not all(isinstance(how, str) for how in self.multi_cols.values()):
+            if not isinstance(self.multi_cols, Mapping) or not all(
+                isinstance(how, str) for how in self.multi_cols.values()
+            ):
                 raise ConfigError(f"multi_cols is {self.multi_cols!r}", 'Give a mapping, as {"genres": "|"}.')
             asked(self.multi_cols)
         for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):

@@ -41,7 +41,20 @@ _COMMA_NAMES = {"genre", "genres", "tag", "tags", "keyword", "keywords", "hashta
 #: Fields of running text, whose commas and semicolons are those of sentences.
 _PROSE = {
     *("description", "productdescription", "detaildesc", "desc", "overview", "summary", "synopsis", "plot", "abstract"),
-    *("body", "content", "text", "review", "comment", "comments", "about", "biography", "bio", "note", "notes", "steps"),
+    *(
+        "body",
+        "content",
+        "text",
+        "review",
+        "comment",
+        "comments",
+        "about",
+        "biography",
+        "bio",
+        "note",
+        "notes",
+        "steps",
+    ),
     *("instructions", "directions", "features", "story", "lyrics", "headline", "subtitle", "tagline", "caption"),
 }
 #: Values of more words than this in the mean are no values but sentences.

@@ -15,7 +15,9 @@ SAMPLE = 10_000
 #: What a name says that content cannot: `code: electronics` is a code, whatever it looks like.
 _NAMED_OTHERWISE = {
     **dict.fromkeys(("id", "ids", "uuid", "guid", "key", "sku", "asin", "isbn", "ean", "upc", "gtin"), "identifiers"),
-    **dict.fromkeys(("slug", "hash", "md5", "sha1", "sha256", "checksum", "token", "handle", "username"), "identifiers"),
+    **dict.fromkeys(
+        ("slug", "hash", "md5", "sha1", "sha256", "checksum", "token", "handle", "username"), "identifiers"
+    ),
     **dict.fromkeys(("code", "codes", "iso", "currency", "locale", "zip", "zipcode", "postcode"), "codes"),
     **dict.fromkeys(("url", "urls", "uri", "link", "links", "href", "email", "mail", "phone", "fax"), "addresses"),
     **dict.fromkeys(("image", "images", "img", "imgs", "picture", "photo", "thumbnail", "path", "file"), "addresses"),
@@ -43,10 +45,14 @@ _IDENTIFIER = (
     r"^[A-Za-z0-9+/_-]{16,}={0,2}$|^[a-z0-9]+(?:[-_][a-z0-9]+){2,}$|^#[0-9a-fA-F]{3,8}$"
 )
 _STRUCTURE = r"(?s)^\s*(?:\{.*\}|\[.*\]|<\?xml.*|<svg.*)\s*$"
-_FLAGS = {*("true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "ja", "nein", "oui", "non", "si", "sí", "0", "1")}
+_FLAGS = {
+    *("true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "ja", "nein", "oui", "non", "si", "sí", "0", "1")
+}
 _FLAGS |= {"-", "na", "n/a", "none", "null", "unknown"}
 #: Two words of letters, one of them of three or more.
-_WORDS = rf"{_LETTER}{{2,}}[^{_LETTER}]+.*{_LETTER}{{3,}}|{_LETTER}{{3,}}[^{_LETTER}]+.*{_LETTER}{{2,}}|{_UNSPACED}{{2,}}"
+_WORDS = (
+    rf"{_LETTER}{{2,}}[^{_LETTER}]+.*{_LETTER}{{3,}}|{_LETTER}{{3,}}[^{_LETTER}]+.*{_LETTER}{{2,}}|{_UNSPACED}{{2,}}"
+)
 #: One word as a person writes it: no digits, and not in capitals only.
 _LABEL = rf"^{_LETTER}[{_LETTER}\p{{M}}'’&./ -]*$"
 

@@ -131,7 +131,11 @@ def read_folder(path: Path) -> Folder:
         if name not in catalogue.columns:
             raise RunError(f"{path / 'catalogue.parquet'} lacks the field {name!r} that {HEAD} names", _AGAIN)
     multi = head.get("multi_fields", {})  # exports of before fields with several values were told apart have none
-    if not isinstance(multi, dict) or not multi.keys() <= head["fields"].keys() or "number" in map(head["fields"].get, multi):
+    if (
+        not isinstance(multi, dict)
+        or not multi.keys() <= head["fields"].keys()
+        or "number" in map(head["fields"].get, multi)
+    ):
         raise RunError(f"{path / HEAD} is damaged: multi_fields names no such fields", _AGAIN)
     counts = _array(path / "counts.npy", np.int64, (items,))
     width = head.get("new_items", {}).get("width")
