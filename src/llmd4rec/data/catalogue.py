@@ -261,7 +261,8 @@ def _explained(values: pl.Series, how: str) -> str:
     """How a field was parted, for the report."""
     way = {LIST: "read as lists", BLANK: "parted at blanks"}.get(how, f"parted at {how!r}")
     split = several.kept_parts(values)
-    return f"{way}: {int((split.list.len() > 1).sum()):,} items have several, {split.explode().drop_nulls().n_unique():,} different values"
+    many, different = int((split.list.len() > 1).sum()), split.explode().drop_nulls().n_unique()
+    return f"{way}: {many:,} items have several, {different:,} different values"
 
 
 def _named_texts(names: list[str], key: str, table: Table, settings: Prepare) -> list[str]:

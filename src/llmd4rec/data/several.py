@@ -1,9 +1,9 @@
 """Fields that hold several values of one item: genres, tags, authors.
 
 They come as `Adventure|Comedy`, as `a; b` or `a, b`, as a list that was written as text (`['a', 'b']`, `["a","b"]`,
-`{a,b}`, `[{'id': 1, 'name': 'a'}]`), as words of a RecBole `token_seq`, or as real lists. `prepare` finds out which, once,
-and writes each such field as `a; b`; the data set says which fields these are. Attributes, words, filters, exports and
-the service then part a field at `; ` if it is one of them, and never otherwise.
+`{a,b}`, `[{'id': 1, 'name': 'a'}]`), as words of a RecBole `token_seq`, or as real lists. `prepare` finds out which,
+once, and writes each such field as `a; b`; the data set says which fields these are. Attributes, words, filters,
+exports and the service then part a field at `; ` if it is one of them, and never otherwise.
 
 *How* a field was written is kept beside its name, so that new items may be given in the same way: a sign, `list` or
 `blank`.

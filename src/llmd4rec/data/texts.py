@@ -90,7 +90,7 @@ def not_text(name: str, values: pl.Series, *, several: bool = False) -> str:
     if _mostly(filled.filter(filled.str.contains(r"\s") | filled.str.contains(_UNSPACED)), _WORDS, of=len(filled)):
         return ""
     label = filled.str.contains(_LABEL) & (
-        filled.str.contains(rf"\p{{Ll}}|\p{{Lo}}") & (filled.str.len_chars() > 3) | filled.str.contains(_WORDS)
+        filled.str.contains(r"\p{Ll}|\p{Lo}") & (filled.str.len_chars() > 3) | filled.str.contains(_WORDS)
     )
     if 2 * int(label.sum()) >= len(filled):
         return "" if several or 2 * len(distinct) <= len(filled) else "names"
