@@ -207,7 +207,7 @@ def test_a_key_given_twice_is_an_error_with_both_lines(tmp_path: Path, text: str
 
 
 def test_a_key_given_twice_in_a_value_of_set_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="'epochs' stands twice in --set training.crm"):
+    with pytest.raises(ConfigError, match=r"'epochs' stands twice in --set training.crm"):
         load_settings(MutualDistillation, None, ["training.crm={epochs: 1, epochs: 2}"])
 
 

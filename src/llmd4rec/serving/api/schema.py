@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-ItemId = Annotated[str, Field(min_length=1, max_length=512, description="An identifier of the catalogue.")]
+from llmd4rec.data.limits import LONGEST_ID
+
+ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, description="An identifier of the catalogue.")]
 FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 # Whole numbers stay whole: as floats, long codes would become others.
 FieldText = Annotated[str, Field(max_length=10_000)]
