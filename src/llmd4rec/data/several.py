@@ -131,6 +131,9 @@ def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) ->
     Args:
         filled, several: all values, and those that hold the sign.
     """
+    share = len(several) / len(filled)
+    # What is written the same way again and again says nothing about what stands in it.
+    filled, several = filled.unique(), several.unique()
     split = pl.DataFrame({"part": parts(several, sign)}).with_row_index("row").explode("part").drop_nulls()
     if not len(split) or _are_sentences(split["part"]) or split["row"].n_unique() < len(several) / 2:
         return ""
@@ -148,11 +151,11 @@ def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) ->
         behind = split.filter(~pl.col("first"))["part"]
         free = float(behind.is_in(alone.unique().implode()).mean())  # type: ignore[arg-type]
         shared = free >= _SHARED and (listed or _reused(split["part"], alone) >= _SHARED)
-        return shared or (f"commas, as in {several[0]!r}" if len(several) >= 0.02 * len(filled) else "")
+        return shared or (f"commas, as in {several.min()!r}" if share >= 0.02 else "")
     whole = filled.filter(~filled.str.contains(sign, literal=True))
     if listed or _reused(split["part"], whole) >= _SHARED:
         return True
-    return f"{sign!r}, as in {several[0]!r}" if len(several) >= 0.02 * len(filled) else ""
+    return f"{sign!r}, as in {several.min()!r}" if share >= 0.02 else ""
 
 
 def _reused(split: pl.Series, whole: pl.Series) -> float:

@@ -191,15 +191,22 @@ class ExportInfo:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def identifiers(name: str, given: Any) -> list[str]:
+def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:
     """Identifiers as text, as the catalogue has them: whole numbers are written out.
 
     Args:
         name: of the argument they come from.
+        ordered: whether their order means something, which a set does not have.
 
     Raises:
-        DataError: they are one text, which would be taken apart into letters, or none at all; names the argument.
+        DataError: they are one text, which would be taken apart into letters, or none at all, or have no order; names
+            the argument.
     """
+    if ordered and isinstance(given, set | frozenset):
+        raise DataError(f"the {name} is a set, which has no order", "Give a list, oldest first.")
+    if isinstance(given, Mapping) or hasattr(given, "columns"):
+        what = "a mapping" if isinstance(given, Mapping) else "a table"
+        raise DataError(f"the {name} is {what}, not a list of identifiers", "Give one column of it, or a list.")
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         what = "one text" if isinstance(given, str | bytes) else "no list"
         raise DataError(f"the {name} is {what}, {given!r}", "Give a list of identifiers.")

@@ -493,7 +493,7 @@ class Engine:
     def _plan(self, state: _State, request: Request) -> _Plan:
         _check(request)
         catalogue = state.catalogue
-        history, unknown = catalogue.rows(identifiers("history", request.history))
+        history, unknown = catalogue.rows(identifiers("history", request.history, ordered=True))
         passing = None
         if request.filters is not None:
             passing = catalogue.mask(request.filters)
