@@ -519,7 +519,7 @@ def test_the_fingerprint_tells_apart_whatever_a_model_could() -> None:
 
 def test_an_identifier_may_have_as_many_characters_as_the_service_takes() -> None:
     long = "ä" * LONGEST_ID
-    log = pl.DataFrame({"user_id": ["u", "u", "v", "v"], "item_id": [long, "b", "b", long]})
+    log = pl.DataFrame({"user_id": ["u"] * 3 + ["v"] * 3, "item_id": [long, "b", "c", "b", long, "c"]})
     assert long in Dataset.from_frames(log).item_ids
     assert TypeAdapter(ItemId).validate_python(long) == long
     for frame in (log.with_columns(pl.col("item_id") + "x"), log.with_columns(user_id=pl.lit(long + "x"))):

@@ -144,7 +144,7 @@ def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
         assert table.filter(pl.col("user_id") == user)["item_id"].to_list() == expected
     if source == "run":
         assert "is not what" in ran.stderr
-        assert "1 of its 4 items" in ran.stderr.replace("\n", " ")
+        assert "1 of its 5 items" in ran.stderr.replace("\n", " ")
 
 
 def test_a_run_whose_own_data_is_gone_takes_the_fields_of_the_newer(store, tmp_path):

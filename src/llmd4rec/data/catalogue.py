@@ -19,6 +19,8 @@ from llmd4rec.errors import DataError
 NOT_PLAIN = (pl.Binary, pl.Object, pl.Duration)
 #: Lists of more numbers than this in the mean are no values but vectors or measurements.
 _MOST_NUMBERS = 20
+#: Of such columns nobody wonders whether their signs part values.
+_SAYS_NOTHING = ("addresses", "times", "numbers", "identifiers")
 #: Why a column is no text though its name says so.
 _NEVER = ("addresses", "times", "structures")
 
@@ -173,15 +175,16 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
         found = several.Several(told.get(name))
         if name not in told and settings.split_fields and name != title and normal(name) not in _TITLES:
             found = _how(name, lines, rows[name])
-        if found.doubt:
-            chosen.doubts[name] = f"{found.doubt}; if these are several values: --multi-cols '{name}=SIGN'"
         if found.how is not None:
             chosen.parted[name] = found.how
             if found.values:
                 chosen.multi[name] = found.how
+        kind = _not_text(name, lines, rows, title, found)
+        if found.doubt and kind not in _SAYS_NOTHING:
+            chosen.doubts[name] = f"{found.doubt}; if these are several values: --multi-cols '{name}=SIGN'"
         if name in texts and given:
             continue
-        reason = "not named in --text-cols" if given and len(lines) else _not_text(name, lines, rows, title, found)
+        reason = "not named in --text-cols" if given and len(lines) else kind
         if name in texts and (reason in _NEVER or (reason == "identifiers" and name != title)):
             texts.remove(name)
         elif name not in texts and not reason:
@@ -202,9 +205,9 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
 
 
 def _some(values: pl.Series) -> pl.Series:
-    """Filled values of a column as lines of text, from the whole of it."""
+    """Filled values of a column as text, from the whole of it; those of a text column as they are."""
     if values.dtype == pl.String:
-        values = values.filter(values.str.contains(r"\S"))
+        return several.spread(values.filter(values.str.contains(r"\S")))
     return _lines(several.spread(values.drop_nulls())).drop_nulls()
 
 

@@ -24,7 +24,7 @@ from llmd4rec.data.settings import BLANK, LIST
 #: Between the values of one field, as it is kept.
 BETWEEN = "; "
 #: Signs looked for, the one that parts most first. A comma is last: it stands within values too.
-SIGNS = ("\x01", "|", "¦", "•", "；", ";", "、", "，", ",")
+SIGNS = ("\x01", "\n", "|", "¦", "•", "；", ";", "、", "，", ",")
 _COMMAS = ("，", ",")
 #: Fields that hold several values by their name: such values need not be shared by items to be told apart.
 LIST_NAMES = {
@@ -112,6 +112,8 @@ def how_written(name: str, values: pl.Series) -> Several:
         return Several(LIST, values=are_values(name, parts(filled, LIST)))
     if called in _PROSE:
         return Several(None)
+    if filled.str.contains(r"^\s*[{\[]").mean() >= 0.5:  # type: ignore[operator]
+        return Several(None, doubt=f"structures, as {filled.min()!r}")
     doubt = ""
     for sign in SIGNS:
         several = filled.filter(filled.str.contains(sign, literal=True))
@@ -144,7 +146,7 @@ def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) ->
     if sign in _COMMAS:
         if called in _COMMA_NAMES:
             return True
-        if filled.str.contains(" > ", literal=True).any() or split["part"].str.contains(r"^[\d\s.]+$").mean() > 0.2:  # type: ignore[operator]
+        if split["part"].str.contains(r"^[\d\s.]+$").mean() > 0.2:  # type: ignore[operator]
             return ""
         # "Dove, Inc." and "King, Stephen": what is behind a comma never stands before one or alone.
         alone = pl.concat([split.filter("first")["part"], filled.filter(~filled.str.contains(sign, literal=True))])

@@ -19,6 +19,7 @@ _NAMED_OTHERWISE = {
         ("slug", "hash", "md5", "sha1", "sha256", "checksum", "token", "handle", "username"), "identifiers"
     ),
     **dict.fromkeys(("code", "codes", "iso", "currency", "locale", "zip", "zipcode", "postcode"), "codes"),
+    **dict.fromkeys(("status", "availability", "visibility"), "flags"),
     **dict.fromkeys(("url", "urls", "uri", "link", "links", "href", "email", "mail", "phone", "fax"), "addresses"),
     **dict.fromkeys(("image", "images", "img", "imgs", "picture", "photo", "thumbnail", "path", "file"), "addresses"),
     **dict.fromkeys(("date", "datetime", "timestamp", "time", "created", "updated"), "times"),
@@ -65,7 +66,7 @@ def not_text(name: str, values: pl.Series, *, several: bool = False) -> str:
         values: String; blank ones do not count. Of a field with several values, each of them.
         several: the values are those of a field with several, which need not be shared to be words.
     """
-    filled = values.drop_nulls().str.strip_chars().replace("", None).drop_nulls()
+    filled = values.drop_nulls().str.replace_all(r"\s+", " ").str.strip_chars().replace("", None).drop_nulls()
     if not len(filled):
         return "empty"
     filled = filled.gather_every(-(-len(filled) // SAMPLE)) if len(filled) > SAMPLE else filled
@@ -85,12 +86,13 @@ def not_text(name: str, values: pl.Series, *, several: bool = False) -> str:
         ("identifiers", _IDENTIFIER),
         ("structures", _STRUCTURE),
     ):
-        if _mostly(filled, pattern):
+        if _mostly(filled, pattern) and (reason != "identifiers" or 2 * len(distinct) > len(filled)):
             return reason
     if _mostly(filled.filter(filled.str.contains(r"\s") | filled.str.contains(_UNSPACED)), _WORDS, of=len(filled)):
         return ""
     label = filled.str.contains(_LABEL) & (
-        filled.str.contains(r"\p{Ll}|\p{Lo}") & (filled.str.len_chars() > 3) | filled.str.contains(_WORDS)
+        filled.str.contains(r"\p{Ll}|\p{Lo}") & (filled.str.len_chars() >= (3 if several else 4))
+        | filled.str.contains(_WORDS)
     )
     if 2 * int(label.sum()) >= len(filled):
         return "" if several or 2 * len(distinct) <= len(filled) else "names"
