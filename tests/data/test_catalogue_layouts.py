@@ -78,7 +78,7 @@ LAYOUTS: dict[str, tuple[dict[str, list[Any]], list[str], dict[str, str]]] = {
     "TMDB": (
         {
             "title": [f"Film {n}" for n in range(ITEMS)],
-            "genres": ["[{'id': 16, 'name': 'Animation'}, {'id': 35, 'name': 'Comedy'}]", "[{'id': 35, 'name': 'Comedy'}]"],
+            "genres": ["[{'id': 16, 'name': 'War'}, {'id': 35, 'name': 'Comedy'}]", "[{'id': 35, 'name': 'Comedy'}]"],
             "belongs_to_collection": ["{'id': 10194, 'name': 'Toy Story'}", None],
             "imdb_id": [f"tt{n:07d}" for n in range(ITEMS)],
             "overview": ["A toy, jealous; and | lost.", "Two boys play a game, which is real."],
@@ -147,7 +147,7 @@ LAYOUTS: dict[str, tuple[dict[str, list[Any]], list[str], dict[str, str]]] = {
             "nutrition": [str([51.5, 0.0, 13.0]), str([173.4, 18.0, 0.0])],
         },
         ["title", "tags", "ingredients"],
-        {"tags": "list", "ingredients": "list", "nutrition": "list"},
+        {"tags": "list", "ingredients": "list"},
     ),
     "BigQuery, JSON": (
         {"title": [f"T {n}" for n in range(ITEMS)], "labels": [json.dumps(["new", "red"]), json.dumps(["red"]), "[]"]},

@@ -17,8 +17,6 @@ from llmd4rec.errors import DataError
 
 #: Types that no text can be made of.
 NOT_PLAIN = (pl.Binary, pl.Object, pl.Duration)
-#: Lists of more numbers than this in the mean are no values but vectors or measurements.
-_MOST_NUMBERS = 20
 #: Of such columns nobody wonders whether their signs part values.
 _SAYS_NOTHING = ("addresses", "times", "numbers", "identifiers")
 #: Why a column is no text though its name says so.
@@ -63,7 +61,9 @@ def read_catalogue(
     by_name = item_column if settings.item_id_col is None and item_column in names else settings.item_id_col
     key = columns.choose(names, by_name, (*columns.ITEM, "id"), "item's identifier", table.where, "--item-id-col")
     named = _named_texts(names, key, table, settings)
-    table.refuse_unfit((key, *named))
+    # Of the usual names of titles the first is meant; another one that cannot be read stops nothing.
+    title = columns.guess(named, columns.TITLE)
+    table.refuse_unfit((key, *(name for name in named if name == title or normal(name) not in _TITLES)))
     for warning in table.warnings:
         report.warn(warning)
 
@@ -79,7 +79,7 @@ def read_catalogue(
     listed = listed.gather(ids.hash_rank(listed).argsort())
     rows = pl.DataFrame({_KEY: listed}).join(rows, on=_KEY, how="left", maintain_order="left")
 
-    chosen = _choose(rows, named, table, settings)
+    chosen = _choose(rows, [name for name in named if name in usable], table, settings)
     renamed = _names(list(chosen.texts), chosen.others, names, key, table, report)
     catalogue = chosen.frame.select(
         pl.col(_KEY).alias("item_id"), *(pl.col(name).alias(renamed[name]) for name in (*chosen.texts, *chosen.others))
@@ -254,9 +254,6 @@ def _how(name: str, line: pl.Series, values: pl.Series) -> several.Several:
     if not values.dtype.is_nested():
         text = values.dtype in (pl.String, pl.Categorical, pl.Enum)
         return several.how_written(name, line) if text else several.Several(None)
-    inner: Any = values.dtype.inner  # type: ignore[attr-defined]
-    if inner.is_float() or (inner.is_numeric() and float(values.list.len().mean() or 0) > _MOST_NUMBERS):  # type: ignore[arg-type]
-        return several.Several(None)
     return several.Several(LIST, values=several.are_values(name, several.kept_parts(line)))
 
 
@@ -283,7 +280,7 @@ def _named_texts(names: list[str], key: str, table: Table, settings: Prepare) ->
                     "Leave it out of --text-cols, or make it text first.",
                 )
         return list(dict.fromkeys(named))
-    rest = [name for name in rest if _can_be_text(table.schema[name]) and name not in table.unfit]
+    rest = [name for name in rest if _can_be_text(table.schema[name])]
     wanted = {columns.normal(name): place for place, name in enumerate((*columns.TITLE, *columns.TEXT))}
     matching = [name for name in rest if columns.normal(name) in wanted]
     return sorted(matching, key=lambda name: wanted[columns.normal(name)])

@@ -59,6 +59,8 @@ _PROSE = {
 }
 #: Values of more words than this in the mean are no values but sentences.
 _MOST_WORDS, _MOST_LETTERS = 5.0, 60
+#: Lists of more whole numbers than this in the mean are no values but vectors.
+_MOST_NUMBERS = 20
 #: A RecBole `token_seq` of more words than this in the mean is running text.
 _MOST_TOKENS = 12.0
 #: A sign parts values if at least this share of what is between such signs stands in other items too.
@@ -174,7 +176,12 @@ def _steps(values: pl.Series) -> pl.Series:
 
 
 def are_values(name: str, split: pl.Series) -> bool:
-    """Whether the parts of a list are values, not sentences; List(String)."""
+    """Whether the parts of a list, List(String), are values: not sentences, measurements or vectors."""
+    flat = split.explode().drop_nulls()
+    numbers = flat.filter(flat.str.contains(r"^[-+]?[\d.]+(?:[eE][-+]?\d+)?$"))
+    if len(flat) and 2 * len(numbers) >= len(flat):
+        lengths = split.list.len().mean()
+        return not numbers.str.contains(".", literal=True).any() and float(lengths) <= _MOST_NUMBERS  # type: ignore[arg-type]
     return normal(name) not in _PROSE and not _are_sentences(split)
 
 
@@ -269,7 +276,13 @@ def _without_entities(values: pl.Series) -> pl.Series:
 
 def joined(values: pl.Series, how: str) -> pl.Series:
     """Each field as it is kept: its values, `; ` between them; null where there is none."""
-    return parts(values, how).list.join(BETWEEN)
+    name = values.name
+    distinct = values.unique()  # what many items share is parted once
+    read = pl.DataFrame({"as_it_came": distinct, name or "read": parts(distinct, how).list.join(BETWEEN)})
+    whole = pl.DataFrame({"as_it_came": values})
+    return (
+        whole.join(read, on="as_it_came", how="left", nulls_equal=True, maintain_order="left").to_series(1).alias(name)
+    )
 
 
 def kept_parts(values: pl.Series) -> pl.Series:
