@@ -185,3 +185,37 @@ def test_every_default_is_written_and_described(tmp_path):
             value = [{name: each for name, each in wide.items() if each} for wide in value]
         if not isinstance(value, dict):
             assert value == (list(default) if isinstance(default, tuple) else default), key
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "training:\n  crm: {epochs: 1}\nrounds: 0\ntraining:\n  crm: {batch: 256}\n",
+            "'training' .*line 1 and line 4",
+        ),
+        ("training:\n  crm:\n    epochs: 1\n\n    epochs: 2\n", "'training.crm.epochs' .*line 3 and line 5"),
+        ('{"training": {"crm": {"epochs": 1,\n "epochs": 2}}}', "'training.crm.epochs' .*line 1 and line 2"),
+        ("wide:\n- dim: 8\n  dim: 16\n", "'wide.0.dim' .*line 2 and line 3"),
+        ("training: {}\n'training': {}\n", "'training' .*line 1 and line 2"),
+    ],
+)
+def test_a_key_given_twice_is_an_error_with_both_lines(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_settings(MutualDistillation, tmp_path / "run.yaml")
+
+
+def test_a_key_given_twice_in_a_value_of_set_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"'epochs' stands twice in --set training.crm"):
+        load_settings(MutualDistillation, None, ["training.crm={epochs: 1, epochs: 2}"])
+
+
+@pytest.mark.parametrize("text", ["training:\n", "training:\n  crm:\n", "training: {crm: null}\n", "# nothing\n"])
+def test_a_block_left_empty_is_as_by_default_and_takes_single_settings(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    settings = load_settings(MutualDistillation, tmp_path / "run.yaml", ["training.crm.epochs=16"])
+    assert settings.training.crm.epochs == 16
+    plain = load_settings(MutualDistillation, tmp_path / "run.yaml")
+    assert plain == MutualDistillation()
+    assert load_settings(MutualDistillation, None, ["wide=null"]).wide is None, "null where it means something stays"

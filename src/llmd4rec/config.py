@@ -36,7 +36,7 @@ def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = (
     values: Any = {}
     if path is not None:
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = _read_yaml(Path(path).read_text(encoding="utf-8"), Path(path).name)
         except FileNotFoundError as error:
             raise ConfigError(f"{path} does not exist", "Give a YAML file; one with only {} means defaults.") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -47,7 +47,62 @@ def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = (
         raise ConfigError(f"{path} holds {type(values).__name__}, not settings", "Write `key: value` lines.")
     for override in overrides:
         _apply(values, override)
-    return check(kind, values, str(path) if path is not None else "the settings")
+    return check(kind, _without_empty(kind, values), str(path) if path is not None else "the settings")
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    """What YAML, which JSON is too, says.
+
+    Raises:
+        ConfigError: a key is given twice, of which YAML's own readers take the last.
+        yaml.YAMLError: it is no YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _refuse_repeated(root, where, "", set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _refuse_repeated(node: yaml.Node, where: str, prefix: str, looked_at: set[int]) -> None:
+    if id(node) in looked_at:  # an alias, of which a few lines can make billions
+        return
+    looked_at.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for place, each in enumerate(node.value):
+            _refuse_repeated(each, where, f"{prefix}{place}.", looked_at)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                at = f"line {lines[name]} and line {line}" if line != lines[name] else f"line {line}"
+                raise ConfigError(
+                    f"{prefix + key.value!r} stands twice in {where} ({at})",
+                    "Put what belongs to it under one of them, and remove the other.",
+                )
+            lines[name] = line
+        _refuse_repeated(value, where, f"{prefix}{getattr(key, 'value', '')}.", looked_at)
+
+
+def _without_empty(kind: Any, values: Any) -> Any:
+    """The values without the groups of settings that were left empty, which then are as they are by default."""
+    if not isinstance(values, dict) or not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return values
+    kept = {}
+    for name, value in values.items():
+        info = kind.model_fields.get(name)
+        group = None if info is None else _group_of(info.annotation)
+        if value is None and info is not None and group is not None and type(None) not in get_args(info.annotation):
+            continue
+        kept[name] = value if group is None else _without_empty(group, value)
+    return kept
 
 
 def check(kind: type[M], values: dict[str, Any], where: str) -> M:
@@ -119,12 +174,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
     try:
-        value = yaml.safe_load(text)
+        value = _read_yaml(text, f"--set {key}")
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
+        if values.get(parent) is None:  # not there, or a block that was left empty
+            values[parent] = {}
+        values = values[parent]
         if not isinstance(values, dict):
             raise ConfigError(f"--set {key}: {parent!r} is no group of settings", "Check the key.")
     values[last] = value

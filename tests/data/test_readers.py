@@ -232,15 +232,23 @@ def test_the_first_list_of_json_does_not_decide_what_lists_there_are(tmp_path: P
 
 def test_json_lists_are_joined_as_filters_cut_them_and_what_is_left_out_is_named(tmp_path: Path) -> None:
     items = [
-        {"item_id": f"i{at}", "title": "T", "tags": ["Hair", "Skin"], "colours": ["red"], "details": {"size": at}}
+        {
+            "item_id": f"i{at}",
+            "title": "T",
+            "tags": ["Hair", "Skin"],
+            "colours": ["red"],
+            "vector": [0.5],
+            "details": {"size": at},
+        }
         for at in range(4)
     ]
     data = prepared(tmp_path, JSON_LOG, lines(items))
     assert data.catalogue["tags"].to_list() == ["Hair; Skin"] * 4
+    assert data.multi_fields == {"tags": "list", "colours": "list"}, "a list can be filtered by, text or not"
     facts = data.report["catalogue"]
-    assert (facts["columns_left_out"], facts["fields_of_objects_left_out"]) == (["colours"], ["details"])
+    assert (facts["columns_left_out"], facts["fields_of_objects_left_out"]) == (["vector"], ["details"])
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "columns left out: colours" in report
+    assert "columns left out: vector" in report
     assert "fields of objects left out: details" in report
 
 

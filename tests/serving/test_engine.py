@@ -22,6 +22,7 @@ from llmd4rec import Engine, Filters, NewItem
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.models.ranker import last_states
 from llmd4rec.serving.answers import Answer, ExportInfo, Request
+from llmd4rec.serving.api.service import _facet
 from llmd4rec.serving.catalogue import Catalogue, column_values, kinds_of
 from llmd4rec.serving.index import ApproximateIndex
 
@@ -762,3 +763,70 @@ def test_an_export_of_before_seen_was_written_down_is_served_and_saved(store, tm
     engine.save_pretrained(tmp_path / "saved")
     assert "removed from the candidates" in (tmp_path / "saved" / "README.md").read_text()
     assert ids(Engine.load(tmp_path / "saved").recommend(["i3"], 5)) == ids(engine.recommend(["i3"], 5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"i1"}, "a set, which has no order"),
+        (frozenset(["i1"]), "a set, which has no order"),
+        ({"i1": 3}, "a mapping"),
+        (pl.DataFrame({"item_id": ["i1"]}), "a table"),
+    ],
+)
+def test_a_history_needs_an_order(wrong: Any, said: str) -> None:
+    engine = by_hand(np.eye(4))
+    with pytest.raises(DataError, match=said) as caught:
+        engine.recommend(wrong)
+    assert "list" in caught.value.remedy
+    assert engine.recommend(pl.Series(["i1"]), exclude={"i2"}, filters=Filters(deny={"i3"})).items
+
+
+def test_fields_with_several_values_are_parted_as_prepare_did() -> None:
+    """Genres came as `a|b` and are kept as `a; b`; of the brand nothing is parted."""
+    frame = pl.DataFrame(
+        {
+            "item_id": ["i0", "i1", "i2", "i3"],
+            "genres": ["Drama; Sci-Fi, old", "Drama", "Sci-Fi, old", None],
+            "brand": ["A; B", "A; B", "B", "B"],
+            "codes": ["1; 2", "2", "1", "2"],
+        }
+    )
+    multi = {"genres": "|", "codes": "list"}
+    kinds = kinds_of(frame, multi)
+    assert kinds == {"genres": "category", "brand": "category", "codes": "category"}
+    catalogue = Catalogue.of(frame, np.ones(4, dtype=np.int64), kinds, multi=multi)
+
+    def passing(field: str, *values: str) -> list[int]:
+        return np.flatnonzero(catalogue.mask(Filters(any_of={field: values}))).tolist()
+
+    assert passing("genres", "drama") == [0, 1]
+    assert passing("genres", "sci-fi, OLD") == [0, 2]
+    assert passing("genres", "old") == []
+    assert passing("brand", "B") == [2, 3]
+    assert passing("brand", "a; b") == [0, 1]
+    assert passing("codes", "1") == [0, 2]
+    # An item that is added may give them as the file did, as they are kept, or as a list.
+    for written in ("Drama|War", "Drama; War", ["Drama", "War"]):
+        item = catalogue.completed(NewItem("new", None, {"genres": written}))
+        assert item.fields == {"genres": "Drama; War"}
+        larger = catalogue.with_items([item], [4])
+        assert np.flatnonzero(larger.mask(Filters(any_of={"genres": "war"}))).tolist() == [4]
+    assert catalogue.completed(NewItem("new", None, {"brand": "A; B|C"})).fields == {"brand": "A; B|C"}
+    with pytest.raises(DataError, match="'brand' holds one value"):
+        catalogue.completed(NewItem("new", None, {"brand": ["A", "B"]}))
+    facet = _facet(catalogue.field("genres"), catalogue.present)
+    assert facet.values == ["Drama", "Sci-Fi, old"]
+
+
+def test_an_export_that_does_not_say_which_fields_hold_several_values() -> None:
+    """As it was: at `; `, and at `, ` in genres, tags and keywords."""
+    frame = pl.DataFrame({"item_id": ["i0", "i1"], "genres": ["a, b; c", "b"], "brand": ["A; B", "A, B"]})
+    catalogue = Catalogue.of(frame, np.ones(2, dtype=np.int64), kinds_of(frame))
+    for field, value, rows in (
+        ("genres", "b", [0, 1]),
+        ("genres", "c", [0]),
+        ("brand", "b", [0]),
+        ("brand", "a, b", [1]),
+    ):
+        assert np.flatnonzero(catalogue.mask(Filters(any_of={field: value}))).tolist() == rows

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import polars as pl
 import pytest
 from test_cli import answer, ids, llmd4rec, refused
 
-from llmd4rec import Engine
+from llmd4rec import Dataset, Engine
 
 
 @pytest.fixture
@@ -119,3 +120,46 @@ def test_an_export_of_one_model_has_no_other(store, tmp_path):
     assert "holds no distilled CRM" in refused(
         "recommend", tmp_path / "export", "--history", "i3", "--stage", "distilled"
     )
+
+
+def newer_than(store: Any, folder: Any) -> Dataset:
+    """Other users and a new item, in data that the run was not trained on."""
+    log = pl.DataFrame({"user_id": ["x", "x", "x", "y", "y", "y"], "item_id": ["i3", "i4", "new", "i5", "i6", "i3"]})
+    items = pl.DataFrame({"item_id": ["new"], "title": ["New film"]})
+    items = store.data.catalogue.select("item_id", "title").vstack(items)
+    Dataset.from_frames(log, items.with_columns(shelf=pl.lit("A"))).save(folder)
+    return Dataset.load(folder)
+
+
+@pytest.mark.parametrize("source", ["export", "run"])
+def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
+    newer = newer_than(store, tmp_path / "newer")
+    folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
+    stage = engine.info.stage
+    ran = llmd4rec("recommend", folder, "--data", newer.path, "--users", "all", "--out", out, "-k", 3, "--stage", stage)
+    assert ran.exit_code == 0, ran.output
+    table = pl.read_csv(out)
+    for user, history in (("x", ["i3", "i4", "new"]), ("y", ["i5", "i6", "i3"])):
+        expected = [item.item_id for item in engine.recommend(history, 3).items]
+        assert table.filter(pl.col("user_id") == user)["item_id"].to_list() == expected
+    if source == "run":
+        assert "is not what" in ran.stderr
+        assert "1 of its 5 items" in ran.stderr.replace("\n", " ")
+
+
+def test_a_run_whose_own_data_is_gone_takes_the_fields_of_the_newer(store, tmp_path):
+    newer = newer_than(store, tmp_path / "newer")
+    run = shutil.copytree(store.run.folder, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}), encoding="utf-8")
+    found = answer("recommend", run, "--data", newer.path, "--history", "i3", "--filter", "shelf=a", "-k", 9)
+    assert set(ids(found)) == {"i4", "i5", "i6"}
+
+
+def test_a_run_of_frames_says_how_to_save_them(store, tmp_path):
+    run = shutil.copytree(store.run.folder, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "data_path": None}), encoding="utf-8")
+    said = refused("recommend", run, "--users", "all", "--out", tmp_path / "recs.csv")
+    assert "data.save(FOLDER)" in said
+    assert "--data FOLDER" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -87,7 +88,7 @@ def _version(value: bool) -> None:
     if value:
         from llmd4rec import __version__
 
-        typer.echo(f"llmd4rec {__version__}")
+        print(f"llmd4rec {__version__}")
         raise typer.Exit
 
 
@@ -100,6 +101,9 @@ def _main(
 def main() -> None:
     """Entry point."""
     set_environment()
+    for stream in (sys.stdout, sys.stderr):  # as progress.never_fail, which is slow to import
+        if isinstance(stream, io.TextIOWrapper) and stream.errors not in ("replace", "backslashreplace"):
+            stream.reconfigure(errors="replace")
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     app()

@@ -34,11 +34,10 @@ def compare(
 
       llmd4rec compare runs/sasrec runs/mutual --json
     """
-    import json
-
     from llmd4rec.distill.results import saved_or_scored
     from llmd4rec.distill.run import Run
     from llmd4rec.evaluation.significance import compare as compare_evaluations
+    from llmd4rec.progress import print_json, stdout_console
 
     a, b = Run.open(run_a), Run.open(run_b)
     name = model
@@ -47,8 +46,7 @@ def compare(
     second = saved_or_scored(b, name, stage_b or b.default_stage(name), chosen_seen, data)
     result = compare_evaluations(first, second)
     if json_output:
-        typer.echo(json.dumps(result.to_json()))
+        print_json(result.to_json())
         return
-    from llmd4rec.progress import stdout_console
 
     stdout_console().print(result.table())

@@ -30,9 +30,9 @@ def list_(
 
     chosen = [source for source in all_sources() if name.lower() in source.name]
     if as_json:
-        import json
+        from llmd4rec.progress import print_json
 
-        print(json.dumps([source.as_dict() for source in chosen], indent=2, ensure_ascii=False))
+        print_json([source.as_dict() for source in chosen], indent=2)
         return
     licence = ""
     for source in chosen:
@@ -68,9 +68,9 @@ def get(
     folder = out if out is not None else Path(name)
     counts: dict[str, Any] = get_source(name, folder, from_path=from_path, overwrite=overwrite)
     if as_json:
-        import json
+        from llmd4rec.progress import print_json
 
-        print(json.dumps({"out": str(folder), **counts}, ensure_ascii=False))
+        print_json({"out": str(folder), **counts})
         return
     print(
         f"{folder}: {counts['interactions']:,} interactions of {counts['users']:,} users with "

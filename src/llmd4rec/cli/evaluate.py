@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,10 +49,9 @@ def evaluate(
 
       llmd4rec evaluate runs/first --data data/newer --other-data
     """
-    import json
-
     from llmd4rec.distill.results import evaluation_table, score
     from llmd4rec.distill.run import Run
+    from llmd4rec.progress import print_json, stdout_console
 
     opened = Run.open(run)
     result = score(
@@ -64,10 +64,9 @@ def evaluate(
         other_data=other_data,
     )
     if result.other_data is not None:
-        typer.echo(f"LOOK: {result.other_data['warning']}", err=True)
+        print(f"LOOK: {result.other_data['warning']}", file=sys.stderr)
     if json_output:
-        typer.echo(json.dumps(result.to_json()))
+        print_json(result.to_json())
         return
-    from llmd4rec.progress import stdout_console
 
     stdout_console().print(evaluation_table(result))

@@ -73,4 +73,4 @@ def export(
         overwrite=overwrite,
         options=ExportOptions(both, table, new_items, text_encoder, example_histories),
     )
-    typer.echo(f"{folder}: the CRM {served}, {summary}")
+    print(f"{folder}: the CRM {served}, {summary}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -106,6 +106,20 @@ def prepare(
             rich_help_panel=_CLEANING,
         ),
     ] = None,
+    multi_cols: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=SIGN",
+            help="A catalogue column that holds several values of an item, and the sign between them: 'genres=|'; "
+            "tags=list for ['a', 'b'], tags=blank for words, 'brand=' for single values. Repeat it for more; columns "
+            "not named are parted where they look like it.",
+            rich_help_panel=_COLUMNS,
+        ),
+    ] = None,
+    no_split: Annotated[
+        bool,
+        typer.Option("--no-split", help="Part no columns but those of --multi-cols.", rich_help_panel=_COLUMNS),
+    ] = False,
     order_by: Annotated[
         Order,
         typer.Option(
@@ -200,6 +214,8 @@ def prepare(
         text_cols=None if text_cols is None else tuple(name.strip() for name in text_cols.split(",") if name.strip()),
         where=tuple(where or ()),
         time_format=tuple(time_format or ()),
+        multi_cols=_multi_cols(multi_cols),
+        split_fields=not no_split,
         order_by=order_by,
         ties=ties,
         missing_times=missing_times,
@@ -223,9 +239,9 @@ def prepare(
         overwrite=overwrite,
     )
     if as_json:
-        import json
+        from llmd4rec.progress import print_json
 
-        print(json.dumps({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report}, ensure_ascii=False))
+        print_json({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report})
         return
     totals = dataset.report["totals"]
     for step in dataset.report["steps"][1:]:
@@ -233,6 +249,8 @@ def prepare(
             print(f"dropped {step['rows_in'] - step['rows_out']:,} rows: {step['step']} ({step.get('note', '')})")
     for warning in dataset.report["warnings"]:
         print(f"look at this: {warning}")
+    for line in _about_catalogue(dataset.report["catalogue"]):
+        print(line)
     print(
         f"{out}: {totals['users']:,} users, {totals['items']:,} items, {totals['interactions']:,} interactions, "
         f"ordered by {dataset.report['interactions']['ordered_by']}; "
@@ -249,3 +267,34 @@ def _names(given: str | None) -> tuple[str, ...] | None:
 def _character(given: str | None) -> str | None:
     """A separator, where a tab and Hive's may be written as `\\t` and `\\x01`."""
     return given and given.replace("\\t", "\t").replace("\\x01", "\x01")
+
+
+def _multi_cols(given: list[str] | None) -> dict[str, str] | None:
+    """Columns and how they are written.
+
+    Raises:
+        ConfigError: one has no `=`.
+    """
+    from llmd4rec.errors import ConfigError
+
+    for each in given or ():
+        if "=" not in each:
+            raise ConfigError(f"--multi-cols {each!r} is not COLUMN=SIGN", "For example: --multi-cols 'genres=|'")
+    pairs = [each.rsplit("=", 1) for each in given or ()]
+    return {name.strip(): how for name, how in pairs} or None
+
+
+def _about_catalogue(facts: dict[str, Any]) -> list[str]:
+    """What was made of the catalogue's columns, in lines."""
+    if "identifier" not in facts:
+        return []
+    lines = [f"several values in {name}: {how}" for name, how in facts["fields_with_several_values"].items()]
+    lines += [f"left whole: {name} ({doubt})" for name, doubt in facts["left_whole"].items()]
+    taken = ", ".join(facts["text_columns"]) or "no column"
+    lines.append(f"items with a text: {facts['items_with_a_text']}, from {taken}")
+    if facts["text_columns_without_text"]:
+        lines.append(f"text columns without any text: {', '.join(facts['text_columns_without_text'])}")
+    if facts["filled_columns_not_taken_as_text"]:
+        left = ", ".join(f"{name} ({why})" for name, why in facts["filled_columns_not_taken_as_text"].items())
+        lines.append(f"not taken as text: {left}; --text-cols decides otherwise")
+    return lines

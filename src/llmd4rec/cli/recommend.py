@@ -11,6 +11,7 @@ from llmd4rec.cli.evaluate import Model, Seen, Stage
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.distill.run import Run
     from llmd4rec.serving.answers import Answer, Filters, Request
     from llmd4rec.serving.engine import Engine
 
@@ -32,7 +33,8 @@ def recommend(
         Path | None, typer.Option(help="Where the recommendations of --users go: .parquet, .csv or .jsonl.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", "-d", help="Data set with the users \\[default: the run's].")
+        Path | None,
+        typer.Option("--data", "-d", help="Data set with the users, which may be newer \\[default: the run's]."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
@@ -103,24 +105,22 @@ def _one(
     skip_unknown: bool,
     json_output: bool,
 ) -> None:
-    import json
     from dataclasses import replace
+
+    from llmd4rec.progress import print_json
 
     engine, _ = _open(source, model, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
     _check_known(items, engine, skip_unknown)
     answer = engine.recommend_many([replace(request, history=items)])[0]
     if json_output:
-        typer.echo(
-            json.dumps(
-                {
-                    "model": model,
-                    "stage": engine.info.stage,
-                    "history": items,
-                    "recommendations": [_plain(item) for item in answer.items],
-                },
-                ensure_ascii=False,
-            )
+        print_json(
+            {
+                "model": model,
+                "stage": engine.info.stage,
+                "history": items,
+                "recommendations": [_plain(item) for item in answer.items],
+            }
         )
         return
     _print(answer)
@@ -166,7 +166,7 @@ def _many(
     table, popular = recommend_all(engine, histories, replace(request, explain=False))
     write(table, out)
     line = f"{out}: {table.height:,} recommendations for {len(histories.users):,} users"
-    typer.echo(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
+    print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
 def _open(
@@ -186,12 +186,34 @@ def _open(
                 raise ConfigError(f"{source} holds no {stage} CRM", "Leave out --stage, or export with --both.")
             engine = engine.before
         return engine, Dataset.load(data) if data is not None else None
+    import polars as pl
+
     from llmd4rec.distill.run import Run
+    from llmd4rec.progress import warn
     from llmd4rec.serving.from_run import engine_of_run
 
     run = Run.open(source)
-    dataset = run.load_data(data) if with_fields or data is not None else None
-    return engine_of_run(run, model, stage or run.served_stage(model), dataset), dataset
+    dataset = run.load_data(data, other=data is not None) if with_fields or data is not None else None
+    own = dataset
+    if dataset is not None and not dataset.is_known_as(run.record.data):
+        own = _own_data(run) or dataset
+        known = pl.read_parquet(run.folder / "catalogue.parquet", columns=["item_id"])["item_id"]
+        unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
+        warn(
+            f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
+            f"{dataset.num_items:,} items, which the model does not know, are left out"
+        )
+    return engine_of_run(run, model, stage or run.served_stage(model), own, other=True), dataset
+
+
+def _own_data(run: Run) -> Dataset | None:
+    """The data set that a run was trained on, where it is still there: its catalogue says what can be filtered by."""
+    from llmd4rec.errors import LLMD4RecError
+
+    try:
+        return run.load_data()
+    except LLMD4RecError:
+        return None
 
 
 def _check_known(items: list[str], engine: Engine, skip_unknown: bool) -> None:

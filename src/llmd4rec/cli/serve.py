@@ -99,11 +99,11 @@ def serve(
 
     def say(url: str, engine: Any) -> None:
         info = engine.info
-        typer.echo(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items")
+        print(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items", flush=True)
         if not settings.may_change:
             who = "this machine" if settings.local else "anyone who reaches this machine"
-            typer.echo(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.")
-        typer.echo(f"{url}  (Ctrl-C stops)")
+            print(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.", flush=True)
+        print(f"{url}  (Ctrl-C stops)", flush=True)
 
     run(folder, settings, port=port, load=load, on_start=say)
 

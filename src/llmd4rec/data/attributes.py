@@ -1,7 +1,8 @@
 """What items share by name: brands, categories, tags, and the words of their titles; from the catalogue's own fields.
 
-A field's value is cut at `>`, `;`, `|` and `,` into parts ("Makeup > Nails > Polish" is three). A part that several
-items have is an attribute. A field of which few parts are shared (titles, descriptions) gives none; of such a field
+A path is cut at `>` into its steps ("Makeup > Nails > Polish" is three), a field with several values into these, as
+`prepare` told them apart (data sets of before it did: also at `;`, `|` and `,`). A part that several items have is an
+attribute. A field of which few parts are shared (titles, descriptions) gives none; of such a field
 the words count, and pairs of words that follow each other ("Red Shatter"), unless its values are too long for a title.
 A brand is often nowhere but there, and a vector of a whole sentence blurs it.
 """
@@ -17,6 +18,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.data.several import BETWEEN, kept_parts
 
 #: Items that must have a part before it counts as an attribute.
 MIN_ITEMS = 3
@@ -27,7 +29,7 @@ SHARED_PARTS = 0.5
 TITLE_WORDS = 32
 #: Words and pairs of them at most; nor are there ever more than items, so that what they cost in training is bounded.
 MOST_WORDS = 100_000
-_CUT = re.compile(r"[>;|,]")
+_STEPS, _ANY = re.compile(r">"), re.compile(r"[>;|,]")
 _WORD = r"\w+"
 
 
@@ -76,7 +78,7 @@ def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.cs
     """
     found = []
     for field in _titles(dataset) if fields is None else fields:
-        words = _words(dataset.catalogue[field])
+        words = _words(_values(dataset, field))
         if _is_shared(words["word"].value_counts()["count"].to_list()):
             found.append(words.with_columns(field=pl.lit(field)))
     if not found:
@@ -116,18 +118,32 @@ def _mean_words(values: pl.Series) -> float:
     return float(counts.mean()) if len(counts) else 0.0
 
 
-def _words(values: pl.Series) -> pl.DataFrame:
-    """Each word and pair of words of each value, once: columns item, word."""
-    listed = values.cast(pl.String).str.to_lowercase().str.extract_all(_WORD).alias("word")
-    single = listed.to_frame().with_row_index("item").explode("word").drop_nulls()
+def _values(dataset: Dataset, field: str) -> pl.DataFrame:
+    """The values of a field, a row each: columns item, value."""
+    column = dataset.catalogue[field].cast(pl.String)
+    if field in (dataset.multi_fields or {}):
+        column = kept_parts(column)
+    values = column.alias("value").to_frame().with_row_index("item")
+    return values.explode("value").drop_nulls() if column.dtype == pl.List else values
+
+
+def _words(values: pl.DataFrame) -> pl.DataFrame:
+    """Each word of an item's values and pair of words within one of them, once: columns item, word."""
+    listed = values.with_row_index("place").with_columns(word=pl.col("value").str.to_lowercase().str.extract_all(_WORD))
+    single = listed.drop("value").explode("word").drop_nulls()
     following = pl.col("word").shift(-1)
-    pairs = single.with_columns(word=pl.col("word") + " " + following, same=pl.col("item") == pl.col("item").shift(-1))
-    return pl.concat([single, pairs.filter(pl.col("same")).drop("same")]).unique()
+    pairs = single.with_columns(
+        word=pl.col("word") + " " + following, same=pl.col("place") == pl.col("place").shift(-1)
+    )
+    return pl.concat([single, pairs.filter(pl.col("same")).drop("same")]).drop("place").unique()
 
 
 def _field_parts(dataset: Dataset, field: str) -> list[list[str]]:
     values = dataset.catalogue[field].cast(str).to_list()
-    return [list(dict.fromkeys(_parts(value))) if value else [] for value in values]
+    cut = _ANY if dataset.multi_fields is None else _STEPS
+    if field in (dataset.multi_fields or {}):
+        cut = re.compile(f"{BETWEEN}|{_STEPS.pattern}")
+    return [list(dict.fromkeys(_parts(value, cut))) if value else [] for value in values]
 
 
 def _is_shared(counts: Collection[int]) -> bool:
@@ -135,5 +151,5 @@ def _is_shared(counts: Collection[int]) -> bool:
     return sum(n for n in counts if n >= MIN_ITEMS) >= SHARED_PARTS * max(1, sum(counts))
 
 
-def _parts(value: str) -> list[str]:
-    return [part for part in (piece.strip().lower() for piece in _CUT.split(value)) if part]
+def _parts(value: str, cut: re.Pattern[str]) -> list[str]:
+    return [part for part in (piece.strip().lower() for piece in cut.split(value)) if part]

@@ -108,6 +108,11 @@ def _inconsistency(
         return "catalogue.parquet has no item_id for every item"
     if not isinstance(head["text_fields"], list) or any(name not in catalogue.columns for name in head["text_fields"]):
         return "dataset.json names text fields that the catalogue does not have"
+    multi = head.get("multi_fields", {})
+    if not isinstance(multi, dict) or not all(isinstance(how, str) for how in multi.values()):
+        return "dataset.json does not say how fields with several values were written"
+    if not multi.keys() <= set(catalogue.columns):
+        return "dataset.json names fields with several values that the catalogue does not have"
     if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 1).any():
         return "offsets.npy does not fit the users and items.npy"
     if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= items):
@@ -162,6 +167,9 @@ class Dataset:
     test: Int64Array
     times: Int64Array | None = None
     text_fields: tuple[str, ...] = ()
+    #: Fields of the catalogue with several values of an item, `; ` between them, and how each was written; see
+    #: several.py. None: a data set of before they were told apart.
+    multi_fields: dict[str, str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -274,6 +282,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of everything a model or a metric can depend on: sequences, split, identifiers, texts."""
         digest = hashlib.sha256(f"llmd4rec data 2 {json.dumps(self.text_fields)}".encode())
+        if self.multi_fields is not None:
+            digest.update(f" {json.dumps(sorted(self.multi_fields))}".encode())
         for array in (self.offsets, self.items, self.train_end, self.valid, self.test, self.times):
             digest.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode())
             digest.update(b"" if array is None else np.ascontiguousarray(array).data.cast("B") if array.size else b"")
@@ -356,6 +366,7 @@ class Dataset:
                 "validation_targets": len(self.valid),
                 "test_targets": len(self.test),
                 "text_fields": list(self.text_fields),
+                **({} if self.multi_fields is None else {"multi_fields": self.multi_fields}),
                 "settings": self.settings,
                 "files": {file.name: sha256_file(file) for file in sorted(folder.iterdir())},
             }
@@ -400,6 +411,7 @@ class Dataset:
             catalogue=catalogue,
             times=times,
             text_fields=tuple(head["text_fields"]),
+            multi_fields=head.get("multi_fields"),
             settings=head["settings"],
             report=report,
             path=path,

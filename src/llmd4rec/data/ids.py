@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.limits import LONGEST_ID
 from llmd4rec.data.report import Report
 from llmd4rec.errors import DataError
 
@@ -58,8 +59,15 @@ def tidy(ids: pl.Series, dtype: pl.DataType, where: str, column: str) -> pl.Seri
     Whole numbers become `1.0` when a table passes through a float column (pandas does so when any is missing).
 
     Raises:
-        DataError: they are floats too big to tell neighbours apart.
+        DataError: they are floats too big to tell neighbours apart, or one is too long to be asked for later.
     """
+    long = ids.filter(ids.str.len_chars() > LONGEST_ID)
+    if len(long):
+        raise DataError(
+            f"{where}, column {column!r}: an identifier has {len(long[0]):,} characters, more than {LONGEST_ID} "
+            f"({len(long):,} such); it begins with {long[0][:40]!r}",
+            "Name the right column, or give these short identifiers, such as a hash of them.",
+        )
     ids = pl.select(pl.when(ids.str.strip_chars() != "").then(ids)).to_series()
     filled = ids.drop_nulls()
     if dtype.is_float() and len(filled):

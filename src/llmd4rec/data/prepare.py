@@ -114,11 +114,11 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
     used = log.item_ids.gather(in_use)
 
     if items is None:
-        catalogue, text_fields = bare_catalogue(used)
+        catalogue = bare_catalogue(used)
         report.facts["catalogue"] = {"items_with_interactions": len(used), "text_columns": {}}
     else:
-        catalogue, text_fields = read_catalogue(items, used, log.item_column, settings, report)
-    index = _positions(catalogue["item_id"], used)
+        catalogue = read_catalogue(items, used, log.item_column, settings, report)
+    index = _positions(catalogue.frame["item_id"], used)
     lookup = np.zeros(len(log.item_ids), dtype=np.int32)
     lookup[in_use] = index
 
@@ -134,7 +134,7 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
     report.facts["split"] = targets.facts | _repeats(offsets, items_in_order, targets, report)
     report.facts["totals"] = {
         "users": len(lengths),
-        "items": catalogue.height,
+        "items": catalogue.frame.height,
         "interactions": frame.height,
         "mean_length": round(frame.height / len(lengths), 4),
         "validation_targets": len(targets.valid),
@@ -142,14 +142,15 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
     }
     return Dataset(
         user_ids=log.user_ids.gather(user_codes).alias("user_id"),
-        catalogue=catalogue,
+        catalogue=catalogue.frame,
         offsets=offsets,
         items=items_in_order,
         train_end=targets.train_end,
         valid=targets.valid,
         test=targets.test,
         times=times,
-        text_fields=text_fields,
+        text_fields=catalogue.text_fields,
+        multi_fields=catalogue.multi_fields,
         settings=settings.as_dict(),
         report=report.as_dict(),
     )

@@ -18,6 +18,9 @@ Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
 Split = Literal["leave-one-out", "temporal"]
 #: How quotation marks are written in separated values; see :class:`~llmd4rec.data.separated.Layout`.
 Quoting = Literal["auto", "double", "backslash", "none"]
+#: How a field with several values can be written, beside with a sign between them.
+LIST, BLANK = "list", "blank"
+_ESCAPES = {r"\t": "\t", r"\n": "\n", r"\x01": "\x01"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Prepare:
             :mod:`llmd4rec.data.where`.
         time_format: what the times are in, where they do not tell: formats of strptime, tried in turn, or
             `seconds`, `milliseconds`, `microseconds`, `nanoseconds`, `excel`.
+        multi_cols: how columns of the catalogue are written that hold several values of an item: a sign such as `|`,
+            `list` (`['a', 'b']`), `blank` (words), or "" for a column of single values; columns not named here are
+            looked at, see `split_fields`.
+        split_fields: whether columns not named in `multi_cols` are parted where they look like several values; titles
+            and running text never are.
         order_by: what a user's interactions are ordered by; `auto` takes the position if there is one, else the
             time, else the rows as they stand.
         ties: what comes first of a user's interactions of one time or position: `row`, as they stand; `last-first`,
@@ -63,6 +71,8 @@ class Prepare:
     text_cols: tuple[str, ...] | None = None
     where: tuple[str, ...] = ()
     time_format: tuple[str, ...] = ()
+    multi_cols: dict[str, str] | None = None
+    split_fields: bool = True
     order_by: Order = "auto"
     ties: Ties = "row"
     missing_times: MissingTimes = "refuse"
@@ -114,6 +124,12 @@ class Prepare:
             self._check_texts()
         if isinstance(self.text_cols, str):
             raise ConfigError("text_cols is one string", "Give a list of column names.")
+        if self.multi_cols is not None:
+            if not isinstance(self.multi_cols, Mapping) or not all(
+                isinstance(how, str) for how in self.multi_cols.values()
+            ):
+                raise ConfigError(f"multi_cols is {self.multi_cols!r}", 'Give a mapping, as {"genres": "|"}.')
+            asked(self.multi_cols)
         for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):
             value = getattr(self, name)
             if value is None and name == "max_history":
@@ -151,3 +167,23 @@ class Prepare:
     def as_dict(self) -> dict[str, Any]:
         """Every setting by name, ready for JSON."""
         return dataclasses.asdict(self)
+
+
+def asked(multi_cols: Mapping[str, str]) -> dict[str, str | None]:
+    """How columns are written, as said by the caller; None: each field is one value.
+
+    Raises:
+        ConfigError: a sign would part every word or number.
+    """
+    found: dict[str, str | None] = {}
+    for column, how in multi_cols.items():
+        sign = _ESCAPES.get(how, how if how in (LIST, BLANK) else how.strip(" ") or (" " if how else ""))
+        if sign == " ":
+            sign = BLANK
+        if sign not in (LIST, BLANK) and any(letter.isalnum() for letter in sign):
+            raise ConfigError(
+                f"multi_cols says that {column!r} is parted by {how!r}",
+                "Give a sign such as | or ;, or the word list or blank; nothing for a column of single values.",
+            )
+        found[column] = sign or None
+    return found

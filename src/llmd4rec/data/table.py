@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from llmd4rec.data.frames import polars_of
 from llmd4rec.data.zones import in_utc
 from llmd4rec.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: The number of each data row, from 1, uint32.
 ROW = "__row__"
@@ -121,22 +119,11 @@ class Table:
         return DataError(f"{self.where} cannot be read: {first}", "The file may be damaged or cut short; get it again.")
 
 
-def table_of(frame: pl.DataFrame | pl.LazyFrame | pd.DataFrame, where: str) -> Table:
-    """A table over a polars or pandas frame.
+def table_of(frame: Any, where: str) -> Table:
+    """A table over a frame; see :func:`~llmd4rec.data.frames.polars_of` for which.
 
     Raises:
-        DataError: it is neither, or a pandas column mixes types that cannot stand in one column.
+        DataError: it is none.
     """
-    if isinstance(frame, pl.LazyFrame):
-        return Table(in_utc(frame), where)
-    if isinstance(frame, pl.DataFrame):
-        return Table(in_utc(frame.lazy()), where)
-    if type(frame).__module__.startswith("pandas"):
-        try:
-            return Table(in_utc(pl.from_pandas(frame.rename(columns=str)).lazy()), where)
-        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{where} cannot be converted from pandas: {error}",
-                "Give each column one type, for example with .astype(str).",
-            ) from error
-    raise DataError(f"{where} is a {type(frame).__name__}, not a table", "Give a polars or pandas frame.")
+    lazy, unfit = polars_of(frame, where)
+    return Table(in_utc(lazy), where, unfit=unfit)

@@ -12,6 +12,7 @@ import torch
 from llmd4rec.errors import DataError
 from llmd4rec.evaluation.evaluate import SeenItems
 from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.serving.answers import identifiers
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,13 @@ class Recommender:
         Raises:
             DataError: the history is one text or empty, an item is unknown, or k is below 1.
         """
-        if isinstance(history, str):
-            raise DataError(f"the history is one text, {history!r}", "Give a list of identifiers.")
+        history = identifiers("history", history, ordered=True)
         if k < 1:
             raise DataError(f"k is {k}", "Ask for at least 1 item.")
         known: list[str] = []
         unknown: list[str] = []
         for item in history:
-            (known if str(item) in self._index else unknown).append(str(item))
+            (known if item in self._index else unknown).append(item)
         if unknown and not skip_unknown:
             near = difflib.get_close_matches(unknown[0], self.item_ids[:100_000], n=1, cutoff=0.6)
             hint = f" (nearest known: {near[0]!r})" if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.models.ranker import count_parameters
-from llmd4rec.progress import stdout_console
+from llmd4rec.progress import print_json, stdout_console
 
 NAMES = {
     ("crm", "alone"): "CRM alone",
@@ -151,7 +150,7 @@ def score_run(run: Run, data: Dataset, report_path: Path | None = None) -> list[
 def print_table(results: Sequence[Result], run: Run, *, as_json: bool = False, report_path: Path | None = None) -> None:
     """The before/after table for a person, or all figures as JSON; says where the report is."""
     if as_json:
-        print(json.dumps({"run": str(run.folder), "models": [result.to_json() for result in results]}))
+        print_json({"run": str(run.folder), "models": [result.to_json() for result in results]})
         return
     seen = run.settings.evaluation.seen
     name = escape(str(run.folder))

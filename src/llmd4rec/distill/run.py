@@ -221,7 +221,10 @@ class Run:
         """
         where = path or (Path(self.record.data_path) if self.record.data_path else None)
         if where is None:
-            raise RunError(f"{self.folder} does not know where its data set is", "Say it with --data.")
+            raise RunError(
+                f"{self.folder} does not know where its data set is: it was not yet saved when the run was trained",
+                "Save it with data.save(FOLDER), then name it: --data FOLDER.",
+            )
         data = Dataset.load(where)
         if not other:
             self.require(data)

@@ -125,7 +125,8 @@ class NewItem:
 
     Attributes:
         title: None: as it was, where the item is known; "" clears it.
-        fields: values of the catalogue's other fields. Those left out are as they were where the item is known, else
+        fields: values of the catalogue's other fields; of one that holds several values a list, or a text written as
+            the catalogue's were. Those left out are as they were where the item is known, else
             missing; None clears one.
         text: what its vector is made from; None: title and text fields, as in training.
         vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder. Its length does not
@@ -134,7 +135,7 @@ class NewItem:
 
     item_id: str
     title: str | None = None
-    fields: Mapping[str, Value] = field(default_factory=dict)
+    fields: Mapping[str, Value | Sequence[str]] = field(default_factory=dict)
     text: str | None = None
     vector: Sequence[float] | None = None
 
@@ -190,15 +191,22 @@ class ExportInfo:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def identifiers(name: str, given: Any) -> list[str]:
+def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:
     """Identifiers as text, as the catalogue has them: whole numbers are written out.
 
     Args:
         name: of the argument they come from.
+        ordered: whether their order means something, which a set does not have.
 
     Raises:
-        DataError: they are one text, which would be taken apart into letters, or none at all; names the argument.
+        DataError: they are one text, which would be taken apart into letters, or none at all, or have no order; names
+            the argument.
     """
+    if ordered and isinstance(given, set | frozenset):
+        raise DataError(f"the {name} is a set, which has no order", "Give a list, oldest first.")
+    if isinstance(given, Mapping) or hasattr(given, "columns"):
+        what = "a mapping" if isinstance(given, Mapping) else "a table"
+        raise DataError(f"the {name} is {what}, not a list of identifiers", "Give one column of it, or a list.")
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         what = "one text" if isinstance(given, str | bytes) else "no list"
         raise DataError(f"the {name} is {what}, {given!r}", "Give a list of identifiers.")

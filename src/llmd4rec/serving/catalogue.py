@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.several import rewritten
 from llmd4rec.errors import DataError
 from llmd4rec.serving.answers import FieldKind, Filters, Item, NewItem, Value, identifiers
 
@@ -23,7 +24,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: Between the parts of a path and between the values of a field that has several, as `prepare` writes them.
 PATH, LIST = " > ", "; "
-#: Fields whose values often come joined by commas already; elsewhere a comma is part of a value.
+#: In exports that do not say which fields hold several values: those whose values often come joined by commas.
 COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
 #: Text that is written as numbers are, and not as identifiers with leading zeros or lists are: commas part thousands
 #: alone. ("9,99" stays text: whether it is a price or two codes cannot be seen.) What is taken out before it is read.
@@ -38,11 +39,14 @@ class Field:
 
     Attributes:
         values: as they came, [I]; text, or float for numbers; None where missing.
+        written: how several values of an item were written, which are kept with `; ` between them (see
+            :mod:`~llmd4rec.data.several`); "": an item has one value; None: the export does not say.
     """
 
     name: str
     kind: FieldKind
     values: list[Any]
+    written: str | None = None
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
@@ -65,13 +69,31 @@ class Field:
 
     def _keys(self, value: str) -> tuple[str, ...]:
         keys = {value}
-        parts = value.split(LIST)
-        if self.name.lower() in COMMA_LISTS:
-            parts = [piece for part in parts for piece in part.split(", ")]
-        for part in parts:
+        for part in self.parts(value):
             steps = part.split(PATH)
             keys |= {PATH.join(steps[: end + 1]) for end in range(len(steps))}
         return tuple({key.strip().casefold() for key in keys} - {""})
+
+    def parts(self, value: str) -> list[str]:
+        """The values of an item in this field."""
+        if self.written == "":
+            return [value]
+        parts = value.split(LIST)
+        if self.written is None and self.name.lower() in COMMA_LISTS:
+            parts = [piece for part in parts for piece in part.split(", ")]
+        return parts
+
+    def as_kept(self, value: Any) -> Any:
+        """A value of an item that is added, several of them as they are kept: `; ` between them.
+
+        Raises:
+            DataError: it is a list where an item has one value.
+        """
+        if isinstance(value, list | tuple):
+            if not self.written:
+                raise DataError(f"field {self.name!r} holds one value, and was given {value!r}", "Give one value.")
+            return LIST.join(_text(each) for each in value) or None
+        return rewritten(_text(value), self.written) if self.written and value is not None else value
 
     def value_of(self, item: NewItem) -> Any:
         """What an item has in this field.
@@ -79,7 +101,7 @@ class Field:
         Raises:
             DataError: it is no number where this field holds numbers.
         """
-        value = item.fields.get(self.name)
+        value = self.as_kept(item.fields.get(self.name))
         if value is None:
             return None
         if self.kind == "number":
@@ -130,16 +152,25 @@ class Catalogue:
 
     @classmethod
     def of(
-        cls, frame: pl.DataFrame, counts: NDArray[np.int64], kinds: Mapping[str, FieldKind], trained: Mask | None = None
+        cls,
+        frame: pl.DataFrame,
+        counts: NDArray[np.int64],
+        kinds: Mapping[str, FieldKind],
+        trained: Mask | None = None,
+        multi: Mapping[str, str] | None = None,
     ) -> Catalogue:
         """The catalogue in a frame with `item_id` and perhaps `title`; `kinds` names the columns to keep.
 
         Args:
             trained: which rows were trained; None: all.
+            multi: the fields with several values and how they were written; None: not known.
         """
         ids = frame["item_id"].cast(pl.String).to_list()
         titles = frame["title"].cast(pl.String).to_list() if "title" in frame.columns else [None] * len(ids)
-        fields = {name: Field(name, kind, column_values(frame[name], kind)) for name, kind in kinds.items()}
+        written = {name: None if multi is None else multi.get(name, "") for name in kinds}
+        fields = {
+            name: Field(name, kind, column_values(frame[name], kind), written[name]) for name, kind in kinds.items()
+        }
         index = {item_id: row for row, item_id in enumerate(ids)}
         every = np.ones(len(ids), dtype=bool)
         return cls(ids, titles, counts, fields, every, every if trained is None else trained, index)
@@ -242,10 +273,11 @@ class Catalogue:
         it may only have been sold out.
         """
         row = self.index.get(item.item_id)
+        given = {name: self.field(name).as_kept(value) for name, value in item.fields.items()}
         if row is None:
-            return replace(item, title=item.title or None)
+            return replace(item, title=item.title or None, fields=given)
         title = self.titles[row] if item.title is None else item.title
-        return replace(item, title=title or None, fields={**self.values(row), **item.fields})
+        return replace(item, title=title or None, fields={**self.values(row), **given})
 
     def rows_for(self, items: Sequence[NewItem], fixed: int) -> list[int]:
         """Where each item is to be written: over its own row, or behind all rows where it has none that may change.
@@ -324,9 +356,20 @@ def check_filters(filters: Filters) -> None:
             )
 
 
-def kinds_of(frame: pl.DataFrame) -> dict[str, FieldKind]:
-    """The kinds of a catalogue's columns other than `item_id` and `title`."""
-    return {name: _kind(frame[name]) for name in frame.columns if name not in ("item_id", "title")}
+def kinds_of(frame: pl.DataFrame, multi: Mapping[str, str] | None = None) -> dict[str, FieldKind]:
+    """The kinds of a catalogue's columns other than `item_id` and `title`.
+
+    Args:
+        multi: the fields with several values of an item; each of these counts, and they are never numbers.
+    """
+    kinds: dict[str, FieldKind] = {}
+    for name in frame.columns:
+        if name in (multi or {}):
+            each = frame[name].str.split(LIST).explode().drop_nulls()
+            kinds[name] = "category" if each.n_unique() <= len(each) / 2 else "text"
+        elif name not in ("item_id", "title"):
+            kinds[name] = _kind(frame[name])
+    return kinds
 
 
 def _kind(column: pl.Series) -> FieldKind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
+from llmd4rec.files import sha256_file
 
 Floats = NDArray[np.float32]
 #: Histories encoded at once; more would leave the processor's cache.
@@ -37,10 +39,11 @@ class OnnxEncoder:
     """
 
     def __init__(self, path: Path, dim: int, threads: int | None = None) -> None:
-        self._session: Any = open_graph(path, threads)
-        inputs = {value.name: (value.type, len(value.shape)) for value in self._session.get_inputs()}
-        outputs = self._session.get_outputs()
-        widths = {self._session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
+        self._graph = Graph(path, threads)
+        session = self._graph.session()
+        inputs = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}
+        outputs = session.get_outputs()
+        widths = {session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
         if inputs != {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)} or widths != {dim}:
             raise RunError(
                 f"{path} is no user encoder of width {dim}: its inputs are {', '.join(inputs)}",
@@ -49,8 +52,45 @@ class OnnxEncoder:
 
     def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
         """See :class:`Encoder`."""
-        states: Floats = self._session.run(["states"], {"vectors": table_ID[rows_BL], "lengths": lengths_B})[0]
+        states: Floats = self._graph.session().run(["states"], {"vectors": table_ID[rows_BL], "lengths": lengths_B})[0]
         return states
+
+
+class Graph:
+    """An ONNX Runtime session in each process that asks: it has threads, of which a fork has none.
+
+    Args:
+        path: the graph.
+        threads: threads of one call; None: ONNX Runtime's choice.
+
+    Raises:
+        RunError: the file is no graph.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path, self._threads = path.resolve(), threads
+        self._opened = os.getpid(), open_graph(path, threads)
+        self._digest = sha256_file(path)
+        #: Sessions of processes that this one was forked from: to end one would wait for threads that are not here.
+        self._inherited: list[Any] = []
+
+    def session(self) -> Any:
+        """The one of this process.
+
+        Raises:
+            RunError: this is a fork, and the file is gone or another one by now.
+        """
+        process, session = self._opened
+        if process != os.getpid():
+            if not self._path.is_file() or sha256_file(self._path) != self._digest:
+                raise RunError(
+                    f"{self._path} is gone or was changed, and this process, a fork, has to open it again",
+                    "Call Engine.load(FOLDER) in each process.",
+                )
+            self._inherited.append(session)
+            session = open_graph(self._path, self._threads)
+            self._opened = os.getpid(), session
+        return session
 
 
 def open_graph(path: Path, threads: int | None = None) -> Any:

@@ -135,10 +135,29 @@ class Ranked:
     popular: bool = False
 
 
+@dataclass(frozen=True)
+class _Reload:
+    """What an engine was loaded from, and how.
+
+    Attributes:
+        files: the checksums of the export's files.
+        before: it is the model before distillation.
+        threads, index, index_above: as given to `load`.
+    """
+
+    folder: str
+    files: Mapping[str, str]
+    before: bool
+    threads: int | None
+    index: IndexKind
+    index_above: int
+
+
 class Engine:
     """A loaded export; requests may come from several threads at once.
 
-    Use :meth:`load`.
+    Use :meth:`load`. An engine can be pickled and copied as long as no items were added or removed: it is then loaded
+    again from its folder, in whichever process that is.
 
     Attributes:
         before: the model before distillation, where the export holds it.
@@ -159,11 +178,13 @@ class Engine:
     ) -> None:
         self._info, self._encoder, self._new_items = info, encoder, new_items
         self._state = _State(catalogue, table_ID, index)
+        self._loaded_catalogue = catalogue
         self._loaded = len(catalogue)  # rows that an index may know
         self._lock = threading.Lock()
         self.before = before
         self.examples = tuple(examples)
         self._source: Folder | None = None
+        self._reload: _Reload | None = None
 
     # ---- loading ------------------------------------------------------------------------------------------------
     @classmethod
@@ -189,7 +210,8 @@ class Engine:
         if index not in ("auto", "exact", "approximate"):
             raise ConfigError(f"index is {index!r}", "Choose auto, exact or approximate.")
         read = read_folder(Path(folder))
-        catalogue = Catalogue.of(read.catalogue, read.counts, read.head["fields"], read.trained)
+        head = read.head
+        catalogue = Catalogue.of(read.catalogue, read.counts, head["fields"], read.trained, head.get("multi_fields"))
         approximate = index == "approximate" or (index == "auto" and len(catalogue) > index_above)
         texts = ItemTexts(read.path, read.head, threads) if read.head.get("new_items") else None
 
@@ -206,6 +228,9 @@ class Engine:
                 index=ApproximateIndex(model.table_ID) if approximate else None,
             )
             engine._source = read
+            engine._reload = _Reload(
+                str(read.path.resolve()), head["files"], model is not read.model, threads, index, index_above
+            )
             return engine
 
         return opened(read.model, None if read.before is None else opened(read.before, None))
@@ -264,6 +289,30 @@ class Engine:
     def catalogue(self) -> Catalogue:
         """The items as they are now."""
         return self._state.catalogue
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, copies and other processes: an engine is loaded again from its folder where it is unpickled.
+
+        Raises:
+            RunError: it has no folder, it is gone, or items were added or removed since.
+        """
+        if self._reload is None:
+            raise RunError(
+                "an engine made from a run cannot be sent to another process or copied",
+                "Export the run, and call Engine.load(FOLDER) in each process.",
+            )
+        if self._state.catalogue is not self._loaded_catalogue:
+            raise RunError(
+                "this engine has changed since it was loaded: items were added or removed, which another process or a "
+                "copy would not have",
+                "Write it with save_pretrained(FOLDER), and call Engine.load(FOLDER) there.",
+            )
+        if not Path(self._reload.folder).is_dir():
+            raise RunError(
+                f"{self._reload.folder}, from which this engine was loaded, is gone: it cannot be loaded elsewhere",
+                "Put the export back, or load it from where it is now: Engine.load(FOLDER) in each process.",
+            )
+        return _reloaded, (self._reload,)
 
     # ---- answers ------------------------------------------------------------------------------------------------
     def recommend(
@@ -444,7 +493,7 @@ class Engine:
     def _plan(self, state: _State, request: Request) -> _Plan:
         _check(request)
         catalogue = state.catalogue
-        history, unknown = catalogue.rows(identifiers("history", request.history))
+        history, unknown = catalogue.rows(identifiers("history", request.history, ordered=True))
         passing = None
         if request.filters is not None:
             passing = catalogue.mask(request.filters)
@@ -539,6 +588,29 @@ class Engine:
             )
             for place, chosen in enumerate(strongest_KN)
         ]
+
+
+def _reloaded(reload: _Reload) -> Engine:
+    """An engine in the process that it was sent to.
+
+    Raises:
+        RunError: its folder is not there, or holds another export by now.
+    """
+    folder = Path(reload.folder)
+    if not folder.is_dir():
+        raise RunError(
+            f"an engine came from another process, and its export {folder} is not there on this machine",
+            "Copy the export there under the same path, or call Engine.load(FOLDER) in each process.",
+        )
+    engine = Engine.load(folder, threads=reload.threads, index=reload.index, index_above=reload.index_above)
+    if engine._source is None or engine._source.head["files"] != reload.files:
+        raise RunError(
+            f"{folder} holds another export than when the engine was loaded that came from another process",
+            "Load it anew in both: Engine.load(FOLDER).",
+        )
+    found = engine.before if reload.before else engine
+    assert found is not None  # an export of the same files holds the same models
+    return found
 
 
 def _check(request: Request) -> None:

@@ -94,7 +94,9 @@ def export_run(
         head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
         head["items"] = data.num_items
         head["seen"] = run.settings.evaluation.seen
-        head["fields"] = kinds_of(data.catalogue)
+        head["fields"] = kinds_of(data.catalogue, data.multi_fields)
+        if data.multi_fields is not None:
+            head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
         worst = _write_model(run, data, stage, temporary, options, texts, head)
         if options.both:

@@ -81,6 +81,7 @@ class Folder:
         """What is served, after `head`: export.json as it is, or as it is for the model before distillation."""
         can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
         known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files", "before", "seen"}
+        known.add("multi_fields")
         return ExportInfo(
             name=self.path.resolve().name,
             format=head["format"],
@@ -129,6 +130,13 @@ def read_folder(path: Path) -> Folder:
             raise RunError(f"{path / HEAD} is damaged: {kind!r} is no kind of field {name!r}", _AGAIN)
         if name not in catalogue.columns:
             raise RunError(f"{path / 'catalogue.parquet'} lacks the field {name!r} that {HEAD} names", _AGAIN)
+    multi = head.get("multi_fields", {})  # exports of before fields with several values were told apart have none
+    if (
+        not isinstance(multi, dict)
+        or not multi.keys() <= head["fields"].keys()
+        or "number" in map(head["fields"].get, multi)
+    ):
+        raise RunError(f"{path / HEAD} is damaged: multi_fields names no such fields", _AGAIN)
     counts = _array(path / "counts.npy", np.int64, (items,))
     width = head.get("new_items", {}).get("width")
     model = _read_model(path, "", has, items, dim, width)

@@ -34,26 +34,37 @@ class RankerEncoder:
         return states
 
 
-def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None = None) -> Engine:
+def engine_of_run(
+    run: Run, model: Student, stage: Stage, data: Dataset | None = None, *, other: bool = False
+) -> Engine:
     """An engine of one of a run's models.
 
     Args:
         data: gives the catalogue's fields and the items' counts; without it there are titles only.
+        other: it may be other data than the run was trained on; what it says of the run's items is taken.
 
     Raises:
         RunError: the run has no such model, or the data is not the run's.
         ModelError: the item table is not finite.
     """
-    if data is not None:
+    if data is not None and not other:
         run.require(data)
     ranker = run.load(model, stage)
     with torch.inference_mode():
         table_ID = ranker.item_table().float().cpu().numpy()
     if not np.isfinite(table_ID).all():
         raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
-    frame = data.catalogue if data is not None else pl.read_parquet(run.folder / "catalogue.parquet")
-    counts = data.train_counts if data is not None else np.zeros(frame.height, dtype=np.int64)
-    kinds = kinds_of(frame)
+    frame = pl.read_parquet(run.folder / "catalogue.parquet")
+    counts = np.zeros(frame.height, dtype=np.int64)
+    if data is not None and data.is_known_as(run.record.data):
+        frame, counts = data.catalogue, data.train_counts
+    elif data is not None:
+        told = data.catalogue.drop("title", strict=False).with_columns(__count__=pl.Series(data.train_counts))
+        frame = frame.join(told, on="item_id", how="left", maintain_order="left")
+        counts = frame["__count__"].fill_null(0).to_numpy().astype(np.int64)
+        frame = frame.drop("__count__")
+    multi = None if data is None else data.multi_fields
+    kinds = kinds_of(frame, multi)
     stage_name = run.stage_of(model, stage)
     info = ExportInfo(
         name=run.folder.resolve().name,
@@ -68,4 +79,4 @@ def engine_of_run(run: Run, model: Student, stage: Stage, data: Dataset | None =
         seen=run.settings.evaluation.seen,
         validation=run.record.stages[stage_name]["validation_ndcg"],
     )
-    return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds))
+    return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds, multi=multi))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmd4rec.data.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.serving.answers import NewItem
 from llmd4rec.serving.catalogue import Catalogue
@@ -30,6 +31,10 @@ def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
     for place, item in enumerate(items):
         if not item.item_id.strip():
             raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
+        if len(item.item_id) > LONGEST_ID:
+            raise DataError(
+                f"items[{place}] has an identifier of {len(item.item_id):,} characters", f"Use at most {LONGEST_ID}."
+            )
         if item.item_id in seen:
             raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
         seen.add(item.item_id)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
-from llmd4rec.serving.encoder import open_graph
+from llmd4rec.serving.encoder import Graph
 
 Floats = NDArray[np.float32]
 #: Inside an export folder.
@@ -44,12 +44,13 @@ class TextEncoder:
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self._session = open_graph(folder / GRAPH, threads)
+        self._graph = Graph(folder / GRAPH, threads)
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         """Unit vectors [n, T]; zero where a text is empty."""
         tokens = [each.ids for each in self._tokenizer.encode_batch(list(texts))]
-        vectors = np.zeros((len(texts), self._session.get_outputs()[0].shape[-1]), dtype=np.float32)
+        session = self._graph.session()
+        vectors = np.zeros((len(texts), session.get_outputs()[0].shape[-1]), dtype=np.float32)
         order = [row for row in np.argsort([len(each) for each in tokens], kind="stable") if texts[row].strip()]
         for start in range(0, len(order), _AT_ONCE):
             rows = order[start : start + _AT_ONCE]
@@ -58,7 +59,7 @@ class TextEncoder:
             for place, row in enumerate(rows):
                 ids[place, : len(tokens[row])] = tokens[row]
                 mask[place, : len(tokens[row])] = 1
-            vectors[rows] = self._session.run(["vectors"], {"tokens": ids, "mask": mask})[0]
+            vectors[rows] = session.run(["vectors"], {"tokens": ids, "mask": mask})[0]
         return vectors
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from llmd4rec import __version__
+from llmd4rec.data.limits import LONGEST_ID
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.serving import explorer
 from llmd4rec.serving.answers import Filters, Item, NewItem, Scored
@@ -194,7 +195,7 @@ def create_app(service: Service, log: Log) -> App:
         return _json({"removed": report.removed, "unknown": report.unknown, "items": service.engine.info.items})
 
     @app.get("/v1/items/{item_id:path}", response_model=ItemOut, responses=_errors(404, 422))
-    async def item(item_id: Annotated[str, Path(max_length=512)]) -> Response:
+    async def item(item_id: Annotated[str, Path(max_length=LONGEST_ID)]) -> Response:
         """One item."""
         found = service.engine.item(item_id)
         if found is None:

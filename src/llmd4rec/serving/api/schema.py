@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-ItemId = Annotated[str, Field(min_length=1, max_length=512, description="An identifier of the catalogue.")]
+from llmd4rec.data.limits import LONGEST_ID
+
+ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, description="An identifier of the catalogue.")]
 FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 # Whole numbers stay whole: as floats, long codes would become others.
-FieldValue = Annotated[str, Field(max_length=10_000)] | bool | int | float | None
+FieldText = Annotated[str, Field(max_length=10_000)]
+FieldValue = FieldText | bool | int | float | None
 Wanted = str | bool | int | float
 #: Which model answers: the one that is served, or the same network before distillation, where the export carries it.
 Which = Literal["served", "before"]
@@ -111,10 +114,11 @@ class NewItemIn(_In):
     title: str | None = Field(
         default=None, max_length=2048, description="Left out: as it was, where the item is there; null: none."
     )
-    fields: dict[FieldName, FieldValue] = Field(
+    fields: dict[FieldName, FieldValue | list[FieldText]] = Field(
         default={},
         max_length=64,
-        description="Those left out are as they were, where the item is there; null clears one.",
+        description="Those left out are as they were, where the item is there; null clears one. A field with several "
+        "values takes a list.",
     )
     text: str | None = Field(
         default=None,

@@ -318,8 +318,9 @@ def _facet(field: Field, present: Mask) -> Facet:
         return Facet(name=field.name, kind="text")
     counts: Counter[str] = Counter()
     for value, count in Counter(known).items():
-        steps = value.split(PATH)
-        for end in range(1, len(steps) + 1):
-            counts[PATH.join(steps[:end])] += count
+        for part in field.parts(value) if field.written else [value]:
+            steps = part.split(PATH)
+            for end in range(1, len(steps) + 1):
+                counts[PATH.join(steps[:end])] += count
     best = [value for value, count in counts.most_common(FACET_VALUES) if count < len(known) or len(counts) == 1]
     return Facet(name=field.name, kind="category", values=sorted(best, key=str.casefold))
