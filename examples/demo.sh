@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way from a raw log to an exported recommender, on MovieLens-100K with SmolLM2-135M's first layers.
+# The whole way from a raw log to an exported recommender, on MovieLens-100K.
 # Each step is a command you can type yourself.
 set -euo pipefail
 BIN=${BIN:-.venv/bin}

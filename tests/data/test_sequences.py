@@ -57,7 +57,7 @@ def test_recbole_list_with_times(tmp_path: Path) -> None:
     names = ["user_id:token", "item_id_list:token_seq", "timestamp_list:float_seq", "item_id:token", "timestamp:float"]
     data = prepared(tmp_path, "s.inter", recbole(rows, *names))
     assert histories(data) == HISTORIES
-    assert data.report["interactions"]["ordered_by"] == "timestamp"
+    assert data.report["interactions"]["ordered_by"] == "time"
 
 
 def test_rows_that_grow_are_read_once(tmp_path: Path) -> None:
