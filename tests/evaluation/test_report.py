@@ -103,6 +103,13 @@ def full_content(comparison: Comparison, word: str = "word") -> ReportContent:
     )
 
 
+def test_a_wider_recommender_has_the_name_of_its_own_network() -> None:
+    rows = [ModelRow("crm", "alone", {"ndcg@10": 0.05}), ModelRow("wide", "alone", {"ndcg@10": 0.06})]
+    page = Page(render(ReportContent("r", crm="SASRec", wide="GRU4Rec", rows=rows)))
+    assert "Wider GRU4Rec" in page.text
+    assert "Wider SASRec" not in page.text
+
+
 def test_a_full_report_holds_the_figures(gain: Comparison) -> None:
     page = Page(render(full_content(gain)))
     d = gain.overall.metrics["ndcg@10"]

@@ -49,6 +49,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     return ReportContent(
         title=run.folder.resolve().name,
         crm=type(settings.crm).__name__,
+        wide=type(settings.partner_crm).__name__,
         llm=_llm_name(run),
         teacher=teachers_in_words(run.record.stages[run.stage_of("crm", "distilled")]) if distilled is not None else "",
         rows=[

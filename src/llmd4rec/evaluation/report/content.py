@@ -105,6 +105,7 @@ class ReportContent:
     Attributes:
         title: what the run is called.
         crm: what the served model is called, such as `SASRec`.
+        wide: what the first wider recommender is called; empty: as the served model.
         llm: what the language model is called, such as `SmolLM2-135M, 8 layers`.
         teacher: who taught the distilled one.
         rows: models before and after, in the order of the table.
@@ -122,6 +123,7 @@ class ReportContent:
 
     title: str
     crm: str = "the recommender"
+    wide: str = ""
     llm: str = "the language model"
     teacher: str = "the language model"
     rows: Sequence[ModelRow] = ()

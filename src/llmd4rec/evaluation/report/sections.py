@@ -66,7 +66,7 @@ def finding(content: ReportContent) -> str:
 
 
 def _model_name(content: ReportContent, model: ModelName) -> str:
-    return {"crm": content.crm, "llm": content.llm, "wide": f"wider {content.crm}"}[model]
+    return {"crm": content.crm, "llm": content.llm, "wide": f"wider {content.wide or content.crm}"}[model]
 
 
 def opening(content: ReportContent) -> str:
