@@ -31,12 +31,12 @@ def test_prepare(tmp_path: Path) -> None:
     )
     rich = ("prepare", "--interactions", "log.csv", "--items", "rich.csv", "--out")
     said = llmd4rec(tmp_path, *rich, "rich").stdout
-    assert "several values in keywords: parted at '|': 7 items have several, 3 different values" in said
+    assert "several values in keywords: split at '|': 7 items have several, 3 different values" in said
     assert "items with a text: 7 of 7, from brand, keywords" in said
     assert "text columns without any text: title" in said
     assert "not taken as text: sku (identifiers); --text-cols decides otherwise" in said
     said = llmd4rec(tmp_path, *rich, "whole", "--no-split", "--multi-cols", "brand=,").stdout
-    assert "several values in brand: parted at ','" in said
+    assert "several values in brand: split at ','" in said
     assert "in keywords" not in said
     assert "is not COLUMN=SIGN" in llmd4rec(tmp_path, *rich, "wrong", "--multi-cols", "brand").stderr
 

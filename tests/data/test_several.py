@@ -1,4 +1,4 @@
-"""Fields with several values: parted once, however they are written, and never where a sign is part of a value."""
+"""Fields with several values: split once, however they are written, and never where a sign is part of a value."""
 
 from __future__ import annotations
 
@@ -207,4 +207,4 @@ def test_it_is_kept_with_the_data_set_and_older_folders_load(tmp_path: Path) -> 
     loaded = Dataset.load(tmp_path / "old")
     assert loaded.multi_fields is None
     assert loaded.fingerprint != data.fingerprint
-    assert item_attributes(loaded, ("genres",)) is not None, "parted as it was then"
+    assert item_attributes(loaded, ("genres",)) is not None, "split as it was then"

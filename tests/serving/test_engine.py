@@ -783,7 +783,7 @@ def test_a_history_needs_an_order(wrong: Any, said: str) -> None:
 
 
 def test_fields_with_several_values_are_parted_as_prepare_did() -> None:
-    """Genres came as `a|b` and are kept as `a; b`; of the brand nothing is parted."""
+    """Genres came as `a|b` and are kept as `a; b`; of the brand nothing is split."""
     frame = pl.DataFrame(
         {
             "item_id": ["i0", "i1", "i2", "i3"],

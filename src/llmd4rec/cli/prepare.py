@@ -112,13 +112,13 @@ def prepare(
             metavar="COLUMN=SIGN",
             help="A catalogue column that holds several values of an item, and the sign between them: 'genres=|'; "
             "tags=list for ['a', 'b'], tags=blank for words, 'brand=' for single values. Repeat it for more; columns "
-            "not named are parted where they look like it.",
+            "not named are split where they look like it.",
             rich_help_panel=_COLUMNS,
         ),
     ] = None,
     no_split: Annotated[
         bool,
-        typer.Option("--no-split", help="Part no columns but those of --multi-cols.", rich_help_panel=_COLUMNS),
+        typer.Option("--no-split", help="Split no columns but those of --multi-cols.", rich_help_panel=_COLUMNS),
     ] = False,
     order_by: Annotated[
         Order,

@@ -17,7 +17,7 @@ from llmd4rec.errors import DataError
 
 #: Types that no text can be made of.
 NOT_PLAIN = (pl.Binary, pl.Object, pl.Duration)
-#: Of such columns nobody wonders whether their signs part values.
+#: Of such columns nobody wonders whether their signs separate values.
 _SAYS_NOTHING = ("addresses", "times", "numbers", "identifiers")
 #: Why a column is no text though its name says so.
 _NEVER = ("addresses", "times", "structures")
@@ -70,7 +70,7 @@ def read_catalogue(
     usable = [name for name in names if name != key and name not in table.unfit and _usable(table.schema[name])]
     raw = table.collect([ids.id_text(key, table.schema[key], table.where).alias(_KEY), *map(pl.col, usable)])
     raw = raw.with_columns(ids.tidy(raw[_KEY], table.schema[key], table.where, key).alias(_KEY))
-    ids.warn_of_blanks(raw[_KEY].drop_nulls(), f"items of {table.where}", report)
+    ids.warn_of_spellings(raw[_KEY].drop_nulls().unique(maintain_order=True), f"items of {table.where}", report)
     identified = raw.drop_nulls(_KEY)
     rows = identified.unique(_KEY, keep="first", maintain_order=True)
     known = used.is_in(rows[_KEY].implode())
@@ -114,13 +114,35 @@ def read_catalogue(
     if len(missing) == len(used):
         example = f"{used[0]!r} there, {identified[_KEY][0]!r} here" if identified.height else "it is empty"
         report.warn(f"no item of the interactions was found in {table.where}: do the identifiers match? ({example})")
-    elif chosen.not_texts and not with_text:
+    elif len(missing) > _MANY_MISSING * len(used):
+        report.warn(
+            f"{len(missing):,} of {len(used):,} items of the interactions have no row in {table.where}, such as "
+            f"{missing[0]!r}: they have no texts"
+        )
+    _warn_of_encoding(catalogue, kept, table, report)
+    if len(missing) < len(used) and chosen.not_texts and not with_text:
         report.warn(
             f"no item has a text: none of the columns of {table.where} was taken as text; name some: --text-cols"
         )
     return CatalogueTable(catalogue, kept, multi)
 
 
+def _warn_of_encoding(catalogue: pl.DataFrame, fields: tuple[str, ...], table: Table, report: Report) -> None:
+    """Points out texts that were UTF-8 and were read as Windows or Latin-1 before they came here (`Ã¤` for `ä`)."""
+    for name in fields:
+        broken = catalogue[name].filter(catalogue[name].str.contains(_BROKEN))
+        if len(broken) >= max(3, _BROKEN_SHARE * catalogue.height):
+            report.warn(
+                f"{len(broken):,} values of column {name!r} of {table.where} look like text that was decoded in the "
+                f"wrong encoding before it was written, such as {str(broken[0])[:60]!r}; export it anew, as UTF-8"
+            )
+
+
+#: What two or three bytes of UTF-8 become when each is read as a letter; hardly anybody writes that.
+_BROKEN = r"Ã[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|Â[\xa0-\xbf]"
+_BROKEN_SHARE = 0.001
+#: Said where more of the items than this have no row in the catalogue.
+_MANY_MISSING = 0.05
 #: The identifier's column while the others still have the names of the file.
 _KEY = "__item_id__"
 
@@ -133,14 +155,14 @@ class _Chosen:
         frame: with the texts as one line each, and fields of several values as they are kept.
         texts, others: the columns that are kept.
         empty: text columns without a text.
-        parted: how each field that is more than one text was written.
+        split: how each field that is more than one text was written.
         multi: those of them that hold several values, not sentences.
         not_texts: filled columns that are not taken as text, and why.
-        doubts: what might part values and was left whole.
+        doubts: what might separate values and was left whole.
     """
 
     frame: pl.DataFrame
-    parted: dict[str, str] = field(default_factory=dict)
+    split: dict[str, str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -167,7 +189,7 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
     title = columns.guess(filled, columns.TITLE)
     if title in told and told[title] is not None:
         raise DataError(
-            f"{table.where}, column {title!r}: a title is one value, and was to be parted",
+            f"{table.where}, column {title!r}: a title is one value, and was to be split",
             "Leave it out of --multi-cols.",
         )
     texts = [name for name in filled if name == title or given or normal(name) not in _TITLES]
@@ -176,7 +198,7 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
         if name not in told and settings.split_fields and name != title and normal(name) not in _TITLES:
             found = _how(name, lines, rows[name])
         if found.how is not None:
-            chosen.parted[name] = found.how
+            chosen.split[name] = found.how
             if found.values:
                 chosen.multi[name] = found.how
         kind = _not_text(name, lines, rows, title, found)
@@ -200,7 +222,7 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
             chosen.others.append(name)
             taken.add(short)
     read = [name for name in some if name in texts or name in chosen.multi]
-    chosen.frame = rows.with_columns(_whole(rows[name], chosen.parted.get(name), name in chosen.multi) for name in read)
+    chosen.frame = rows.with_columns(_whole(rows[name], chosen.split.get(name), name in chosen.multi) for name in read)
     return chosen
 
 
@@ -258,8 +280,8 @@ def _how(name: str, line: pl.Series, values: pl.Series) -> several.Several:
 
 
 def _explained(values: pl.Series, how: str) -> str:
-    """How a field was parted, for the report."""
-    way = {LIST: "read as lists", BLANK: "parted at blanks"}.get(how, f"parted at {how!r}")
+    """How a field was split, for the report."""
+    way = {LIST: "read as lists", BLANK: "split at blanks"}.get(how, f"split at {how!r}")
     split = several.kept_parts(values)
     many, different = int((split.list.len() > 1).sum()), split.explode().drop_nulls().n_unique()
     return f"{way}: {many:,} items have several, {different:,} different values"

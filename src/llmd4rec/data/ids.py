@@ -31,6 +31,11 @@ OUTSIZED_AMONG_MANY = 0.1
 _MANY = 1000
 #: Below so many rows, or identifiers, no share is outsized.
 _LEAST_ROWS, _LEAST_IDS = 20, 5
+#: Byte order marks, soft hyphens, joiners and control characters.
+_INVISIBLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+_SHORTENED = r"^\d[.,]\d+[Ee]\+\d+$"
+#: So large a share of identifiers that only capitals tell from another one is no chance.
+_ALIKE_SHARE = 0.01
 _WHOLE_FLOAT = r"^-?\d+\.0$"
 #: Floats tell whole numbers apart below 2 to the power of this.
 _EXACT_BITS: dict[type[pl.DataType], int] = {pl.Float32: 24, pl.Float64: 53}
@@ -140,6 +145,36 @@ def warn_of_blanks(ids: pl.Series, what: str, report: Report) -> None:
         report.warn(
             f"{int(padded.sum()):,} {what} have blanks around their identifier, such as {ids.filter(padded)[0]!r}"
             f"{also}; they were kept: remove them from the file if they mean nothing"
+        )
+
+
+def warn_of_spellings(ids: pl.Series, what: str, report: Report) -> None:
+    """Warns of distinct identifiers that a program or a person may have spelled in another way than they were meant.
+
+    Blanks around them, signs that cannot be seen, capitals alone that tell them apart, numbers as a spreadsheet
+    shortens them: each makes two of one identifier, or one of two.
+    """
+    warn_of_blanks(ids, what, report)
+    hidden = ids.filter(ids.str.contains(_INVISIBLE))
+    if len(hidden):
+        sign = ord(str(hidden.str.extract(f"({_INVISIBLE})")[0]))
+        report.warn(
+            f"{len(hidden):,} {what} have an identifier with a sign that cannot be seen (U+{sign:04X} in "
+            f"{hidden[0]!r}); they were kept as they are: remove the sign from the file if it means nothing"
+        )
+    short = ids.filter(ids.str.contains(_SHORTENED))
+    if len(short):
+        report.warn(
+            f"{len(short):,} {what} are numbers as a spreadsheet shortens them, such as {short[0]!r}: different ones "
+            "may have become one; export the column as text"
+        )
+    small = ids.str.to_lowercase()
+    alike = int(small.is_duplicated().sum())
+    if alike >= max(2, _ALIKE_SHARE * len(ids)):
+        first = ids.filter(small == small.filter(small.is_duplicated())[0]).head(2).to_list()
+        report.warn(
+            f"{alike:,} of {len(ids):,} {what} differ from another one only in capitals, such as "
+            f"{' and '.join(map(repr, first))}; they were kept apart: write them alike if they are one"
         )
 
 

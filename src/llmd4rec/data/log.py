@@ -6,6 +6,7 @@ memory. Every row carries its number in the file, so whatever is dropped can be 
 
 from __future__ import annotations
 
+import time as clock
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from llmd4rec.data.settings import Prepare
 from llmd4rec.data.table import ROW, Table
 from llmd4rec.errors import DataError
 
+#: Seconds by which a clock of another zone may be ahead.
+_TOMORROW = 2 * 86_400
 #: So much of a value is shown in an error.
 _SHOWN = 80
 #: What confines `bad` to values that are no times; worked out behind `time`, which would be worked out twice otherwise.
@@ -107,7 +110,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         feedback.warn_of_unfiltered(table, unused, report)
     for what, column, known in (("user", user, user_ids), ("item", item, item_ids)):
         ids.warn_of_placeholders(known, frame[what], what, column, report)
-        ids.warn_of_blanks(known, f"{what}s of {table.where}", report)
+        ids.warn_of_spellings(known, f"{what}s of {table.where}", report)
     frame = _drop_without_id(frame, table, user, item, report)
 
     frame, time, plan, unit = _checked_times(frame, time, plan, table, settings, report)
@@ -203,13 +206,14 @@ def _warn_of_rows_alone(time: str | None, table: Table, report: Report) -> None:
 
 def _warn_of_far_times(frame: pl.DataFrame, unit: str, column: str, table: Table, report: Report) -> None:
     """Points out zeros, years 1900 and 9999, and the like, which stand for something else among times of today."""
-    low, high = (moment * times.UNITS[unit] for moment in times.PLAUSIBLE)
+    low = times.PLAUSIBLE[0] * times.UNITS[unit]
+    high = (int(clock.time()) + _TOMORROW) * times.UNITS[unit]
     inside = frame["time"].is_between(low, high)
     outside = frame.filter(~inside)
     if outside.height and 2 * int(inside.sum()) > frame.height:
         row = outside["row"][0]
         report.warn(
-            f"column {column!r}: {outside.height:,} times are not of the years 1990 to 2100 as the others are, the "
+            f"column {column!r}: {outside.height:,} times are before 1990 or in the future, unlike the others, the "
             f"first in row {row} ({table.value(column, row)!r}); if they stand for something else, leave them out with "
             "--where"
         )

@@ -38,7 +38,7 @@ class Prepare:
         multi_cols: how columns of the catalogue are written that hold several values of an item: a sign such as `|`,
             `list` (`['a', 'b']`), `blank` (words), or "" for a column of single values; columns not named here are
             looked at, see `split_fields`.
-        split_fields: whether columns not named in `multi_cols` are parted where they look like several values; titles
+        split_fields: whether columns not named in `multi_cols` are split where they look like several values; titles
             and running text never are.
         order_by: what a user's interactions are ordered by; `auto` takes the position if there is one, else the
             time, else the rows as they stand.
@@ -182,7 +182,7 @@ def asked(multi_cols: Mapping[str, str]) -> dict[str, str | None]:
             sign = BLANK
         if sign not in (LIST, BLANK) and any(letter.isalnum() for letter in sign):
             raise ConfigError(
-                f"multi_cols says that {column!r} is parted by {how!r}",
+                f"multi_cols says that {column!r} is split by {how!r}",
                 "Give a sign such as | or ;, or the word list or blank; nothing for a column of single values.",
             )
         found[column] = sign or None

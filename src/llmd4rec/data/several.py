@@ -36,7 +36,7 @@ LIST_NAMES = {
     )
     for name in (stem, f"{stem}s")
 } | {"categories", "countries", "cast", "class", "listedin"}
-#: Of these, those in which a comma parts values whatever they are.
+#: Of these, those in which a comma separates values whatever they are.
 _COMMA_NAMES = {"genre", "genres", "tag", "tags", "keyword", "keywords", "hashtags", "listedin"}
 #: Fields of running text, whose commas and semicolons are those of sentences.
 _PROSE = {
@@ -63,7 +63,7 @@ _MOST_WORDS, _MOST_LETTERS = 5.0, 60
 _MOST_NUMBERS = 20
 #: A RecBole `token_seq` of more words than this in the mean is running text.
 _MOST_TOKENS = 12.0
-#: A sign parts values if at least this share of what is between such signs stands in other items too.
+#: A sign separates values if at least this share of what is between such signs stands in other items too.
 _SHARED = 0.5
 #: Rows looked at to find out how a column is written, spread over the whole.
 SAMPLE = 50_000
@@ -91,7 +91,7 @@ class Several:
     Attributes:
         how: a sign, `list` or `blank`; None: each field is one value.
         values: whether its parts are values; those of a list of sentences are only joined to one text.
-        doubt: what was seen that may part values and was left as it is; for the report.
+        doubt: what was seen that may separate values and was left as it is; for the report.
     """
 
     how: str | None
@@ -130,7 +130,7 @@ def how_written(name: str, values: pl.Series) -> Several:
 
 
 def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) -> bool | str:
-    """Whether a sign parts values; where it might and does not look like it, what was seen instead.
+    """Whether a sign separates values; where it might and does not look like it, what was seen instead.
 
     Args:
         filled, several: all values, and those that hold the sign.
@@ -277,7 +277,7 @@ def _without_entities(values: pl.Series) -> pl.Series:
 def joined(values: pl.Series, how: str) -> pl.Series:
     """Each field as it is kept: its values, `; ` between them; null where there is none."""
     name = values.name
-    distinct = values.unique()  # what many items share is parted once
+    distinct = values.unique()  # what many items share is split once
     read = pl.DataFrame({"as_it_came": distinct, name or "read": parts(distinct, how).list.join(BETWEEN)})
     whole = pl.DataFrame({"as_it_came": values})
     return (

@@ -77,6 +77,10 @@ class Table:
             )
         return frame
 
+    def aggregated(self, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
+        """One row of sums, counts and the like."""
+        return self._collected(self._rows().select(expressions))
+
     def sample(self, column: str) -> pl.Series:
         """The first values of a column that are there."""
         return self._collected(self._rows().select(column).drop_nulls().head(HEAD)).to_series()

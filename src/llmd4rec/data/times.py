@@ -189,7 +189,7 @@ def _settled(column: str, table: Table, plans: list[TimePlan]) -> TimePlan:
     if len(plans) == 1:
         return plans[0]
     some = pl.any_horizontal(plan.value.is_not_null() for plan in plans)
-    counts = table.collect([(some & plan.value.is_null()).sum().alias(str(at)) for at, plan in enumerate(plans)])
+    counts = table.aggregated([(some & plan.value.is_null()).sum().alias(str(at)) for at, plan in enumerate(plans)])
     left = [plan for plan, count in zip(plans, counts.row(0), strict=True) if not count]
     if not left:
         rows = [table.first(column, some & plan.value.is_null()) for plan in plans]
