@@ -22,8 +22,7 @@ help:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-# Nothing is compiled ahead: most files of most packages are never imported, and the others are compiled when they are.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .venv/.installed: .venv/.python pyproject.toml constraints.txt
 	@echo "Installing llmd4rec and what it needs (a minute or two)"
