@@ -68,7 +68,7 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for variant in ("taught", "unweighted", "alone"):
-        assert f"| {variant} | 1 |" in page
+        assert f"| {variant} | 0 | 0123456 |" in page
     assert f"{first['models']['crm distilled']['test']['ndcg@10']:.4f}" in page
 
 
