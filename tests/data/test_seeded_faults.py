@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import random
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -361,6 +363,13 @@ def _(files: Files) -> None:
     files.items = [row.replace("lamp", "lämpchen".encode().decode("latin-1")) for row in files.items]
 
 
+@functools.cache
+def good_report() -> dict[str, Any]:
+    """What is said of the good files."""
+    with tempfile.TemporaryDirectory() as folder:
+        return prepare_files(*good().write(Path(folder)), Path(folder) / "out").report
+
+
 def outcome(name: str, folder: Path) -> tuple[str, str]:
     """`refused`, `said` or `silent`; and what was said: the error, or warnings, drops and counts of the report."""
     files = good()
@@ -371,7 +380,7 @@ def outcome(name: str, folder: Path) -> tuple[str, str]:
         report = prepare_files(log, items, folder / "out").report
     except LLMD4RecError as error:
         return "refused", str(error)
-    plain = prepare_files(*good().write(folder), folder / "plain").report
+    plain = good_report()
     lines = [*report["warnings"]]
     lines += [f"{step['step']}: {step}" for step in report["steps"] if step["rows_in"] > step["rows_out"]]
     for part in ("interactions", "catalogue"):
