@@ -24,13 +24,13 @@ from ceiling import Ceiling
 from harness import Figure, alternate, beauty, best, report
 from peers.peer import PEERS, Network, Peer
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.int8 import Int8Rows
-from llmd4rec.distill.objective import RankingObjective
-from llmd4rec.distill.publish import Precision, Teacher, open_teacher, publish
-from llmd4rec.distill.settings import CRMTraining, MutualDistillation
-from llmd4rec.models.crm.sasrec import SASRec
+from llmd4rec.distillation.cache import Precision, Teacher, open_teacher, publish
+from llmd4rec.distillation.settings import CRMTraining, MutualDistillation
+from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.models.sequential.sasrec import SASRec
 from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
 

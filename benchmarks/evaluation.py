@@ -28,9 +28,9 @@ from harness import Figure, alternate, beauty, best, peak_memory, report
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.evaluation.ranking import CPU_BLOCK_ELEMENTS, Seen, rank_targets
-from llmd4rec.models.crm.sasrec import SASRec, SASRecNetwork
-from llmd4rec.models.ranker import last_states
-from llmd4rec.products import product
+from llmd4rec.matmul import product
+from llmd4rec.models.base import last_states
+from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
 
 TOP = 10
 #: The naive sort is measured on one of so many users.

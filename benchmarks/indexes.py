@@ -19,8 +19,8 @@ import faiss
 import numpy as np
 
 from llmd4rec import Dataset, Engine
-from llmd4rec.serving.encoder import encode
-from llmd4rec.serving.topk import exact_top
+from llmd4rec.inference.encoder import encode
+from llmd4rec.inference.topk import exact_top
 
 STATES = 300
 Search = Callable[[np.ndarray], np.ndarray]

@@ -36,12 +36,12 @@ import torch
 from harness import Figure, alternate, beauty, best, peak_memory, report
 from torch.nn import functional as F
 
-from llmd4rec.data.batches import Batch, TrainingWindows
+from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import RankingObjective, draw_candidates
-from llmd4rec.distill.publish import publish
+from llmd4rec.distillation.cache import publish
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.models.crm.sasrec import SASRec, SASRecNetwork
+from llmd4rec.losses.softmax import RankingObjective, draw_candidates
+from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
 from llmd4rec.training.fit import MIN_STEPS, Training, fit
 from llmd4rec.training.runtime import keep_freed_memory
 from llmd4rec.training.tracking import MetricsLog

@@ -35,10 +35,10 @@ from ceiling import Ceiling
 from harness import Figure, alternate, beauty, best, report
 from torch import Tensor
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import RankingObjective, ranking_loss
-from llmd4rec.distill.settings import LLMTraining
+from llmd4rec.distillation.settings import LLMTraining
+from llmd4rec.losses.softmax import RankingObjective, ranking_loss
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
 
@@ -145,7 +145,7 @@ def stock_layers() -> Iterator[None]:
     """Language models built and run here have peft's adapters and PyTorch's products."""
     with (
         mock.patch("llmd4rec.models.llm.backbone.AdaptedLinear", lambda layer, dropout: layer),
-        mock.patch("llmd4rec.products.uses_onednn", return_value=False),
+        mock.patch("llmd4rec.matmul.uses_onednn", return_value=False),
     ):
         yield
 

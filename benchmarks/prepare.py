@@ -149,8 +149,8 @@ def split(path: Path) -> dict[str, float]:
 
 def stages(path: Path) -> dict[str, float]:
     """Prepares a file in this process and times the functions that make up its stages."""
-    from llmd4rec.data import log, prepare, readers, table
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.data.ingest import log, prepare, readers, table
 
     times: dict[str, float] = {}
     with contextlib.ExitStack() as stack:

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from harness import Figure, alternate, beauty, best, report
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import BLOCK_ELEMENTS
-from llmd4rec.distill.publish import _rivals, _true_ranks, publish
+from llmd4rec.distillation.cache import _rivals, _true_ranks, publish
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.models.crm.sasrec import SASRec
+from llmd4rec.losses.softmax import BLOCK_ELEMENTS
+from llmd4rec.matmul import product
+from llmd4rec.models.base import Ranker, last_states
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.recommender import LLMRecommender
-from llmd4rec.models.ranker import Ranker, last_states
-from llmd4rec.products import product
+from llmd4rec.models.sequential.sasrec import SASRec
 
 BATCH_ITEMS = 4096
 

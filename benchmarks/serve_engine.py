@@ -28,16 +28,16 @@ import torch
 from harness import Figure, alternate, beauty, best, median, report
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.crm.sasrec import SASRec
-from llmd4rec.models.ranker import last_states
-from llmd4rec.serving.answers import ExportInfo, Filters, Request
-from llmd4rec.serving.batch import histories_of, recommend_all, write
-from llmd4rec.serving.catalogue import Catalogue, kinds_of
-from llmd4rec.serving.encoder import OnnxEncoder, encode
-from llmd4rec.serving.engine import Engine
-from llmd4rec.serving.graphs import write_encoder
-from llmd4rec.serving.index import ApproximateIndex
-from llmd4rec.serving.topk import exact_top
+from llmd4rec.export.graphs import write_encoder
+from llmd4rec.inference.batch import histories_of, recommend_all, write
+from llmd4rec.inference.catalogue import Catalogue, kinds_of
+from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.topk import exact_top
+from llmd4rec.inference.types import ExportInfo, Filters, Request
+from llmd4rec.models.base import last_states
+from llmd4rec.models.sequential.sasrec import SASRec
 
 REQUESTS, LARGE, QUERIES = 400, 1_000_000, 200
 MOST_SECONDS, LEAST_RECALL = 5, 0.99

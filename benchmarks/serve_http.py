@@ -214,8 +214,8 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A service of Beauty's size, and its address."""
     from harness import beauty
 
-    from llmd4rec.distill.run import parse_settings
-    from llmd4rec.serving.export import export_run
+    from llmd4rec.export.write import export_run
+    from llmd4rec.runs.run import parse_settings
 
     data = beauty()
     data.save(folder / "data")

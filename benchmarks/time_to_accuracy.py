@@ -26,15 +26,15 @@ import torch
 from harness import OUT, Figure, beauty, report
 from peers.peer import PEERS, Network, Peer
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import RankingObjective
-from llmd4rec.distill.settings import CRMTraining
+from llmd4rec.distillation.settings import CRMTraining
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.metrics import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
-from llmd4rec.models.crm.sasrec import SASRec
-from llmd4rec.models.ranker import Ranker
+from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.models.base import Ranker
+from llmd4rec.models.sequential.sasrec import SASRec
 from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
 

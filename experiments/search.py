@@ -32,12 +32,12 @@ import optuna
 import yaml
 from study import ROOT, RUNS, command, keep_shared, merged, require_commit, take_shared
 
-from llmd4rec.config import check
+from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.run import Run, use_threads
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
-from llmd4rec.files import remove, write_json
+from llmd4rec.io.files import remove, write_json
+from llmd4rec.runs.run import Run, use_threads
 from llmd4rec.training.runtime import environment
 
 #: Trials at the start that are drawn at random, as a share of the budget.

@@ -34,15 +34,15 @@ from typing import Any
 import yaml
 
 import llmd4rec
-from llmd4rec.config import check, differences
+from llmd4rec.config.settings import check, differences
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.results import score
-from llmd4rec.distill.run import Run, use_threads
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
-from llmd4rec.files import atomic_dir, write_json
+from llmd4rec.io.files import atomic_dir, write_json
+from llmd4rec.runs.results import score
+from llmd4rec.runs.run import Run, use_threads
 from llmd4rec.training.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[1]

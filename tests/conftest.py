@@ -80,6 +80,6 @@ def chain_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def chain_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
     """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
-    from llmd4rec.distill.run import parse_settings
+    from llmd4rec.runs.run import parse_settings
 
     return parse_settings(tiny_settings).fit(chain_data, tmp_path_factory.mktemp("runs") / "chain").folder

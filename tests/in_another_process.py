@@ -17,9 +17,9 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill import report, results, rounds  # noqa: F401
-from llmd4rec.distill.run import parse_settings
 from llmd4rec.errors import LLMD4RecError
+from llmd4rec.runs import results
+from llmd4rec.runs.run import parse_settings
 from llmd4rec.training import fit
 
 torch.set_num_threads(1)

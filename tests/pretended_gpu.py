@@ -186,8 +186,8 @@ def main() -> None:
         except RuntimeError as error:
             refused = str(error)
         from llmd4rec.data.dataset import Dataset
-        from llmd4rec.distill.results import score
-        from llmd4rec.distill.run import parse_settings
+        from llmd4rec.runs.results import score
+        from llmd4rec.runs.run import parse_settings
         from llmd4rec.training import fit
 
         fit.MIN_STEPS = 4  # short epochs

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.runs.run import Run, parse_settings
 
 COMMANDS = [
     [], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["serve"], ["data"],

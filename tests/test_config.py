@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmd4rec.config import check, describe, differences, dump_settings, load_settings, save_settings
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.config.settings import check, describe, differences, dump_settings, load_settings, save_settings
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import ConfigError
 
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from experiment_scripts import FOLDER, script
 
-from llmd4rec.config import check
-from llmd4rec.distill.run import Run
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.config.settings import check
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.slices import tail_items
+from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from llmd4rec import fetch as module
 from llmd4rec.errors import FetchError, LLMD4RecError
-from llmd4rec.fetch import Package, RemoteFile, Url, fetch
+from llmd4rec.io import download as module
+from llmd4rec.io.download import Package, RemoteFile, Url, fetch
 
 BODY = b"user,item\n" * 5000
 DIGEST = hashlib.sha256(BODY).hexdigest()

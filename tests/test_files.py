@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmd4rec.errors import DataError, LLMD4RecError
-from llmd4rec.files import (
+from llmd4rec.io.files import (
     atomic_dir,
     atomic_file,
     cache_dir,
@@ -160,7 +160,7 @@ def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path):
 def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path, can_exchange, monkeypatch):
     """Seen at each of Python's dealings with files: all of the old folder, all of the new, or for a moment none."""
     if not can_exchange:
-        monkeypatch.setattr("llmd4rec.files._exchange", lambda *_: False)
+        monkeypatch.setattr("llmd4rec.io.files._exchange", lambda *_: False)
     path = tmp_path / "a"
     versions = [{f"{number}/{file}": number.encode() for file in "abcdef"} for number in ("1", "2")]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmd4rec import products
+from llmd4rec import matmul as products
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.distill.run import Run
-    from llmd4rec.distill.settings import MutualDistillation
+    from llmd4rec.distillation.settings import MutualDistillation
     from llmd4rec.evaluation.evaluate import evaluate
-    from llmd4rec.models.crm.sasrec import SASRec
+    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.types import Filters, NewItem
     from llmd4rec.models.llm.recommender import LLMRecommender
-    from llmd4rec.serving.answers import Filters, NewItem
-    from llmd4rec.serving.engine import Engine
+    from llmd4rec.models.sequential.sasrec import SASRec
+    from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,13 +28,13 @@ __all__ = [
 # Resolved on first use, so that `import llmd4rec` and the command line's --help stay fast.
 _HOMES = {
     "Dataset": "llmd4rec.data.dataset",
-    "Engine": "llmd4rec.serving.engine",
-    "Filters": "llmd4rec.serving.answers",
+    "Engine": "llmd4rec.inference.engine",
+    "Filters": "llmd4rec.inference.types",
     "LLMRecommender": "llmd4rec.models.llm.recommender",
-    "MutualDistillation": "llmd4rec.distill.settings",
-    "NewItem": "llmd4rec.serving.answers",
-    "Run": "llmd4rec.distill.run",
-    "SASRec": "llmd4rec.models.crm.sasrec",
+    "MutualDistillation": "llmd4rec.distillation.settings",
+    "NewItem": "llmd4rec.inference.types",
+    "Run": "llmd4rec.runs.run",
+    "SASRec": "llmd4rec.models.sequential.sasrec",
     "evaluate": "llmd4rec.evaluation.evaluate",
 }
 

@@ -43,12 +43,12 @@ import zstandard
 
 from llmd4rec.data import dataset as dataset_module
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.prepare import prepare_files
-from llmd4rec.data.settings import Prepare
+from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.sources import get_source
 from llmd4rec.data.sources.source import Files
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.files import read_json, sha256_file, write_json
+from llmd4rec.io.files import read_json, sha256_file, write_json
 
 SLOW = 30
 MEMORY = 8 << 30

@@ -14,7 +14,7 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.data.readers import open_table
+from llmd4rec.data.ingest.readers import open_table
 from llmd4rec.errors import DataError
 
 Rows = list[list[str]]

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llmd4rec.data.readers import open_table
-from llmd4rec.data.separated import Layout
+from llmd4rec.data.ingest.readers import open_table
+from llmd4rec.data.ingest.separated import Layout
 from llmd4rec.errors import DataError
 
 Row = tuple[str | None, ...]

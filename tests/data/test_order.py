@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmd4rec.data.columns import words
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.prepare import prepare_files
-from llmd4rec.data.settings import Prepare
+from llmd4rec.data.ingest.columns import words
+from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.errors import ConfigError, DataError
 
 #: 2022-04-15 05:20:00 in UTC.

@@ -13,10 +13,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from llmd4rec.data.dataset import NO_TIME, Dataset
-from llmd4rec.data.limits import LONGEST_ID
+from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import ConfigError, DataError
-from llmd4rec.files import read_json, write_json
-from llmd4rec.serving.api.schema import ItemId
+from llmd4rec.io.files import read_json, write_json
+from llmd4rec.server.schema import ItemId
 
 LOG = pl.DataFrame(
     {

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from llmd4rec import Dataset
-from llmd4rec.data.attributes import item_attributes
-from llmd4rec.data.texts import not_text
+from llmd4rec.data.ingest.texts import not_text
+from llmd4rec.features.attributes import item_attributes
 
 COLUMNS: dict[str, tuple[list[str], str]] = {
     "sentences": (["A lamp for reading in bed.", "Warm wool, hand knit.", "Oak, oiled twice"], ""),

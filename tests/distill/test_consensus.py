@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmd4rec.distill.consensus import MOST, best_counts, in_words
+from llmd4rec.distillation.ensemble import MOST, best_counts, in_words
 from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.pool import Pool
+from llmd4rec.models.ensemble import Pool
+from llmd4rec.models.sequential import SASRec
 
 
 def steady(value):

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from in_another_process import changed
 from scipy.stats import chisquare
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill import continued, rounds
-from llmd4rec.distill.continued import ContinuedHistories, continue_histories, open_continued
-from llmd4rec.distill.run import parse_settings
+from llmd4rec.distillation import rollouts as continued
+from llmd4rec.distillation.rollouts import ContinuedHistories, continue_histories, open_continued
 from llmd4rec.errors import ModelError, RunError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.sequential import SASRec
+from llmd4rec.runs import pipeline as rounds
+from llmd4rec.runs.run import parse_settings
 
 ITEMS = 40
 

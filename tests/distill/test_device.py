@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from in_another_process import changed
 
-from llmd4rec.distill.results import score
-from llmd4rec.distill.run import parse_settings
+from llmd4rec.runs.results import score
+from llmd4rec.runs.run import parse_settings
 from llmd4rec.training import fit
 
 SCRIPT = Path(__file__).resolve().parents[1] / "pretended_gpu.py"
@@ -75,10 +75,10 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(drawn, tiny_se
     waiting = {file for file, *_ in result["waits"]}
     assert "training/fit.py" in waiting
     assert drawn or not waiting & {
-        "models/crm/items.py",
-        "models/crm/sasrec.py",
-        "distill/objective.py",
-        "data/batches.py",
+        "models/embedding.py",
+        "models/sequential/sasrec.py",
+        "losses/softmax.py",
+        "data/batching.py",
     }
 
 

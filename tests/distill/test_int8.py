@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmd4rec.distill import int8
-from llmd4rec.distill.int8 import Int8Rows
-from llmd4rec.distill.objective import Distill, Lesson, ranking_loss
+from llmd4rec.losses import int8
+from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.softmax import Distill, Lesson, ranking_loss
 
 N, ITEMS, K, D = 60, 300, 40, 8
 

@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 from in_another_process import changed, outcome, start, train
 
-from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import RunError
+from llmd4rec.runs.run import Run, parse_settings
 
 
 def wait_for(path: Path) -> None:

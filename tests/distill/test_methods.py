@@ -12,17 +12,17 @@ from in_another_process import changed
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmd4rec.data.batches import Batch, TrainingWindows
+from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.int8 import Int8Rows
-from llmd4rec.distill.methods import LEADER, DLLM2Rec
-from llmd4rec.distill.methods.dllm2rec import importance
-from llmd4rec.distill.objective import Distill, score_blocks
-from llmd4rec.distill.publish import Teacher
-from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.distillation.cache import Teacher
+from llmd4rec.distillation.methods import LEADER, DLLM2Rec
+from llmd4rec.distillation.methods.dllm2rec import importance
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.ranker import Ranker
+from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.softmax import Distill, score_blocks
+from llmd4rec.models.base import Ranker
+from llmd4rec.models.sequential import SASRec
+from llmd4rec.runs.run import Run, parse_settings
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Training
 
@@ -104,7 +104,7 @@ def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(tiny_sett
 
 
 def test_scores_come_block_by_block(monkeypatch):
-    monkeypatch.setattr("llmd4rec.distill.objective.BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("llmd4rec.losses.softmax.BLOCK_ELEMENTS", 1)
     states, table = torch.randn(70, 4), torch.randn(9, 4)
     blocks = [block.clone() for block in score_blocks(states, table)]
     assert [len(block) for block in blocks] == [32, 32, 6]

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmd4rec.data.batches import Batch
-from llmd4rec.distill.objective import (
+from llmd4rec.data.batching import Batch
+from llmd4rec.distillation.cache import Teacher
+from llmd4rec.distillation.logit_adjustment import popularity_prior
+from llmd4rec.losses.sample_weights import rank_weights
+from llmd4rec.losses.softmax import (
     Distill,
     Lesson,
     RankingObjective,
     draw_candidates,
     ranking_loss,
 )
-from llmd4rec.distill.popularity import popularity_prior
-from llmd4rec.distill.publish import Teacher
-from llmd4rec.distill.weights import rank_weights
 from llmd4rec.training.fit import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741

@@ -7,9 +7,9 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 
-from llmd4rec.distill.popularity import bearable_share, popularity_prior
+from llmd4rec.distillation.logit_adjustment import bearable_share, popularity_prior
 from llmd4rec.evaluation.evaluate import PoolValidation
-from llmd4rec.models.crm import SASRec
+from llmd4rec.models.sequential import SASRec
 
 
 @pytest.mark.parametrize(

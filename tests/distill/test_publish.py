@@ -10,13 +10,13 @@ import torch
 from evaluation.examples import LastItemModel, random_dataset
 from torch import Tensor
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.int8 import Int8Rows
-from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.distillation.cache import open_teacher, publish
 from llmd4rec.errors import LLMD4RecError, ModelError, RunError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.sequential import SASRec
 
 ITEMS = 50
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_the_rebuilt_distributions_are_the_models(data, tmp_path):
 
 
 def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmd4rec.distill.publish.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
+    monkeypatch.setattr("llmd4rec.distillation.cache.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
     publish(model(), data, tmp_path / "teacher", label="crm")
     teacher = open_teacher(tmp_path / "teacher", data, CPU)
     scores = teacher.states.astype(np.float64) @ teacher.table.numpy().T.astype(np.float64)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from in_another_process import changed
 
-from llmd4rec.distill.report import report_content, teachers_in_words
-from llmd4rec.distill.run import parse_settings
-from llmd4rec.evaluation.report import render
+from llmd4rec.report import render
+from llmd4rec.report.from_run import report_content, teachers_in_words
+from llmd4rec.runs.run import parse_settings
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,18 @@ from filelock import FileLock
 from in_another_process import changed, outcome, start, train
 from torch import Tensor
 
-from llmd4rec.config import describe
+from llmd4rec.config.settings import describe
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill import rounds
-from llmd4rec.distill.dependence import depends, refused
-from llmd4rec.distill.methods import LLMD4Rec
-from llmd4rec.distill.results import score
-from llmd4rec.distill.run import Run, parse_settings
-from llmd4rec.distill.settings import MutualDistillation, Wide
+from llmd4rec.distillation.methods import LLMD4Rec
+from llmd4rec.distillation.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.models.crm import BSARec, GRU4Rec, items
-from llmd4rec.models.ranker import count_parameters
+from llmd4rec.models import embedding as items
+from llmd4rec.models.base import count_parameters
+from llmd4rec.models.sequential import BSARec, GRU4Rec
+from llmd4rec.runs import pipeline as rounds
+from llmd4rec.runs.invalidation import depends, refused
+from llmd4rec.runs.results import score
+from llmd4rec.runs.run import Run, parse_settings
 from llmd4rec.training import checkpoint
 
 
@@ -759,7 +760,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(tiny_settings, chain_data, tmp_p
     def fail() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmd4rec.distill.run.environment", fail)
+    monkeypatch.setattr("llmd4rec.runs.run.environment", fail)
     with pytest.raises(KeyboardInterrupt):
         parse_settings(tiny_settings).fit(chain_data, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmd4rec.distill.weights import rank_weights
+from llmd4rec.losses.sample_weights import rank_weights
 
 ranks = st.integers(1, 10**6)
 

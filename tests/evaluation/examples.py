@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.ranker import Ranker
+from llmd4rec.models.base import Ranker
 
 
 def make_dataset(

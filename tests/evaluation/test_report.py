@@ -12,7 +12,8 @@ import torch
 from llmd4rec.evaluation import compare, evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.metrics import mean_metrics
-from llmd4rec.evaluation.report import (
+from llmd4rec.evaluation.significance import Comparison
+from llmd4rec.report import (
     CurvePoint,
     Example,
     ModelRow,
@@ -23,9 +24,8 @@ from llmd4rec.evaluation.report import (
     render,
     write_report,
 )
-from llmd4rec.evaluation.report.charts import nice_ticks
-from llmd4rec.evaluation.report.sections import finding
-from llmd4rec.evaluation.significance import Comparison
+from llmd4rec.report.charts import nice_ticks
+from llmd4rec.report.sections import finding
 
 from .examples import LastItemModel, random_dataset
 from .test_significance import evaluation, random_ranks

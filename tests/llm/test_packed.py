@@ -14,8 +14,8 @@ from tiny_llama import WORDS, save
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
 
-from llmd4rec.data.batches import TrainingWindows
-from llmd4rec.distill.publish import publish
+from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.distillation.cache import publish
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
 

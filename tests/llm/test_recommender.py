@@ -11,11 +11,11 @@ from tiny_llama import llama_model, save
 from torch import Tensor
 
 from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.models.base import Ranker, last_states
 from llmd4rec.models.llm import recommender
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.backbone import LoRA, embedding_rms, load_backbone
 from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
-from llmd4rec.models.ranker import Ranker, last_states
 
 ITEMS, ID_DIM, TEXT_DIM = 11, 6, 5
 LENGTHS = torch.tensor([4, 1, 7])

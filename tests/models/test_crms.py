@@ -7,13 +7,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from llmd4rec.config import load_settings
-from llmd4rec.distill.settings import MutualDistillation, Wide
+from llmd4rec.config.settings import load_settings
+from llmd4rec.distillation.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import BSARec, CRMName, GRU4Rec, LiGR, SASRec
-from llmd4rec.models.crm.bsarec import low_pass
-from llmd4rec.models.crm.items import ItemSides, item_table_of
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.embedding import ItemSides, item_table_of
+from llmd4rec.models.sequential import BSARec, CRMName, GRU4Rec, LiGR, SASRec
+from llmd4rec.models.sequential.bsarec import low_pass
 
 ITEMS = 40
 KINDS: dict[str, Any] = {"sasrec": SASRec, "bsarec": BSARec, "ligr": LiGR, "gru4rec": GRU4Rec}

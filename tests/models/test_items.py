@@ -9,13 +9,13 @@ import scipy.sparse as sp
 import torch
 
 from llmd4rec import Dataset
-from llmd4rec.data.attributes import item_attributes, item_words
-from llmd4rec.data.neighbours import strongest, together
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.crm import items as items_module
-from llmd4rec.models.crm.items import ItemSides, ItemTable, item_sides, item_table_of, nearest_texts
-from llmd4rec.models.ranker import count_parameters, last_states
+from llmd4rec.features.attributes import item_attributes, item_words
+from llmd4rec.features.cooccurrence import strongest, together
+from llmd4rec.models import embedding as items_module
+from llmd4rec.models.base import count_parameters, last_states
+from llmd4rec.models.embedding import ItemSides, ItemTable, item_sides, item_table_of, nearest_texts
+from llmd4rec.models.sequential import SASRec
 
 ITEMS, DIM, TEXT = 30, 8, 12
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from evaluation.examples import random_dataset
 
-from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec.distillation.cache import open_teacher, publish
 from llmd4rec.errors import ModelError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.pool import Pool
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.ensemble import Pool
+from llmd4rec.models.sequential import SASRec
 
 ITEMS = 40
 
@@ -60,7 +60,7 @@ def test_it_is_published_like_any_model(precision, tmp_path):
     else:
         rounded = open_teacher(folders[0], data, torch.device("cpu"), "int8")
         lesson = rounded.lesson(torch.arange(len(rounded.rank)))
-        from llmd4rec.distill.int8 import Int8Rows
+        from llmd4rec.losses.int8 import Int8Rows
 
         ours = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(mean), ITEMS)).numpy()
         assert abs(ours - mean).max() < 3e-2 * abs(mean).max()

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from llmd4rec.config import load_settings
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.config.settings import load_settings
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.ranker import last_states
+from llmd4rec.models.base import last_states
+from llmd4rec.models.sequential import SASRec
 
 ITEMS = 40
 

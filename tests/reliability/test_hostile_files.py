@@ -17,15 +17,15 @@ import pytest
 import zstandard
 
 import llmd4rec
-from llmd4rec.config import load_settings
-from llmd4rec.data import unpack
+from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.prepare import prepare_files
+from llmd4rec.data.ingest import unpack
+from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.ingest.unpack import unpacked
 from llmd4rec.data.sources.source import Files, MissingFileError
-from llmd4rec.data.unpack import unpacked
-from llmd4rec.distill.settings import MutualDistillation
+from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import ConfigError, DataError
-from llmd4rec.files import atomic_dir, atomic_file
+from llmd4rec.io.files import atomic_dir, atomic_file
 
 SECRET, MINE = b"of somebody else", b"1\t2\t3\t4\n"
 
@@ -275,7 +275,7 @@ def test_unpacked_copies_are_private_and_go(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("tempfile.tempdir", str(places))
     path = tmp_path / "log.csv.gz"
     path.write_bytes(gzip.compress(b"user,item\nu,a\nu,b\nu,c\nv,a\n"))
-    from llmd4rec.data.readers import open_table
+    from llmd4rec.data.ingest.readers import open_table
 
     with open_table(path):
         (folder,) = places.iterdir()

@@ -19,10 +19,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill import rounds
-from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.runs import pipeline as rounds
+from llmd4rec.runs.run import Run, parse_settings
 from llmd4rec.training import fit
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]

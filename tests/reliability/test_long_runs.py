@@ -14,11 +14,11 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 
-from llmd4rec import progress
-from llmd4rec.distill.objective import Distill, RankingObjective
-from llmd4rec.distill.publish import open_teacher, publish
+from llmd4rec import log as progress
+from llmd4rec.distillation.cache import open_teacher, publish
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.models.crm import SASRec
+from llmd4rec.losses.softmax import Distill, RankingObjective
+from llmd4rec.models.sequential import SASRec
 from llmd4rec.training.fit import Training, fit
 from llmd4rec.training.tracking import MetricsLog
 

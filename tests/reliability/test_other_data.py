@@ -16,12 +16,12 @@ import pytest
 from evaluation.examples import chain_dataset
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.results import OTHER_DATA, saved_or_scored, score, score_run
-from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation import evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.serving.export import export_run
+from llmd4rec.export.write import export_run
+from llmd4rec.runs.results import OTHER_DATA, saved_or_scored, score, score_run
+from llmd4rec.runs.run import Run, parse_settings
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from in_another_process import changed, outcome, start, train, train_as
 
-from llmd4rec.distill.run import Run
+from llmd4rec.runs.run import Run
 
 
 def together(settings: dict[str, Any], data: Path, folder: Path, count: int = 2) -> list[Any]:

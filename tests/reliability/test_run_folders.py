@@ -21,11 +21,11 @@ import torch
 from in_another_process import changed, outcome, start, train
 
 from llmd4rec import __file__ as package
-from llmd4rec.distill.publish import open_teacher
-from llmd4rec.distill.results import score
-from llmd4rec.distill.run import Run, parse_settings
+from llmd4rec.distillation.cache import open_teacher
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.runs.results import score
+from llmd4rec.runs.run import Run, parse_settings
 from llmd4rec.training import checkpoint
 
 

@@ -15,8 +15,8 @@ from evaluation.examples import chain_dataset
 from tiny_llama import WORDS, save
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.run import Run, parse_settings
-from llmd4rec.serving.export import ExportOptions, export_run
+from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.runs.run import Run, parse_settings
 
 ITEMS = 20
 

@@ -26,8 +26,8 @@ import polars as pl
 from evaluation.examples import chain_dataset
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.run import parse_settings
-from llmd4rec.serving.export import ExportOptions, export_run
+from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.runs.run import parse_settings
 
 ITEMS = {
     "plain": "Rose water",

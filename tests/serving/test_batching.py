@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmd4rec.serving.api.batching import Batcher
-from llmd4rec.serving.api.errors import ApiError
-from llmd4rec.serving.api.metrics import Metrics
+from llmd4rec.server.batching import Batcher
+from llmd4rec.server.errors import ApiError
+from llmd4rec.server.metrics import Metrics
 
 
 class Kitchen:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from llmd4rec import Engine, Filters, NewItem
 from llmd4rec.errors import ConfigError, DataError, RunError
-from llmd4rec.models.ranker import last_states
-from llmd4rec.serving.answers import Answer, ExportInfo, Request
-from llmd4rec.serving.api.service import _facet
-from llmd4rec.serving.catalogue import Catalogue, column_values, kinds_of
-from llmd4rec.serving.index import ApproximateIndex
+from llmd4rec.inference.catalogue import Catalogue, column_values, kinds_of
+from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.types import Answer, ExportInfo, Request
+from llmd4rec.models.base import last_states
+from llmd4rec.server.service import _facet
 
 
 class MeanEncoder:
@@ -357,9 +357,9 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index, as_if_la
 @pytest.fixture
 def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small table takes the way of a large one."""
-    monkeypatch.setattr("llmd4rec.serving.engine.FEW", 0)
-    monkeypatch.setattr("llmd4rec.serving.engine.MOST_FETCHED", 1.0)
-    monkeypatch.setattr("llmd4rec.serving.index.LEAST_RESCORED", 8)
+    monkeypatch.setattr("llmd4rec.inference.engine.FEW", 0)
+    monkeypatch.setattr("llmd4rec.inference.engine.MOST_FETCHED", 1.0)
+    monkeypatch.setattr("llmd4rec.inference.index.LEAST_RESCORED", 8)
 
 
 # ---- diversity --------------------------------------------------------------------------------------------------

@@ -18,15 +18,15 @@ import yaml
 from evaluation.examples import chain_dataset
 
 from llmd4rec import Engine
-from llmd4rec.distill.run import Run, parse_settings
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.files import sha256_file
-from llmd4rec.models.crm import CRMName, SASRec
-from llmd4rec.models.ranker import last_states
-from llmd4rec.serving.export import ExportOptions, export_run
-from llmd4rec.serving.from_run import engine_of_run
-from llmd4rec.serving.graphs import check_parity, write_encoder
+from llmd4rec.export.from_run import engine_of_run
+from llmd4rec.export.graphs import check_parity, write_encoder
+from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.io.files import sha256_file
+from llmd4rec.models.base import last_states
+from llmd4rec.models.sequential import CRMName, SASRec
+from llmd4rec.runs.run import Run, parse_settings
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, mon
     def wrong(_ranker: Any, path: Path) -> None:
         write_encoder(other, path)
 
-    monkeypatch.setattr("llmd4rec.serving.export.write_encoder", wrong)
+    monkeypatch.setattr("llmd4rec.export.write.write_encoder", wrong)
     with pytest.raises(ModelError, match="the exported graph differs from the model"):
         export_run(run, chain_data, tmp_path / "export", "alone")
     assert list(tmp_path.iterdir()) == []

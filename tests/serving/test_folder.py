@@ -14,7 +14,7 @@ import pytest
 
 from llmd4rec import Engine
 from llmd4rec.errors import RunError
-from llmd4rec.files import sha256_file
+from llmd4rec.io.files import sha256_file
 
 Change = Callable[[Path], object]
 

@@ -16,7 +16,7 @@ import pytest
 
 from llmd4rec import Engine, NewItem
 from llmd4rec.errors import RunError
-from llmd4rec.serving.from_run import engine_of_run
+from llmd4rec.export.from_run import engine_of_run
 
 HISTORY = ["i3", "i4"]
 

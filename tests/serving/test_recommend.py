@@ -99,8 +99,8 @@ def test_mistakes(store, tmp_path, monkeypatch, arguments, message):
 
 
 def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path):
-    from llmd4rec.serving.answers import Request
-    from llmd4rec.serving.batch import Histories, recommend_all
+    from llmd4rec.inference.batch import Histories, recommend_all
+    from llmd4rec.inference.types import Request
 
     table, popular = recommend_all(engine, Histories(["a", "b"], [["?"], ["i3"]]), Request(k=2))
     assert popular == 1
@@ -112,7 +112,7 @@ def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path
 
 
 def test_an_export_of_one_model_has_no_other(store, tmp_path):
-    from llmd4rec.serving.export import export_run
+    from llmd4rec.export.write import export_run
 
     export_run(store.run, store.data, tmp_path / "export", "alone")
     assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "alone"

@@ -21,8 +21,8 @@ from shop import IDS, ITEMS, Client, answered, command, head, running
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
-from llmd4rec.serving.answers import Filters
-from llmd4rec.serving.engine import Engine
+from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.types import Filters
 
 KEY = "a-key-of-twenty-three-x"
 
@@ -703,7 +703,7 @@ def refused(monkeypatch):
     def started(*_: object) -> None:
         raise AssertionError("it started")
 
-    monkeypatch.setattr("llmd4rec.serving.api.server._serve", started)
+    monkeypatch.setattr("llmd4rec.server.server._serve", started)
 
     def message(*arguments: object) -> str:
         result = CliRunner().invoke(app, ["serve", *map(str, arguments)], env={"COLUMNS": "250", "TERM": "dumb"})
@@ -749,7 +749,7 @@ def test_a_weak_key_is_refused(refused, models, tmp_path):
 
 def test_serving_imports_no_torch():
     code = (
-        "import sys; import llmd4rec.serving.api.server, llmd4rec.serving.engine, llmd4rec.cli.serve\n"
+        "import sys; import llmd4rec.server.server, llmd4rec.inference.engine, llmd4rec.cli.serve\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'scipy', 'pandas'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

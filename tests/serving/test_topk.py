@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.serving import topk
-from llmd4rec.serving.cold import Cases, fit_cold_start, fit_map, with_one
-from llmd4rec.serving.index import ApproximateIndex
-from llmd4rec.serving.store import to_int8
-from llmd4rec.serving.topk import exact_among, exact_top, top_columns
+from llmd4rec.inference import topk
+from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.new_items import Cases, fit_cold_start, fit_map, with_one
+from llmd4rec.inference.store import to_int8
+from llmd4rec.inference.topk import exact_among, exact_top, top_columns
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,7 +11,7 @@ from evaluation.examples import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.data.batches import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 
 # (interactions, of which for training) of each user

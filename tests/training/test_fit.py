@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.batches import Batch
+from llmd4rec.data.batching import Batch
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distill.objective import Distill, RankingObjective
-from llmd4rec.distill.publish import Teacher, open_teacher, publish
+from llmd4rec.distillation.cache import Teacher, open_teacher, publish
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.models.crm import SASRec
-from llmd4rec.models.ranker import Ranker
+from llmd4rec.losses.softmax import Distill, RankingObjective
+from llmd4rec.models.base import Ranker
+from llmd4rec.models.sequential import SASRec
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Fitted, LossParts, Objective, Training, fit
 from llmd4rec.training.runtime import Interrupted

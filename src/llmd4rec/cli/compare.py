@@ -34,10 +34,10 @@ def compare(
 
       llmd4rec compare runs/sasrec runs/mutual --json
     """
-    from llmd4rec.distill.results import saved_or_scored
-    from llmd4rec.distill.run import Run
     from llmd4rec.evaluation.significance import compare as compare_evaluations
-    from llmd4rec.progress import print_json, stdout_console
+    from llmd4rec.log import print_json, stdout_console
+    from llmd4rec.runs.results import saved_or_scored
+    from llmd4rec.runs.run import Run
 
     a, b = Run.open(run_a), Run.open(run_b)
     name = model

@@ -30,7 +30,7 @@ def list_(
 
     chosen = [source for source in all_sources() if name.lower() in source.name]
     if as_json:
-        from llmd4rec.progress import print_json
+        from llmd4rec.log import print_json
 
         print_json([source.as_dict() for source in chosen], indent=2)
         return
@@ -68,7 +68,7 @@ def get(
     folder = out if out is not None else Path(name)
     counts: dict[str, Any] = get_source(name, folder, from_path=from_path, overwrite=overwrite)
     if as_json:
-        from llmd4rec.progress import print_json
+        from llmd4rec.log import print_json
 
         print_json({"out": str(folder), **counts})
         return

@@ -49,9 +49,9 @@ def evaluate(
 
       llmd4rec evaluate runs/first --data data/newer --other-data
     """
-    from llmd4rec.distill.results import evaluation_table, score
-    from llmd4rec.distill.run import Run
-    from llmd4rec.progress import print_json, stdout_console
+    from llmd4rec.log import print_json, stdout_console
+    from llmd4rec.runs.results import evaluation_table, score
+    from llmd4rec.runs.run import Run
 
     opened = Run.open(run)
     result = score(

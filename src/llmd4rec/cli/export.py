@@ -59,8 +59,8 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distill.run import Run
-    from llmd4rec.serving.export import ExportOptions, export_run
+    from llmd4rec.export.write import ExportOptions, export_run
+    from llmd4rec.runs.run import Run
 
     opened = Run.open(run)
     folder = out or opened.folder / "export"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmd4rec.data.settings import Duplicates, MissingTimes, Order, Quoting, Split, Ties
+from llmd4rec.data.ingest.settings import Duplicates, MissingTimes, Order, Quoting, Split, Ties
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
@@ -201,9 +201,9 @@ def prepare(
 
       llmd4rec prepare --interactions reviews.jsonl.gz --out data/mine --k-core 5 --split temporal
     """
-    from llmd4rec.data.prepare import prepare_files
-    from llmd4rec.data.separated import Layout
-    from llmd4rec.data.settings import Prepare
+    from llmd4rec.data.ingest.prepare import prepare_files
+    from llmd4rec.data.ingest.separated import Layout
+    from llmd4rec.data.ingest.settings import Prepare
 
     settings = Prepare(
         user_col=user_col,
@@ -239,7 +239,7 @@ def prepare(
         overwrite=overwrite,
     )
     if as_json:
-        from llmd4rec.progress import print_json
+        from llmd4rec.log import print_json
 
         print_json({"out": str(out), "fingerprint": dataset.fingerprint, **dataset.report})
         return

@@ -11,9 +11,9 @@ from llmd4rec.cli.evaluate import Model, Seen, Stage
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.distill.run import Run
-    from llmd4rec.serving.answers import Answer, Filters, Request
-    from llmd4rec.serving.engine import Engine
+    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.types import Answer, Filters, Request
+    from llmd4rec.runs.run import Run
 
 
 def recommend(
@@ -70,7 +70,7 @@ def recommend(
       llmd4rec recommend runs/first --users all --out recs.parquet
     """
     from llmd4rec.errors import ConfigError
-    from llmd4rec.serving.answers import Request
+    from llmd4rec.inference.types import Request
 
     if (history is None) == (users is None):
         raise ConfigError("give either --history or --users", "For example: --history a,b,c or --users all.")
@@ -107,7 +107,7 @@ def _one(
 ) -> None:
     from dataclasses import replace
 
-    from llmd4rec.progress import print_json
+    from llmd4rec.log import print_json
 
     engine, _ = _open(source, model, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
@@ -137,7 +137,7 @@ def _print(answer: Answer) -> None:
     from rich.table import Table
     from rich.text import Text  # a title in [brackets] is no markup
 
-    from llmd4rec.progress import stdout_console
+    from llmd4rec.log import stdout_console
 
     reasons = any(item.because for item in answer.items)
     columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
@@ -155,7 +155,7 @@ def _many(
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
-    from llmd4rec.serving.batch import check_out, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import check_out, histories_of, recommend_all, write
 
     check_out(out)
     engine, dataset = _open(source, model, stage, data, with_fields=True)
@@ -175,7 +175,7 @@ def _open(
     """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.errors import ConfigError
-    from llmd4rec.serving.engine import Engine
+    from llmd4rec.inference.engine import Engine
 
     if (source / "export.json").is_file():
         if model != "crm":
@@ -188,9 +188,9 @@ def _open(
         return engine, Dataset.load(data) if data is not None else None
     import polars as pl
 
-    from llmd4rec.distill.run import Run
-    from llmd4rec.progress import warn
-    from llmd4rec.serving.from_run import engine_of_run
+    from llmd4rec.export.from_run import engine_of_run
+    from llmd4rec.log import warn
+    from llmd4rec.runs.run import Run
 
     run = Run.open(source)
     dataset = run.load_data(data, other=data is not None) if with_fields or data is not None else None
@@ -274,7 +274,7 @@ def parse_filters(conditions: list[str]) -> Filters | None:
     import re
 
     from llmd4rec.errors import DataError
-    from llmd4rec.serving.answers import Filters
+    from llmd4rec.inference.types import Filters
 
     any_of: dict[str, list[str]] = {}
     bounds: dict[str, dict[str, float]] = {">=": {}, "<=": {}}

@@ -21,8 +21,8 @@ def report(
 
       llmd4rec report runs/first
     """
-    from llmd4rec.distill.results import print_table, score_run
-    from llmd4rec.distill.run import Run
+    from llmd4rec.runs.results import print_table, score_run
+    from llmd4rec.runs.run import Run
 
     opened = Run.open(run)
     results = score_run(opened, opened.load_data(data), report_path=out)

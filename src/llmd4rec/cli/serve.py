@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from llmd4rec.serving.engine import Engine
+    from llmd4rec.inference.engine import Engine
 
 KEY = "LLMD4REC_API_KEY"
 
@@ -66,9 +66,9 @@ def serve(
     # Before NumPy is there: answers are computed on so many cores, another one is for HTTP.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    from llmd4rec.serving.api.server import serve as run
-    from llmd4rec.serving.api.settings import ServiceSettings
-    from llmd4rec.serving.engine import Engine
+    from llmd4rec.inference.engine import Engine
+    from llmd4rec.server.server import serve as run
+    from llmd4rec.server.settings import ServiceSettings
 
     if models is not None and not models.is_dir():
         raise LLMD4RecError(f"--models {models} is no folder", "Name the folder that holds exports.")

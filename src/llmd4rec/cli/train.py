@@ -50,8 +50,8 @@ def train(
 
       llmd4rec train -d data/mine -r runs/alone --set rounds=0        (SASRec alone)
     """
-    from llmd4rec.config import describe, load_settings
-    from llmd4rec.distill.settings import MutualDistillation
+    from llmd4rec.config.settings import describe, load_settings
+    from llmd4rec.distillation.settings import MutualDistillation
 
     if show_settings:
         _print_settings(describe(MutualDistillation))
@@ -63,7 +63,7 @@ def train(
         raise typer.BadParameter("--json prints the scores, which --no-evaluate leaves out; give one of the two")
 
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.distill.results import print_table, score_run
+    from llmd4rec.runs.results import print_table, score_run
 
     trained = settings.fit(Dataset.load(data), run)
     if evaluate and trained.writes:
@@ -75,7 +75,7 @@ def _print_settings(rows: object) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from llmd4rec.progress import stdout_console
+    from llmd4rec.log import stdout_console
 
     table = Table("setting", "default", "what it is", box=None, header_style="bold")
     for key, default, description in rows:  # type: ignore[attr-defined]

@@ -31,9 +31,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec.data.table import UNREADABLE
+from llmd4rec.data.ingest.table import UNREADABLE
 from llmd4rec.errors import DataError
-from llmd4rec.files import atomic_dir, read_json, sha256_file, write_array, write_json
+from llmd4rec.io.files import atomic_dir, read_json, sha256_file, write_array, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -322,7 +322,9 @@ class Dataset:
         items: pl.DataFrame | pl.LazyFrame | pd.DataFrame | None = None,
         **settings: Any,
     ) -> Dataset:
-        """Cleans, indexes and splits two frames; the settings are those of :class:`~llmd4rec.data.settings.Prepare`.
+        """Cleans, indexes and splits two frames.
+
+        Settings are those of :class:`~llmd4rec.data.ingest.settings.Prepare`.
 
         Args:
             interactions: one row per interaction: user, item, and a timestamp or position if known. polars or pandas.
@@ -331,8 +333,8 @@ class Dataset:
         Raises:
             DataError: a column is missing or cannot be understood; nothing is left after cleaning.
         """
-        from llmd4rec.data.prepare import prepare_frames
-        from llmd4rec.data.settings import Prepare
+        from llmd4rec.data.ingest.prepare import prepare_frames
+        from llmd4rec.data.ingest.settings import Prepare
 
         return prepare_frames(interactions, items, Prepare.from_settings(settings))
 
@@ -354,7 +356,7 @@ class Dataset:
             _write_table(folder / "catalogue.parquet", self.catalogue)
             write_json(folder / "report.json", self.report)
             if self.report:
-                from llmd4rec.data.report import report_markdown
+                from llmd4rec.data.ingest.report import report_markdown
 
                 (folder / "report.md").write_text(report_markdown(self.report), encoding="utf-8")
             head = {

@@ -19,8 +19,8 @@ from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.metrics import CUTOFFS, coverage, mean_metrics, ndcg, popularity
 from llmd4rec.evaluation.ranking import Ranking, Seen, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
-from llmd4rec.models.ranker import Ranker, last_states
-from llmd4rec.progress import bar
+from llmd4rec.log import bar
+from llmd4rec.models.base import Ranker, last_states
 
 SeenItems = Literal["keep", "remove"]
 
@@ -137,7 +137,7 @@ class PoolValidation:
 
     Args:
         rankers: the models, on one device; histories are read as far back as all of them can, as by a
-            :class:`~llmd4rec.models.pool.Pool` of them.
+            :class:`~llmd4rec.models.ensemble.Pool` of them.
         dataset: the data set that they were made for.
         seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
         batch_size: histories encoded at once.

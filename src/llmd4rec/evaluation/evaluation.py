@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec.data.table import UNREADABLE
+from llmd4rec.data.ingest.table import UNREADABLE
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_dir, read_json, write_json
+from llmd4rec.io.files import atomic_dir, read_json, write_json
 
 HEAD, PER_USER, TOP = "evaluation.json", "per_user.parquet", "top.npy"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.ranker import Ranker, last_states
+from llmd4rec.models.base import Ranker, last_states
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmd4rec.errors import ModelError
-from llmd4rec.products import product
+from llmd4rec.matmul import product
 
 #: Scores held at once: enough rows for a product to run at full speed, and not more memory than that takes.
 CPU_BLOCK_ELEMENTS = 2**22

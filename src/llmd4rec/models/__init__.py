@@ -1,1 +1,1 @@
-"""."""
+"""Models: histories in, states and an item table out."""

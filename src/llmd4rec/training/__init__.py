@@ -1,1 +1,1 @@
-"""."""
+"""Training one model towards one loss."""

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llmd4rec.errors import RunError
-from llmd4rec.files import atomic_file
+from llmd4rec.io.files import atomic_file
 
 #: 1 had no checksum; it is still read.
 FORMAT_VERSION = 2

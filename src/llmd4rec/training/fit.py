@@ -27,11 +27,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from llmd4rec.data.batches import Batch, Histories, TrainingWindows
+from llmd4rec.data.batching import Batch, Histories, TrainingWindows
 from llmd4rec.data.dataset import Int64Array
 from llmd4rec.errors import DataError, Diverged, ModelError
-from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import bar, duration, warn
+from llmd4rec.log import bar, duration, warn
+from llmd4rec.models.base import Ranker
 from llmd4rec.training import checkpoint
 from llmd4rec.training.checkpoint import DamagedCheckpoint
 from llmd4rec.training.processes import Processes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmd4rec.errors import RunError
-from llmd4rec.files import clear_disk_errors
+from llmd4rec.io.files import clear_disk_errors
 
 
 class MetricsLog:

@@ -13,7 +13,7 @@ import polars as pl
 from llmd4rec.data.sources import amazon, movielens, others
 from llmd4rec.data.sources.source import Files, MissingFileError, Origin, Source
 from llmd4rec.errors import DataError
-from llmd4rec.files import atomic_dir
+from llmd4rec.io.files import atomic_dir
 
 _FILES = ("README.md", "interactions.parquet", "items.parquet")
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from llmd4rec.data.sources.records import Record, joined, read_records, scan_json, text
 from llmd4rec.data.sources.source import Files, MissingFileError, Origin, Source, Tables
-from llmd4rec.fetch import RemoteFile, Url
+from llmd4rec.io.download import RemoteFile, Url
 
 _TERMS = (
     "Amazon Review Data, McAuley lab, UCSD: published for research, no formal licence text; cite {cite}; not to be "

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from llmd4rec.data.sources.source import Files, Origin, Source, Tables
-from llmd4rec.fetch import Package, RemoteFile, Url
+from llmd4rec.io.download import Package, RemoteFile, Url
 
 _LICENCE = (
     "GroupLens: research use, cite Harper and Konstan 2015, no redistribution without permission, no commercial use "

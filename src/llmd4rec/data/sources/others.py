@@ -6,7 +6,7 @@ import polars as pl
 
 from llmd4rec.data.sources.records import joined, number, read_records, scan_json, text
 from llmd4rec.data.sources.source import Files, Origin, Source, Tables
-from llmd4rec.fetch import RemoteFile, Url
+from llmd4rec.io.download import RemoteFile, Url
 
 
 def read_steam(files: Files) -> Tables:

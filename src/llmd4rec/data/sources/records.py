@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from llmd4rec.errors import DataError
-from llmd4rec.progress import bar
+from llmd4rec.log import bar
 
 _BATCH = 100_000
 Record = Mapping[str, Any]

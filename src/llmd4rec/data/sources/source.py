@@ -18,9 +18,9 @@ from typing import Any
 
 import polars as pl
 
-from llmd4rec.data.unpack import limited, unpacked
+from llmd4rec.data.ingest.unpack import limited, unpacked
 from llmd4rec.errors import DataError, FetchError
-from llmd4rec.fetch import Package, RemoteFile, fetch
+from llmd4rec.io.download import Package, RemoteFile, fetch
 
 #: What the readers of archives raise for one that is damaged.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError)

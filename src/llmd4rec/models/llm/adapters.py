@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmd4rec.matmul import product
 from llmd4rec.models.dropout import kept
-from llmd4rec.products import product
 
 
 class AdaptedLinear(nn.Module):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
-from llmd4rec.files import atomic_file
+from llmd4rec.io.files import atomic_file
+from llmd4rec.log import say
+from llmd4rec.models.base import Ranker
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
 from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
-from llmd4rec.models.ranker import Ranker
-from llmd4rec.progress import say
 
 _FILE = "text_vectors.safetensors"
 

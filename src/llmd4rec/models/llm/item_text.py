@@ -24,10 +24,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from llmd4rec.errors import ConfigError, ModelError
-from llmd4rec.files import atomic_file, cache_dir, read_json, sha256_file
+from llmd4rec.io.files import atomic_file, cache_dir, read_json, sha256_file
+from llmd4rec.log import Bar, bar
 from llmd4rec.models.llm.backbone import Backbone, has_adapters
 from llmd4rec.models.llm.origins import locate, quiet
-from llmd4rec.progress import Bar, bar
 
 Vectors = NDArray[np.float32]
 #: Texts per file of the memory: an interrupted encoding loses at most so many.

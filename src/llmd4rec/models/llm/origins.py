@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from llmd4rec.errors import ModelError
-from llmd4rec.fetch import Package, RemoteFile, fetch, offline, reachable
-from llmd4rec.files import atomic_dir, cache_dir, sha256_file
-from llmd4rec.progress import say
+from llmd4rec.io.download import Package, RemoteFile, fetch, offline, reachable
+from llmd4rec.io.files import atomic_dir, cache_dir, sha256_file
+from llmd4rec.log import say
 
 _SMOLLM2 = RemoteFile(
     name="SmolLM2-135M-Instruct.Q4_1.gguf",

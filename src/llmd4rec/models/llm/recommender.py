@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.matmul import linear
+from llmd4rec.models.base import Ranker
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.llm.backbone import (
     Backbone,
@@ -37,8 +39,6 @@ from llmd4rec.models.llm.backbone import (
     trainable_state,
 )
 from llmd4rec.models.llm.packed import Packing, run_packed
-from llmd4rec.models.ranker import Ranker
-from llmd4rec.products import linear
 
 ItemInputs = Literal["id", "text", "id+text"]
 Tuning = Literal["lora", "full", "frozen"]
@@ -215,7 +215,7 @@ class LLMRecommenderNetwork(Ranker):
         return self._dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.ranker.Ranker`. Those of padding are 0.
+        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.Ranker`. Those of padding are 0.
 
         Raises:
             ModelError: the items are made of identifiers and no item table was injected yet.

@@ -1,0 +1,1 @@
+"""Settings: pydantic models to YAML and back, and errors that name the setting."""

@@ -1,0 +1,264 @@
+"""Settings of a run: one YAML, checked; every default written out; errors that name the nearest known key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import reprlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import BaseModel, Tag, ValidationError
+
+from llmd4rec.errors import ConfigError
+from llmd4rec.io.files import atomic_file
+
+M = TypeVar("M", bound=BaseModel)
+
+#: How a wrong value is quoted: a file of a few lines can hold, by its aliases, one that is gigabytes long.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
+
+
+def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:
+    """Reads a YAML file of settings and applies `key.key=value` overrides.
+
+    Args:
+        kind: the settings' model.
+        path: the file; None for all defaults. An empty file or `{}` is valid.
+        overrides: as given to `--set`; values are YAML, so `[5, 10]`, `null` and `true` mean what they say.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = _read_yaml(Path(path).read_text(encoding="utf-8"), Path(path).name)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path} does not exist", "Give a YAML file; one with only {} means defaults.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{path} cannot be read as YAML: {error}", "Correct the file.") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}, not settings", "Write `key: value` lines.")
+    for override in overrides:
+        _apply(values, override)
+    return check(kind, _without_empty(kind, values), str(path) if path is not None else "the settings")
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    """What YAML, which JSON is too, says.
+
+    Raises:
+        ConfigError: a key is given twice, of which YAML's own readers take the last.
+        yaml.YAMLError: it is no YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _refuse_repeated(root, where, "", set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _refuse_repeated(node: yaml.Node, where: str, prefix: str, looked_at: set[int]) -> None:
+    if id(node) in looked_at:  # an alias, of which a few lines can make billions
+        return
+    looked_at.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for place, each in enumerate(node.value):
+            _refuse_repeated(each, where, f"{prefix}{place}.", looked_at)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                at = f"line {lines[name]} and line {line}" if line != lines[name] else f"line {line}"
+                raise ConfigError(
+                    f"{prefix + key.value!r} stands twice in {where} ({at})",
+                    "Put what belongs to it under one of them, and remove the other.",
+                )
+            lines[name] = line
+        _refuse_repeated(value, where, f"{prefix}{getattr(key, 'value', '')}.", looked_at)
+
+
+def _without_empty(kind: Any, values: Any) -> Any:
+    """The values without the groups of settings that were left empty, which then are as they are by default."""
+    if not isinstance(values, dict) or not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return values
+    kept = {}
+    for name, value in values.items():
+        info = kind.model_fields.get(name)
+        group = None if info is None else _group_of(info.annotation)
+        if value is None and info is not None and group is not None and type(None) not in get_args(info.annotation):
+            continue
+        kept[name] = value if group is None else _without_empty(group, value)
+    return kept
+
+
+def check(kind: type[M], values: dict[str, Any], where: str) -> M:
+    """Builds `kind` from plain values.
+
+    Raises:
+        ConfigError: with every wrong key and value, and the nearest known key.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = _explain(kind, error.errors())
+        remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
+        raise ConfigError(f"{where}: " + "; ".join(lines), remedy) from error
+
+
+def dump_settings(settings: BaseModel) -> str:
+    """All settings, defaults included, as YAML."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save_settings(settings: BaseModel, path: Path) -> None:
+    """Writes :func:`dump_settings` atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(dump_settings(settings), encoding="utf-8")
+
+
+def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
+    """Every setting as (dotted key, default, what it is); `key.*.name` are those of each group in a list.
+
+    Of a group that may be of several kinds, those of the default kind come first, then what the others have that it
+    has not, or with another default, each with the name of its kind.
+    """
+    for name, info in kind.model_fields.items():
+        nested, default = _group_of(info.annotation), info.get_default(call_default_factory=True)
+        groups = nested is not None and issubclass(nested, BaseModel)
+        several = groups and isinstance(default, tuple)
+        if several:
+            default = [group.model_dump(mode="json", exclude_defaults=True) for group in default]
+        if several or not groups:
+            yield f"{prefix}{name}", default, info.description or ""
+        if groups:
+            inner = f"{prefix}{name}.*." if several else f"{prefix}{name}."
+            own = list(describe(nested, inner))
+            yield from own
+            seen = {(key, repr(value)) for key, value, _ in own}
+            for tag, other in _tagged(info.annotation, *info.metadata).items():
+                for key, value, words in describe(other, inner) if other is not nested else ():
+                    if (key, repr(value)) not in seen and key != f"{inner}name":
+                        yield key, value, f"({tag}) {words}"
+
+
+def differences(a: BaseModel, b: BaseModel) -> list[str]:
+    """The dotted keys in which two settings of one kind differ, with both values."""
+    flat_a, flat_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    keys = dict.fromkeys([*flat_a, *flat_b])
+    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
+    try:
+        value = _read_yaml(text, f"--set {key}")
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if values.get(parent) is None:  # not there, or a block that was left empty
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {key}: {parent!r} is no group of settings", "Check the key.")
+    values[last] = value
+
+
+def _explain(kind: type[BaseModel], problems: Iterable[Any]) -> list[str]:
+    """One line for each wrong setting; where a setting may be of several kinds, all that it failed to be."""
+    reasons: dict[str, list[str]] = {}
+    for problem in problems:
+        path, known = _locate(kind, problem["loc"])
+        key, given = ".".join(path), problem["input"]
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            reasons[_unknown(kind, path, known)] = []
+        elif problem["type"] == "value_error":  # of a whole group of settings: what was given is not one value
+            reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
+        elif problem["type"] == "union_tag_invalid":
+            known_names = problem["ctx"]["expected_tags"].replace("'", "")
+            reasons[f"{key}.name = {problem['ctx']['tag']!r}: must be one of {known_names}"] = []
+        elif problem["type"] == "union_tag_not_found":
+            reasons[f"{key} = {_SHORT.repr(given)}: must be a group of settings"] = []
+        else:
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            reasons.setdefault(f"{key} = {_SHORT.repr(given)}: ", []).append(message)
+    return [start + ", or ".join(dict.fromkeys(messages)) for start, messages in reasons.items()]
+
+
+def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The names on the way to a setting, without pydantic's tags for unions, and the settings known beside it."""
+    path: list[str] = []
+    group: Any = kind
+    tagged: dict[str, Any] = {}
+    for part in location:
+        if part in tagged:
+            group, tagged = tagged[str(part)], {}
+            continue
+        if isinstance(part, int):  # one of a list of groups
+            path.append(str(part))
+            continue
+        known = _fields(group)
+        path.append(str(part))
+        if part not in known:
+            return path, list(known)
+        group, tagged = _group_of(known[part]), _tagged(known[part])
+        if group is None:
+            return path, list(known)
+    return path, []
+
+
+def _tagged(*annotations: Any) -> dict[str, Any]:
+    """The settings models of a union that are told apart by a tag, by tag."""
+    found: dict[str, Any] = {}
+    for each in (part for annotation in annotations for part in get_args(annotation)):
+        tag = next((part.tag for part in get_args(each)[1:] if isinstance(part, Tag)), None)
+        found |= {tag: get_args(each)[0]} if tag is not None else _tagged(each)
+    return found
+
+
+def _fields(group: Any) -> dict[Any, Any]:
+    """Name → annotation of a settings model or a dataclass of settings."""
+    if issubclass(group, BaseModel):
+        return {name: info.annotation for name, info in group.model_fields.items()}
+    return dict(get_type_hints(group))
+
+
+def _group_of(annotation: Any) -> Any:
+    """The settings model or dataclass in an annotation, if there is one."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _group_of(each)) is not None), None)
+
+
+def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:
+    key = ".".join(path)
+    nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    if nearest:
+        return f"unknown setting {key!r}; did you mean {'.'.join([*path[:-1], nearest[0]])!r}?"
+    everywhere = [name for name, _, _ in describe(kind)]
+    same_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]
+    hint = same_end or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.3) or known
+    return f"unknown setting {key!r}; the nearest known is {hint[0]!r}" if hint else f"unknown setting {key!r}"

@@ -1,0 +1,1 @@
+"""Raw logs and catalogues of any shape in, a checked data set out."""

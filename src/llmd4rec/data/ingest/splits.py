@@ -1,0 +1,115 @@
+"""Holding out targets: the last interactions of each user, or everything behind a moment in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.data.ingest.times import as_text
+from llmd4rec.errors import DataError
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Flat positions: `train_end` [U], `valid` [V], `test` [T], as in a `Dataset`; and facts for the report."""
+
+    train_end: Int64Array
+    valid: Int64Array
+    test: Int64Array
+    facts: dict[str, Any]
+
+
+def seen_before(offsets: Int64Array, items: NDArray[np.int32], positions: Int64Array) -> int:
+    """How many targets are items that their user had before; with `seen: remove` such targets are never found.
+
+    Args:
+        offsets: [U + 1].
+        items: [N].
+        positions: flat positions of the targets, one a user at most.
+    """
+    users = np.searchsorted(offsets, positions, side="right") - 1
+    wanted = np.full(len(offsets) - 1, -1, dtype=items.dtype)
+    target_at = np.zeros(len(offsets) - 1, dtype=np.int64)
+    wanted[users], target_at[users] = items[positions], positions
+    same = np.flatnonzero(items == np.repeat(wanted, np.diff(offsets)))
+    having = np.searchsorted(offsets, same, side="right") - 1
+    return len(np.unique(having[same < target_at[having]]))
+
+
+def leave_one_out(offsets: Int64Array) -> Targets:
+    """The last interaction is the test target, the one before the validation target, of users with at least 3.
+
+    Shorter histories serve for training only.
+
+    Raises:
+        DataError: no user is that long.
+    """
+    ends, lengths = offsets[1:], np.diff(offsets)
+    held = lengths >= 3
+    if not held.any():
+        raise DataError(
+            f"no user has 3 interactions or more (the longest history has {lengths.max(initial=0)}), so none can be "
+            "held out for validation and test",
+            "Give longer histories; check that the user column is the right one (--user-col).",
+        )
+    facts = {
+        "kind": "leave-one-out",
+        "users_held_out": int(held.sum()),
+        "users_training_only": int((~held).sum()),
+    }
+    return Targets(np.where(held, ends - 2, ends), ends[held] - 2, ends[held] - 1, facts)
+
+
+def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test_fraction: float) -> Targets:
+    """Cuts the log at two moments. A target is a user's first interaction in a window, with a history before it.
+
+    Training is everything before the earlier cut; what follows a target in its window is not used.
+
+    Args:
+        offsets: [U + 1].
+        times: [N], not falling within a user.
+        valid_fraction, test_fraction: the share of interactions between the cuts and behind the later one;
+            interactions of the same moment stay together, so the shares are met as nearly as the times allow.
+
+    Raises:
+        DataError: a part is left empty.
+    """
+    count, starts = len(times), offsets[:-1]
+    ordered = np.sort(times)
+    valid_from = ordered[min(count - round(count * (valid_fraction + test_fraction)), count - 1)]
+    test_from = ordered[min(count - round(count * test_fraction), count - 1)]
+    users = np.repeat(np.arange(len(starts)), np.diff(offsets))
+
+    def first_since(moment: np.int64) -> Int64Array:
+        """Flat position of each user's first interaction at or after `moment`; their end if none; [U]."""
+        before = np.bincount(users[times < moment], minlength=len(starts))
+        return starts + before
+
+    train_end, test_start = first_since(valid_from), first_since(test_from)
+    valid = train_end[(train_end < test_start) & (train_end > starts)]
+    test = test_start[(test_start < offsets[1:]) & (test_start > starts)]
+    for name, amount in (
+        ("training interaction", int((train_end - starts).sum())),
+        ("validation target with a history", len(valid)),
+        ("test target with a history", len(test)),
+    ):
+        if not amount:
+            raise DataError(
+                f"the temporal split leaves no {name}: too few interactions, or too many at the same moment",
+                "Change --valid-fraction and --test-fraction, or use --split leave-one-out.",
+            )
+    facts = {
+        "kind": "temporal",
+        "validation_from": as_text(valid_from),
+        "test_from": as_text(test_from),
+        "interactions_before": int((train_end - starts).sum()),
+        "interactions_between": int((test_start - train_end).sum()),
+        "interactions_behind": int((offsets[1:] - test_start).sum()),
+        "users_without_training_interactions": int((train_end == starts).sum()),
+    }
+    return Targets(train_end, valid, test, facts)

@@ -1,0 +1,54 @@
+"""LLMD4Rec: cross-entropy and a weighted KL over the whole catalogue (arXiv 2505.18120), the default.
+
+    L = CE + λ · mean_s( w(s) · KL( p_teacher(s; T) ‖ p_student(s; T) ) )
+
+The loss is :mod:`llmd4rec.losses.softmax`, its weights w are :mod:`llmd4rec.losses.sample_weights`. λ, T and the
+weights are settings of the whole loop (`lambda_up`, `temperature_up`, `weights`): the language model is taught in this
+way too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmd4rec.losses.softmax import Distill, RankingObjective
+from llmd4rec.models.base import Ranker
+from llmd4rec.training.fit import Objective, Training
+
+if TYPE_CHECKING:
+    from llmd4rec.distillation.cache import Teacher
+
+
+class LLMD4Rec(BaseModel):
+    """Settings of the method: none of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["llmd4rec"] = Field(
+        "llmd4rec",
+        description="how the served CRM learns what its teachers say: llmd4rec, with λ2, T2 and weights as set above; "
+        "or, to compare, as others do: dllm2rec or leader, with settings of their own (docs/paper.md)",
+    )
+
+    def listens(self, distill: Distill) -> bool:
+        """Whether teachers change anything; where not, none is asked."""
+        return distill.strength > 0
+
+    def check(self, training: Training, num_items: int) -> None:
+        """Refuses, before anything is trained, what the method cannot do: nothing."""
+
+    def objective(
+        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+    ) -> Objective:
+        """What a student is trained towards.
+
+        Args:
+            training: label smoothing, and how a large catalogue is drawn from.
+            teacher: whom to listen to.
+            distill: λ, T and weights of the loop.
+            student: the model that will be trained, for its width.
+            seed: of parameters that the method has of its own.
+        """
+        return RankingObjective(training, teacher, distill)

@@ -1,0 +1,226 @@
+"""PyTorch models to ONNX graphs, and the check that a graph does what its model does."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.errors import ModelError
+from llmd4rec.inference.encoder import OnnxEncoder
+from llmd4rec.inference.texts import GRAPH, TOKENIZER, TextEncoder
+from llmd4rec.io.files import atomic_file
+from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.llm.item_text import SentenceEncoder
+
+Floats = NDArray[np.float32]
+#: Scores of the exported graph may differ from PyTorch's by this share of the largest (of 1 where all are smaller).
+TOLERANCE = 1e-4
+#: The least cosine between a text's vector from the exported encoder and the one it was trained with.
+LEAST_COSINE = 0.99
+
+
+class _Encoder(nn.Module):
+    """The network behind its item table: it is handed the rows of a history instead of looking them up."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        item_table_of(ranker)  # refuses a model without one
+        self.ranker = copy.deepcopy(ranker)
+        self.ranker.items = nn.Identity()
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        return last_states(self.ranker, vectors, lengths)
+
+
+def write_encoder(ranker: Ranker, path: Path) -> None:
+    """Writes the user encoder as one ONNX file with dynamic batch and length."""
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
+    # A model that reads one item has no length to vary.
+    shapes = {"vectors": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
+    example = min(3, ranker.max_length)
+    inputs = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
+    _write(_Encoder(ranker), path, inputs, ["vectors", "lengths"], "states", shapes)
+
+
+def check_parity(ranker: Ranker, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
+    """The largest difference of scores between the graph and PyTorch on real test histories.
+
+    Raises:
+        ModelError: it exceeds :data:`TOLERANCE`, or a top 10 differs by more than a tie.
+    """
+    encoder = OnnxEncoder(path, ranker.dim)
+    positions = np.asarray(data.test if len(data.test) else data.train_end[np.diff(data.offsets) > 0])
+    worst = 0.0
+    for position in positions[:: max(1, len(positions) // histories)]:
+        items = np.asarray(data.history(int(position)), dtype=np.int64)[None, -ranker.max_length :]
+        if not items.size:
+            continue
+        lengths = np.array([items.shape[1]], dtype=np.int64)
+        state = encoder(items, lengths, table)
+        with torch.inference_mode():
+            expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+        ours, theirs = (state @ table.T)[0], (expected @ table.T)[0]
+        worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # which, unlike max(), keeps a NaN
+        allowed = TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+        k = min(10, len(table))
+        best = np.argsort(-theirs, kind="stable")[:k]
+        if not worst <= allowed or ours[best].min() < np.sort(ours)[-k] - allowed:
+            raise ModelError(
+                f"the exported graph differs from the model by {worst:.2g} in a score", "Report this as a bug."
+            )
+    return worst
+
+
+# ---- sentence encoder -----------------------------------------------------------------------------------------
+class _Sentences(nn.Module):
+    """A sentence encoder from tokens to unit vectors."""
+
+    def __init__(self, source: SentenceEncoder) -> None:
+        super().__init__()
+        self.tokenizer, self._embed = source.open()
+        self.model = source.model
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        vectors: Tensor = self._embed(tokens, mask)
+        return vectors
+
+
+def write_text_encoder(
+    name: str, folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int
+) -> dict[str, Any]:
+    """Writes a sentence encoder into an export folder: in 8-bit numbers where these keep its vectors, else as it is.
+
+    Args:
+        name: Hugging Face id or folder.
+        folder: the export folder.
+        texts: of the catalogue, to compare on.
+        vectors: what they were encoded to for training, [n, T].
+        max_tokens: longer texts are cut.
+
+    Returns:
+        What was written: name, width, precision, least and mean cosine, bytes.
+
+    Raises:
+        ModelError: its vectors differ from those that the models were trained with.
+    """
+    source = _Sentences(SentenceEncoder(name, "cpu"))
+    graph = folder / GRAPH
+    graph.parent.mkdir()
+    with atomic_file(folder / TOKENIZER) as temporary:
+        source.tokenizer.backend_tokenizer.save(str(temporary))
+    inputs = (torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=max_tokens)
+    shapes = {"tokens": {0: batch, 1: length}, "mask": {0: batch, 1: length}}
+    _write(source, graph, inputs, ["tokens", "mask"], "vectors", shapes)
+    whole = graph.read_bytes()
+    precision = "int8"
+    store_in_int8(graph)
+    cosines = _cosines(folder, texts, vectors, max_tokens)
+    if not cosines.min() >= LEAST_COSINE:
+        precision = "float32"
+        graph.write_bytes(whole)
+        cosines = _cosines(folder, texts, vectors, max_tokens)
+    if not cosines.min() >= LEAST_COSINE:
+        raise ModelError(
+            f"the exported text encoder's vectors differ from those trained with (cosine {cosines.min():.4f})",
+            "Export without --text-encoder, and hand vectors to the engine.",
+        )
+    return {
+        "name": name,
+        "width": vectors.shape[1],
+        "max_tokens": max_tokens,
+        "precision": precision,
+        "cosine_least": float(cosines.min()),
+        "cosine_mean": float(cosines.mean()),
+        "bytes": sum(path.stat().st_size for path in graph.parent.iterdir()),
+    }
+
+
+def store_in_int8(path: Path, least: int = 1 << 14) -> None:
+    """Rewrites a graph so that its large matrices are kept in 8-bit numbers with a scale per column, or per row where
+    rows are looked up. They are multiplied out when the graph is loaded: the file is a quarter as large, no slower.
+
+    Args:
+        path: the graph; replaced.
+        least: matrices with fewer numbers stay as they are.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    nodes, kept = [], []
+    for weight in graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.ndim != 2 or values.size < least:
+            kept.append(weight)
+            continue
+        over = 1 if weight.name in looked_up else 0
+        scales = np.abs(values).max(axis=over, keepdims=True) / np.float32(127)
+        codes = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
+        names = [f"{weight.name}.{part}" for part in ("codes", "scales", "float")]
+        kept += [numpy_helper.from_array(codes, names[0]), numpy_helper.from_array(scales, names[1])]
+        nodes.append(helper.make_node("Cast", [names[0]], [names[2]], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [names[2], names[1]], [weight.name]))
+    every = [*nodes, *graph.node]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(every)
+    graph.initializer.extend(kept)
+    onnx.save(model, path)
+
+
+def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int, most: int = 256) -> Floats:
+    """Between the exported encoder's vectors and the given ones, on some texts spread over the catalogue."""
+    rows = [row for row in range(0, len(texts), max(1, len(texts) // most)) if texts[row].strip()]
+    ours = TextEncoder(folder, max_tokens)([texts[row] for row in rows])
+    theirs = vectors[rows]
+    cosines: Floats = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
+    return cosines
+
+
+# ---- ONNX -------------------------------------------------------------------------------------------------------
+def _write(
+    module: nn.Module, path: Path, inputs: tuple[Tensor, ...], names: list[str], output: str, shapes: dict[str, Any]
+) -> None:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            input_names=names,
+            output_names=[output],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter's chatter about optional packages and progress is not for users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

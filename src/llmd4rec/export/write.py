@@ -1,0 +1,259 @@
+"""Export of the served CRM: a folder that needs neither this package nor PyTorch to answer.
+
+`folder.py` says what it holds. Histories are cut to their last `max_length` items; their rows of the table go into the
+graph, padded on the right with anything, and the state that comes out is compared with every row:
+
+    scores = states @ item_table.T
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmd4rec import __version__
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.errors import ConfigError
+from llmd4rec.evaluation.evaluate import SeenItems, validation_ndcg
+from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.inference.catalogue import kinds_of
+from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.folder import FORMAT_VERSION
+from llmd4rec.inference.new_items import Cases, fit_cold_start
+from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
+from llmd4rec.io.files import atomic_dir, write_json
+from llmd4rec.models.base import Ranker
+from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.llm.item_text import encode_texts
+from llmd4rec.models.llm.recommender import LLMRecommender
+from llmd4rec.runs.run import Run, Stage
+
+Floats = NDArray[np.float32]
+#: As `encode_texts` cuts them.
+MAX_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export holds besides the model.
+
+    Attributes:
+        both: the model before distillation too, in `before/`.
+        table: numbers of the item table; int8 takes a quarter of the room and costs a measured bit of accuracy.
+        new_items: the map that places new items by their texts; None: where the run reads texts.
+        text_encoder: the sentence encoder, so that new items can be given as text.
+        example_histories: so many histories of real people, without their identifiers. Rare items can tell who somebody
+            is: do not publish such an export.
+    """
+
+    both: bool = False
+    table: Literal["float32", "int8"] = "float32"
+    new_items: bool | None = None
+    text_encoder: bool = False
+    example_histories: int = 0
+
+
+def export_run(
+    run: Run,
+    data: Dataset,
+    folder: Path,
+    stage: Stage,
+    *,
+    overwrite: bool = False,
+    options: ExportOptions = ExportOptions(),
+) -> str:
+    """Exports the CRM of a run; nothing is kept unless the graph agrees with PyTorch on real histories.
+
+    Args:
+        run, data: the run and its data set (for the catalogue and the parity check).
+        folder: where to; must not exist unless `overwrite`, and even then only an export is replaced.
+        stage: `alone` or `distilled`.
+
+    Returns:
+        A line about what was written and how well it agrees.
+
+    Raises:
+        ModelError: the graph and the model disagree.
+        DataError: `folder` exists.
+        RunError: `folder` holds something else, the data is not the run's, or the run has no such model.
+        ConfigError: options contradict each other or the data.
+    """
+    run.require(data)
+    if overwrite:
+        refuse_foreign(folder)
+    if options.both and stage == "alone":
+        raise ConfigError("the model before distillation is exported already", "Leave out --both or --stage alone.")
+    texts = _Texts.of(run, data, options)
+    with atomic_dir(folder, replace=overwrite) as temporary:
+        head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
+        head["items"] = data.num_items
+        head["seen"] = run.settings.evaluation.seen
+        head["fields"] = kinds_of(data.catalogue, data.multi_fields)
+        if data.multi_fields is not None:
+            head["multi_fields"] = data.multi_fields
+        head["text_fields"] = list(texts.fields) if texts else []
+        worst = _write_model(run, data, stage, temporary, options, texts, head)
+        if options.both:
+            head["before"] = {}
+            _write_model(run, data, "alone", temporary / "before", options, texts, head["before"])
+        write_catalogue(temporary, data.catalogue, data.train_counts)
+        if texts is not None and options.text_encoder:
+            head["text_encoder"] = write_text_encoder(
+                texts.encoder, temporary, texts.lines, texts.vectors_IT, MAX_TOKENS
+            )
+        if options.example_histories:
+            write_json(temporary / "histories.json", _examples(data, options.example_histories, run.settings.seed))
+        finish(temporary, head)
+        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+    parts = [f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"]
+    parts += [line for line in (_about_table(head), _about_new_items(head), _about_encoder(head)) if line]
+    return "\n  ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The catalogue's texts and their vectors, [I, T]."""
+
+    fields: tuple[str, ...]
+    lines: list[str]
+    encoder: str
+    vectors_IT: Floats
+
+    @classmethod
+    def of(cls, run: Run, data: Dataset, options: ExportOptions) -> _Texts | None:
+        """Where new items are to be placed by text; a run that read texts has them encoded already."""
+        settings = run.settings.llm
+        fields = tuple(data.text_fields if settings.text_fields is None else settings.text_fields)
+        wanted = options.new_items
+        if wanted is None:
+            wanted = options.text_encoder or (run.folder / "text_vectors.safetensors").exists()
+        if options.text_encoder and not wanted:
+            raise ConfigError("a text encoder is of no use without --new-items", "Leave out one of the two.")
+        if not wanted:
+            return None
+        lines = data.texts(fields)
+        if not any(lines):
+            if options.new_items is None and not options.text_encoder:
+                return None
+            raise ConfigError("no item of this data set has a text", "Leave out --new-items and --text-encoder.")
+        # A language model is too large to serve; where it read the texts, the usual sentence encoder places new items.
+        encoder = settings.encoder if settings.encoder != "llm" else LLMRecommender().encoder
+        return cls(fields, lines, encoder, encode_texts(lines, encoder, max_tokens=MAX_TOKENS))
+
+
+def _write_model(
+    run: Run,
+    data: Dataset,
+    stage: Stage,
+    folder: Path,
+    options: ExportOptions,
+    texts: _Texts | None,
+    head: dict[str, Any],
+) -> float:
+    """Writes graph, table and text map of one model, describes it in `head`; gives the graph's worst difference."""
+    folder.mkdir(exist_ok=True)
+    ranker = run.load("crm", stage).cpu()
+    write_encoder(ranker, folder / "encoder.onnx")
+    table_ID = item_table_of(ranker).table().detach().float().numpy().copy()
+    worst = check_parity(ranker, folder / "encoder.onnx", table_ID, data)
+    stage_name = run.stage_of("crm", stage)
+    head |= {
+        "model": run.settings.crm.model_dump(mode="json"),
+        "stage": stage,
+        "trained_in": stage_name,
+        "validation_ndcg@10": run.record.stages[stage_name]["validation_ndcg"],
+        "dim": ranker.dim,
+        "max_length": ranker.max_length,
+    }
+    write_table(folder, table_ID, int8=options.table == "int8")
+    if options.table == "int8":
+        codes_ID, scales_I = to_int8(table_ID)
+        rounded_ID = codes_ID * scales_I[:, None]
+        loss = _loss_of(ranker, data, table_ID, rounded_ID, run.settings.evaluation.seen)
+        head["table"] = {"numbers": "int8", **loss}
+        table_ID = rounded_ID
+    if texts is not None:
+        encoder = OnnxEncoder(folder / "encoder.onnx", ranker.dim)
+        valid, test = (
+            _cases(data, positions, encoder, table_ID, ranker.max_length) for positions in (data.valid, data.test)
+        )
+        text_map, report = fit_cold_start(texts.vectors_IT, table_ID, valid, test)
+        np.save(folder / "text_map.npy", text_map, allow_pickle=False)
+        head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
+    return worst
+
+
+def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats, seen: SeenItems) -> dict[str, float]:
+    """Validation NDCG@10 of the model with its own table and with the rounded one, which its input reads too."""
+    if not len(data.valid):
+        return {}
+    weight = item_table_of(ranker).weight
+    found = {}
+    for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(rows_ID))
+        found[name] = validation_ndcg(ranker, data, seen=seen)
+    return found
+
+
+def _cases(
+    data: Dataset, positions: NDArray[np.int64], encoder: OnnxEncoder, table_ID: Floats, max_length: int
+) -> Cases:
+    """Held-out interactions behind histories that do not hold the item already; at most 20,000, spread evenly."""
+    positions = np.asarray(positions)[:: max(1, len(positions) // 20_000)]
+    histories = [np.asarray(data.history(int(position)), dtype=np.int64) for position in positions]
+    targets = np.asarray(data.items)[positions].astype(np.int64)
+    kept = [place for place, history in enumerate(histories) if len(history) and targets[place] not in history]
+    windows = [histories[place][-max_length:].tolist() for place in kept]
+    return Cases(encode(encoder, windows, table_ID), targets[kept], [histories[place] for place in kept])
+
+
+def _examples(data: Dataset, count: int, seed: int) -> Sequence[dict[str, Any]]:
+    """Histories before the test item, and that item, of people drawn at random; no identifiers of people."""
+    positions = np.asarray(data.test)
+    if not len(positions):
+        raise ConfigError("the data set has no test items, behind which example histories would end", "Leave them out.")
+    drawn = np.random.default_rng(seed).choice(positions, min(count, len(positions)), replace=False)
+    names = data.item_ids
+    return [
+        {"history": [names[item] for item in data.history(int(position))], "next": names[data.items[position]]}
+        for position in drawn
+    ]
+
+
+# ---- what to say ------------------------------------------------------------------------------------------------
+def _about_table(head: dict[str, Any]) -> str:
+    table = head.get("table", {})
+    if "ndcg@10_rounded" not in table:
+        return ""
+    return (
+        f"item table in 8-bit numbers: validation NDCG@10 {table['ndcg@10_rounded']:.4f}, "
+        f"in 32-bit ones {table['ndcg@10_float32']:.4f}"
+    )
+
+
+def _about_new_items(head: dict[str, Any]) -> str:
+    found = head.get("new_items")
+    if not found:
+        return ""
+    return (
+        f"new items by their texts: recall@50 of held-out items {found['recall']['@50']:.3f} "
+        f"(their trained rows {found['recall_trained_rows']['@50']:.3f}, no texts "
+        f"{found['recall_without_texts']['@50']:.3f}, chance {found['recall_by_chance']['@50']:.4f})"
+    )
+
+
+def _about_encoder(head: dict[str, Any]) -> str:
+    found = head.get("text_encoder")
+    if not found:
+        return ""
+    return (
+        f"text encoder: {found['bytes'] / 2**20:.1f} MiB in {found['precision']}, cosine with the original "
+        f"at least {found['cosine_least']:.4f}"
+    )

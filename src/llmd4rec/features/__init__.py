@@ -1,0 +1,1 @@
+"""What is known of items beside their identifiers: attributes, words, co-occurrence."""

@@ -1,0 +1,130 @@
+"""The user encoder: rows of histories in, one state each out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.errors import RunError
+from llmd4rec.extras import explained
+from llmd4rec.io.files import sha256_file
+
+Floats = NDArray[np.float32]
+#: Histories encoded at once; more would leave the processor's cache.
+AT_ONCE = 256
+
+
+class Encoder(Protocol):
+    """Anything that reads histories."""
+
+    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+        """States [B, d] of histories of table rows, padded on the right with any row."""
+
+
+class OnnxEncoder:
+    """The exported graph in ONNX Runtime; may be called from several threads at once.
+
+    Args:
+        path: encoder.onnx.
+        dim: d.
+        threads: threads of one call; None: ONNX Runtime's choice.
+
+    Raises:
+        RunError: the file is no such graph.
+    """
+
+    def __init__(self, path: Path, dim: int, threads: int | None = None) -> None:
+        self._graph = Graph(path, threads)
+        session = self._graph.session()
+        inputs = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}
+        outputs = session.get_outputs()
+        widths = {session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
+        if inputs != {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)} or widths != {dim}:
+            raise RunError(
+                f"{path} is no user encoder of width {dim}: its inputs are {', '.join(inputs)}",
+                "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
+            )
+
+    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+        """See :class:`Encoder`."""
+        states: Floats = self._graph.session().run(["states"], {"vectors": table_ID[rows_BL], "lengths": lengths_B})[0]
+        return states
+
+
+class Graph:
+    """An ONNX Runtime session in each process that asks: it has threads, of which a fork has none.
+
+    Args:
+        path: the graph.
+        threads: threads of one call; None: ONNX Runtime's choice.
+
+    Raises:
+        RunError: the file is no graph.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path, self._threads = path.resolve(), threads
+        self._opened = os.getpid(), open_graph(path, threads)
+        self._digest = sha256_file(path)
+        #: Sessions of processes that this one was forked from: to end one would wait for threads that are not here.
+        self._inherited: list[Any] = []
+
+    def session(self) -> Any:
+        """The one of this process.
+
+        Raises:
+            RunError: this is a fork, and the file is gone or another one by now.
+        """
+        process, session = self._opened
+        if process != os.getpid():
+            if not self._path.is_file() or sha256_file(self._path) != self._digest:
+                raise RunError(
+                    f"{self._path} is gone or was changed, and this process, a fork, has to open it again",
+                    "Call Engine.load(FOLDER) in each process.",
+                )
+            self._inherited.append(session)
+            session = open_graph(self._path, self._threads)
+            self._opened = os.getpid(), session
+        return session
+
+
+def open_graph(path: Path, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the processor.
+
+    Raises:
+        RunError: the file is no graph.
+    """
+    with explained():
+        import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own kinds, which derive from Exception only
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"{path} cannot be read as an ONNX graph: {reason}",
+            "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
+        ) from error
+
+
+def encode(encoder: Encoder, windows: Sequence[Sequence[int]], table_ID: Floats) -> Floats:
+    """States [n, d] of windows of table rows, none of them empty; windows of similar length share a call."""
+    states = np.empty((len(windows), table_ID.shape[1]), dtype=np.float32)
+    lengths = np.fromiter((len(window) for window in windows), dtype=np.int64, count=len(windows))
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), AT_ONCE):
+        chosen = order[start : start + AT_ONCE]
+        rows_BL = np.zeros((len(chosen), int(lengths[chosen[-1]])), dtype=np.int64)
+        for place, number in enumerate(chosen.tolist()):
+            rows_BL[place, : lengths[number]] = windows[number]
+        states[chosen] = encoder(rows_BL, lengths[chosen], table_ID)
+    return states

@@ -1,0 +1,237 @@
+"""Reading an export folder: everything is checked before anything is served.
+
+    encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]
+    item_table.npy      float32 [I, d], or int8 with a scale per row in item_scales.npy (float32 [I])
+    catalogue.parquet   item_id, title and the other fields, in the table's order
+    counts.npy          int64 [I], occurrences in the training data
+    export.json         format, settings, what it came from, SHA-256 of every file
+    README.md           model card
+    text_map.npy        float32 [T + 1, d]: a text vector and a 1, times this, is the row of a new item (optional)
+    text_encoder/       ONNX sentence encoder and its tokenizer.json (optional)
+    histories.json      example histories (optional)
+    before/             encoder, table and text map of the model before distillation (optional)
+
+Nothing is unpickled, and no name may point outside the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.inference.types import ExportInfo, FieldKind, Seen
+from llmd4rec.io.files import read_json, sha256_file
+
+FORMAT_VERSION = 2
+HEAD = "export.json"
+Floats = NDArray[np.float32]
+_NEEDED = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "model": dict, "stage": str, "items": int, "dim": int, "max_length": int, "fields": dict, "files": dict,
+    "validation_ndcg@10": (int, float),
+}  # fmt: skip
+_AGAIN = "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What differs between the model and the one before distillation.
+
+    Attributes:
+        encoder: path of the ONNX graph.
+        table_ID: float32 [I, d].
+        text_map: float32 [T + 1, d], or None.
+    """
+
+    encoder: Path
+    table_ID: Floats
+    text_map: Floats | None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checked export folder.
+
+    Attributes:
+        head: export.json.
+        has: names of the files it lists.
+        trained: bool [I]; false for rows that were made from texts.
+        examples: histories of real people, and the item each chose next.
+    """
+
+    path: Path
+    head: Mapping[str, Any]
+    has: frozenset[str]
+    model: Model
+    before: Model | None
+    catalogue: pl.DataFrame
+    counts: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    examples: tuple[tuple[tuple[str, ...], str | None], ...]
+
+    def info(self, head: Mapping[str, Any]) -> ExportInfo:
+        """What is served, after `head`: export.json as it is, or as it is for the model before distillation."""
+        can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
+        known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files", "before", "seen"}
+        known.add("multi_fields")
+        return ExportInfo(
+            name=self.path.resolve().name,
+            format=head["format"],
+            stage=head["stage"],
+            model=str(head["model"].get("name", "")),
+            dim=head["dim"],
+            items=head["items"],
+            max_length=head["max_length"],
+            fields=dict(head["fields"]),
+            fingerprint=fingerprint(head["files"]),
+            validation=float(head["validation_ndcg@10"]),
+            seen=head.get("seen", "remove"),
+            can_add=can_add if self.model.text_map is not None else None,
+            about={name: value for name, value in head.items() if name not in known},
+        )
+
+
+def fingerprint(files: Mapping[str, str]) -> str:
+    """One hash for all files of an export, from their checksums."""
+    lines = [f"{name} {digest}" for name, digest in sorted(files.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def read_folder(path: Path) -> Folder:
+    """Reads and checks an export folder.
+
+    Raises:
+        RunError: it is none, is of another format, or a file is missing, altered or does not fit the others.
+    """
+    head = _read_head(path)
+    _check_files(path, head["files"])
+    has = frozenset(head["files"])
+    try:
+        catalogue = pl.read_parquet(path / "catalogue.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"{path / 'catalogue.parquet'} cannot be read: {error}", _AGAIN) from error
+    if "item_id" not in catalogue.columns:
+        raise RunError(f"{path / 'catalogue.parquet'} has no column item_id", _AGAIN)
+    items, dim = head["items"], head["dim"]
+    if catalogue.height != items:
+        raise RunError(f"{path / 'catalogue.parquet'} has {catalogue.height:,} items, {HEAD} names {items:,}", _AGAIN)
+    if catalogue["item_id"].null_count() or catalogue["item_id"].n_unique() != items:
+        raise RunError(f"{path / 'catalogue.parquet'}: an item_id is missing or repeated", _AGAIN)
+    for name, kind in head["fields"].items():
+        if kind not in get_args(FieldKind):
+            raise RunError(f"{path / HEAD} is damaged: {kind!r} is no kind of field {name!r}", _AGAIN)
+        if name not in catalogue.columns:
+            raise RunError(f"{path / 'catalogue.parquet'} lacks the field {name!r} that {HEAD} names", _AGAIN)
+    multi = head.get("multi_fields", {})  # exports of before fields with several values were told apart have none
+    if (
+        not isinstance(multi, dict)
+        or not multi.keys() <= head["fields"].keys()
+        or "number" in map(head["fields"].get, multi)
+    ):
+        raise RunError(f"{path / HEAD} is damaged: multi_fields names no such fields", _AGAIN)
+    counts = _array(path / "counts.npy", np.int64, (items,))
+    width = head.get("new_items", {}).get("width")
+    model = _read_model(path, "", has, items, dim, width)
+    before = _read_model(path, "before/", has, items, dim, width) if "before" in head else None
+    trained = np.ones(items, dtype=bool)
+    untrained = head.get("untrained_rows", [])
+    if not all(isinstance(row, int) and 0 <= row < items for row in untrained):
+        raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
+    trained[untrained] = False
+    examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
+    return Folder(path, head, has, model, before, catalogue, counts, trained, examples)
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    if not (path / HEAD).is_file():
+        what = "does not exist" if not path.exists() else f"is no export folder (it has no {HEAD})"
+        raise RunError(f"{path} {what}", f"Make one with: llmd4rec export RUN --out {path}")
+    try:
+        head = read_json(path / HEAD)
+    except DataError as error:
+        raise RunError(error.what, _AGAIN) from error
+    version = head.get("format") if isinstance(head, dict) else None
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{path / HEAD} has export format {version!r}; this version reads {FORMAT_VERSION}",
+            "Export the run again with this version of llmd4rec, or serve it with the version that made it.",
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(head.get(name), kind):
+            raise RunError(f"{path / HEAD} is damaged: {name!r} is missing or of the wrong kind", _AGAIN)
+    if head["items"] < 1 or head["dim"] < 1 or head["max_length"] < 1:
+        raise RunError(f"{path / HEAD} is damaged: items, dim and max_length must be at least 1", _AGAIN)
+    if head.get("seen", "remove") not in get_args(Seen):  # exports of before it was written down have none
+        raise RunError(f"{path / HEAD} is damaged: seen is {head['seen']!r}", _AGAIN)
+    for name in ("new_items", "before"):
+        if not isinstance(head.get(name, {}), dict):
+            raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
+    missing = [name for name in _NEEDED if name not in head["files"]]
+    if missing:
+        raise RunError(f"{path / HEAD} is damaged: it does not list {', '.join(missing)}", _AGAIN)
+    return dict(head)
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    for name, expected in files.items():
+        inner = PurePosixPath(name)
+        if inner.is_absolute() or ".." in inner.parts or "\\" in name:
+            raise RunError(f"{path / HEAD} names {name!r}, which is not inside the folder", "Do not use this export.")
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing", f"Copy the whole folder again. {_AGAIN}")
+        if sha256_file(path / name) != expected:
+            raise RunError(
+                f"{path / name} is not the file that was exported: its checksum differs from the one in {HEAD}",
+                f"It was altered or cut while copying: copy the folder again. {_AGAIN}",
+            )
+
+
+def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: int, width: int | None) -> Model:
+    where = path / f"{prefix}item_table.npy"
+    if f"{prefix}item_scales.npy" in has:
+        codes = _array(where, np.int8, (items, dim))
+        scales = _array(path / f"{prefix}item_scales.npy", np.float32, (items,))
+        table_ID = codes * scales[:, None]
+    else:
+        table_ID = _array(where, np.float32, (items, dim))
+    if not np.isfinite(table_ID).all():
+        raise RunError(f"{where} holds NaN or infinite values: nothing can be ranked with it", _AGAIN)
+    name = f"{prefix}text_map.npy"
+    text_map = None
+    if name in has:
+        text_map = _array(path / name, np.float32, (None if width is None else width + 1, dim))
+    return Model(path / f"{prefix}encoder.onnx", table_ID, text_map)
+
+
+def _read_examples(path: Path) -> tuple[tuple[tuple[str, ...], str | None], ...]:
+    try:
+        found = [(each["history"], each["next"]) for each in read_json(path)]
+        if not all(isinstance(item, str) for history, _ in found for item in history):
+            raise TypeError("an identifier is no text")
+        return tuple((tuple(history), following) for history, following in found)
+    except (DataError, TypeError, KeyError) as error:
+        raise RunError(f"{path} is damaged: {error}", _AGAIN) from error
+
+
+def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """An array of the type and shape it must have; None stands for any length."""
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{path} cannot be read as a NumPy array: {error}", _AGAIN) from error
+    fits = isinstance(array, np.ndarray) and array.ndim == len(shape)
+    if not fits or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
+        wanted = " x ".join("any" if size is None else f"{size:,}" for size in shape)
+        raise RunError(f"{path} has shape {np.shape(array)}, but {wanted} is needed", _AGAIN)
+    if array.dtype != dtype:
+        raise RunError(f"{path} holds {array.dtype}, but {np.dtype(dtype)} is needed", _AGAIN)
+    return np.ascontiguousarray(array)

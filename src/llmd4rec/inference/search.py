@@ -1,0 +1,87 @@
+"""Finding items by words of their titles."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.inference.catalogue import Catalogue, Mask
+
+_WORD = re.compile(r"\w+")
+Rows = NDArray[np.int64]
+
+
+def plain(text: str) -> str:
+    """Text without case and accents."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
+class TitleSearch:
+    """Which titles have all words of a query; its last word may be the beginning of one.
+
+    Args:
+        catalogue: its items are the ones to find. The words are collected at the first search.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    @cached_property
+    def _titles(self) -> list[str]:
+        return [plain(self.catalogue.title(row)) for row in range(len(self.catalogue))]
+
+    @cached_property
+    def _rows(self) -> dict[str, Rows]:
+        found: dict[str, list[int]] = {}
+        for row, title in enumerate(self._titles):
+            for word in set(_WORD.findall(title)):
+                found.setdefault(word, []).append(row)
+        return {word: np.array(rows, dtype=np.int64) for word, rows in found.items()}
+
+    @cached_property
+    def _words(self) -> list[str]:
+        return sorted(self._rows)
+
+    @cached_property
+    def _places(self) -> Rows:
+        """The place of each row among the most frequent."""
+        places = np.empty(len(self.catalogue), dtype=np.int64)
+        places[self.catalogue.by_count] = np.arange(len(self.catalogue))
+        return places
+
+    def find(self, text: str, limit: int, passing: Mask | None = None) -> list[int]:
+        """Rows: the item with that very identifier, titles that begin so, then others, each by their frequency."""
+        passing = self.catalogue.present if passing is None else passing
+        wanted = plain(text).strip()
+        rows = self._matching(_WORD.findall(wanted), text)
+        rows = rows[passing[rows]]
+        by_count = rows[np.argsort(self._places[rows], kind="stable")].tolist()
+        begins = [row for row in by_count if self._titles[row].startswith(wanted)] if wanted else []
+        own = self.catalogue.index.get(text.strip())
+        first = [own] if own is not None and passing[own] else []
+        return list(dict.fromkeys([*first, *begins, *by_count]))[:limit]
+
+    def _matching(self, words: list[str], text: str) -> Rows:
+        if not words:
+            # Nothing asked for is everything; signs only are in no word.
+            return np.arange(len(self.catalogue)) if not text.strip() else np.empty(0, dtype=np.int64)
+        sets = [self._rows.get(word, np.empty(0, dtype=np.int64)) for word in words[:-1]]
+        sets.append(self._beginning(words[-1]))
+        sets.sort(key=len)
+        rows = sets[0]
+        for other in sets[1:]:
+            rows = np.intersect1d(rows, other, assume_unique=True)
+        return rows
+
+    def _beginning(self, start: str) -> Rows:
+        first = bisect_left(self._words, start)
+        end = bisect_left(self._words, start + "\U0010ffff")
+        if first == end:
+            return np.empty(0, dtype=np.int64)
+        return np.unique(np.concatenate([self._rows[word] for word in self._words[first:end]]))

@@ -1,0 +1,1 @@
+"""Losses over (states, item table), block by block; ranks and sample weights."""

@@ -1,0 +1,34 @@
+"""Conventional recommendation models, one file each: the models that are served.
+
+A new one is a settings class with `name`, `dim`, `max_length`, `items` and `build(num_items, seed) -> Ranker` in a file
+of its own, added to :data:`CRM` and, by its name, to :data:`CRMName`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
+
+from llmd4rec.models.sequential.bsarec import BSARec
+from llmd4rec.models.sequential.gru4rec import GRU4Rec
+from llmd4rec.models.sequential.ligr import LiGR
+from llmd4rec.models.sequential.sasrec import SASRec
+
+
+def _name(settings: Any) -> Any:
+    """Which model settings are of: SASRec where they do not say."""
+    return settings.get("name", "sasrec") if isinstance(settings, dict) else getattr(settings, "name", None)
+
+
+#: Settings of any conventional model, told apart by `name`.
+CRM = Annotated[
+    Annotated[SASRec, Tag("sasrec")]
+    | Annotated[BSARec, Tag("bsarec")]
+    | Annotated[LiGR, Tag("ligr")]
+    | Annotated[GRU4Rec, Tag("gru4rec")],
+    Discriminator(_name),
+]
+
+#: Their names.
+CRMName = Literal["sasrec", "bsarec", "ligr", "gru4rec"]
+
+__all__ = ["CRM", "BSARec", "CRMName", "GRU4Rec", "LiGR", "SASRec"]

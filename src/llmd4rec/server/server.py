@@ -1,0 +1,246 @@
+"""The HTTP server: uvicorn with its fast parser and loop, patience with nobody, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from llmd4rec.errors import LLMD4RecError
+from llmd4rec.inference.engine import Engine
+from llmd4rec.server.app import create_app
+from llmd4rec.server.errors import ApiError
+from llmd4rec.server.logs import LibraryLog, Log
+from llmd4rec.server.metrics import Metrics
+from llmd4rec.server.service import Service, load_ready
+from llmd4rec.server.settings import ServiceSettings
+
+#: Most bytes of a request's head.
+HEAD_BYTES = 32_768
+#: Connections that may be open at once: less than the 1,024 files many systems allow; more are closed as they come.
+CONNECTIONS = 900
+#: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they are the ones to close.
+KEEP_ALIVE = 75
+#: Seconds after which one thread that runs Python makes way for another. The default, 5 ms, is longer than an answer.
+SWITCH = 0.0005
+
+
+class _Protocol(HttpToolsProtocol):
+    """A connection; closed where the head of a request comes too slowly or does not end.
+
+    Attributes:
+        head_seconds: how long a head may take.
+    """
+
+    head_seconds: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._in_head, self._head_bytes = True, 0
+        self._deadline: asyncio.TimerHandle | None = None
+        if len(self.connections) > CONNECTIONS:
+            transport.close()
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The last byte of its head."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        super().data_received(data)
+        if not self._in_head:
+            self._head_is_here()
+        elif not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(ApiError(431, "head_too_large", f"the headers are larger than {HEAD_BYTES:,} bytes"))
+            elif self._deadline is None:
+                self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser cannot read gets an error of the same shape as any other."""
+        self._refuse(ApiError(400, "no_http", "the request is no HTTP"))
+
+    def _await_head(self) -> None:
+        self._deadline = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def _head_is_here(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(ApiError(408, "slow_head", f"the headers did not come within {self.head_seconds:g} s"))
+
+    def _refuse(self, error: ApiError) -> None:
+        body = error.body("none")
+        lines = [*error.headers(len(body)), (b"connection", b"close")]
+        head = STATUS_LINE[error.status] + b"".join(name + b": " + value + b"\r\n" for name, value in lines)
+        self.transport.write(head + b"\r\n" + body)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that ends in order: `/readyz` says so first, then nothing new is taken, then what runs is finished."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, log: Log, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._log, self._on_start = service, log, on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        await super().startup(sockets)
+        self._on_start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the server, not the process: its exit status is 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop: the first one waits for what is under way, the second one does not."""
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        seconds = self._service.settings.drain
+        self._log.write("stopping", drain_seconds=seconds)
+        asyncio.get_running_loop().call_later(seconds, setattr, self, "should_exit", True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to be listened on.
+
+    Raises:
+        LLMD4RecError: the port is taken or not allowed, or the address is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if sys.platform != "win32":  # there it would allow two services on one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+    except socket.gaierror as error:
+        raise LLMD4RecError(f"--host {host}: there is no such address", "Use 127.0.0.1 or 0.0.0.0.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise LLMD4RecError(
+                f"port {port} is in use on {host}", "Stop what uses it, or choose another with --port."
+            ) from error
+        if error.errno == errno.EACCES:
+            raise LLMD4RecError(f"port {port} may not be used by this user", "Use one above 1023.") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise LLMD4RecError(f"--host {host} is no address of this machine", "Use 127.0.0.1 or 0.0.0.0.") from error
+        raise
+    return listener
+
+
+def serve(
+    folder: Path,
+    settings: ServiceSettings,
+    *,
+    port: int,
+    load: Callable[[Path], Engine] = Engine.load,
+    on_start: Callable[[str, Engine], None] = lambda url, engine: None,
+    log: Log | None = None,
+) -> None:
+    """Serves an export until the process is told to stop.
+
+    Args:
+        folder: the export.
+        settings: limits and permissions.
+        port: to listen on; 0: a free one.
+        load: makes an engine of a folder.
+        on_start: told the address once requests are taken.
+        log: where to write; None: standard error.
+
+    Raises:
+        LLMD4RecError: the folder is no sound export, or the port cannot be listened on.
+    """
+    listener = listen(settings.host, port)  # first: it fails in no time
+    try:
+        engine = load_ready(load, folder)
+        sys.setswitchinterval(SWITCH)
+        asyncio_run = _runner()
+        asyncio_run(_serve(listener, engine, settings, load, on_start, log or Log()))
+    finally:
+        listener.close()
+
+
+async def _serve(
+    listener: socket.socket,
+    engine: Engine,
+    settings: ServiceSettings,
+    load: Callable[[Path], Engine],
+    on_start: Callable[[str, Engine], None],
+    log: Log,
+) -> None:
+    service = Service(engine, settings, Metrics(), log, load)
+    for name in ("uvicorn", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers[:] = [LibraryLog(log)]
+        library.propagate = False
+    host, port = listener.getsockname()[:2]
+    config = uvicorn.Config(
+        create_app(service, log),
+        http=type("_Protocol", (_Protocol,), {"head_seconds": settings.timeout}),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.change_timeout),
+    )
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    server = _Server(config, service, log, lambda: on_start(url, engine))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        service.close()
+        log.write("stopped")
+
+
+def _runner() -> Callable[[Any], None]:
+    """uvloop's loop where there is one, else Python's own."""
+    try:
+        import uvloop
+    except ImportError:  # it does not exist for every system
+        return asyncio.run
+    return uvloop.run
