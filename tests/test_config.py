@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from llmd4rec.config.settings import check, describe, differences, dump_settings, load_settings, save_settings
 from llmd4rec.distillation.settings import MutualDistillation
@@ -219,3 +222,92 @@ def test_a_block_left_empty_is_as_by_default_and_takes_single_settings(tmp_path:
     plain = load_settings(MutualDistillation, tmp_path / "run.yaml")
     assert plain == MutualDistillation()
     assert load_settings(MutualDistillation, None, ["wide=null"]).wide is None, "null where it means something stays"
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = "plain"
+    dim: int = 8
+    clip: float | None = 1.0
+
+
+class Shop(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    renamed: ClassVar[Mapping[str, str]] = {
+        "engine": "model",
+        "engine.size": "model.dim",
+        "engine.colour": "it has never had any effect",
+        "wides": "teachers",
+        "wides.*.size": "teachers.*.dim",
+        "tuning.*.clips": "limits.*.clip",
+    }
+    model: Part = Part()
+    extra: Part | None = None
+    teachers: tuple[Part, ...] = ()
+    limits: dict[str, Part] = {}
+    rounds: int = 1
+
+
+def refused_by_shop(text: str, tmp_path: Path, *overrides: str) -> str:
+    (tmp_path / "shop.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Shop, tmp_path / "shop.yaml", overrides)
+    return caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("engine: {dim: 3}", ["'engine.dim' is now 'model.dim'"]),
+        ("engine: {size: 3, clip: 2}", ["'engine.size' is now 'model.dim'", "'engine.clip' is now 'model.clip'"]),
+        ("engine:\n", ["'engine' is now 'model'"]),
+        ("engine: {colour: red}", ["'engine.colour' is no more: it has never had any effect"]),
+        ("wides: 3", ["'wides' is now 'teachers'"]),
+        ("wides: [{}, {size: 3}]", ["'wides.1.size' is now 'teachers.1.dim'"]),
+        ("tuning: {a: {clips: 1}, b: {}}", ["'tuning.a.clips' is now 'limits.a.clip'"]),
+    ],
+)
+def test_keys_of_earlier_versions_are_refused_with_their_new_names(tmp_path: Path, text: str, said: list[str]) -> None:
+    what = refused_by_shop(text, tmp_path)
+    assert all(f"setting {each}" in what for each in said), what
+    assert "unknown" not in what
+    assert what.count("setting ") == len(said)
+
+
+def test_old_keys_come_before_the_other_mistakes_which_are_told_too(tmp_path: Path) -> None:
+    what = refused_by_shop("modle: 3\nrounds: x\n", tmp_path, "engine.size=3")
+    assert (
+        what.index("'engine.size' is now 'model.dim'")
+        < what.index("rounds = 'x'")
+        < what.index("'modle'; did you mean")
+    )
+
+
+def test_a_file_and_overrides_are_merged_over_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    base: dict[str, Any] = {"model": {"dim": 16, "clip": 2.0}, "extra": {"dim": 4}, "teachers": [{"dim": 1}]}
+
+    def over(text: str, *overrides: str) -> Shop:
+        path.write_text(text)
+        return load_settings(Shop, path, overrides, base)
+
+    assert load_settings(Shop, None, base=base) == check(Shop, base, "base")
+    assert over("model: {clip: null}", "extra.dim=5") == Shop(
+        model=Part(dim=16, clip=None), extra=Part(dim=5), teachers=(Part(dim=1),)
+    )
+    assert over("model:\nextra: null\nteachers: []") == Shop(model=Part(dim=16, clip=2.0)), (
+        "an empty group says nothing"
+    )
+    assert over("model: {name: deep}").model == Part(name="deep", dim=16, clip=2.0)
+    base["model"]["name"] = "plain"
+    assert over("model: {name: deep}").model == Part(name="deep"), "what belongs to another kind does not stay"
+    assert over("", "model.dim=32", "extra.name=deep").model.dim == 32
+    assert base["model"] == {"dim": 16, "clip": 2.0, "name": "plain"}, "the base itself is left as it is"
+    with pytest.raises(ConfigError, match=r"model\.dim = 'x'"):
+        over("model: {dim: x}")
+
+
+def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text("model: &part {dim: 3}\nextra: *part\n")
+    settings = load_settings(Shop, tmp_path / "shop.yaml", ["model.dim=5"])
+    assert (settings.model.dim, settings.extra) == (5, Part(dim=3))
