@@ -1,0 +1,72 @@
+"""What Python users name: models and distillations that are fitted to a data set. What is not named is not trained.
+
+    model = SASRec(dim=64).fit(data)
+    run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").fit(data, "runs/first")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.inference.recommender import Recommender
+from llmd4rec.models import sequential
+from llmd4rec.runs.pipeline import train
+from llmd4rec.runs.run import Run
+
+
+class _Fits:
+    """Adds `fit` to the settings of a sequential model."""
+
+    def fit(self, data: Dataset, folder: Path | str | None = None, **settings: Any) -> Recommender:
+        """Trains this model alone on `data`: no teacher, no language model.
+
+        Args:
+            data: to train on.
+            folder: of the run, where an unfinished one is continued; None: a temporary one.
+            **settings: of the run, such as `seed=1` or `training={"model": {"epochs": 20}}`.
+
+        Raises:
+            ConfigError: a setting is wrong.
+            RunError: the folder holds a run of other data or settings.
+        """
+        return Distillation.model_validate({"model": self, "rounds": 0} | settings).fit(data, folder).recommender()
+
+
+class SASRec(_Fits, sequential.SASRec):
+    """SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the items of a history."""
+
+
+class GRU4Rec(_Fits, sequential.GRU4Rec):
+    """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network."""
+
+
+class BSARec(_Fits, sequential.BSARec):
+    """BSARec (Shin et al., AAAI 2024): attention beside a frequency filter."""
+
+
+class LiGR(_Fits, sequential.LiGR):
+    """LiGR, as in eSASRec (Tikhonovich et al., RecSys 2025): gated pre-norm attention blocks."""
+
+
+class Distillation(DistillationSettings):
+    """A model, its teachers and how they teach: all settings of a run, and :meth:`fit`.
+
+    `llm` and `teachers` are none unless they are named; `teachers="default"` are three of four times the width.
+    """
+
+    def fit(self, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+        """Trains on `data`; continues an unfinished run found in `folder`.
+
+        Args:
+            data: to train on.
+            folder: of the run; None: a temporary one.
+            jobs: how many independent stages are trained side by side.
+
+        Raises:
+            RunError: the folder holds a run of other data or settings.
+            DataError: the data cannot be trained on.
+        """
+        return train(self, data, folder, jobs=jobs)
