@@ -1,7 +1,7 @@
 """Mutual distillation between a language model and a sequential recommender.
 
 data = Dataset.from_frames(interactions, items)
-run = MutualDistillation(crm=SASRec(dim=64), llm=LLMRecommender(layers=4), rounds=2).fit(data, "runs/first")
+run = MutualDistillation(crm=SASRec(dim=64), llm=LLM(layers=4), rounds=2).fit(data, "runs/first")
 run.crm.recommend(history=["a", "b"], k=10)
 """
 
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from llmd4rec.evaluation.evaluate import evaluate
     from llmd4rec.inference.engine import Engine
     from llmd4rec.inference.types import Filters, NewItem
-    from llmd4rec.models.llm.recommender import LLMRecommender
+    from llmd4rec.models.llm.recommender import LLM
     from llmd4rec.models.sequential.sasrec import SASRec
     from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
-    "Dataset", "Engine", "Filters", "LLMRecommender", "MutualDistillation", "NewItem", "Run", "SASRec", "evaluate",
+    "LLM",
+    "Dataset",
+    "Engine",
+    "Filters",
+    "MutualDistillation",
+    "NewItem",
+    "Run",
+    "SASRec",
+    "evaluate",
 ]  # fmt: skip
 
 # Resolved on first use, so that `import llmd4rec` and the command line's --help stay fast.
@@ -30,7 +38,7 @@ _HOMES = {
     "Dataset": "llmd4rec.data.dataset",
     "Engine": "llmd4rec.inference.engine",
     "Filters": "llmd4rec.inference.types",
-    "LLMRecommender": "llmd4rec.models.llm.recommender",
+    "LLM": "llmd4rec.models.llm.recommender",
     "MutualDistillation": "llmd4rec.distillation.settings",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",

@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmd4rec.data.batching import Histories, TrainingWindows, sent
+from llmd4rec.data.batching import Histories, TrainingWindows, to_device
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS, Lesson
+from llmd4rec.losses.softmax import BLOCK_ELEMENTS, TeacherBatch
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 
 FORMAT_VERSION = 4
 
@@ -54,24 +54,24 @@ class Teacher:
     #: How much of the items' popularity a student may leave out; None: it was not asked.
     share: float | None = None
 
-    def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
+    def batch(self, position_N: Tensor, candidate_C: Tensor | None = None) -> TeacherBatch:
         """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
-        return Lesson(
-            states_NK=sent(torch.from_numpy(self.states[numbers]), device),
+        return TeacherBatch(
+            states_NK=to_device(torch.from_numpy(self.states[numbers]), device),
             table_IK=table,
-            rank_N=sent(torch.from_numpy(self.rank[numbers]), device),
+            rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
-                None if self.student_rank is None else sent(torch.from_numpy(self.student_rank[numbers]), device)
+                None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)
             ),
         )
 
 
 @torch.inference_mode()
 def publish(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     histories: Histories,
     folder: Path,
     *,

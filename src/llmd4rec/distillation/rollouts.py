@@ -34,7 +34,7 @@ from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
 FORMAT_VERSION = 1
 
@@ -117,7 +117,7 @@ def open_continued(folder: Path, asked: Mapping[str, Any], dataset: Dataset) -> 
 
 @torch.inference_mode()
 def continue_histories(
-    ranker: Ranker, dataset: Dataset, length: int, seed: int, *, repeat: bool = False
+    ranker: SequenceEncoder, dataset: Dataset, length: int, seed: int, *, repeat: bool = False
 ) -> ContinuedHistories:
     """The training part of each user's history, and `length` items behind it drawn by a model's softmax.
 
@@ -176,7 +176,12 @@ def _joined(
 
 
 def _drawn(
-    ranker: Ranker, table_ID: Tensor, known: list[Int32Array], length: int, generator: torch.Generator, repeat: bool
+    ranker: SequenceEncoder,
+    table_ID: Tensor,
+    known: list[Int32Array],
+    length: int,
+    generator: torch.Generator,
+    repeat: bool,
 ) -> NDArray[np.int32]:
     """Items drawn one after the other behind each of a batch of histories, [B, length]."""
     device = table_ID.device

@@ -17,10 +17,10 @@ from pydantic import (
 )
 
 from llmd4rec.distillation.methods import LLMD4Rec, Method
-from llmd4rec.losses.softmax import Distill
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.embedding import ItemPart, ItemSettings
-from llmd4rec.models.llm.recommender import LLMRecommender
-from llmd4rec.models.sequential import CRM, CRMName, SASRec
+from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
 from llmd4rec.training.fit import Training
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class CRMTraining(Training):
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as alone)"
     )
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
-    average: float = Field(
+    ema: float = Field(
         0.999, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
     )
     # A step over a large catalogue costs mostly the update of its table, whatever it reads.
@@ -95,23 +95,25 @@ class Wide(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: CRMName | None = Field(
+    name: NetworkName | None = Field(
         None, description="its network, with that network's own defaults (null: the served one's, as it is set)"
     )
     without: tuple[ItemPart, ...] = Field(
         (), description="what of the served one's `items` its table is not trained from"
     )
 
-    def of(self, served: CRM, width: int) -> CRM:
+    def of(self, served: SequentialModel, width: int) -> SequentialModel:
         """The settings of the wider CRM beside a served one."""
         if self.name in (None, served.name):
             values = served.model_dump()
         else:
             values = served.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
-        items = "+".join(part for part in served.items.split("+") if part not in self.without)
+        items = "+".join(part for part in served.item_features.split("+") if part not in self.without)
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         try:
-            wider: CRM = TypeAdapter(CRM).validate_python(values | {"dim": width, "items": items})
+            wider: SequentialModel = TypeAdapter(SequentialModel).validate_python(
+                values | {"dim": width, "item_features": items}
+            )
         except ValidationError as error:
             why = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"wide = {width} does not fit its network, {values['name']}: {why}") from error
@@ -201,8 +203,8 @@ class MutualDistillation(BaseModel):
         "teachers say keeps it from learning by heart; a language model's adapters keep theirs (null: as when it "
         "learns alone)",
     )
-    crm: CRM = Field(default_factory=SASRec)
-    llm: LLMRecommender = Field(default_factory=LLMRecommender)
+    crm: SequentialModel = Field(default_factory=SASRec)
+    llm: LLM = Field(default_factory=LLM)
     training: Trainings = Field(default_factory=Trainings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
@@ -211,8 +213,10 @@ class MutualDistillation(BaseModel):
     @model_validator(mode="after")
     def _widths_agree(self) -> Self:
         width, _ = self.partner_crm.dim, self.wide_crms  # which are checked in being made
-        if self.llm.init_table_from_crm is True and "id" not in self.llm.items.split("+"):
-            raise ValueError("llm.init_table_from_crm needs items read by identifier; set llm.items to id or id+text")
+        if self.llm.init_table_from_model is True and "id" not in self.llm.item_features.split("+"):
+            raise ValueError(
+                "llm.init_table_from_model needs items read by identifier; set llm.item_features to id or id+text"
+            )
         if not self.llm.pretrained and self.llm.encoder == "llm":
             raise ValueError(
                 "llm.encoder = llm would read the texts with the weights that llm.pretrained = false is to do without; "
@@ -223,10 +227,10 @@ class MutualDistillation(BaseModel):
                 f"method = {self.method.name} is how the served CRM is taught, and direction = down teaches none; set "
                 "direction to both or up"
             )
-        if self.inject == "never" and self.llm.init_table_from_crm is True:
-            raise ValueError("llm.init_table_from_crm needs an injected table; set inject to once or every-round")
-        if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
-            raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
+        if self.inject == "never" and self.llm.init_table_from_model is True:
+            raise ValueError("llm.init_table_from_model needs an injected table; set inject to once or every-round")
+        if self.llm.starts_from_model(width) and self.llm.width(width) != width:
+            raise ValueError("llm.init_table_from_model needs the width of the CRM; set llm.dim to crm")
         return self
 
     @property
@@ -235,12 +239,12 @@ class MutualDistillation(BaseModel):
         return "crm" if self.wide is None else "wide"
 
     @property
-    def partner_crm(self) -> CRM:
+    def partner_crm(self) -> SequentialModel:
         """That CRM's settings: the served one's, or the first wide one's."""
         return self.crm if self.wide is None else self.wide_crms[0]
 
     @property
-    def wide_crms(self) -> tuple[CRM, ...]:
+    def wide_crms(self) -> tuple[SequentialModel, ...]:
         """The settings of the CRMs that are not served."""
         if self.wide is None:
             return ()
@@ -262,17 +266,17 @@ class MutualDistillation(BaseModel):
     def _all_wide_stages(self) -> tuple[str, ...]:
         return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, len(self.wides) + 1)))
 
-    def crm_in(self, stage: str) -> CRM:
+    def crm_in(self, stage: str) -> SequentialModel:
         """The settings of the CRM trained in a stage: wide ones differ as `wides` say, a taught one in its dropout."""
         if stage.startswith("wide"):
             return self.wide_crms[self._all_wide_stages.index(stage)]
         return self.crm.model_copy(update=self._taught(stage, "dropout", "id_dropout"))
 
-    def llm_in(self, stage: str) -> LLMRecommender:
+    def llm_in(self, stage: str) -> LLM:
         """The settings of the language model in a stage: a taught one differs in dropout."""
         changes: dict[str, Any] = self._taught(stage, "dropout", "state_dropout", "branch_dropout")
-        if self.inject == "never" and self.llm.init_table_from_crm == "auto":  # there is none to start from
-            changes["init_table_from_crm"] = False
+        if self.inject == "never" and self.llm.init_table_from_model == "auto":  # there is none to start from
+            changes["init_table_from_model"] = False
         return self.llm.model_copy(update=changes)
 
     def _taught(self, stage: str, *rates: str) -> dict[str, float]:
@@ -295,13 +299,13 @@ class MutualDistillation(BaseModel):
         """How the given student is trained."""
         return self.training.llm if student == "llm" else self.training.crm
 
-    def distill(self, student: Student) -> Distill:
+    def distill(self, student: Student) -> DistillationTerm:
         """How the given student listens to its teachers."""
         down = student == "llm"
-        return Distill(
-            strength=self.lambda_down if down else self.lambda_up,
+        return DistillationTerm(
+            weight=self.lambda_down if down else self.lambda_up,
             temperature=self.temperature_down if down else self.temperature_up,
-            weighting=self.weights,
+            sample_weights=self.weights,
             scale_by_t2=self.scale_by_t2,
         )
 

@@ -13,7 +13,7 @@ from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue, kinds_of
 from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.types import ExportInfo
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.runs.run import Run, Stage
 
 Floats = NDArray[np.float32]
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 class RankerEncoder:
     """A model as an engine's encoder; it looks rows up by itself."""
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: SequenceEncoder) -> None:
         self.ranker = ranker.eval()
         self.device = next(ranker.parameters()).device
 

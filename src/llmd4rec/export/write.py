@@ -28,10 +28,10 @@ from llmd4rec.inference.folder import FORMAT_VERSION
 from llmd4rec.inference.new_items import Cases, fit_cold_start
 from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
 from llmd4rec.io.files import atomic_dir, write_json
-from llmd4rec.models.base import Ranker
-from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
-from llmd4rec.models.llm.recommender import LLMRecommender
+from llmd4rec.models.llm.recommender import LLM
 from llmd4rec.runs.run import Run, Stage
 
 Floats = NDArray[np.float32]
@@ -143,7 +143,7 @@ class _Texts:
                 return None
             raise ConfigError("no item of this data set has a text", "Leave out --new-items and --text-encoder.")
         # A language model is too large to serve; where it read the texts, the usual sentence encoder places new items.
-        encoder = settings.encoder if settings.encoder != "llm" else LLMRecommender().encoder
+        encoder = settings.encoder if settings.encoder != "llm" else LLM().encoder
         return cls(fields, lines, encoder, encode_texts(lines, encoder, max_tokens=MAX_TOKENS))
 
 
@@ -160,7 +160,7 @@ def _write_model(
     folder.mkdir(exist_ok=True)
     ranker = run.load("crm", stage).cpu()
     write_encoder(ranker, folder / "encoder.onnx")
-    table_ID = item_table_of(ranker).table().detach().float().numpy().copy()
+    table_ID = item_embedding_of(ranker).table().detach().float().numpy().copy()
     worst = check_parity(ranker, folder / "encoder.onnx", table_ID, data)
     stage_name = run.stage_of("crm", stage)
     head |= {
@@ -189,11 +189,13 @@ def _write_model(
     return worst
 
 
-def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats, seen: SeenItems) -> dict[str, float]:
+def _loss_of(
+    ranker: SequenceEncoder, data: Dataset, table_ID: Floats, rounded_ID: Floats, seen: SeenItems
+) -> dict[str, float]:
     """Validation NDCG@10 of the model with its own table and with the rounded one, which its input reads too."""
     if not len(data.valid):
         return {}
-    weight = item_table_of(ranker).weight
+    weight = item_embedding_of(ranker).weight
     found = {}
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():

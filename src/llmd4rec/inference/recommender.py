@@ -12,7 +12,7 @@ import torch
 from llmd4rec.errors import DataError
 from llmd4rec.evaluation.evaluate import SeenItems
 from llmd4rec.inference.types import identifiers
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Recommender:
     """
 
     def __init__(
-        self, ranker: Ranker, item_ids: Sequence[str], titles: Sequence[str | None], seen: SeenItems = "remove"
+        self, ranker: SequenceEncoder, item_ids: Sequence[str], titles: Sequence[str | None], seen: SeenItems = "remove"
     ) -> None:
         self.seen = seen
         self.ranker = ranker.eval()

@@ -39,18 +39,18 @@ from llmd4rec.distillation.methods import LLMD4Rec
 from llmd4rec.distillation.rollouts import continue_histories, open_continued
 from llmd4rec.distillation.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
-from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
+from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_ndcg
 from llmd4rec.io.files import remove, remove_leftovers, sha256_file
 from llmd4rec.log import bar, say, warn
 from llmd4rec.losses.softmax import RankingObjective
-from llmd4rec.models.base import Ranker, count_parameters
-from llmd4rec.models.embedding import ItemInputs, ItemSides, item_sides, item_table_of
-from llmd4rec.models.ensemble import Pool
+from llmd4rec.models.base import SequenceEncoder, count_parameters
+from llmd4rec.models.embedding import ItemFeatures, ItemInputs, item_embedding_of, item_features
+from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.runs.run import Run, use_threads
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Fitted, Objective, Training, fit
-from llmd4rec.training.processes import Processes, join
+from llmd4rec.training.processes import Processes, init_distributed
 from llmd4rec.training.runtime import derive_seed, select_device
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -59,7 +59,7 @@ VALIDATION_SCORES = 5_000_000_000
 
 def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None = None) -> Run:
     """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
-    processes = join()
+    processes = init_distributed()
     path = Path(folder or processes.from_first(_new_folder() if processes.first else ""))
     use_threads(settings)
     _check_targets(settings, data)
@@ -151,11 +151,11 @@ class _Rounds:
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.device = select_device(run.settings.device)
         self.processes = Processes.current()
-        self._made_sides: dict[ItemInputs, ItemSides] = {}
+        self._made_sides: dict[ItemInputs, ItemFeatures] = {}
 
     def run(self) -> None:
         settings, record = self.settings, self.run_folder.record
-        if "text" in settings.crm.items or (settings.uses_llm and "text" in settings.llm.items):
+        if "text" in settings.crm.item_features or (settings.uses_llm and "text" in settings.llm.item_features):
             self._prepare_texts()
         if settings.uses_llm:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
@@ -252,9 +252,9 @@ class _Rounds:
         ranker = self._starting_point(model, stage, number)
         # A table that goes on has its sides in it already; neighbours would be mixed in twice.
         afresh = model != "llm" and not self._goes_on(model, number)
-        sides = self._sides(settings.crm_in(stage).items) if afresh else None
+        sides = self._sides(settings.crm_in(stage).item_features) if afresh else None
         if sides:
-            item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
+            item_embedding_of(ranker).attach(sides, derive_seed(settings.seed, "texts", stage))
         training = settings.training_of(model)
         if number:
             training = training.in_round()
@@ -265,7 +265,7 @@ class _Rounds:
             distill = settings.distill(model)
             if share:
                 say(f"  its scores leave out {share:g} · log(1 + count) of the items' popularity")
-                distill = replace(distill, prior_I=self._popularity(share).to(self.device))
+                distill = replace(distill, logit_adjustment_I=self._popularity(share).to(self.device))
             objective = method.objective(training, lesson, distill, ranker, seed)
         try:
             fitted = fit(
@@ -273,7 +273,7 @@ class _Rounds:
                 histories,
                 training,
                 folder / "training",
-                phase=stage,
+                stage=stage,
                 seed=settings.seed,
                 validate=self._validate,
                 log=run.log,
@@ -289,7 +289,7 @@ class _Rounds:
                 f"finished training depends on it, in this one after {folder / 'training'} is gone.",
             ) from error
         if sides:
-            item_table_of(ranker).fold()
+            item_embedding_of(ranker).merge()
         taught: dict[str, Any] = {}
         if lesson is not None and len(lesson.counts) > 1:  # how much each teacher counted
             taught["teachers"] = dict(lesson.counts)
@@ -302,18 +302,18 @@ class _Rounds:
                     remove(kept)
         say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
 
-    def _sides(self, inputs: ItemInputs) -> ItemSides:
+    def _sides(self, inputs: ItemInputs) -> ItemFeatures:
         """What item tables are trained from; made once for all that are trained from the same."""
         if inputs not in self._made_sides:
-            self._made_sides[inputs] = item_sides(inputs, self.data, self.run_folder.text_vectors())
+            self._made_sides[inputs] = item_features(inputs, self.data, self.run_folder.text_vectors())
         return self._made_sides[inputs]
 
-    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, taught: Mapping[str, Any]) -> None:
+    def _keep(self, stage: str, ranker: SequenceEncoder, fitted: Fitted, taught: Mapping[str, Any]) -> None:
         """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
         run, folder = self.run_folder, self.run_folder.checkpoint_of(stage)
         checksum = None
         if self.processes.first:
-            head = {"phase": stage, "epoch": fitted.best_epoch, "value": fitted.best_value}
+            head = {"stage": stage, "epoch": fitted.best_epoch, "value": fitted.best_value}
             checksum = checkpoint.save(folder / "best.safetensors", ranker.saved_state(), head)
         total, trainable = count_parameters(ranker)
         run.record.stages[stage] = {
@@ -333,7 +333,7 @@ class _Rounds:
         start = self.settings.crm_start if model == "crm" else self.settings.llm_start
         return number > 0 and start == "continue"
 
-    def _validate(self, ranker: Ranker) -> float:
+    def _validate(self, ranker: SequenceEncoder) -> float:
         return validation_ndcg(
             ranker, self.data, self.settings.evaluation.seen, self._validation_users(), self.settings.seed
         )
@@ -343,7 +343,7 @@ class _Rounds:
         affordable = max(1000, VALIDATION_SCORES // self.data.num_items)
         return min(affordable, self.settings.evaluation.validation_users or len(self.data.valid))
 
-    def _starting_point(self, model: Student, stage: str, number: int) -> Ranker:
+    def _starting_point(self, model: Student, stage: str, number: int) -> SequenceEncoder:
         """The student before its training: fresh or from the round before, with the CRM's items injected."""
         run, settings = self.run_folder, self.settings
         ranker = run.build(model, stage)
@@ -437,21 +437,21 @@ class _Rounds:
         heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
         large = self.data.num_items > learning.full_softmax_items
         publish(
-            heard[0][0] if len(heard) == 1 else Pool(*zip(*heard, strict=True)),
+            heard[0][0] if len(heard) == 1 else Ensemble(*zip(*heard, strict=True)),
             histories,
             folder,
             label=" + ".join(stages),
             counts=dict(zip(stages, counts, strict=True)),
             made_of=made_of,
-            rank_items=learning.candidates if large else None,
+            rank_items=learning.num_candidates if large else None,
             precision=self.settings.teacher_precision,
             share=share,
         )
 
-    def _weighed(self, teachers: dict[str, Ranker], asks: bool) -> tuple[tuple[int, ...], float | None]:
+    def _weighed(self, teachers: dict[str, SequenceEncoder], asks: bool) -> tuple[tuple[int, ...], float | None]:
         """What validation says: how much each teacher counts and, if asked, how much popularity may be left out."""
         evaluation, counts, rankers = self.settings.evaluation, (1,) * len(teachers), list(teachers.values())
-        judge = PoolValidation(rankers, self.data, evaluation.seen, self._validation_users(), self.settings.seed)
+        judge = EnsembleValidation(rankers, self.data, evaluation.seen, self._validation_users(), self.settings.seed)
         if len(teachers) > 1 and self.settings.consensus == "validation":
             # The wide ones are there to teach: the others are heard where they add to them.
             wide = [int(_model_of(stage) == "wide") for stage in teachers]

@@ -38,7 +38,7 @@ from llmd4rec.distillation.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import say, warn
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.runs.invalidation import depends, refused
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes
@@ -266,7 +266,7 @@ class Run:
                 found.append((model, stage))
         return found
 
-    def build(self, model: Student, stage_name: str) -> Ranker:
+    def build(self, model: Student, stage_name: str) -> SequenceEncoder:
         """A freshly initialised model of the run's settings, on its device."""
         from llmd4rec.models.llm.assemble import build_llm
 
@@ -301,11 +301,11 @@ class Run:
             "Put it back from a copy, or delete it and run `train` again: it is made anew.",
         )
 
-    def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
+    def load(self, model: Student = "crm", stage: Stage = "distilled") -> SequenceEncoder:
         """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
         return self.load_stage(model, self.stage_of(model, stage))
 
-    def load_stage(self, model: Student, stage_name: str) -> Ranker:
+    def load_stage(self, model: Student, stage_name: str) -> SequenceEncoder:
         """The model that one training ended with, in evaluation mode."""
         ranker = self.build(model, stage_name)
         ranker.load_saved_state(self.weights_of(stage_name))

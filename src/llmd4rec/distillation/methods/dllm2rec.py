@@ -11,7 +11,7 @@
 
 Differences from the published files, which train by one drawn negative and a DRO term: CE is over the whole catalogue
 here, as for all methods that are compared; and what DLLM2Rec adds to the student's input from the language model's item
-vectors is `crm.items: id+text`.
+vectors is `crm.item_features: id+text`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from llmd4rec.data.batching import Batch
 from llmd4rec.errors import ConfigError
-from llmd4rec.losses.softmax import Distill, RankingObjective, score_blocks
-from llmd4rec.models.base import Ranker
+from llmd4rec.losses.softmax import DistillationTerm, RankingObjective, score_blocks
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.fit import LossParts, Objective, Training
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DLLM2Rec(BaseModel):
             raise ValueError("position and confidence must not both be 0: a sample may have no weight left then")
         return self
 
-    def listens(self, distill: Distill) -> bool:
+    def listens(self, distill: DistillationTerm) -> bool:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
         return self.strength > 0
 
@@ -69,7 +69,7 @@ class DLLM2Rec(BaseModel):
             )
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: Teacher, distill: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
         return _BestItems(self, training, teacher)
@@ -81,7 +81,7 @@ class _BestItems:
     training: Training
     teacher: Teacher
 
-    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
         """See :class:`~llmd4rec.training.fit.Objective`."""
         base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
@@ -99,7 +99,7 @@ class _BestItems:
     def _lesson(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
-        lesson = self.teacher.lesson(batch.position_N)
+        lesson = self.teacher.batch(batch.position_N)
         answers = score_blocks(lesson.states_NK, lesson.table_IK)
         said = [answer_nI.topk(k, dim=1) for answer_nI in answers]
         score_NK, best_NK = (torch.cat(parts) for parts in zip(*said, strict=True))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.losses.softmax import Distill, RankingObjective
-from llmd4rec.models.base import Ranker
+from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.fit import LossParts, Objective, Training
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class LEADER(BaseModel):
     name: Literal["leader"] = "leader"
     strength: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
-    def listens(self, distill: Distill) -> bool:
+    def listens(self, distill: DistillationTerm) -> bool:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
         return self.strength > 0
 
@@ -41,7 +41,7 @@ class LEADER(BaseModel):
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: Teacher, distill: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
         return _NearState(self.strength, training, teacher, student.dim, seed)
@@ -55,9 +55,9 @@ class _NearState(nn.Module):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
-    def forward(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
         """See :class:`~llmd4rec.training.fit.Objective`."""
         base = self.rank(states_ND, ranker, batch, seed)
-        said_NK = self.teacher.lesson(batch.position_N).states_NK.float()
+        said_NK = self.teacher.batch(batch.position_N).states_NK.float()
         distance = F.mse_loss(self.project(states_ND), said_NK)
         return LossParts(base.total + self.strength * distance, base.ce, distance.detach(), None, None)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmd4rec.losses.softmax import Distill, RankingObjective
-from llmd4rec.models.base import Ranker
+from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.fit import Objective, Training
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ class LLMD4Rec(BaseModel):
         "or, to compare, as others do: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
-    def listens(self, distill: Distill) -> bool:
+    def listens(self, distill: DistillationTerm) -> bool:
         """Whether teachers change anything; where not, none is asked."""
-        return distill.strength > 0
+        return distill.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: Teacher, distill: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """What a student is trained towards.
 
