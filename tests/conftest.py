@@ -54,13 +54,13 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "wide": None,
         "wides": 2,
         "taught_dropout": None,
-        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
+        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "item_features": "id"},
         "llm": {
-            "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",
-            "lora": {"r": 2}, "init_table_from_crm": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
+            "model": llama, "layers": 1, "item_features": "id", "dim": 8, "max_length": 6, "prompt": "given items",
+            "lora": {"r": 2}, "init_table_from_model": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
             "branch_dropout": 0.0,
         },
-        "training": {"crm": {**training, "average": 0.0, "round_learning_rate": None}, "llm": training},
+        "training": {"crm": {**training, "ema": 0.0, "round_learning_rate": None}, "llm": training},
         "device": "cpu",
     }  # fmt: skip
 

@@ -27,7 +27,15 @@ for number, command in enumerate(json.loads(sys.stdin.read())):
     sys.stdout.flush(); sys.stderr.flush()
     os.write(1, b"\\x00%d %d\\x00" % (number, code))
 """
-TINY = ["rounds=0", "wide=null", "crm.items=id", "training.crm.epochs=1", "crm.dim=8", "crm.layers=1", "crm.heads=1"]
+TINY = [
+    "rounds=0",
+    "wide=null",
+    "crm.item_features=id",
+    "training.crm.epochs=1",
+    "crm.dim=8",
+    "crm.layers=1",
+    "crm.heads=1",
+]
 ENCODINGS: dict[str, dict[str, str]] = {
     "ascii": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
     "cp1252": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},

@@ -67,7 +67,7 @@ def test_weights_of_another_stage_are_noticed(run):
 
 def test_altered_text_vectors_are_noticed_and_made_anew(tiny_settings, chain_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
-    settings = changed(tiny_settings, llm__items="text", llm__encoder="llm", training__llm__epochs=0)
+    settings = changed(tiny_settings, llm__item_features="text", llm__encoder="llm", training__llm__epochs=0)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     path = run.folder / "text_vectors.safetensors"
     before = path.read_bytes()

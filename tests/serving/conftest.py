@@ -67,8 +67,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any
         data = dataclasses.replace(data, catalogue=catalogue(), text_fields=("title", "brand"))
         data.save(folder / "data")
         data = Dataset.load(folder / "data")
-        settings = {**tiny_settings, "crm": {**tiny_settings["crm"], "items": "id+text"}}
-        settings["llm"] = {**tiny_settings["llm"], "items": "id+text", "encoder": sentences}
+        settings = {**tiny_settings, "crm": {**tiny_settings["crm"], "item_features": "id+text"}}
+        settings["llm"] = {**tiny_settings["llm"], "item_features": "id+text", "encoder": sentences}
         run = parse_settings(settings).fit(data, folder / "run")
         options = ExportOptions(both=True, text_encoder=True, example_histories=3)
         export_run(run, data, folder / "export", "distilled", options=options)

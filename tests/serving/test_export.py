@@ -25,7 +25,7 @@ from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
-from llmd4rec.models.sequential import CRMName, SASRec
+from llmd4rec.models.sequential import NetworkName, SASRec
 from llmd4rec.runs.run import Run, parse_settings
 
 
@@ -257,9 +257,9 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", get_args(CRMName))
+@pytest.mark.parametrize("name", get_args(NetworkName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
-    crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
+    crm = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
     model = run.load("crm", "alone")
