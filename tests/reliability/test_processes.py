@@ -41,10 +41,8 @@ def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def by_two(settings, chain_data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two") / "run"
-    finish(together(settings, chain_data.path, folder))
-    return folder
+def by_two(settings, chain_data, made_once) -> Path:
+    return made_once("two", lambda folder: finish(together(settings, chain_data.path, folder / "run"))) / "run"
 
 
 def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):

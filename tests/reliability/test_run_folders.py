@@ -88,10 +88,14 @@ def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
+def killed(long_settings, chain_data, made_once) -> tuple[Path, Path]:
     """A run killed while the language model listened to the CRM, and one that was not."""
-    folder = tmp_path_factory.mktemp("killed")
-    process = start(train, long_settings, chain_data.path, folder / "parts")
+    folder = made_once("killed", lambda folder: kill_one_of_two(long_settings, chain_data.path, folder))
+    return folder / "parts", folder / "whole"
+
+
+def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
+    process = start(train, long_settings, data, folder / "parts")
     last, end = (
         folder / "parts" / "checkpoints" / "llm-round-1" / "training" / "before-last.safetensors",
         time.monotonic(),
@@ -102,9 +106,9 @@ def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    process = start(train, long_settings, chain_data.path, folder / "whole")
+    process = start(train, long_settings, data, folder / "whole")
     process.join(120)
-    return folder / "parts", folder / "whole"
+    assert process.exitcode == 0
 
 
 @pytest.fixture

@@ -28,13 +28,17 @@ from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import NetworkName, SASRec
 from llmd4rec.runs.run import Run, parse_settings
 
+STAGES = ("alone", "distilled")
+
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, chain_run, chain_data) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("exports")
-    for stage in ("alone", "distilled"):
-        assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
-    return {stage: folder / stage for stage in ("alone", "distilled")}
+def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
+    def make(folder: Path) -> None:
+        for stage in STAGES:
+            assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+
+    folder = made_once("exports", make)
+    return {stage: folder / stage for stage in STAGES}
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
