@@ -22,9 +22,9 @@ import torch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.evaluation.evaluate import PoolValidation
+from llmd4rec.evaluation.evaluate import EnsembleValidation
 from llmd4rec.evaluation.slices import slice_masks, tail_items
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.runs.run import Run
 
 SHARES = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4)
@@ -44,7 +44,7 @@ def main() -> None:
     steps = {"last training items": last, "validation targets": data.valid, "test targets": data.test}
     for name, positions in steps.items():
         print(f"{name}: {tail[data.items[positions]].mean():.1%} tail items")
-    models: dict[str, list[Ranker]] = {
+    models: dict[str, list[SequenceEncoder]] = {
         stage: [run.load(model, stage)] for model, stage in run.models() if model == "crm"
     }
     if wide := [run.load_stage("wide", name) for name in run.record.stages if name.startswith("wide")]:
@@ -52,7 +52,7 @@ def main() -> None:
     counts_I, groups = torch.from_numpy(data.train_counts), ("tail", "head", "cold")
     print(f"{'model':9}  share     all  " + "  ".join(f"{name:>6}" for name in groups))
     for name, rankers in models.items():
-        judge = PoolValidation(rankers, data, run.settings.evaluation.seen)
+        judge = EnsembleValidation(rankers, data, run.settings.evaluation.seen)
         masks = slice_masks(data, judge.positions)
         for share in arguments.shares:
             found = judge([1] * len(rankers), popularity_prior(counts_I, share))

@@ -48,7 +48,7 @@ from llmd4rec.training.runtime import environment
 ROOT = Path(__file__).resolve().parents[1]
 #: Where runs and shared stages are kept; not part of the repository.
 RUNS = ROOT / "experiments" / ".runs"
-SLICES = ("tail", "head", "short_history", "long_history", "later_day", "cold")
+SLICES = ("tail", "head", "short_history", "long_history", "next_day", "cold")
 
 
 def main() -> None:
@@ -215,7 +215,7 @@ def shared_folder(run: Run, stage: str) -> Path:
     kept["training"] = {
         name: value for name, value in values["training"]["crm"].items() if name != "round_learning_rate"
     }
-    if "text" in run.settings.crm.items or stage == "llm-alone":
+    if "text" in run.settings.crm.item_features or stage == "llm-alone":
         kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
     if stage != "crm-alone":
         kept["wide"] = None if run.settings.wide is None else run.settings.partner_crm.dim

@@ -28,7 +28,14 @@ MARKS = ("<!-- made by experiments/tables.py -->", "<!-- end -->")
 MODELS = ("crm alone", "crm distilled", "wide alone", "llm alone", "llm distilled")
 #: By study and data set, then by variant.
 Trials = dict[tuple[str, str], dict[str, list[Any]]]
-GAIN_SLICES = {"all": "all users", "tail": "tail items", "short_history": "short histories", "later_day": "later day"}
+GAIN_SLICES = {
+    "all": "all users",
+    "tail": "tail items",
+    "short_history": "short histories",
+    "next_day": "next-day targets",
+}
+#: Names that groups had in earlier results.
+FORMER = {"next_day": "later_day"}
 
 HEAD = """# Results
 
@@ -301,7 +308,12 @@ def slice_table(variants: dict[str, list[Any]]) -> str:
             continue
         cells = []
         for group in GAIN_SLICES:
-            values = [c[group]["ndcg@10"]["relative_percent"] for c in compared if group in c]
+            values = [
+                c[key]["ndcg@10"]["relative_percent"]
+                for c in compared
+                for key in (group, FORMER.get(group))
+                if key in c
+            ]
             values = [value for value in values if value is not None]
             cells.append(f"{statistics.mean(values):+.1f}%" if values else "")
         rows.append([name, *cells])

@@ -58,7 +58,7 @@ def test_each_wide_training_has_a_line_and_a_name_of_its_own(tiny_settings, chai
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     content = report_content(run, chain_data, [])
     points = {(point.model, point.round, point.name): point.value for point in content.curves}
-    logged = {line["phase"]: line["validation_ndcg"] for line in run.log.read() if line["epoch"] == 1}
+    logged = {line["stage"]: line["validation_ndcg"] for line in run.log.read() if line["epoch"] == 1}
     assert points == {
         ("crm", 0, ""): logged["crm-alone"],
         ("wide", 0, "Wider SASRec"): logged["wide-alone"],

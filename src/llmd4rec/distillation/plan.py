@@ -77,7 +77,7 @@ class Stage:
         item_embeddings_of: the stage whose item embeddings become the language model's inputs; None: none, or as in
             the stage that it goes on from.
         item_dim: their width; None for other models.
-        rollouts_by: the stage whose model draws the items behind each history; None: it learns from the log's histories.
+        rollouts_by: the stage whose model draws items behind each history; None: it learns from the log's histories.
         rollout_length: how many.
         note: what a reader of the log should know.
     """
@@ -168,7 +168,7 @@ class _Plan:
         self.llm = self._llm()
         # In a round the language model is taught first, and teaches the served one as it is then.
         taught = ("llm", "model") if self.llm is not None else ("model",)
-        self.students: tuple[Student, ...] = tuple(one for one in taught if one in self.distill.students)  # type: ignore[misc]
+        self.students: tuple[Student, ...] = tuple(one for one in taught if one in self.distill.students)
         self.teachers = self._teachers()
 
     def stages(self) -> list[Stage]:

@@ -67,7 +67,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         models_compared=compared(("crm", "distilled"), ("llm", "distilled"), ("the CRM", "the LLM")),
         curves=[
             CurvePoint(
-                *_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"], names.get(line["phase"], "")
+                *_model_and_round(line["stage"]), line["epoch"], line["validation_ndcg"], names.get(line["stage"], "")
             )
             for line in log
             if line["epoch"] > 0
@@ -146,7 +146,7 @@ def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram
         model, number = _model_and_round(name)
         kept = max(1, stage["best_epoch"])
         for line in log:
-            if line["phase"] == name and line["epoch"] == kept and "weight_counts" in line:
+            if line["stage"] == name and line["epoch"] == kept and "weight_counts" in line:
                 found.append(
                     WeightHistogram(
                         number, "w1" if model == "llm" else "w2", _EDGES, line["weight_counts"], line["weight_mean"]

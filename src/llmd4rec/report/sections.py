@@ -82,7 +82,7 @@ def opening(content: ReportContent) -> str:
             f"catalogue ({seen}; ties count against the model). Both models are the same {esc(content.crm)}, trained "
             f"alone and taught by {esc(content.teacher)}."
         )
-        later = comparison.slices.get("later_day")
+        later = comparison.slices.get("next_day")
         if later is not None:
             how += " " + _later_day(later, comparison, lead)
         how += "</p>"
