@@ -114,9 +114,15 @@ class Stage:
         return tuple(dict.fromkeys(stage for stage in (*named, ranks) if stage is not None))
 
     def identity(self) -> dict[str, Any]:
-        """All that its weights depend on, as plain values; how often it is saved is none of it."""
+        """All that its weights depend on, as plain values.
+
+        How often it is saved is none of it; nor is what training settings say of rounds, which in a round has taken the
+        place of its epochs and rate, and elsewhere says nothing.
+        """
         values = {name: value for name, value in vars(self).items() if name != "note"}
-        training = self.training.model_copy(update={"checkpoint_seconds": 0.0})
+        training = self.training.model_dump(
+            mode="json", exclude={"checkpoint_seconds", "round_epochs", "round_learning_rate"}
+        )
         teaching = None
         if self.teaching is not None:
             teaching = vars(self.teaching) | {
@@ -125,7 +131,7 @@ class Stage:
             }
         return values | {
             "network": self.network.model_dump(mode="json"),
-            "training": training.model_dump(mode="json"),
+            "training": training,
             "texts": None if self.texts is None else self.texts.model_dump(mode="json"),
             "text_llm": None if self.text_llm is None else self.text_llm.model_dump(mode="json"),
             "teaching": teaching,
