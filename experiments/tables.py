@@ -35,7 +35,7 @@ HEAD = """# Results
 Made by `python experiments/tables.py` from the files under `results/`; do not edit. Each file there holds the command,
 settings, seed, commit and machine of one trial. NDCG@10 over the whole catalogue, seen items removed; *val* is
 validation, by which variants are chosen, *test* the held-out last items. How the numbers are to be read, and what was
-learned from them, stands in [findings.md](findings.md). A † marks a variant of which a trial was run from files that
+learned from them, stands in [findings.md](research/findings.md). A † marks a variant of which a trial was run from files that
 differed from those of its commit.
 """
 
