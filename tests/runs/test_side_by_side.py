@@ -52,7 +52,15 @@ def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
     values = settings_of(tiny_settings, rounds=1)
     values["training"]["model"] |= {"epochs": 3000, "patience": 3000, "checkpoint_seconds": 0.0}
     save_settings(parse_settings(values), tmp_path / "settings.yaml")
-    command = [sys.executable, "-m", "llmd4rec", "train", str(tmp_path / "settings.yaml"), "--data", str(chain_data.path)]
+    command = [
+        sys.executable,
+        "-m",
+        "llmd4rec",
+        "train",
+        str(tmp_path / "settings.yaml"),
+        "--data",
+        str(chain_data.path),
+    ]
     command += ["--run", str(tmp_path / "run"), "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     waiting = ["undistilled", "teacher-1"]

@@ -25,7 +25,9 @@ def test_the_last_round_is_distilled_and_the_best_is_served(chain_run: Path) -> 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("gain", "served"), [(0.1, "distilled-round-1"), (0.0, "distilled-round-1"), (-0.1, "undistilled")])
+@pytest.mark.parametrize(
+    ("gain", "served"), [(0.1, "distilled-round-1"), (0.0, "distilled-round-1"), (-0.1, "undistilled")]
+)
 def test_what_is_served_is_the_better_on_validation(gain: float, served: str, chain_run: Path) -> None:
     run = Run.open(chain_run)
     value = run.validation_of("undistilled")
@@ -34,7 +36,9 @@ def test_what_is_served_is_the_better_on_validation(gain: float, served: str, ch
     assert run.resolve() == served
 
 
-@pytest.mark.parametrize(("name", "hint"), [("alone", "undistilled"), ("teacher-1", "it has: undistilled"), ("x", "llm")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("alone", "undistilled"), ("teacher-1", "it has: undistilled"), ("x", "llm")]
+)
 def test_a_stage_that_is_not_there(name: str, hint: str, chain_run: Path) -> None:
     with pytest.raises(RunError, match=hint):
         Run.open(chain_run).load(name)
