@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmd4rec.evaluation.evaluate import evaluate
     from llmd4rec.inference.engine import Engine
     from llmd4rec.inference.types import Filters, NewItem
-    from llmd4rec.models.llm.recommender import LLM
+    from llmd4rec.models.llm.settings import LLM
     from llmd4rec.models.sequential.sasrec import SASRec
     from llmd4rec.runs.run import Run
 
@@ -38,7 +38,7 @@ _HOMES = {
     "Dataset": "llmd4rec.data.dataset",
     "Engine": "llmd4rec.inference.engine",
     "Filters": "llmd4rec.inference.types",
-    "LLM": "llmd4rec.models.llm.recommender",
+    "LLM": "llmd4rec.models.llm.settings",
     "MutualDistillation": "llmd4rec.distillation.settings",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",

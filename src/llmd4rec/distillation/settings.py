@@ -17,11 +17,12 @@ from pydantic import (
 )
 
 from llmd4rec.distillation.methods import LLMD4Rec, Method
+from llmd4rec.features.item_features import ItemPart
 from llmd4rec.losses.softmax import DistillationTerm
-from llmd4rec.models.embedding import ItemPart, ItemSettings
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.embedding import ItemSettings
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
-from llmd4rec.training.fit import Training
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset

@@ -19,7 +19,7 @@ from llmd4rec.report import (
     choose_examples,
 )
 from llmd4rec.runs.run import Run, Stage
-from llmd4rec.training.fit import WEIGHT_BINS
+from llmd4rec.training.progress import WEIGHT_BINS
 
 if TYPE_CHECKING:
     from llmd4rec.runs.results import Result

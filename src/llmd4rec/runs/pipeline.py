@@ -40,18 +40,21 @@ from llmd4rec.distillation.rollouts import continue_histories, open_continued
 from llmd4rec.distillation.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_ndcg
+from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
 from llmd4rec.io.files import remove, remove_leftovers, sha256_file
 from llmd4rec.log import bar, say, warn
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
-from llmd4rec.models.embedding import ItemFeatures, ItemInputs, item_embedding_of, item_features
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.runs.run import Run, use_threads
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, Objective, Training, fit
 from llmd4rec.training.processes import Processes, init_distributed
 from llmd4rec.training.runtime import derive_seed, select_device
+from llmd4rec.training.settings import Training
+from llmd4rec.training.trainer import Fitted, fit
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
 VALIDATION_SCORES = 5_000_000_000
