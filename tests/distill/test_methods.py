@@ -24,7 +24,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs.run import Run, parse_settings
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Training
+from llmd4rec.training.settings import Training
 
 K = 3
 

@@ -90,7 +90,7 @@ def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data, tmp
     teacher = open_teacher(tmp_path / "teacher", data, CPU, "int8")
     lesson = teacher.batch(torch.arange(len(teacher.rank)))
     assert isinstance(lesson.table_IK, Int8Rows)
-    scores = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    scores = Int8Rows.of(lesson.states_NK.float()).matmul(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
     target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
     assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
     publish(model(), data, tmp_path / "exact", label="crm")

@@ -25,7 +25,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.methods import LLMD4Rec
 from llmd4rec.distillation.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.models import embedding as items
+from llmd4rec.features import item_features as items
 from llmd4rec.models.base import count_parameters
 from llmd4rec.models.sequential import BSARec, GRU4Rec
 from llmd4rec.runs import pipeline as rounds

@@ -17,10 +17,12 @@ from evaluation.examples import chain_dataset
 from llmd4rec import log as progress
 from llmd4rec.distillation.cache import open_teacher, publish
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential import SASRec
-from llmd4rec.training.fit import Training, fit
+from llmd4rec.training.settings import Training
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 STEPS, EPOCHS = 2400, 60
 
@@ -102,7 +104,7 @@ def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_b
 
 def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypatch):
     looked: list[int] = []
-    monkeypatch.setattr("llmd4rec.training.fit.SpareMemory", lambda: lambda: looked.append(1))
+    monkeypatch.setattr("llmd4rec.training.trainer.SpareMemory", lambda: lambda: looked.append(1))
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=8, layers=1, max_length=8).build(20, 0)
     steps: list[int] = []
