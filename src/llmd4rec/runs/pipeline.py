@@ -35,7 +35,7 @@ from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_featu
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import say, warn
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -187,6 +187,7 @@ class Pipeline:
                 folder / "training",
                 stage=stage.id,
                 seed_key=stage.seed_key,
+                settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
                 log=run.log_of(stage.id),
