@@ -157,11 +157,11 @@ def test_a_damaged_teacher_is_refused(data, tmp_path, name, how):
 
 
 def test_a_teacher_of_other_weights_is_refused(data, tmp_path):
-    made_of = {"crm-alone": "1", "llm-alone": "2"}
+    made_of = {"undistilled": "1", "llm": "2"}
     publish(model(), data, tmp_path / "teacher", label="crm", made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU, made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU)
-    for other in ({"crm-alone": "1", "llm-alone": "3"}, {"crm-alone": "1"}, {}):
+    for other in ({"undistilled": "1", "llm": "3"}, {"undistilled": "1"}, {}):
         with pytest.raises(RunError, match="of other weights than the run has now"):
             open_teacher(tmp_path / "teacher", data, CPU, made_of=other)
 
