@@ -230,7 +230,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set seed=7")
     try:
         value = _read_yaml(text, f"--set {key}")
     except (yaml.YAMLError, RecursionError) as error:
