@@ -165,8 +165,8 @@ class ReportContent:
     """
 
     title: str
-    model: str = "the model"
-    llm: str = "the language model"
+    model: str = ""
+    llm: str = ""
     undistilled: str = "undistilled"
     distilled: str = "distilled"
     rows: Sequence[StageRow] = ()
