@@ -40,11 +40,13 @@ from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import publish
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import RankingObjective, draw_candidates
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
-from llmd4rec.training.fit import MIN_STEPS, Training, fit
 from llmd4rec.training.runtime import keep_freed_memory
+from llmd4rec.training.settings import Training
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import MIN_STEPS, fit
 
 ITEMS, USERS, LENGTH = 1_000_000, 8_000, 20
 BATCH = 4096

@@ -34,7 +34,7 @@ from llmd4rec.losses.softmax import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm.assemble import build_llm
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential.sasrec import SASRec
 
 BATCH_ITEMS = 4096

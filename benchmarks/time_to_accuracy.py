@@ -32,11 +32,11 @@ from llmd4rec.distillation.settings import CRMTraining
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.metrics import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 CONTENDERS = ("ours", *PEERS)
 #: Seconds of training between two points of a peer's curve.
