@@ -1,8 +1,8 @@
 """A catalogue of a million items: a training step's seconds and memory, what sampling costs, and a run from end to end.
 
-A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`item_features: id`), sampled softmax with
-log-Q over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it, in
-turns:
+A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`item_features: id`), sampled softmax
+with log-Q over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it,
+in turns:
 
     plain autograd   the same candidates and correction, cross-entropy and gradients by PyTorch, AdamW as it comes
     rows only        the machine's limit: the same step on a table of only the rows that the step reads, copied out of
