@@ -16,6 +16,7 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from llmd4rec.cli import main
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.runs import results
@@ -89,6 +90,16 @@ def train_and_score(
         os._exit(DISK_FULL if full else 1)
     if count is not None:
         count.write_text(str(events[0]))
+
+
+def call_command(arguments: list[str], folder: Path) -> None:
+    """The command line; what it prints is in the folder's `out` and `err`."""
+    for number, name in ((1, "out"), (2, "err")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = ["llmd4rec", *arguments]
+    main()
 
 
 def start(target: Any, *arguments: Any) -> Any:

@@ -1,6 +1,8 @@
-"""Trains a run on a GPU that is not there; to be run by itself, as it changes what torch is.
+"""Trains runs on a GPU that is not there; to be run by itself, as it changes what torch is.
 
-    python pretended_gpu.py settings.json DATA RUN > result.json
+    python pretended_gpu.py DATA FOLDER...
+
+Each folder has a settings.json, and is given a `run` and a result.json.
 
 A tensor that is on `pretended` holds its numbers in memory. What a real GPU would refuse is refused: an operation on
 tensors of two devices, reading one by NumPy, a file or a loop without a copy. Operations themselves run on the CPU, in
@@ -196,7 +198,7 @@ _libraries: list[torch.library.Library] = []
 
 
 def main() -> None:
-    settings, data, folder = sys.argv[1:]
+    data, *folders = map(Path, sys.argv[1:])
     with pretend():
         try:
             torch.ones(2, device="pretended") + torch.ones(2)
@@ -208,24 +210,23 @@ def main() -> None:
         from llmd4rec.training import fit
 
         fit.MIN_STEPS = 4  # short epochs
-        dataset = Dataset.load(Path(data))
-        values = json.loads(Path(settings).read_text())
-        run = parse_settings(values).fit(dataset, Path(folder))
-        scores = {
-            f"{model} {stage}": score(run, dataset, model, stage, split="test").metrics["ndcg@10"]
-            for model, stage in run.models()
-        }
-        best = run.crm.recommend([dataset.item_ids[0]], k=3)
-    print(
-        json.dumps(
-            {
+        dataset = Dataset.load(data)
+        for folder in folders:
+            waits.clear()
+            values = json.loads((folder / "settings.json").read_text())
+            run = parse_settings(values).fit(dataset, folder / "run")
+            scores = {
+                f"{model} {stage}": score(run, dataset, model, stage, split="test").metrics["ndcg@10"]
+                for model, stage in run.models()
+            }
+            best = run.crm.recommend([dataset.item_ids[0]], k=3)
+            result = {
                 "refused": refused,
                 "scores": scores,
                 "best": [item.item_id for item in best],
                 "waits": [[*where, times] for where, times in waits.items()],
             }
-        )
-    )
+            (folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -149,3 +149,39 @@ def test_the_service_says_where_it_is(home: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert first.startswith("Export ? ?: sasrec"), errors.decode("utf-8", "replace")
     assert b"Traceback" not in errors
+
+
+def messages(before: str, stderr: object = subprocess.PIPE) -> str:
+    """What a program that has prepared itself by `before` shows of a message, a warning and a line on progress."""
+    program = f"""
+import logging, sys
+{before}
+from llmd4rec import log
+log.LINE_SECONDS = 0.0
+log.logger.info("Reading [log.csv] …")
+log.logger.warning("a [bold] warning, " + "long " * 40)
+with log.bar("training", 4, "steps") as bar:
+    bar.advance(1)
+print("done")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, check=True)  # type: ignore[call-overload]
+    assert ran.stdout == b"done\n"
+    return (ran.stderr or b"").decode()
+
+
+def test_messages_appear_without_any_configuring_and_obey_standard_logging() -> None:
+    warning, progress = "a [bold] warning, " + "long " * 39 + "long", "training: 1 of 4 steps"
+    lines = [line.rstrip() for line in messages("").splitlines()]
+    assert lines[0] == f"warning: {warning}", "in one line, however wide; what is said in passing only on a terminal"
+    assert lines[1].startswith(progress)
+    assert len(lines) == 2
+    assert messages("logging.getLogger('llmd4rec').setLevel('ERROR')") == ""
+    assert progress not in messages("logging.getLogger('llmd4rec.log').setLevel('WARNING')")
+    own = messages("logging.basicConfig(format='%(name)s|%(message)s')").splitlines()
+    assert [line.split("|")[0] for line in own] == ["llmd4rec", "llmd4rec", "llmd4rec.log"], "once each"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_message_that_cannot_be_written_stops_nothing() -> None:
+    with Path("/dev/full").open("wb") as full:
+        messages("", full)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 from evaluation.examples import chain_dataset
+from typer.testing import CliRunner, Result
 
+from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation import evaluate
@@ -41,10 +41,8 @@ def newer(tmp_path: Path) -> Dataset:
     return Dataset.load(tmp_path / "newer")
 
 
-def llmd4rec(*arguments: object) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from llmd4rec.cli import main; sys.argv[0] = 'llmd4rec'; main()"
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def llmd4rec(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "250", "TERM": "dumb"})
 
 
 def test_whatever_a_run_does_with_data_it_does_with_its_own(
@@ -67,7 +65,7 @@ def test_whatever_a_run_does_with_data_it_does_with_its_own(
 @pytest.mark.parametrize("command", ["evaluate", "export", "report"])
 def test_the_commands_refuse_it(command: str, chain_run: Path, newer: Dataset) -> None:
     result = llmd4rec(command, chain_run, "--data", newer.path)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "was trained on other data" in result.stderr
     assert not result.stdout
 
@@ -76,7 +74,7 @@ def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Da
     before = {path.name for path in (chain_run / "evaluation").glob("*")}
     arguments = ("evaluate", chain_run, "--data", newer.path, "--other-data", "--stage", "alone")
     result = llmd4rec(*arguments, "--json")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert f"LOOK: {OTHER_DATA}" in result.stderr
     told = json.loads(result.stdout)
     assert told["other_data"] == {"fingerprint": newer.fingerprint, "path": str(newer.path), "warning": OTHER_DATA}

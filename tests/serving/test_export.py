@@ -101,16 +101,25 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(expor
     assert len(alone["nodes"]) > 10
 
 
+@pytest.fixture(scope="module")
+def small_table(made_once, store) -> Path:
+    """The store's export with an 8-bit table, both models."""
+    options = ExportOptions(both=True, table="int8")
+    folder = made_once(
+        "store int8", lambda folder: export_run(store.run, store.data, folder / "export", "distilled", options=options)
+    )
+    return folder / "export"
+
+
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path, table):
+def test_what_is_served_after_distillation_is_as_large_as_before(store, small_table, table):
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
-    options = ExportOptions(both=True, table=table)
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=options)
-    before = {path.name: path for path in (tmp_path / "export" / "before").iterdir()}
+    export = small_table if table == "int8" else store.export
+    before = {path.name: path for path in (export / "before").iterdir()}
     assert before.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
     assert ("item_scales.npy" in before) == (table == "int8")
     for name, path in before.items():
-        other = tmp_path / "export" / name
+        other = export / name
         assert other.stat().st_size == path.stat().st_size
         assert other.read_bytes() != path.read_bytes()
         if name.endswith(".npy"):
@@ -118,23 +127,20 @@ def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
-def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp_path):
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=ExportOptions(table="int8"))
-    head = json.loads((tmp_path / "export" / "export.json").read_text())
-    assert np.load(tmp_path / "export" / "item_table.npy").dtype == np.int8
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, small_table):
+    head = json.loads((small_table / "export.json").read_text())
+    assert np.load(small_table / "item_table.npy").dtype == np.int8
     stage = store.run.record.stages["crm-round-1"]
     assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
-    small, plain = Engine.load(tmp_path / "export"), Engine.load(store.export)
+    small, plain = Engine.load(small_table), Engine.load(store.export)
     for item in ("i3", "i11"):
         ours, theirs = (
             {found.item_id: found.score for found in engine.recommend([item], 19).items} for engine in (small, plain)
         )
         most = max(abs(score) for score in theirs.values())
         assert ours == pytest.approx(theirs, abs=0.03 * most)
-    assert run_card(tmp_path / "export", ["i3", "i4"]) == [
-        item.item_id for item in small.recommend(["i3", "i4"], 10).items
-    ]
+    assert run_card(small_table, ["i3", "i4"]) == [item.item_id for item in small.recommend(["i3", "i4"], 10).items]
 
 
 def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data, tmp_path):

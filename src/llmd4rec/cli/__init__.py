@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -112,9 +113,10 @@ def _main(
 def main() -> None:
     """Entry point."""
     set_environment()
-    for stream in (sys.stdout, sys.stderr):  # as progress.never_fail, which is slow to import
+    for stream in (sys.stdout, sys.stderr):  # as log.never_fail, which is slow to import
         if isinstance(stream, io.TextIOWrapper) and stream.errors not in ("replace", "backslashreplace"):
             stream.reconfigure(errors="replace")
+    logging.getLogger("llmd4rec").propagate = False  # messages are ours to show, whatever a library does to the root
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     app()
