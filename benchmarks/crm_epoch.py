@@ -123,7 +123,7 @@ def epoch(dataset: Dataset, teacher: Teacher | None) -> None:
             dataset,
             settings,
             Path(folder),
-            phase="epoch",
+            stage="epoch",
             seed=0,
             validate=lambda ranker: 0.0,
             log=MetricsLog(Path(folder) / "metrics.jsonl"),

@@ -109,7 +109,8 @@ def measure(repeats: int) -> None:
             "a step, sampled",
             ours,
             "s",
-            note=f"{ITEMS:,} items, d {network.dim}, {len(batch.target_N):,} positions, {SAMPLED.candidates:,} drawn",
+            note=f"{ITEMS:,} items, d {network.dim}, {len(batch.target_N):,} positions, "
+            f"{SAMPLED.num_candidates:,} drawn",
         ),
         *(Figure(f"of it: {name}", taken, "s") for name, taken in parts.items()),
         Figure(
@@ -144,7 +145,7 @@ def measure(repeats: int) -> None:
             "publishing, per 100,000 positions",
             run["publish"] * 100_000 / run["positions"],
             "s",
-            note=f"ranks estimated among {SAMPLED.candidates:,} items",
+            note=f"ranks estimated among {SAMPLED.num_candidates:,} items",
         ),
     ]
     notes = [f"End to end: {', '.join(f'{name} {run[name]:.1f} s' for name in ('train', 'validate', 'publish'))}."]
@@ -215,7 +216,7 @@ class Stepper:
         self._plain = self._plain or torch.optim.AdamW(self.network.parameters())
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
-        candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.candidates, generator)
+        candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.num_candidates, generator)
         states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
         loss = F.cross_entropy(states_ND @ self.network.item_table(candidate_C).T + bias_C, target_N)
         self._plain.zero_grad()
@@ -226,7 +227,7 @@ class Stepper:
         """The step on the rows it reads, with their moments copied out and back."""
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randint(ITEMS, (SAMPLED.candidates,), generator=generator)
+        drawn = torch.randint(ITEMS, (SAMPLED.num_candidates,), generator=generator)
         rows, place = torch.unique(torch.cat([batch.items_BL.view(-1), batch.target_N, drawn]), return_inverse=True)
         read, true = place[: batch.items_BL.numel()].view_as(batch.items_BL), place[batch.items_BL.numel() :]
         small = self._small(len(rows))
@@ -268,8 +269,8 @@ def sampling_errors(network: SASRecNetwork, batch: Batch, draws: int = 4) -> lis
 
     exact, gradient = of(EXACT, 0)
     figures = []
-    for candidates in (1024, 4096, SAMPLED.candidates):
-        settings = SAMPLED.model_copy(update={"candidates": candidates})
+    for candidates in (1024, 4096, SAMPLED.num_candidates):
+        settings = SAMPLED.model_copy(update={"num_candidates": candidates})
         drawn = [of(settings, seed) for seed in range(draws)]
         loss = 100 * float(np.mean([abs(value - exact) for value, _ in drawn])) / exact
         apart = 100 * float(np.mean([float((g - gradient).norm() / gradient.norm()) for _, g in drawn]))
@@ -314,7 +315,7 @@ def child(way: str) -> dict[str, float]:
             dataset,
             settings,
             folder / "fit",
-            phase="crm-alone",
+            stage="crm-alone",
             seed=0,
             validate=validate,
             log=MetricsLog(folder / "metrics.jsonl"),
@@ -322,7 +323,7 @@ def child(way: str) -> dict[str, float]:
         )
         seconds["train"] = time.perf_counter() - started
         started = time.perf_counter()
-        publish(network, dataset, folder / "teacher", label="crm", rank_items=settings.candidates)
+        publish(network, dataset, folder / "teacher", label="crm", rank_items=settings.num_candidates)
         seconds["publish"] = time.perf_counter() - started
     return {**seconds, "positions": TrainingWindows(dataset, network.max_length).num_positions}
 
@@ -348,7 +349,7 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
         epochs=epochs,
         patience=epochs,
         full_softmax_items=10**9 if exact else 1,
-        candidates=1 if exact else candidates,
+        num_candidates=1 if exact else candidates,
         checkpoint_seconds=3600,
     )
     with tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as name:
@@ -357,7 +358,7 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             dataset,
             settings,
             Path(name) / "fit",
-            phase="crm-alone",
+            stage="crm-alone",
             seed=0,
             validate=lambda ranker: validation_ndcg(ranker, dataset),
             log=MetricsLog(Path(name) / "metrics.jsonl"),

@@ -32,9 +32,9 @@ from llmd4rec.distillation.cache import _rivals, _true_ranks, publish
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.losses.softmax import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm.assemble import build_llm
-from llmd4rec.models.llm.recommender import LLMRecommender
+from llmd4rec.models.llm.recommender import LLM
 from llmd4rec.models.sequential.sasrec import SASRec
 
 BATCH_ITEMS = 4096
@@ -53,7 +53,7 @@ def main() -> None:
     notes = []
     os.environ.setdefault("LLMD4REC_OFFLINE", "1")
     try:
-        settings = LLMRecommender(layers=2)
+        settings = LLM(layers=2)
         network, used = build_llm(settings, dataset.num_items, 64, None, 0, torch.device("cpu"))
     except LLMD4RecError as error:
         notes.append(f"The language model was not measured: {error.what}.")
@@ -64,7 +64,7 @@ def main() -> None:
     report("publishing", "Publishing a teacher", figures, notes)
 
 
-def measure(name: str, ranker: Ranker, dataset: Dataset, repeats: int, *, one_in: int) -> list[Figure]:
+def measure(name: str, ranker: SequenceEncoder, dataset: Dataset, repeats: int, *, one_in: int) -> list[Figure]:
     """The figures of one model."""
     ranker.eval()
     walk = Walk(ranker, dataset)
@@ -114,7 +114,7 @@ def measure(name: str, ranker: Ranker, dataset: Dataset, repeats: int, *, one_in
 class Walk:
     """The ways that are compared with `publish`, over the batches that it makes."""
 
-    def __init__(self, ranker: Ranker, dataset: Dataset) -> None:
+    def __init__(self, ranker: SequenceEncoder, dataset: Dataset) -> None:
         self.ranker, self.dataset = ranker, dataset
         self.windows = TrainingWindows(dataset, ranker.max_length)
         self.windows_read = len(self.windows)
@@ -167,7 +167,7 @@ class Walk:
                 last_states(self.ranker, items_BL, torch.from_numpy(last[take] + 1 - first[take]))
 
 
-def counted(ranker: Ranker, run: Callable[[], object]) -> int:
+def counted(ranker: SequenceEncoder, run: Callable[[], object]) -> int:
     """How many windows `run` gives to the model."""
     original, windows = ranker.states, 0
 

@@ -220,7 +220,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     data = beauty()
     data.save(folder / "data")
     # What the numbers of the network are makes no difference to how long it takes: one epoch will do.
-    settings = {"rounds": 0, "crm": {"items": "id"}, "training": {"crm": {"epochs": 1}}}
+    settings = {"rounds": 0, "crm": {"item_features": "id"}, "training": {"crm": {"epochs": 1}}}
     run = parse_settings(settings).fit(type(data).load(folder / "data"), folder / "run")
     export_run(run, run.load_data(), folder / "export", "alone")
     command = ["from llmd4rec.cli import main; main()", "serve", str(folder / "export"), "--port", "0"]

@@ -33,7 +33,7 @@ from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.metrics import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
 from llmd4rec.losses.softmax import RankingObjective
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
 from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
@@ -92,7 +92,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
     settings = CRMTraining()
     trained, since = 0.0, time.perf_counter()
 
-    def validate(ranker: Ranker) -> float:
+    def validate(ranker: SequenceEncoder) -> float:
         nonlocal trained, since
         trained += time.perf_counter() - since
         value = validation_ndcg(ranker, dataset)
@@ -106,7 +106,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
             dataset,
             settings,
             Path(folder),
-            phase="time-to-accuracy",
+            stage="time-to-accuracy",
             seed=0,
             validate=validate,
             log=MetricsLog(Path(folder) / "metrics.jsonl"),

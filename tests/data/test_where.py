@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.ingest.table import ROW, table_of
 from llmd4rec.data.ingest.where import Value, kept, parse, written
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import ConfigError, DataError, LLMD4RecError
 
 TEXTS = pl.DataFrame(

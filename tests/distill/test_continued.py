@@ -22,7 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation import rollouts as continued
 from llmd4rec.distillation.rollouts import ContinuedHistories, continue_histories, open_continued
 from llmd4rec.errors import ModelError, RunError
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs import pipeline as rounds
 from llmd4rec.runs.run import parse_settings
@@ -39,7 +39,7 @@ def known(data: Dataset) -> list[list[int]]:
     return [data.items[start:end].tolist() for start, end in ends]
 
 
-def network(seed: int = 0, sure: float = 1.0, max_length: int = 5) -> Ranker:
+def network(seed: int = 0, sure: float = 1.0, max_length: int = 5) -> SequenceEncoder:
     """A SASRec; `sure` multiplies its scores."""
     ranker = SASRec(dim=8, layers=1, heads=2, max_length=max_length, dropout=0.5).build(ITEMS, seed)
     with torch.no_grad():
@@ -200,9 +200,9 @@ def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
     read: dict[str, Any] = {}
     published: list[tuple[str, int]] = []
 
-    def watched_fit(ranker: Any, histories: Any, *rest: Any, phase: str, **more: Any) -> Any:
-        read[phase] = histories
-        return fit(ranker, histories, *rest, phase=phase, **more)
+    def watched_fit(ranker: Any, histories: Any, *rest: Any, stage: str, **more: Any) -> Any:
+        read[stage] = histories
+        return fit(ranker, histories, *rest, stage=stage, **more)
 
     def watched_publish(ranker: Any, histories: Any, folder: Path, *, label: str, **more: Any) -> None:
         publish(ranker, histories, folder, label=label, **more)
@@ -258,10 +258,10 @@ def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(tiny_settings, ch
     values = changed(tiny_settings, continue_by=3)
     whole = parse_settings(values).fit(chain_data, tmp_path / "whole")
 
-    def stopping(*_: Any, phase: str, **__: Any) -> Any:
-        if phase == "crm-round-1":
+    def stopping(*_: Any, stage: str, **__: Any) -> Any:
+        if stage == "crm-round-1":
             raise KeyboardInterrupt
-        return fit(*_, phase=phase, **__)
+        return fit(*_, stage=stage, **__)
 
     fit = rounds.fit
     with monkeypatch.context() as patch:

@@ -37,7 +37,7 @@ def learned(run: Path) -> dict[tuple[str, int], dict[str, float]]:
     losses = [record for record in records if "ce" in record]
     assert losses
     return {
-        (record["phase"], record["epoch"]): {key: record[key] for key in ("ce", "kl") if key in record}
+        (record["stage"], record["epoch"]): {key: record[key] for key in ("ce", "kl") if key in record}
         for record in losses
     }
 
@@ -96,6 +96,6 @@ def test_a_run_on_another_device_has_the_numbers_of_the_cpu(tiny_settings, chain
     assert there["scores"] == pytest.approx(here, abs=0.05)  # of few users: one that is ranked second makes .012
     losses, expected = learned(tmp_path / "there" / "run"), learned(tmp_path / "here")
     assert set(losses) == set(expected)
-    for (phase, epoch), values in losses.items():
+    for (stage, epoch), values in losses.items():
         # In rounds a rank that rounding turned counts as a different weight.
-        assert values == pytest.approx(expected[phase, epoch], rel=1e-4 if phase.endswith("alone") else 0.1)
+        assert values == pytest.approx(expected[stage, epoch], rel=1e-4 if stage.endswith("alone") else 0.1)

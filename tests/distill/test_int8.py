@@ -7,7 +7,7 @@ import torch
 
 from llmd4rec.losses import int8
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import Distill, Lesson, ranking_loss
+from llmd4rec.losses.softmax import DistillationTerm, TeacherBatch, ranking_loss
 
 N, ITEMS, K, D = 60, 300, 40, 8
 
@@ -55,10 +55,12 @@ def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
     states, table = torch.randn(N, D, requires_grad=True), torch.randn(ITEMS, D, requires_grad=True)
     target, rank = torch.randint(ITEMS, (N,)), torch.randint(1, ITEMS, (N,), dtype=torch.int32)
     t_states, t_table = torch.randn(N, K).half(), Int8Rows.of(torch.randn(ITEMS, K) * 0.5)
-    distill = Distill(1.5, temperature)
-    rounded = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, block_elements=7 * ITEMS)
+    distill = DistillationTerm(1.5, temperature)
+    rounded = ranking_loss(
+        states, table, target, TeacherBatch(t_states, t_table, rank), distill, block_elements=7 * ITEMS
+    )
     # The log of 2 that the states carry before they are rounded moves the roundings by nothing: scales are per row.
-    plain = Lesson(restored(Int8Rows.of(t_states)), restored(t_table), rank)
+    plain = TeacherBatch(restored(Int8Rows.of(t_states)), restored(t_table), rank)
     expected = ranking_loss(states, table, target, plain, distill)
     torch.testing.assert_close(rounded.kl, expected.kl, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rounded.weight_N, expected.weight_N)

@@ -12,7 +12,7 @@ from llmd4rec.distillation.settings import RECIPE, DistillationSettings, parse_s
 from llmd4rec.errors import ConfigError, RunError
 from llmd4rec.runs.invalidation import conflicts, invalidated
 
-NO_LLM: dict[str, Any] = {"llm": None}
+LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"}
 
 
 def recipe(**changes: Any) -> DistillationSettings:
@@ -65,7 +65,10 @@ def test_a_stage_stands_behind_all_that_it_needs() -> None:
             {"teachers": 2, "rounds": 1, "distill": {"source": "partner", "students": ["model"]}},
             ["undistilled", "teacher-1", "llm", "distilled-round-1"],
         ),
-        ({"rounds": 1, "distill": {"source": "self", "students": ["model"]}, "teachers": None}, ["undistilled", "distilled-round-1"]),
+        (
+            {"rounds": 1, "distill": {"source": "self", "students": ["model"]}, "teachers": None},
+            ["undistilled", "distilled-round-1"],
+        ),
         ({"rounds": 1, "teachers": None, "distill": {"students": ["llm"]}}, ["undistilled", "llm", "llm-round-1"]),
     ],
 )  # fmt: skip
@@ -148,8 +151,8 @@ def test_finding_a_stage() -> None:
         ({"rounds": 3}, set()),
         ({"rounds": 1}, {"llm-round-2", "distilled-round-2"}),
         ({"distill": {"weight": {"model": 1.0}}}, {"distilled-round-1", "llm-round-2", "distilled-round-2"}),
-        ({"llm": {"layers": 3}}, {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"}),
-        ({"training": {"llm": {"epochs": 9}}}, {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"}),
+        ({"llm": {"layers": 3}}, LLM_AND_AFTER),
+        ({"training": {"llm": {"epochs": 9}}}, LLM_AND_AFTER),
         ({"seed": 1}, set(ids(recipe()))),
         ({"texts": {"fields": ["title"]}}, set(ids(recipe()))),
     ],

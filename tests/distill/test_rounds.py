@@ -87,16 +87,16 @@ def test_stages_and_teachers(direction, stages, tiny_settings, chain_data, tmp_p
     assert all(len(names) <= 2 for names in there)  # no more than the last of each model is kept
     assert run.record.finished
     assert not (run.folder / "teachers").exists()
-    assert [record["phase"] for record in run.log.read()] == list(stages)
+    assert [record["stage"] for record in run.log.read()] == list(stages)
 
 
 def test_a_teacher_teaches_what_it_was_when_its_stage_ended(tiny_settings, chain_data, tmp_path, monkeypatch):
     lessons: dict[str, Any] = {}
 
-    def watched(ranker: Any, data: Any, *rest: Any, phase: str, objective: Any, **more: Any) -> Any:
+    def watched(ranker: Any, data: Any, *rest: Any, stage: str, objective: Any, **more: Any) -> Any:
         teacher = objective.teacher
-        lessons[phase] = None if teacher is None else (teacher.table.clone(), teacher.states[:].copy())
-        return fit(ranker, data, *rest, phase=phase, objective=objective, **more)
+        lessons[stage] = None if teacher is None else (teacher.table.clone(), teacher.states[:].copy())
+        return fit(ranker, data, *rest, stage=stage, objective=objective, **more)
 
     fit = rounds.fit
     monkeypatch.setattr(rounds, "fit", watched)
@@ -254,7 +254,7 @@ def test_teachers_published_when_nobody_asked_are_asked_later(tiny_settings, cha
 @pytest.mark.parametrize("wides", [1, 2])
 def test_wider_crms_teach_and_are_never_served(wides, teacher, learns_from, tiny_settings, chain_data, tmp_path):
     changes = {"teacher": teacher, "consensus": "equal", "wide": 16, "wides": wides, "rounds": 2}
-    changes |= {"llm__dim": "crm", "llm__init_table_from_crm": True}
+    changes |= {"llm__dim": "crm", "llm__init_table_from_model": True}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
     stages = ["wide-alone", "wide-alone-2"][:wides]
     down, up, down_again = (text.replace("W", " + ".join(stages)) for text in learns_from)
@@ -277,19 +277,19 @@ def test_wider_crms_of_several_kinds(tiny_settings, chain_data, tmp_path, monkey
     """Each is built, and its table trained from, what its entry says; the student from what the served one's say."""
     read, made = [], []
 
-    def item_sides(inputs: str, data: Any, vectors: Any) -> Any:
+    def item_features(inputs: str, data: Any, vectors: Any) -> Any:
         made.append(inputs)
-        return items.item_sides(inputs, data, vectors)
+        return items.item_features(inputs, data, vectors)
 
     def sides(self: Any, inputs: str) -> Any:
         read.append(inputs)
         return sides_of(self, inputs)
 
     sides_of = rounds._Rounds._sides
-    monkeypatch.setattr(rounds, "item_sides", item_sides)
+    monkeypatch.setattr(rounds, "item_features", item_features)
     monkeypatch.setattr(rounds._Rounds, "_sides", sides)
     changes = {
-        "teacher": "self", "direction": "up", "rounds": 1, "wide": 16, "crm__items": "id+text+neighbours",
+        "teacher": "self", "direction": "up", "rounds": 1, "wide": 16, "crm__item_features": "id+text+neighbours",
         "crm__dropout": 0.25, "crm__max_length": 7, "llm__encoder": "llm",
         "wides": [{}, {"without": ["text", "attributes"]}, {"name": "gru4rec", "without": ["neighbours"]}],
     }  # fmt: skip
@@ -308,9 +308,9 @@ def test_wider_crms_of_several_kinds(tiny_settings, chain_data, tmp_path, monkey
 
 
 def test_a_wider_crm_of_the_served_network_keeps_its_settings():
-    served = GRU4Rec(hidden=48, layers=3, dim=8, id_dropout=0.4, items="id+attributes")
+    served = GRU4Rec(hidden=48, layers=3, dim=8, id_dropout=0.4, item_features="id+attributes")
     assert Wide(name="gru4rec", without=("text",)).of(served, 32) == served.model_copy(update={"dim": 32})
-    expected = BSARec(dim=32, id_dropout=0.4, items="id", max_length=served.max_length)
+    expected = BSARec(dim=32, id_dropout=0.4, item_features="id", max_length=served.max_length)
     assert Wide(name="bsarec", without=("attributes",)).of(served, 32) == expected
 
 
@@ -402,7 +402,7 @@ def test_rate_and_epochs_of_a_round_are_those_of_no_other_training(tiny_settings
 def test_a_student_that_goes_on_starts_as_the_model_it_was(tiny_settings, chain_data, tmp_path):
     """What was folded into its table must not be mixed in again."""
     settings = changed(
-        tiny_settings, crm_start="continue", crm__items="id+neighbours", direction="up", teacher="self",
+        tiny_settings, crm_start="continue", crm__item_features="id+neighbours", direction="up", teacher="self",
         training__crm__round_epochs=0,
     )  # fmt: skip
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -417,7 +417,9 @@ def test_a_width_that_the_network_cannot_have_is_refused(tiny_settings):
 def test_texts_help_to_train_the_crm_and_leave_it_as_it_was(tiny_settings, chain_data, tmp_path):
     texts = {"llm__encoder": "llm", "rounds": 0}
     runs = {
-        items: parse_settings(changed(tiny_settings, crm__items=items, **texts)).fit(chain_data, tmp_path / items)
+        items: parse_settings(changed(tiny_settings, crm__item_features=items, **texts)).fit(
+            chain_data, tmp_path / items
+        )
         for items in ("id", "id+text")
     }
     plain, folded = (weights(run, "crm-alone") for run in runs.values())
@@ -480,13 +482,13 @@ def test_a_language_model_that_goes_on_reads_a_crm_that_goes_on(tiny_settings, c
 
 
 def test_without_injection_the_item_table_is_the_language_models_own(tiny_settings):
-    auto = changed(tiny_settings, llm__init_table_from_crm="auto")
+    auto = changed(tiny_settings, llm__init_table_from_model="auto")
     settings = parse_settings(changed(auto, inject="never"))
-    assert settings.llm.starts_from_crm(settings.crm.dim)
-    assert not settings.llm_in("llm-alone").starts_from_crm(settings.crm.dim)
-    assert parse_settings(auto).llm_in("llm-alone").starts_from_crm(settings.crm.dim)
+    assert settings.llm.starts_from_model(settings.crm.dim)
+    assert not settings.llm_in("llm-alone").starts_from_model(settings.crm.dim)
+    assert parse_settings(auto).llm_in("llm-alone").starts_from_model(settings.crm.dim)
     with pytest.raises(ConfigError, match="needs an injected table"):
-        parse_settings(changed(tiny_settings, inject="never", llm__init_table_from_crm=True))
+        parse_settings(changed(tiny_settings, inject="never", llm__init_table_from_model=True))
 
 
 def test_settings_are_not_corrected_while_another_process_trains(tiny_settings, chain_data, tmp_path):
@@ -505,7 +507,7 @@ def test_a_student_starts_afresh_or_goes_on(model, start, tiny_settings, chain_d
     """The first stages are trained, the round is not: its weights are those it started with."""
     settings = changed(tiny_settings, **{f"{model}_start": start})
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
-    record = next(r for r in run.log.read() if (r["phase"], r["epoch"]) == (f"{model}-round-1", 0))
+    record = next(r for r in run.log.read() if (r["stage"], r["epoch"]) == (f"{model}-round-1", 0))
     before = run.record.stages[f"{model}-alone"]["validation_ndcg"]
     assert before > 0.3
     assert (record["validation_ndcg"] == before) == (start == "continue")
@@ -517,7 +519,7 @@ def test_weights_none_and_rank(tiny_settings, chain_data, tmp_path):
         settings = changed(tiny_settings, weights=kind, direction="down")
         run = parse_settings(settings).fit(chain_data, tmp_path / kind)
         means[kind] = [r["weight_mean"] for r in run.log.read() if "weight_mean" in r]
-        assert {r["phase"] for r in run.log.read() if "weight_mean" in r} == {"llm-round-1"}
+        assert {r["stage"] for r in run.log.read() if "weight_mean" in r} == {"llm-round-1"}
     assert means["none"] == [1.0, 1.0]
     assert all(mean != 1 for mean in means["rank"])
 
@@ -526,7 +528,7 @@ def test_ranks_of_the_rounds_start_stay_the_same_in_every_epoch(tiny_settings, c
     counts = {}
     for kind in ("current", "round-start"):
         run = parse_settings(changed(tiny_settings, ranks=kind)).fit(chain_data, tmp_path / kind)
-        lines = [r for r in run.log.read() if r["phase"] == "crm-round-1" and r["epoch"]]
+        lines = [r for r in run.log.read() if r["stage"] == "crm-round-1" and r["epoch"]]
         counts[kind] = [r["weight_counts"] for r in lines]
     assert counts["round-start"][0] == counts["round-start"][1]
     assert counts["current"][0] != counts["current"][1]
@@ -688,10 +690,10 @@ def test_a_language_model_is_changed_before_its_turn(tiny_settings, chain_data, 
     settings, folder = changed(tiny_settings, rounds=1), tmp_path / "run"
     fits = rounds.fit
 
-    def full(*args: Any, phase: str, **more: Any) -> Any:
-        if phase == "llm-alone":
+    def full(*args: Any, stage: str, **more: Any) -> Any:
+        if stage == "llm-alone":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
-        return fits(*args, phase=phase, **more)
+        return fits(*args, stage=stage, **more)
 
     monkeypatch.setattr(rounds, "fit", full)
     with pytest.raises(RunError, match=r"llm-alone: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
@@ -778,9 +780,9 @@ def test_a_damaged_run_is_named(copied_run, content):
 def test_a_run_stopped_anywhere_comes_to_the_same_end(number, tiny_settings, chain_data, tmp_path):
     """With checkpoints where there is something to save. Killed ones are in tests/reliability."""
     settings = changed(
-        tiny_settings, rounds=2, continue_by=2, llm__items="id+text", llm__encoder="llm", ranks="round-start",
+        tiny_settings, rounds=2, continue_by=2, llm__item_features="id+text", llm__encoder="llm", ranks="round-start",
         teacher="consensus",
-        crm__items="id+text", training__crm__average=0.9,
+        crm__item_features="id+text", training__crm__ema=0.9,
     )  # fmt: skip
     for model in ("crm", "llm"):
         settings["training"][model] = {**settings["training"][model], "checkpoint_seconds": 0.02}
@@ -848,12 +850,14 @@ def test_a_language_model_that_cannot_be_had_costs_no_training(tiny_settings, ch
 
 def test_widths_that_contradict_each_other_are_refused_at_once(tiny_settings):
     with pytest.raises(ConfigError, match=r"set llm\.dim to crm"):
-        parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim=16))
+        parse_settings(changed(tiny_settings, llm__init_table_from_model=True, llm__dim=16))
 
 
 def test_other_settings_that_contradict_each_other_are_refused_at_once(tiny_settings):
-    with pytest.raises(ConfigError, match=r"set llm\.items to id or id\+text"):
-        parse_settings(changed(tiny_settings, llm__init_table_from_crm=True, llm__dim="crm", llm__items="text"))
+    with pytest.raises(ConfigError, match=r"set llm\.item_features to id or id\+text"):
+        parse_settings(
+            changed(tiny_settings, llm__init_table_from_model=True, llm__dim="crm", llm__item_features="text")
+        )
     with pytest.raises(ConfigError, match=r"set llm\.encoder to a sentence encoder"):
         parse_settings(changed(tiny_settings, llm__pretrained=False, llm__encoder="llm"))
 
@@ -865,11 +869,11 @@ def test_other_settings_that_contradict_each_other_are_refused_at_once(tiny_sett
         ({"llm__dim": 8}, 8, True),
         ({"llm__dim": 16}, 16, False),
         ({"llm__dim": None}, 32, False),  # as wide as the language model
-        ({"llm__dim": "crm", "llm__items": "text", "llm__encoder": "llm"}, 8, False),
+        ({"llm__dim": "crm", "llm__item_features": "text", "llm__encoder": "llm"}, 8, False),
     ],
 )
 def test_the_llm_starts_from_the_crms_table_wherever_it_can(change, width, starts, tiny_settings, chain_data, tmp_path):
-    settings = untrained(tiny_settings, llm__init_table_from_crm="auto", **change)
+    settings = untrained(tiny_settings, llm__init_table_from_model="auto", **change)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     llm = run.load("llm", "alone")
     assert llm.dim == width

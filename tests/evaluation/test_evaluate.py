@@ -116,15 +116,15 @@ def test_day_slices_leave_unknown_times_out() -> None:
     ]
     data = make_dataset([[0, 1, 2]] * 4, num_items=4, times=times)
     result = evaluate(successor_model(4), data)
-    assert result.per_user["later_day"].to_list() == [True, False, False, False]
+    assert result.per_user["next_day"].to_list() == [True, False, False, False]
     assert result.per_user["same_day"].to_list() == [False, True, False, False]
-    assert (result.slices["later_day"]["users"], result.slices["same_day"]["users"]) == (1, 1)
-    assert "later_day" not in evaluate(successor_model(4), make_dataset([[0, 1, 2]], 4)).slices
+    assert (result.slices["next_day"]["users"], result.slices["same_day"]["users"]) == (1, 1)
+    assert "next_day" not in evaluate(successor_model(4), make_dataset([[0, 1, 2]], 4)).slices
 
 
 def test_an_empty_slice_has_no_figures() -> None:
     data = make_dataset([[0, 1, 2]], num_items=4, times=[[NO_TIME] * 3])
-    assert evaluate(successor_model(4), data).slices["later_day"] == {"users": 0}
+    assert evaluate(successor_model(4), data).slices["next_day"] == {"users": 0}
 
 
 def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Tensor) -> None:

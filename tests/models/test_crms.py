@@ -10,16 +10,16 @@ import torch
 from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.base import Ranker, last_states
-from llmd4rec.models.embedding import ItemSides, item_table_of
-from llmd4rec.models.sequential import BSARec, CRMName, GRU4Rec, LiGR, SASRec
+from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.models.embedding import ItemFeatures, item_embedding_of
+from llmd4rec.models.sequential import BSARec, GRU4Rec, LiGR, NetworkName, SASRec
 from llmd4rec.models.sequential.bsarec import low_pass
 
 ITEMS = 40
 KINDS: dict[str, Any] = {"sasrec": SASRec, "bsarec": BSARec, "ligr": LiGR, "gru4rec": GRU4Rec}
 
 
-def network(name: str, **settings: Any) -> Ranker:
+def network(name: str, **settings: Any) -> SequenceEncoder:
     return KINDS[name](**{"dim": 16, "layers": 2, "max_length": 12, "dropout": 0.3, **settings}).build(ITEMS, 7)
 
 
@@ -28,7 +28,7 @@ def histories(batch: int, length: int) -> torch.Tensor:
 
 
 def test_each_can_teach_by_its_name():
-    assert set(get_args(CRMName)) == KINDS.keys()
+    assert set(get_args(NetworkName)) == KINDS.keys()
     for name, kind in KINDS.items():
         assert isinstance(Wide(name=name).of(SASRec(dim=8), 32), kind)
 
@@ -80,10 +80,10 @@ def test_dropout_acts_in_training_only(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_can_read_texts(name):
-    model = network(name, items="id+text")
-    item_table_of(model).read(ItemSides(torch.randn(ITEMS, 5)), seed=0)
+    model = network(name, item_features="id+text")
+    item_embedding_of(model).attach(ItemFeatures(torch.randn(ITEMS, 5)), seed=0)
     names = {name for name, _ in model.named_parameters()}
-    item_table_of(model).fold()
+    item_embedding_of(model).merge()
     assert {name for name, _ in model.named_parameters()} == {name for name in names if ".tower." not in name} != names
 
 
@@ -151,9 +151,12 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
         ("crm=5", r"crm = 5: must be a group of settings"),
         ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
         ("crm.heads=3", "heads = 3 does not divide dim = 64"),
-        ("crm.items=text", r"crm\.items: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours"),
-        ("crm.items=id+txt", r"crm\.items: 'id\+txt' must be id, then"),
-        ("crm.items=[id]", r"crm\.items = \['id'\]: input should be a valid string"),
+        (
+            "crm.item_features=text",
+            r"crm\.item_features: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours",
+        ),
+        ("crm.item_features=id+txt", r"crm\.item_features: 'id\+txt' must be id, then"),
+        ("crm.item_features=[id]", r"crm\.item_features = \['id'\]: input should be a valid string"),
     ],
 )
 def test_wrong_settings_are_named(override, message):
@@ -162,8 +165,8 @@ def test_wrong_settings_are_named(override, message):
 
 
 def test_the_order_of_what_a_table_learns_from_does_not_matter():
-    ordered = load_settings(MutualDistillation, None, ["crm.items=id+neighbours+text+text"]).crm
-    assert ordered.items == "id+text+neighbours"
+    ordered = load_settings(MutualDistillation, None, ["crm.item_features=id+neighbours+text+text"]).crm
+    assert ordered.item_features == "id+text+neighbours"
 
 
 def test_settings_name_the_network():
@@ -176,7 +179,7 @@ def test_settings_name_the_network():
 
 def test_a_gru_is_in_single_precision_whatever_is_around_it():
     """PyTorch runs it in fp16 inside any autocast on a GPU, also where bf16 was asked for."""
-    network = GRU4Rec(dim=8, items="id").build(10, 0).eval()
+    network = GRU4Rec(dim=8, item_features="id").build(10, 0).eval()
     seen = []
     network.layers[0].register_forward_pre_hook(
         lambda module, inputs: seen.append((inputs[0].dtype, torch.is_autocast_enabled("cpu")))

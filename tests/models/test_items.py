@@ -11,10 +11,10 @@ import torch
 from llmd4rec import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.attributes import item_attributes, item_words
-from llmd4rec.features.cooccurrence import strongest, together
+from llmd4rec.features.cooccurrence import co_occurrence, top_k_per_row
 from llmd4rec.models import embedding as items_module
 from llmd4rec.models.base import count_parameters, last_states
-from llmd4rec.models.embedding import ItemSides, ItemTable, item_sides, item_table_of, nearest_texts
+from llmd4rec.models.embedding import ItemEmbedding, ItemFeatures, item_embedding_of, item_features, nearest_texts
 from llmd4rec.models.sequential import SASRec
 
 ITEMS, DIM, TEXT = 30, 8, 12
@@ -36,9 +36,9 @@ def attributes() -> sp.csr_matrix:
     return sp.csr_matrix((rng.random((ITEMS, 4)) < 0.4).astype(np.float32))
 
 
-def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0) -> ItemTable:
-    items = ItemTable(ITEMS, DIM, dropout)
-    items.read(ItemSides(texts(), attributes(), neighbours() if near else None), seed=1)
+def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0) -> ItemEmbedding:
+    items = ItemEmbedding(ITEMS, DIM, dropout)
+    items.attach(ItemFeatures(texts(), attributes(), neighbours() if near else None), seed=1)
     if trained:
         torch.nn.init.normal_(items.tower.last.weight)
         torch.nn.init.normal_(items.of_attributes)
@@ -47,25 +47,25 @@ def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0) -> I
 
 def test_rows_are_those_of_the_whole_table_with_and_without_texts():
     asked = torch.tensor([[3, 0, 3], [29, 7, 7]])
-    for items in (ItemTable(ITEMS, DIM), table(near=False), table()):
+    for items in (ItemEmbedding(ITEMS, DIM), table(near=False), table()):
         torch.testing.assert_close(items(asked), items.table()[asked])
         torch.testing.assert_close(items.table(asked[0]), items.table()[asked[0]])
 
 
 def test_a_tower_moves_nothing_until_it_has_learned():
-    items = ItemTable(ITEMS, DIM)
+    items = ItemEmbedding(ITEMS, DIM)
     before = items.table().clone()
-    items.read(ItemSides(texts()), seed=1)
+    items.attach(ItemFeatures(texts()), seed=1)
     assert torch.equal(items.table(), before)
     items.table().square().sum().backward()
     assert items.tower.last.weight.grad.abs().sum() > 0
 
 
 def test_items_with_the_same_text_get_the_same_help():
-    items = ItemTable(ITEMS, DIM)
+    items = ItemEmbedding(ITEMS, DIM)
     vectors = texts()
     vectors[5] = vectors[4]
-    items.read(ItemSides(vectors), seed=1)
+    items.attach(ItemFeatures(vectors), seed=1)
     torch.nn.init.normal_(items.tower.last.weight)
     help_ID = items.table() - items.weight
     torch.testing.assert_close(help_ID[4], help_ID[5])
@@ -74,14 +74,14 @@ def test_items_with_the_same_text_get_the_same_help():
 
 def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
     plain = SASRec(dim=DIM, layers=1, max_length=6).build(ITEMS, seed=0).eval()
-    folded = SASRec(dim=DIM, layers=1, max_length=6, items="id+text").build(ITEMS, seed=0).eval()
-    items = item_table_of(folded)
-    items.read(ItemSides(texts()), seed=1)
+    folded = SASRec(dim=DIM, layers=1, max_length=6, item_features="id+text").build(ITEMS, seed=0).eval()
+    items = item_embedding_of(folded)
+    items.attach(ItemFeatures(texts()), seed=1)
     torch.nn.init.normal_(items.tower.last.weight, std=0.1)
     history, length = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
     with torch.no_grad():
         before = last_states(folded, history, length) @ folded.item_table().T
-        items.fold()
+        items.merge()
         after = last_states(folded, history, length) @ folded.item_table().T
     torch.testing.assert_close(after, before)
     assert count_parameters(folded) == count_parameters(plain)
@@ -91,11 +91,11 @@ def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
 
 def test_vectors_of_another_catalogue_are_refused():
     with pytest.raises(ConfigError, match=r"30 rows cannot read text vectors of shape \(29, 12\)"):
-        ItemTable(ITEMS, DIM).read(ItemSides(texts()[1:]), seed=0)
+        ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(texts()[1:]), seed=0)
     with pytest.raises(ConfigError, match=r"30 rows cannot read cold items of shape \(29,\)"):
-        ItemTable(ITEMS, DIM).read(ItemSides(texts(), cold=torch.zeros(ITEMS - 1, dtype=torch.bool)), seed=0)
+        ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(texts(), cold=torch.zeros(ITEMS - 1, dtype=torch.bool)), seed=0)
     with pytest.raises(ConfigError, match="Linear cannot read item texts"):
-        item_table_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+        item_embedding_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
 def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
@@ -105,8 +105,8 @@ def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
     has[5, 1] = near[6, 1] = 1
     cold = torch.zeros(ITEMS, dtype=torch.bool)
     cold[4:8] = True
-    items = ItemTable(ITEMS, DIM)
-    items.read(ItemSides(vectors, sp.csr_matrix(has), sp.csr_matrix(near), cold), seed=1)
+    items = ItemEmbedding(ITEMS, DIM)
+    items.attach(ItemFeatures(vectors, sp.csr_matrix(has), sp.csr_matrix(near), cold), seed=1)
     torch.nn.init.normal_(items.tower.last.weight)
     torch.nn.init.normal_(items.of_attributes)
     of_text, own = items.tower(vectors[0]), items.weight.detach().clone()
@@ -121,7 +121,7 @@ def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
         torch.testing.assert_close(rows[7:9], own[7:9])  # without its row there would be nothing
         torch.testing.assert_close(rows[1], own[1] + of_text)
     answers = items.table().detach().clone()
-    items.fold()
+    items.merge()
     assert items.own_counts is None
     assert torch.equal(items.weight, answers)
     assert torch.equal(items.train().table(), answers)
@@ -176,19 +176,19 @@ def test_a_step_changes_the_next_steps_table():
 
 
 def test_an_items_own_row_is_left_out_in_training_only():
-    items = ItemTable(ITEMS, DIM, 0.5)
-    items.read(ItemSides(attributes=attributes()), seed=0)
+    items = ItemEmbedding(ITEMS, DIM, 0.5)
+    items.attach(ItemFeatures(attributes=attributes()), seed=0)
     left_out = (items.table() == 0).all(1)
     assert 3 < left_out.sum() < 27
     items.eval()
     assert torch.equal(items.table(), items.weight)
-    plain = ItemTable(ITEMS, DIM, 0.5)
+    plain = ItemEmbedding(ITEMS, DIM, 0.5)
     assert torch.equal(plain.table(), plain.weight)  # nothing could stand in for it
 
 
 def test_sides_of_another_catalogue_are_refused():
     with pytest.raises(ConfigError, match=r"cannot read neighbours of shape \(29, 29\)"):
-        ItemTable(ITEMS, DIM).read(ItemSides(neighbours=neighbours()[1:, 1:]), seed=0)
+        ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(neighbours=neighbours()[1:, 1:]), seed=0)
 
 
 def shop() -> Dataset:
@@ -213,7 +213,7 @@ def test_who_stands_together_is_counted_in_the_training_part_only():
     """u trains on a b c, v on b a: ab twice at distance 1, bc once, ac at distance 2."""
     data = shop()
     a, b, c, d, e = (data.item_index[name] for name in "abcde")
-    found = together(data).toarray()
+    found = co_occurrence(data).toarray()
     total = {a: 2.5, b: 3.0, c: 1.5}
     expected = np.zeros((5, 5))
     for i, j, count in ((a, b, 2.0), (b, c, 1.0), (a, c, 0.5)):
@@ -225,7 +225,7 @@ def test_who_stands_together_is_counted_in_the_training_part_only():
 def test_the_strongest_of_each_row_stay():
     matrix = sp.csr_matrix(np.array([[0.1, 0.3, 0.2, 0.3], [0, 0.5, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1.0]]))
     expected = [[0, 0.3, 0, 0.3], [0, 0.5, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
-    np.testing.assert_array_equal(strongest(matrix, 2).toarray(), expected)
+    np.testing.assert_array_equal(top_k_per_row(matrix, 2).toarray(), expected)
 
 
 def test_attributes_are_parts_that_several_items_have():
@@ -299,17 +299,17 @@ def test_nearest_texts_by_hand():
 
 def test_sides_are_what_was_asked_for_as_far_as_there_is():
     data = shop()
-    assert not item_sides("id", data, torch.ones(5, 2))
-    assert item_sides("id+text", data, torch.ones(5, 2)).cold.tolist() == (data.train_counts == 0).tolist()
-    assert item_sides("id+text", data, None).texts is None
-    everything = item_sides("id+text+words+attributes+neighbours", data, torch.randn(5, 3))
+    assert not item_features("id", data, torch.ones(5, 2))
+    assert item_features("id+text", data, torch.ones(5, 2)).cold.tolist() == (data.train_counts == 0).tolist()
+    assert item_features("id+text", data, None).texts is None
+    everything = item_features("id+text+words+attributes+neighbours", data, torch.randn(5, 3))
     assert all(side is not None for side in (everything.texts, everything.attributes, everything.neighbours))
-    assert everything.neighbours.nnz > together(data).nnz  # texts bring some
+    assert everything.neighbours.nnz > co_occurrence(data).nnz  # texts bring some
     titles = titled(["red polish", "red", "red", "blue"], category=["A", "A", "A", "B"])
-    both = item_sides("id+words+attributes", titles, None).attributes.toarray()
+    both = item_features("id+words+attributes", titles, None).attributes.toarray()
     np.testing.assert_array_equal(both, np.hstack([item_attributes(titles).toarray(), item_words(titles).toarray()]))
-    assert item_sides("id+words", titles, None).attributes.shape == (4, 1)
-    assert item_sides("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == together(data).nnz
+    assert item_features("id+words", titles, None).attributes.shape == (4, 1)
+    assert item_features("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == co_occurrence(data).nnz
 
 
 def test_in_a_large_catalogue_only_the_rows_that_are_read_are_made(monkeypatch):
@@ -325,7 +325,7 @@ def test_in_a_large_catalogue_only_the_rows_that_are_read_are_made(monkeypatch):
     for small, large in zip(*gradients, strict=True):
         torch.testing.assert_close(small, large)
     read = []
-    monkeypatch.setattr(items, "_own", lambda which: read.append(which) or ItemTable._own(items, which))
+    monkeypatch.setattr(items, "_own", lambda which: read.append(which) or ItemEmbedding._own(items, which))
     items(asked)
     assert all(which is not None for which in read)
 
@@ -333,7 +333,7 @@ def test_in_a_large_catalogue_only_the_rows_that_are_read_are_made(monkeypatch):
 def test_nearest_texts_are_looked_for_in_small_catalogues_only(monkeypatch):
     data, vectors = shop(), torch.randn(5, 3)
     monkeypatch.setattr(items_module, "MOST_FOR_NEAREST_TEXTS", 4)
-    assert item_sides("id+text+neighbours", data, vectors).neighbours.nnz == together(data).nnz
+    assert item_features("id+text+neighbours", data, vectors).neighbours.nnz == co_occurrence(data).nnz
 
 
 def test_nearest_texts_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):

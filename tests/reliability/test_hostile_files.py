@@ -20,8 +20,8 @@ import llmd4rec
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest import unpack
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.unpack import unpacked
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.sources.source import Files, MissingFileError
 from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import ConfigError, DataError

@@ -89,8 +89,8 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
                 "teacher": "consensus",
                 "ranks": "round-start",
                 "continue_by": 3,
-                "crm": {**tiny_settings["crm"], "items": "id+text"},
-                "llm": {**tiny_settings["llm"], "items": "id+text", "encoder": "llm"},
+                "crm": {**tiny_settings["crm"], "item_features": "id+text"},
+                "llm": {**tiny_settings["llm"], "item_features": "id+text", "encoder": "llm"},
                 "training": {name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
             }
             run = parse_settings(settings).fit(known[fingerprint], place / "run")

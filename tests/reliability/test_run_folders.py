@@ -67,7 +67,7 @@ def test_weights_of_another_stage_are_noticed(run):
 
 def test_altered_text_vectors_are_noticed_and_made_anew(tiny_settings, chain_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
-    settings = changed(tiny_settings, llm__items="text", llm__encoder="llm", training__llm__epochs=0)
+    settings = changed(tiny_settings, llm__item_features="text", llm__encoder="llm", training__llm__epochs=0)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     path = run.folder / "text_vectors.safetensors"
     before = path.read_bytes()
@@ -88,10 +88,14 @@ def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
+def killed(long_settings, chain_data, made_once) -> tuple[Path, Path]:
     """A run killed while the language model listened to the CRM, and one that was not."""
-    folder = tmp_path_factory.mktemp("killed")
-    process = start(train, long_settings, chain_data.path, folder / "parts")
+    folder = made_once("killed", lambda folder: kill_one_of_two(long_settings, chain_data.path, folder))
+    return folder / "parts", folder / "whole"
+
+
+def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
+    process = start(train, long_settings, data, folder / "parts")
     last, end = (
         folder / "parts" / "checkpoints" / "llm-round-1" / "training" / "before-last.safetensors",
         time.monotonic(),
@@ -102,9 +106,9 @@ def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    process = start(train, long_settings, chain_data.path, folder / "whole")
+    process = start(train, long_settings, data, folder / "whole")
     process.join(120)
-    return folder / "parts", folder / "whole"
+    assert process.exitcode == 0
 
 
 @pytest.fixture

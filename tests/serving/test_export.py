@@ -25,16 +25,20 @@ from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
-from llmd4rec.models.sequential import CRMName, SASRec
+from llmd4rec.models.sequential import NetworkName, SASRec
 from llmd4rec.runs.run import Run, parse_settings
+
+STAGES = ("alone", "distilled")
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, chain_run, chain_data) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("exports")
-    for stage in ("alone", "distilled"):
-        assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
-    return {stage: folder / stage for stage in ("alone", "distilled")}
+def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
+    def make(folder: Path) -> None:
+        for stage in STAGES:
+            assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+
+    folder = made_once("exports", make)
+    return {stage: folder / stage for stage in STAGES}
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
@@ -257,9 +261,9 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", get_args(CRMName))
+@pytest.mark.parametrize("name", get_args(NetworkName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
-    crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
+    crm = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
     model = run.load("crm", "alone")

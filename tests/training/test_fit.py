@@ -26,8 +26,8 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import Teacher, open_teacher, publish
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import Distill, RankingObjective
-from llmd4rec.models.base import Ranker
+from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.training import checkpoint
 from llmd4rec.training.fit import Fitted, LossParts, Objective, Training, fit
@@ -58,26 +58,26 @@ def train(
     data: Dataset,
     settings: Training = QUICK,
     *,
-    ranker: Ranker | None = None,
-    validate: Callable[[Ranker], float] | None = None,
+    ranker: SequenceEncoder | None = None,
+    validate: Callable[[SequenceEncoder], float] | None = None,
     teacher: Teacher | None = None,
-    distill: Distill | None = None,
+    distill: DistillationTerm | None = None,
     trained_before: bool = False,
     objective: Objective | None = None,
-    phase: str = "crm-alone",
-) -> tuple[Fitted, Ranker, list[dict[str, Any]]]:
+    stage: str = "crm-alone",
+) -> tuple[Fitted, SequenceEncoder, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
     log = MetricsLog(folder / "metrics.jsonl")
     fitted = fit(
-        ranker, data, settings, folder, phase=phase, seed=5, log=log,
+        ranker, data, settings, folder, stage=stage, seed=5, log=log,
         validate=validate or (lambda model: validation_ndcg(model, data)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
     )  # fmt: skip
     return fitted, ranker, log.read()
 
 
-def states_of(ranker: Ranker) -> dict[str, Tensor]:
+def states_of(ranker: SequenceEncoder) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in ranker.state_dict().items()}
 
 
@@ -105,18 +105,19 @@ def test_it_learns_what_follows_what(data, tmp_path):
     assert log[-1]["ce"] < log[1]["ce"] / 4
 
 
-@pytest.mark.parametrize("change", [{"full_softmax_items": 1, "candidates": 10}, {"clip": 0.5}, {"schedule": "cosine"},
-                                    {"label_smoothing": 0.1}, {"epoch_positions": 150}, {"average": 0.9}])  # fmt: skip
+@pytest.mark.parametrize("change", [{"full_softmax_items": 1, "num_candidates": 10}, {"clip": 0.5},
+                                    {"schedule": "cosine"}, {"label_smoothing": 0.1}, {"epoch_positions": 150},
+                                    {"ema": 0.9}])  # fmt: skip
 def test_it_learns_in_every_way_of_training(data, tmp_path, change):
     settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, **change})
     assert train(tmp_path, data, settings)[0].best_value > 0.9
 
 
-def scripted(values: Sequence[float]) -> tuple[Callable[[Ranker], float], list[dict[str, Tensor]]]:
+def scripted(values: Sequence[float]) -> tuple[Callable[[SequenceEncoder], float], list[dict[str, Tensor]]]:
     """A validation that gives these values in turn and remembers the weights it saw."""
     seen: list[dict[str, Tensor]] = []
 
-    def validate(ranker: Ranker) -> float:
+    def validate(ranker: SequenceEncoder) -> float:
         seen.append(states_of(ranker))
         return values[len(seen) - 1]
 
@@ -218,17 +219,17 @@ def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path)
     publish(teacher_model, data, tmp_path / "teacher", label="t")
     teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
     one = QUICK.model_copy(update={"epochs": 1})
-    _, _, log = train(tmp_path / "s", data, one, teacher=teacher, distill=Distill(4.0, 1.0, "rank"))
+    _, _, log = train(tmp_path / "s", data, one, teacher=teacher, distill=DistillationTerm(4.0, 1.0, "rank"))
     assert log[1]["kl"] > 0
     assert sum(log[1]["weight_counts"]) == 60 * 7
     # An untrained student listens to a teacher that knows the answers.
     assert log[1]["weight_mean"] > 1.1
-    _, _, unweighted = train(tmp_path / "u", data, one, teacher=teacher, distill=Distill(4.0, 1.0, "none"))
+    _, _, unweighted = train(tmp_path / "u", data, one, teacher=teacher, distill=DistillationTerm(4.0, 1.0, "none"))
     assert unweighted[1]["weight_mean"] == 1
     # Listening more brings the student closer to the teacher.
     more = QUICK.model_copy(update={"epochs": 4})
     closer, further = (
-        train(tmp_path / f"strength{s}", data, more, teacher=teacher, distill=Distill(s, 1.0, "none"))[2]
+        train(tmp_path / f"strength{s}", data, more, teacher=teacher, distill=DistillationTerm(s, 1.0, "none"))[2]
         for s in (8.0, 0.0)
     )
     assert closer[-1]["kl"] < further[-1]["kl"]
@@ -246,7 +247,7 @@ def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
 
     ranker, start = network(), states_of(network())
     validate, seen = scripted([0.0, 0.1, 0.2])
-    settings = QUICK.model_copy(update={"epochs": 2, "average": 0.8})
+    settings = QUICK.model_copy(update={"epochs": 2, "ema": 0.8})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", Watching)
         train(tmp_path, data, settings, ranker=ranker, validate=validate)
@@ -260,7 +261,7 @@ def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
     assert not torch.equal(seen[2]["items.weight"], after[-1]["items.weight"])
 
 
-@pytest.mark.parametrize("way", [{}, {"clip": 1.0, "average": 0.9}])
+@pytest.mark.parametrize("way", [{}, {"clip": 1.0, "ema": 0.9}])
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.01), ("fp16", 0.002)])
 def test_precisions_agree(data, tmp_path, way, precision, tolerance):
     """To what 8 or 11 bits leave of the mean loss of an epoch; the weights, and what is judged, are 32-bit numbers."""
@@ -300,10 +301,10 @@ def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "one step per epoch": {"batch": 10_000},
-    "drawn candidates": {"full_softmax_items": 1, "candidates": 8},
+    "drawn candidates": {"full_softmax_items": 1, "num_candidates": 8},
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
-    "averaged weights": {"average": 0.9},
+    "averaged weights": {"ema": 0.9},
     "half precision": {"precision": "fp16", "clip": 1.0},
 }
 
@@ -316,7 +317,7 @@ def test_interruptions_leave_no_trace(data, tmp_path, way, taught):
     if taught:
         publish(network(dim=4, seed=9), data, tmp_path / "teacher", label="t")
         teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
-        more = {"teacher": teacher, "distill": Distill(1.0, 2.0, "rank")}
+        more = {"teacher": teacher, "distill": DistillationTerm(1.0, 2.0, "rank")}
     expected, ranker, log = train(tmp_path / "whole", data, settings, **more)
 
     stops, numbers = 0, []
@@ -343,11 +344,11 @@ def test_interruptions_leave_no_trace(data, tmp_path, way, taught):
 
 
 def test_a_signal_during_validation_stops_it(data, tmp_path):
-    settings = QUICK.model_copy(update={"average": 0.9})
+    settings = QUICK.model_copy(update={"ema": 0.9})
     _, ranker, log = train(tmp_path / "whole", data, settings)
     begun, ended = [0], [0]
 
-    def validate(model: Ranker) -> float:
+    def validate(model: SequenceEncoder) -> float:
         begun[0] += 1
         if begun[0] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -415,7 +416,7 @@ class Projected(nn.Module):
         nn.init.constant_(self.map.weight, 0.1)
         nn.init.zeros_(self.map.bias)
 
-    def forward(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
         ce = F.cross_entropy(states_ND @ ranker.item_table().T, batch.target_N)
         distance = (self.map(states_ND) - 1).pow(2).mean()
         return LossParts(ce + distance, ce.detach(), distance.detach(), None, None)
@@ -423,7 +424,7 @@ class Projected(nn.Module):
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_an_objective_may_learn_too(data, tmp_path, average):
-    settings = QUICK.model_copy(update={"average": average})
+    settings = QUICK.model_copy(update={"ema": average})
     whole, stopped = Projected(), Projected()
     _, expected, log = train(tmp_path / "whole", data, settings, objective=whole)
     assert log[-1]["kl"] < log[1]["kl"] / 2
@@ -453,7 +454,7 @@ def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
     """Also where an epoch is a single step."""
     saved = []
 
-    def validate(model: Ranker) -> float:
+    def validate(model: SequenceEncoder) -> float:
         saved.append((tmp_path / "last.safetensors").exists())
         return float(len(saved))
 
@@ -509,7 +510,7 @@ def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("phase", "round_rate", "name"),
+    ("stage", "round_rate", "name"),
     [
         ("wide-alone-2", 0.5, "training.crm.learning_rate"),
         ("crm-round-1", 0.5, "training.crm.round_learning_rate"),
@@ -517,12 +518,12 @@ def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
         ("llm-round-2", None, "training.llm.learning_rate"),
     ],
 )
-def test_a_diverged_training_names_the_setting_to_lower(phase, round_rate, name, data, tmp_path):
+def test_a_diverged_training_names_the_setting_to_lower(stage, round_rate, name, data, tmp_path):
     ranker = network()
     ranker.norm_in.register_forward_hook(lambda module, _, output: output * torch.inf if module.training else output)
     settings = QUICK.model_copy(update={"round_learning_rate": round_rate})
     with pytest.raises(RunError) as caught:
-        train(tmp_path, data, settings.in_round() if "round" in phase else settings, ranker=ranker, phase=phase)
+        train(tmp_path, data, settings.in_round() if "round" in stage else settings, ranker=ranker, stage=stage)
     assert f"Lower {name}, or set training.{name.split('.')[1]}.clip to 1, in a new run" in caught.value.remedy
 
 
@@ -656,7 +657,7 @@ def test_held_out_items_never_touch_the_weights(data, tmp_path):
     items[data.valid], items[data.test] = 0, 1
     altered = dataclasses.replace(data, items=items)
 
-    def latest() -> Callable[[Ranker], float]:
+    def latest() -> Callable[[SequenceEncoder], float]:
         return scripted([float(epoch) for epoch in range(10)])[0]
 
     _, first, log = train(tmp_path / "a", data, validate=latest())
@@ -674,4 +675,4 @@ def test_the_log_is_one_object_per_line(data, tmp_path):
     train(tmp_path, data)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(5))
-    assert all(json.loads(line)["phase"] == "crm-alone" for line in lines)
+    assert all(json.loads(line)["stage"] == "crm-alone" for line in lines)

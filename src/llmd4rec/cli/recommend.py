@@ -144,9 +144,7 @@ def _print(answer: Answer) -> None:
     stdout_console().print(table)
 
 
-def _many(
-    source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request
-) -> None:
+def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request) -> None:
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
@@ -164,9 +162,7 @@ def _many(
     print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
-def _open(
-    source: Path, stage: str | None, data: Path | None, *, with_fields: bool
-) -> tuple[Engine, Dataset | None]:
+def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
     """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.errors import ConfigError

@@ -7,7 +7,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
@@ -104,8 +104,11 @@ def _without_empty(kind: Any, values: Any) -> Any:
     for name, value in values.items():
         info = kind.model_fields.get(name)
         group = None if info is None else _group_of(info.annotation)
-        if value is None and info is not None and group is not None and type(None) not in get_args(info.annotation):
-            continue
+        if value is None and info is not None and group is not None:
+            # A list of groups is none of its groups: null says what the settings take it for.
+            listed = get_origin(info.annotation) in (tuple, list)
+            if not listed and type(None) not in get_args(info.annotation):
+                continue
         kept[name] = value if group is None else _without_empty(group, value)
     return kept
 

@@ -3,8 +3,8 @@
 From N × D numbers any block of the teacher's full output distribution is rebuilt by one matrix product, so nothing of
 size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
 
-    teacher.json   format, ensemble weights, logit adjustment, data fingerprint, checksums of the teachers' weights and of
-                   each file
+    teacher.json   format, ensemble weights, logit adjustment, data fingerprint, checksums of the teachers' weights and
+                   of each file
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of

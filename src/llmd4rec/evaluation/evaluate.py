@@ -20,7 +20,7 @@ from llmd4rec.evaluation.metrics import CUTOFFS, coverage, mean_metrics, ndcg, p
 from llmd4rec.evaluation.ranking import Ranking, Seen, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
 SeenItems = Literal["keep", "remove"]
 
@@ -31,7 +31,7 @@ USERS_AT_ONCE = 4096
 
 
 def evaluate(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
     *,
     split: SplitName = "test",
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def validation_ndcg(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
     seen: SeenItems = "remove",
     max_users: int | None = None,
@@ -132,12 +132,12 @@ def validation_ndcg(
     return float(ndcg(ranking.ranks, k).mean())
 
 
-class PoolValidation:
+class EnsembleValidation:
     """The validation NDCG of any weighted mean of some models, each of which reads the histories once.
 
     Args:
         rankers: the models, on one device; histories are read as far back as all of them can, as by a
-            :class:`~llmd4rec.models.ensemble.Pool` of them.
+            :class:`~llmd4rec.models.ensemble.Ensemble` of them.
         dataset: the data set that they were made for.
         seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
         batch_size: histories encoded at once.
@@ -151,7 +151,7 @@ class PoolValidation:
 
     def __init__(
         self,
-        rankers: Sequence[Ranker],
+        rankers: Sequence[SequenceEncoder],
         dataset: Dataset,
         seen: SeenItems = "remove",
         max_users: int | None = None,
@@ -212,7 +212,7 @@ def _targets(dataset: Dataset, split: SplitName, max_users: int | None, seed: in
 
 
 def _rank(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
     positions: NDArray[np.int64],
     seen: SeenItems,
@@ -280,7 +280,7 @@ def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) 
 
 
 @contextlib.contextmanager
-def _evaluation_mode(ranker: Ranker, device: torch.device | str | None) -> Iterator[torch.device]:
+def _evaluation_mode(ranker: SequenceEncoder, device: torch.device | str | None) -> Iterator[torch.device]:
     """Evaluation mode without gradients; yields the device of the model and restores its training flag."""
     if device is not None:
         ranker.to(device)

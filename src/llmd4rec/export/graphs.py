@@ -21,8 +21,8 @@ from llmd4rec.errors import ModelError
 from llmd4rec.inference.encoder import OnnxEncoder
 from llmd4rec.inference.texts import GRAPH, TOKENIZER, TextEncoder
 from llmd4rec.io.files import atomic_file
-from llmd4rec.models.base import Ranker, last_states
-from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import SentenceEncoder
 
 Floats = NDArray[np.float32]
@@ -35,9 +35,9 @@ LEAST_COSINE = 0.99
 class _Encoder(nn.Module):
     """The network behind its item table: it is handed the rows of a history instead of looking them up."""
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: SequenceEncoder) -> None:
         super().__init__()
-        item_table_of(ranker)  # refuses a model without one
+        item_embedding_of(ranker)  # refuses a model without one
         self.ranker = copy.deepcopy(ranker)
         self.ranker.items = nn.Identity()
 
@@ -45,7 +45,7 @@ class _Encoder(nn.Module):
         return last_states(self.ranker, vectors, lengths)
 
 
-def write_encoder(ranker: Ranker, path: Path) -> None:
+def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
     """Writes the user encoder as one ONNX file with dynamic batch and length."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
     # A model that reads one item has no length to vary.
@@ -55,7 +55,7 @@ def write_encoder(ranker: Ranker, path: Path) -> None:
     _write(_Encoder(ranker), path, inputs, ["vectors", "lengths"], "states", shapes)
 
 
-def check_parity(ranker: Ranker, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
+def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
     """The largest difference of scores between the graph and PyTorch on real test histories.
 
     Raises:

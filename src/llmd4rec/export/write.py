@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.errors import ConfigError
 from llmd4rec.distillation.plan import UNDISTILLED, Stage
+from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.catalogue import kinds_of
 from llmd4rec.inference.encoder import OnnxEncoder, encode
 from llmd4rec.inference.folder import FORMAT_VERSION
 from llmd4rec.inference.new_items import Cases, fit_cold_start
 from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
 from llmd4rec.io.files import atomic_dir, write_json
-from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts

@@ -11,7 +11,7 @@ from llmd4rec.data.dataset import Dataset
 REACH = 3
 
 
-def together(dataset: Dataset) -> sp.csr_matrix:
+def co_occurrence(dataset: Dataset) -> sp.csr_matrix:
     """How often two items stand near each other in the training part of a history, D^-½ C D^-½ of the counts C.
 
     Symmetric, float32, no diagonal; rows of items without company are empty. Nothing held out is read.
@@ -38,7 +38,7 @@ def normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((scale @ counts @ scale).astype(np.float32))
 
 
-def strongest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
+def top_k_per_row(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
     """The matrix with only the `count` largest entries of each row; of equal ones those of lower column stay."""
     matrix = sp.csr_matrix(matrix)
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

@@ -27,7 +27,7 @@ from llmd4rec.data.batching import Batch
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.sample_weights import rank_weights
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.fit import LossParts, Training
 
 if TYPE_CHECKING:
@@ -47,27 +47,27 @@ _SAFE_EXPONENT = 56.0
 
 
 @dataclass(frozen=True)
-class Distill:
+class DistillationTerm:
     """How a teacher is listened to.
 
     Attributes:
-        strength: λ.
+        weight: λ.
         temperature: T of both distributions.
-        weighting: "rank" for the adaptive weights, "none" for 1 everywhere.
+        sample_weights: "rank" for the adaptive weights, "none" for 1 everywhere.
         scale_by_t2: multiply the KL by T², which keeps its gradient's size independent of T (Hinton et al., 2015).
-        prior_I: what is added to the student's scores while it learns and not when it serves, [I]; see
+        logit_adjustment_I: what is added to the student's scores while it learns and not when it serves, [I]; see
             :mod:`llmd4rec.distillation.logit_adjustment`. None: nothing.
     """
 
-    strength: float = 1.0
+    weight: float = 1.0
     temperature: float = 1.0
-    weighting: Weighting = "rank"
+    sample_weights: Weighting = "rank"
     scale_by_t2: bool = True
-    prior_I: Tensor | None = None
+    logit_adjustment_I: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherBatch:
     """What the teacher has to say about N positions.
 
     Attributes:
@@ -96,22 +96,22 @@ class RankingObjective:
 
     settings: Training
     teacher: Teacher | None = None
-    distill: Distill | None = None
+    distill: DistillationTerm | None = None
 
-    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
         """See :class:`~llmd4rec.training.fit.Objective`."""
         target_N, bias_C, candidate_C = batch.target_N, None, None
         if ranker.num_items > self.settings.full_softmax_items:
             generator = torch.Generator().manual_seed(seed)
             candidate_C, target_N, bias_C = draw_candidates(
-                target_N, ranker.num_items, self.settings.candidates, generator
+                target_N, ranker.num_items, self.settings.num_candidates, generator
             )
-        lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
+        lesson = self.teacher.batch(batch.position_N, candidate_C) if self.teacher is not None else None
         table_ID = ranker.item_table(candidate_C)
-        if self.distill is not None and self.distill.prior_I is not None:
-            prior_I = self.distill.prior_I
+        if self.distill is not None and self.distill.logit_adjustment_I is not None:
+            logit_adjustment_I = self.distill.logit_adjustment_I
             states_ND, table_ID = _with_prior(
-                states_ND, table_ID, prior_I if candidate_C is None else prior_I[candidate_C]
+                states_ND, table_ID, logit_adjustment_I if candidate_C is None else logit_adjustment_I[candidate_C]
             )
         return ranking_loss(
             states_ND,
@@ -131,11 +131,11 @@ class RankingObjective:
         )
 
 
-def _with_prior(states_ND: Tensor, table_ID: Tensor, prior_I: Tensor) -> tuple[Tensor, Tensor]:
+def _with_prior(states_ND: Tensor, table_ID: Tensor, logit_adjustment_I: Tensor) -> tuple[Tensor, Tensor]:
     """States [N, D + 1] and table [I, D + 1] whose products are the scores plus the prior."""
     return (
         torch.cat([states_ND, states_ND.new_ones(len(states_ND), 1)], 1),
-        torch.cat([table_ID, prior_I.to(table_ID)[:, None]], 1),
+        torch.cat([table_ID, logit_adjustment_I.to(table_ID)[:, None]], 1),
     )
 
 
@@ -143,8 +143,8 @@ def ranking_loss(
     states_ND: Tensor,
     table_ID: Tensor,
     target_N: Tensor,
-    lesson: Lesson | None = None,
-    distill: Distill | None = None,
+    lesson: TeacherBatch | None = None,
+    distill: DistillationTerm | None = None,
     *,
     bias_I: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -187,8 +187,8 @@ class _Walk(torch.autograd.Function):
         states_ND: Tensor,
         table_ID: Tensor,
         target_N: Tensor,
-        lesson: Lesson | None,
-        distill: Distill | None,
+        lesson: TeacherBatch | None,
+        distill: DistillationTerm | None,
         bias_I: Tensor | None,
         label_smoothing: float,
         block_elements: int,
@@ -239,7 +239,7 @@ class _Walk(torch.autograd.Function):
             mean_item_D = share_I @ table_ID
             ce -= label_smoothing * (states_ND.mean(0) @ mean_item_D).double()
         kl = listener.kl / positions if listener is not None else torch.zeros_like(ce)
-        total = (ce + (distill.strength if distill is not None else 0.0) * kl).to(states_ND.dtype)
+        total = (ce + (distill.weight if distill is not None else 0.0) * kl).to(states_ND.dtype)
         if wants_gradient:
             grad_table_ID = grad_table_DI.t().contiguous()
             grad_states_ND -= kept * table_ID[target_N]
@@ -345,7 +345,9 @@ class _Listener:
     Each block is weighed, listened to and pulled, in this order.
     """
 
-    def __init__(self, lesson: Lesson, distill: Distill, student: _Scores, bias_I: Tensor | None, rows: int) -> None:
+    def __init__(
+        self, lesson: TeacherBatch, distill: DistillationTerm, student: _Scores, bias_I: Tensor | None, rows: int
+    ) -> None:
         self.lesson, self.distill, self.student, self.bias_I = lesson, distill, student, bias_I
         self.teacher = _Scores(lesson.states_NK, lesson.table_IK, bias_I, distill.temperature)
         self.scale = distill.temperature**2 if distill.scale_by_t2 else 1.0
@@ -354,7 +356,7 @@ class _Listener:
         self.kl = torch.zeros((), dtype=torch.float64, device=like.device)
         self.weight_N = like.new_ones(positions)
         self.rank_N: Tensor | None = None
-        if distill.weighting == "rank":
+        if distill.sample_weights == "rank":
             given = lesson.student_rank_N
             self.rank_N = torch.empty(positions, dtype=torch.int64, device=like.device) if given is None else given
         shape = (rows, len(student.table_ID))
@@ -388,7 +390,7 @@ class _Listener:
 
         The KL's own gradient is λ w (p_student - p_teacher) / T.
         """
-        strength = self.distill.strength * self.scale / self.distill.temperature
+        strength = self.distill.weight * self.scale / self.distill.temperature
         pull_n1 = self.weight_N[block, None] * strength
         if self.distill.temperature == 1:
             soft_sum_n1, factor_n1 = sum_n1, (1 + pull_n1) / sum_n1

@@ -31,10 +31,10 @@ from torch.nn import functional as F
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.attributes import item_attributes, item_words
-from llmd4rec.features.cooccurrence import normalised, strongest, together
+from llmd4rec.features.cooccurrence import co_occurrence, normalised, top_k_per_row
 from llmd4rec.matmul import linear, product
-from llmd4rec.models.base import Ranker
-from llmd4rec.models.dropout import kept
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.dropout import dropout_mask
 
 #: What may help to train a conventional model's item table beside the items' identifiers.
 ItemPart = Literal["text", "words", "attributes", "neighbours"]
@@ -67,7 +67,7 @@ class ItemSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: ItemInputs = Field(
+    item_features: ItemInputs = Field(
         "id+text+words+attributes+neighbours",
         description="what helps to train the item table and is folded into it, as far as the data have it: the items' "
         "texts, the words of their titles, the brands and categories they share, the items they are bought with or "
@@ -82,7 +82,7 @@ class ItemSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class ItemSides:
+class ItemFeatures:
     """What helps to train an item table.
 
     Attributes:
@@ -101,7 +101,7 @@ class ItemSides:
         return any(side is not None for side in (self.texts, self.attributes, self.neighbours))
 
 
-def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None) -> ItemSides:
+def item_features(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None) -> ItemFeatures:
     """The sides that `inputs` ask for, as far as the data set has them.
 
     Args:
@@ -113,15 +113,15 @@ def item_sides(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None
     texts = text_vectors if "text" in asked else None
     neighbours = None
     if "neighbours" in asked:
-        neighbours = together(dataset)
+        neighbours = co_occurrence(dataset)
         if texts is not None and dataset.num_items <= MOST_FOR_NEAREST_TEXTS:
             neighbours = 0.5 * (neighbours + nearest_texts(texts, TEXT_NEIGHBOURS))
-        neighbours = strongest(neighbours, NEIGHBOURS)
+        neighbours = top_k_per_row(neighbours, NEIGHBOURS)
     attributes = item_attributes(dataset) if "attributes" in asked else None
     words = item_words(dataset) if "words" in asked else None
     named = [matrix for matrix in (attributes, words) if matrix is not None]
     cold = torch.from_numpy(dataset.train_counts == 0)
-    return ItemSides(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours, cold)
+    return ItemFeatures(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours, cold)
 
 
 def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
@@ -147,7 +147,7 @@ def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
     return normalised(sp.csr_matrix(near + near.T))
 
 
-class ItemTable(nn.Module):
+class ItemEmbedding(nn.Module):
     """One row per item, shared by a model's input and its prediction layer.
 
     Args:
@@ -229,7 +229,7 @@ class ItemTable(nn.Module):
         rows = self.weight if items is None else F.embedding(items, self.weight)
         if self.training and self.id_dropout:
             # Not made larger where it stays, as dropout does: an item is known or it is new.
-            rows = rows * kept(rows.new_empty(len(rows), 1), self.id_dropout)
+            rows = rows * dropout_mask(rows.new_empty(len(rows), 1), self.id_dropout)
         elif not self.training and self.own_counts is not None:
             rows = rows * (self.own_counts if items is None else self.own_counts[items])
         if self.tower is not None and self.text_vectors is not None:
@@ -254,13 +254,13 @@ class ItemTable(nn.Module):
     def _has_sides(self) -> bool:
         return self.tower is not None or self._attributes is not None or self._neighbours is not None
 
-    def train(self, mode: bool = True) -> ItemTable:
+    def train(self, mode: bool = True) -> ItemEmbedding:
         """As of any module; a table made for another mode is dropped."""
         self._made = None
         return super().train(mode)
 
     # ---- sides, while training ----------------------------------------------------------------------------------
-    def read(self, sides: ItemSides, seed: int) -> None:
+    def attach(self, sides: ItemFeatures, seed: int) -> None:
         """Puts sides beside the table. Texts and attributes start at zero; neighbours are mixed in at once.
 
         Raises:
@@ -293,7 +293,7 @@ class ItemTable(nn.Module):
             self.own_counts = (~(sides.cold & _helped(sides))).float()[:, None].to(device)
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def merge(self) -> None:
         """Writes the table with its sides into E and takes the sides away."""
         was_training = self.training
         self.eval()
@@ -303,7 +303,7 @@ class ItemTable(nn.Module):
         self.train(was_training)
 
 
-def _helped(sides: ItemSides) -> Tensor:
+def _helped(sides: ItemFeatures) -> Tensor:
     """Which items have any side, [I]."""
     matrices = [side for side in (sides.attributes, sides.neighbours) if side is not None]
     has = [torch.from_numpy(np.diff(matrix.indptr) > 0) for matrix in matrices]
@@ -312,15 +312,15 @@ def _helped(sides: ItemSides) -> Tensor:
     return torch.stack(has).any(0)
 
 
-def item_table_of(ranker: Ranker) -> ItemTable:
+def item_embedding_of(ranker: SequenceEncoder) -> ItemEmbedding:
     """The item table of a conventional model.
 
     Raises:
         ConfigError: it has none that sides can be folded into.
     """
     table = getattr(ranker, "items", None)
-    if not isinstance(table, ItemTable):
-        raise ConfigError(f"{type(ranker).__name__} cannot read item texts", "Set crm.items to id.")
+    if not isinstance(table, ItemEmbedding):
+        raise ConfigError(f"{type(ranker).__name__} cannot read item texts", "Set crm.item_features to id.")
     return table
 
 

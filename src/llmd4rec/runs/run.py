@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
-import torch
 from rich.markup import escape
 from safetensors import SafetensorError
 from torch import Tensor

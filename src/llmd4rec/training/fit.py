@@ -1,8 +1,8 @@
 """Fitting one student to one objective: epochs chosen by validation, interruptible anywhere, resumable exactly.
 
-The loop knows no model and no method: it asks a Ranker for states, hands them with its item table to an objective,
-and keeps the weights with the best validation NDCG@10. Everything random depends on the run's seed and on names
-(phase, epoch, step), or is saved with the checkpoint, so a resumed training continues to the same numbers.
+The loop knows no model and no method: it asks a SequenceEncoder for states, hands them with its item table to an
+objective, and keeps the weights with the best validation NDCG@10. Everything random depends on the run's seed and on
+names (stage, epoch, step), or is saved with the checkpoint, so a resumed training continues to the same numbers.
 
 The folder of a training holds, until its caller has put the result where it belongs:
 
@@ -31,7 +31,7 @@ from llmd4rec.data.batching import Batch, Histories, TrainingWindows
 from llmd4rec.data.dataset import Int64Array
 from llmd4rec.errors import DataError, Diverged, ModelError
 from llmd4rec.log import bar, duration, warn
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training import checkpoint
 from llmd4rec.training.checkpoint import DamagedCheckpoint
 from llmd4rec.training.processes import Processes
@@ -82,7 +82,7 @@ class Training(BaseModel):
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
-    average: float = Field(
+    ema: float = Field(
         0.0, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
     )
     epoch_positions: int | None = Field(
@@ -94,7 +94,7 @@ class Training(BaseModel):
     large_catalogue_batch: int = Field(
         1, ge=1, description="so many times more positions per step where candidates are drawn"
     )
-    candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
+    num_candidates: int = Field(16_384, ge=1, description="items drawn per step when the catalogue is larger than that")
     precision: Precision = Field(
         "auto", description="of the forward pass: fp32, bf16, fp16; auto: fp32 on a CPU, bf16 on a GPU that has it"
     )
@@ -139,7 +139,7 @@ class Objective(Protocol):
     result.
     """
 
-    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
         """The loss of a batch's N positions.
 
         Args:
@@ -189,14 +189,14 @@ class _Progress:
 
 
 def fit(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     histories: Histories,
     settings: Training,
     folder: Path,
     *,
-    phase: str,
+    stage: str,
     seed: int,
-    validate: Callable[[Ranker], float],
+    validate: Callable[[SequenceEncoder], float],
     log: MetricsLog,
     objective: Objective,
     trained_before: bool = False,
@@ -208,7 +208,7 @@ def fit(
         histories: a data set, or others made of it; its training positions are the samples.
         settings: optimiser, schedule, stopping.
         folder: checkpoints; a training found there is continued. To be removed when the result is in safety.
-        phase: name of this training in the log and in seeds.
+        stage: name of this training in the log and in seeds.
         seed: the run's seed.
         validate: gives the validation NDCG@10 of the ranker.
         log: where each epoch's figures go.
@@ -239,27 +239,27 @@ def fit(
         # One pass over parameters, moments and gradients in place of a dozen.
         fused=next(iter(parameters.values())).device.type in ("cpu", "cuda"),
     )
-    trainer = _Trainer(ranker, windows, settings, optimizer, list(parameters), objective, folder, phase, seed, log)
+    trainer = _Trainer(ranker, windows, settings, optimizer, list(parameters), objective, folder, stage, seed, log)
     return trainer.run(validate, trained_before)
 
 
 class _Trainer:
     def __init__(
         self,
-        ranker: Ranker,
+        ranker: SequenceEncoder,
         windows: TrainingWindows,
         settings: Training,
         optimizer: torch.optim.Optimizer,
         names: list[str],
         objective: Objective,
         folder: Path,
-        phase: str,
+        stage: str,
         seed: int,
         log: MetricsLog,
     ) -> None:
         self.ranker, self.windows, self.settings = ranker, windows, settings
         self.optimizer, self.names, self.objective, self.folder = optimizer, names, objective, folder
-        self.phase, self.seed, self.log = phase, seed, log
+        self.stage, self.seed, self.log = stage, seed, log
         self.device = next(ranker.parameters()).device
         self.processes = Processes.current()
         self.autocast, half = autocast(settings.precision, self.device)
@@ -272,7 +272,7 @@ class _Trainer:
         #: Of each step not read yet: positions; total, cross-entropy and KL times positions; sum of the weights, and
         #: their histogram.
         self._unread: list[Tensor] = []
-        trained = dict(zip(names, self._parameters(), strict=True)) if settings.average else {}
+        trained = dict(zip(names, self._parameters(), strict=True)) if settings.ema else {}
         #: Parameters with their running averages, by name; empty where none are wanted.
         self._averages = {name: (parameter, parameter.detach().clone()) for name, parameter in trained.items()}
         self.last, self.before_last = folder / "last.safetensors", folder / "before-last.safetensors"
@@ -287,12 +287,12 @@ class _Trainer:
         self.planned_steps = len(first) * settings.epochs
         self.warmup = min(settings.warmup, self.planned_steps // 10)
 
-    def run(self, validate: Callable[[Ranker], float], trained_before: bool) -> Fitted:
+    def run(self, validate: Callable[[SequenceEncoder], float], trained_before: bool) -> Fitted:
         clock = time.perf_counter()
         if not self._resume():
             self._seed_dropout()
             if self.processes.first:
-                self.log.forget(self.phase)
+                self.log.forget(self.stage)
             self._judge(self._validated(validate), epoch=0)
             self.at.log_size = self.log.size
             if not trained_before and self.settings.epochs:
@@ -342,11 +342,11 @@ class _Trainer:
     # ---- one epoch ----------------------------------------------------------------------------------------------
     def _epoch(self, stop: StopRequest) -> None:
         at, settings = self.at, self.settings
-        rng = np.random.default_rng(derive_seed(self.seed, self.phase, at.epoch))
+        rng = np.random.default_rng(derive_seed(self.seed, self.stage, at.epoch))
         batches = self.windows.shuffled(self.batch, rng, settings.epoch_positions)
         self.ranker.train()
         loss = math.nan
-        what = f"{self.phase} epoch {at.epoch} of at most {settings.epochs}"
+        what = f"{self.stage} epoch {at.epoch} of at most {settings.epochs}"
         with bar(what, len(batches), "steps", start=at.step) as progress:
             for chosen in batches[at.step :]:
                 self._unread.append(self._step(chosen))
@@ -383,7 +383,7 @@ class _Trainer:
             batch = self.windows.batch(mine).to(self.device)
             with self.autocast():
                 states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
-            seed = derive_seed(self.seed, self.phase, "draw", self.at.total_steps)
+            seed = derive_seed(self.seed, self.stage, "draw", self.at.total_steps)
             parts = self.objective(states_ND.float(), self.ranker, batch, seed)
             self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
             figures = self._figures(parts, len(batch.target_N))
@@ -399,7 +399,7 @@ class _Trainer:
         if self._averages:
             # Early on the average must not hold on to where training started.
             step = self.at.total_steps
-            decay = min(self.settings.average, (1 + step) / (10 + step))
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 parameters, averages = zip(*self._averages.values(), strict=True)
                 torch._foreach_lerp_(averages, parameters, 1 - decay)
@@ -490,19 +490,19 @@ class _Trainer:
                 raise self._diverged(f"{name} holds numbers that are not finite", self.at.step)
 
     def _diverged(self, what: str, step: int) -> Diverged:
-        rate, model = self.optimizer.param_groups[0]["lr"], "llm" if self.phase.startswith("llm") else "crm"
-        in_force = self.settings.learning_rate == self.settings.round_learning_rate and "-round-" in self.phase
+        rate, model = self.optimizer.param_groups[0]["lr"], "llm" if self.stage.startswith("llm") else "crm"
+        in_force = self.settings.learning_rate == self.settings.round_learning_rate and "-round-" in self.stage
         name = f"training.{model}.{'round_' if in_force else ''}learning_rate"
         clip = "" if self.settings.clip else f", or set training.{model}.clip to 1"
         return Diverged(
-            f"{self.phase}: training diverged: {what} in epoch {self.at.epoch}, step {step}, "
+            f"{self.stage}: training diverged: {what} in epoch {self.at.epoch}, step {step}, "
             f"at learning rate {rate:.2g}",
             f"Lower {name}{clip}, in a new run folder; or, where no finished training depends on it, in this one after "
             f"{self.folder} is gone. The best weights before are kept in {self._best(self.at.best_epoch)}.",
         )
 
     # ---- validation and checkpoints -----------------------------------------------------------------------------
-    def _choose(self, validate: Callable[[Ranker], float], stop: StopRequest) -> None:
+    def _choose(self, validate: Callable[[SequenceEncoder], float], stop: StopRequest) -> None:
         """Validates what an epoch has come to. It may take long and changes nothing, so that a signal may end it."""
         try:
             with self._averaged():
@@ -516,7 +516,7 @@ class _Trainer:
             self._save()
             raise Interrupted(interrupted.signal_number, saved=True) from None
 
-    def _validated(self, validate: Callable[[Ranker], float]) -> float:
+    def _validated(self, validate: Callable[[SequenceEncoder], float]) -> float:
         self._require_finite_weights()
         try:
             return self.processes.from_first(validate(self.ranker) if self.processes.first else math.nan)
@@ -532,13 +532,13 @@ class _Trainer:
         if not self.processes.first:
             return
         if improved:
-            head = {"phase": self.phase, "epoch": epoch, "value": value}
+            head = {"stage": self.stage, "epoch": epoch, "value": value}
             at.best_checksum = checkpoint.save(self._best(epoch), self.ranker.saved_state(), head)
             self._tidy()
         positions = max(1.0, at.sums.get("positions", 0.0))
         weighted = sum(at.weight_counts) > 0
         self.log.append(
-            phase=self.phase,
+            stage=self.stage,
             epoch=epoch,
             validation_ndcg=value,
             best=improved,
@@ -572,7 +572,7 @@ class _Trainer:
             for rank, random in enumerate(self.processes.gathered(own)):
                 tensors[f"random/{kind}/{rank}"] = random
         if self.processes.first:
-            state = {"phase": self.phase, "progress": vars(self.at), "scaler": self.scaler.state_dict()}
+            state = {"stage": self.stage, "progress": vars(self.at), "scaler": self.scaler.state_dict()}
             checkpoint.save(self.last, tensors, state, keep=self.before_last)
             self._needed = [*self._needed[-1:], self.at.best_epoch]
             self._tidy()
@@ -628,4 +628,4 @@ class _Trainer:
     def _seed_dropout(self) -> None:
         """Each process draws its own numbers; the first one those of a process alone."""
         rank = self.processes.rank
-        torch.manual_seed(derive_seed(self.seed, self.phase, *([rank] if rank else [])))
+        torch.manual_seed(derive_seed(self.seed, self.stage, *([rank] if rank else [])))

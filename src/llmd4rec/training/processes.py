@@ -36,7 +36,7 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """The processes that :func:`join` has brought together, or this one alone."""
+        """The processes that :func:`init_distributed` has brought together, or this one alone."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     @property
@@ -71,7 +71,7 @@ class Processes:
         return parts
 
 
-def join() -> Processes:
+def init_distributed() -> Processes:
     """Brings the processes together that `torchrun` has started; does nothing where it has not."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from llmd4rec.data.ingest.choices import Quoting
 from llmd4rec.data.ingest.fit import QUOTES_ARE_QUOTES, Fit
 from llmd4rec.data.ingest.marks import QUOTE, Form, Reading, blocks, rewritten, same_fields
-from llmd4rec.data.ingest.settings import Quoting
 from llmd4rec.errors import ConfigError, DataError
 
 _DOUBLE = Reading("double")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.data.ingest.report import Report
+from llmd4rec.data.ingest.where import written
 from llmd4rec.errors import DataError
 
 #: Written by careless exports in place of a missing value, in small letters; a warning, since they may be real.
@@ -108,8 +109,6 @@ def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: st
     why = {int(at): "which often stands for a missing identifier" for at in (suspects | minus_one).arg_true()}
     for at in _outsized(ids, counts, among_many=what == "user"):
         why.setdefault(at, "far more than any other has: does it stand for a missing identifier?")
-    from llmd4rec.data.ingest.where import written
-
     for at, reason in sorted(why.items(), key=lambda pair: ids[pair[0]]):
         report.warn(
             f"one {what} is called {ids[at]!r} and has {counts[at]:,} of {rows:,} rows ({counts[at] / rows:.1%}), "

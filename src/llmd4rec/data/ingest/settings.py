@@ -7,17 +7,13 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Split, Ties
+from llmd4rec.data.ingest.times import check_format
+from llmd4rec.data.ingest.where import parse
 from llmd4rec.errors import ConfigError
 
-Order = Literal["auto", "time", "position", "row"]
-Ties = Literal["row", "hash", "last-first"]
-MissingTimes = Literal["refuse", "drop"]
-Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
-Split = Literal["leave-one-out", "temporal"]
-#: How quotation marks are written in separated values; see :class:`~llmd4rec.data.ingest.separated.Layout`.
-Quoting = Literal["auto", "double", "backslash", "none"]
 #: How a field with several values can be written, beside with a sign between them.
 LIST, BLANK = "list", "blank"
 _ESCAPES = {r"\t": "\t", r"\n": "\n", r"\x01": "\x01"}
@@ -154,10 +150,6 @@ class Prepare:
             )
 
     def _check_texts(self) -> None:
-        """Conditions and formats; polars, which knows the latter, takes long to import."""
-        from llmd4rec.data.ingest.times import check_format
-        from llmd4rec.data.ingest.where import parse
-
         for name, check in (("where", parse), ("time_format", check_format)):
             for text in getattr(self, name):
                 if not isinstance(text, str):

@@ -28,8 +28,8 @@ class LLMD4Rec(BaseModel):
 
     name: Literal["llmd4rec"] = Field(
         "llmd4rec",
-        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as set "
-        "above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
+        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
+        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
     def uses_teachers(self, term: DistillationTerm) -> bool:

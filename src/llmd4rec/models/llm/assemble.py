@@ -13,28 +13,28 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.io.files import atomic_file
 from llmd4rec.log import say
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
-from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
+from llmd4rec.models.llm.recommender import LLM, LLMNetwork
 
 _FILE = "text_vectors.safetensors"
 
 
-def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, device: torch.device) -> None:
+def prepare_text_vectors(settings: LLM, data: Dataset, folder: Path, device: torch.device) -> None:
     """Encodes the catalogue's texts, once, into `folder`; writes nothing where there is none.
 
     Raises:
-        ConfigError: `items: text`, and the catalogue has no text at all.
+        ConfigError: `item_features: text`, and the catalogue has no text at all.
     """
     if (folder / _FILE).exists():
         return
     texts = data.texts(settings.text_fields)
     if not any(texts):
-        if settings.items == "text":
+        if settings.item_features == "text":
             raise ConfigError(
-                "llm.items is text, but no item of this data set has a text",
-                "Prepare it with --items and --text-cols, or set llm.items to id.",
+                "llm.item_features is text, but no item of this data set has a text",
+                "Prepare it with --items and --text-cols, or set llm.item_features to id.",
             )
         say("  no item has a text: models read identifiers only")
         return
@@ -51,14 +51,14 @@ def load_text_vectors(folder: Path) -> Tensor | None:
 
 
 def build_llm(
-    settings: LLMRecommender,
+    settings: LLM,
     num_items: int,
     crm_dim: int,
     text_vectors: Tensor | None,
     seed: int,
     device: torch.device,
     known: dict[str, Any] | None = None,
-) -> tuple[LLMRecommenderNetwork, dict[str, Any]]:
+) -> tuple[LLMNetwork, dict[str, Any]]:
     """A freshly initialised LLM-centric recommender on `device`, and which language model it was built on.
 
     Its item embedding starts as random numbers, which is all it ever gets where no CRM table is injected.
@@ -79,10 +79,10 @@ def build_llm(
         )
     if not settings.pretrained:
         forget_pretraining(backbone)
-    network = LLMRecommenderNetwork(
+    network = LLMNetwork(
         backbone,
         num_items,
-        items=settings.items if text_vectors is not None else "id",
+        item_features=settings.item_features if text_vectors is not None else "id",
         id_dim=crm_dim,
         text_vectors=text_vectors,
         dim=settings.width(crm_dim),
@@ -92,7 +92,7 @@ def build_llm(
         dropout=settings.dropout,
         lora=settings.lora,
         tune=settings.tune,
-        init_table_from_crm=settings.starts_from_crm(crm_dim),
+        init_table_from_model=settings.starts_from_model(crm_dim),
         tie_table=settings.tie_table,
         state_dropout=settings.state_dropout,
         branch_dropout=settings.branch_rate(backbone.layers),
@@ -104,13 +104,13 @@ def build_llm(
     return network.to(device), used
 
 
-def inject_items(ranker: Ranker, table_ID: Tensor) -> None:
+def inject_items(ranker: SequenceEncoder, table_ID: Tensor) -> None:
     """ID-embedding injection: the CRM's item table becomes the LLM's item embedding (if it reads identifiers)."""
-    assert isinstance(ranker, LLMRecommenderNetwork)
+    assert isinstance(ranker, LLMNetwork)
     if ranker.uses_id:
         ranker.inject(table_ID)
 
 
-def _backbone(settings: LLMRecommender, device: torch.device) -> Backbone:
+def _backbone(settings: LLM, device: torch.device) -> Backbone:
     layers = resolve_layers(settings.layers, device)
     return load_backbone(settings.model, layers=layers, gguf_file=settings.gguf_file, device=device)

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.matmul import linear
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.llm.backbone import (
     Backbone,
@@ -49,7 +49,7 @@ PROMPT = "Given the items a user interacted with, in order, predict the item the
 RESPONSE = " Items:"
 
 
-class LLMRecommender(BaseModel):
+class LLM(BaseModel):
     """Settings of the language model as a recommender."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +62,7 @@ class LLMRecommender(BaseModel):
     pretrained: bool = Field(
         True, description="false: the same network with random weights, the control for what pre-training gives"
     )
-    items: ItemInputs = Field("id+text", description="what an item token is made of")
+    item_features: ItemInputs = Field("id+text", description="what an item token is made of")
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
         description='what turns item texts into vectors: a sentence encoder, or "llm" for the language model itself',
@@ -80,7 +80,7 @@ class LLMRecommender(BaseModel):
     dim: Annotated[int, Field(ge=1)] | Literal["crm"] | None = Field(
         "crm", description="width of states and item table; crm: that of the CRM whose items it reads; null: its own"
     )
-    init_table_from_crm: bool | Literal["auto"] = Field(
+    init_table_from_model: bool | Literal["auto"] = Field(
         "auto", description="start the item table at the CRM's (needs its width); auto: wherever that is possible"
     )
     max_length: int = Field(50, ge=1, description="the longest history read")
@@ -107,15 +107,15 @@ class LLMRecommender(BaseModel):
         # Each layer's noise is added to that of those before it: with 0.3 in each, 30 layers learned next to nothing.
         return min(0.3, 1.2 / layers) if self.branch_dropout == "auto" else self.branch_dropout
 
-    def starts_from_crm(self, crm_dim: int) -> bool:
+    def starts_from_model(self, crm_dim: int) -> bool:
         """Whether the item table starts at that of a CRM of width `crm_dim`."""
-        if self.init_table_from_crm == "auto":
-            return "id" in self.items.split("+") and self.width(crm_dim) == crm_dim
-        return self.init_table_from_crm
+        if self.init_table_from_model == "auto":
+            return "id" in self.item_features.split("+") and self.width(crm_dim) == crm_dim
+        return self.init_table_from_model
 
 
-class LLMRecommenderNetwork(Ranker):
-    """A Ranker around a causal language model. Takes the backbone over: adapters are put into it in place.
+class LLMNetwork(SequenceEncoder):
+    """A SequenceEncoder around a causal language model. Takes the backbone over: adapters are put into it in place.
 
     Args:
         backbone: a loaded decoder; one recommender each.
@@ -130,7 +130,7 @@ class LLMRecommenderNetwork(Ranker):
         dropout: on item tokens.
         lora: the adapters; needed with tune="lora", otherwise unused.
         tune: what of the backbone is trained: adapters, everything but the token embeddings, or nothing.
-        init_table_from_crm: the table's id part is the injected table plus a learned difference that starts at zero;
+        init_table_from_model: the table's id part is the injected table plus a learned difference that starts at zero;
             needs dim == id_dim.
         seed: of every random initial value; the global random state is left as it was.
 
@@ -149,7 +149,7 @@ class LLMRecommenderNetwork(Ranker):
         backbone: Backbone,
         num_items: int,
         *,
-        items: ItemInputs = "id",
+        item_features: ItemInputs = "id",
         id_dim: int = 0,
         text_vectors: Tensor | None = None,
         dim: int | None = None,
@@ -159,15 +159,15 @@ class LLMRecommenderNetwork(Ranker):
         dropout: float = 0.0,
         lora: LoRA | None = None,
         tune: Tuning = "lora",
-        init_table_from_crm: bool = False,
+        init_table_from_model: bool = False,
         tie_table: bool = False,
         state_dropout: float = 0.0,
         branch_dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.uses_id, self.uses_text = "id" in items.split("+"), "text" in items.split("+")
-        _check_settings(self, num_items, id_dim, text_vectors, dim, lora, tune, init_table_from_crm)
+        self.uses_id, self.uses_text = "id" in item_features.split("+"), "text" in item_features.split("+")
+        _check_settings(self, num_items, id_dim, text_vectors, dim, lora, tune, init_table_from_model)
         self.max_length, self._num_items, self._dim = max_length, num_items, dim or backbone.width
         tokens = _prompt_tokens(backbone, prompt, response)
         _check_context(backbone, len(tokens) + max_length)
@@ -198,12 +198,12 @@ class LLMRecommenderNetwork(Ranker):
         self.register_buffer("injected", torch.zeros(num_items, id_dim if self.uses_id else 0))
         self.register_buffer("injected_rms", torch.zeros(()))
         self.register_buffer("text_vectors", text_vectors, persistent=False)
-        self.init_table_from_crm = init_table_from_crm
-        if init_table_from_crm:
+        self.init_table_from_model = init_table_from_model
+        if init_table_from_model:
             nn.init.zeros_(self.table)
         self.to(next(backbone.model.parameters()).device)
 
-    # ---- Ranker -----------------------------------------------------------------------------------------------
+    # ---- SequenceEncoder ----------------------------------------------------------------------------------------
     @property
     def num_items(self) -> int:
         """I."""
@@ -215,7 +215,9 @@ class LLMRecommenderNetwork(Ranker):
         return self._dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.Ranker`. Those of padding are 0.
+        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.SequenceEncoder`.
+
+        Those of padding are 0.
 
         Raises:
             ModelError: the items are made of identifiers and no item table was injected yet.
@@ -254,7 +256,7 @@ class LLMRecommenderNetwork(Ranker):
             return whole if items is None else F.embedding(items, whole)
 
         table_ID = rows(self.table)
-        if self.init_table_from_crm:
+        if self.init_table_from_model:
             table_ID = table_ID + rows(self._injected())
         if self.text_out is not None and self.text_vectors is not None:
             texts = rows(self.text_vectors)
@@ -285,7 +287,7 @@ class LLMRecommenderNetwork(Ranker):
         of_texts = self.uses_text * _TABLE_STD**2
         free = (
             self.injected_rms.square()
-            if self.init_table_from_crm
+            if self.init_table_from_model
             else torch.full_like(self.injected_rms, _TABLE_STD**2)
         )
         return (free + of_texts).sqrt()
@@ -377,21 +379,21 @@ def _tower(text_vectors: Tensor | None, outputs: int, rms: float) -> nn.Sequenti
 
 # ---- checks ---------------------------------------------------------------------------------------------------
 def _check_settings(
-    model: LLMRecommenderNetwork,
+    model: LLMNetwork,
     num_items: int,
     id_dim: int,
     text_vectors: Tensor | None,
     dim: int | None,
     lora: LoRA | None,
     tune: Tuning,
-    init_table_from_crm: bool,
+    init_table_from_model: bool,
 ) -> None:
     if model.uses_id and id_dim < 1:
         raise ConfigError("items made of identifiers need the width of the CRM's item table", "Set id_dim.")
-    if init_table_from_crm and not (model.uses_id and dim == id_dim):
+    if init_table_from_model and not (model.uses_id and dim == id_dim):
         raise ConfigError(
-            f"init_table_from_crm needs items with identifiers and dim equal to the CRM's ({dim} is not {id_dim})",
-            f"Set dim to {id_dim}, or switch init_table_from_crm off.",
+            f"init_table_from_model needs items with identifiers and dim equal to the CRM's ({dim} is not {id_dim})",
+            f"Set dim to {id_dim}, or switch init_table_from_model off.",
         )
     if model.uses_text and (text_vectors is None or text_vectors.ndim != 2 or len(text_vectors) != num_items):
         shape = None if text_vectors is None else tuple(text_vectors.shape)

@@ -1,4 +1,4 @@
-"""From a raw log and a catalogue to a checked :class:`~llmd4rec.data.dataset.Dataset`.
+"""From a raw log and a catalogue to checked arrays: what :class:`~llmd4rec.data.dataset.Dataset` is made of.
 
 read → drop rows without ids → sort → duplicates → k-core and shortest history → longest history
      → index → catalogue → split
@@ -6,28 +6,22 @@ read → drop rows without ids → sort → duplicates → k-core and shortest h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec.data.dataset import NO_TIME, Dataset, check_target
+from llmd4rec.data.arrays import NO_TIME, PreparedData
 from llmd4rec.data.ingest.catalogue import bare_catalogue, read_catalogue
 from llmd4rec.data.ingest.clean import clean
 from llmd4rec.data.ingest.log import about_times, read_log
-from llmd4rec.data.ingest.readers import open_table
 from llmd4rec.data.ingest.report import Report
-from llmd4rec.data.ingest.separated import Layout
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.ingest.splits import Targets, leave_one_out, seen_before, temporal
 from llmd4rec.data.ingest.table import Table, table_of
 from llmd4rec.data.ingest.times import to_seconds
-from llmd4rec.errors import DataError
-from llmd4rec.log import say
+from llmd4rec.log import logger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,70 +31,26 @@ if TYPE_CHECKING:
 MANY_REPEATS = 0.05
 
 
-def prepare_files(
-    interactions: Path | Sequence[Path],
-    items: Path | None,
-    out: Path,
-    settings: Prepare | None = None,
-    *,
-    encoding: str = "utf-8",
-    layout: Layout | None = None,
-    item_layout: Layout | None = None,
-    overwrite: bool = False,
-) -> Dataset:
-    """Prepares files into the folder `out`, all or nothing, and returns the data set.
-
-    Args:
-        interactions, items: the files, folders of parts or patterns, several for the interactions; see
-            :func:`~llmd4rec.data.ingest.readers.open_table` for the formats.
-        out: the folder to make.
-        encoding: of text files.
-        layout, item_layout: how the two are written, where that is known: quoting, separator, names of columns.
-        overwrite: replace `out` if it is a prepared folder.
-
-    Raises:
-        DataError: an input cannot be used (says file, row and column), or `out` exists.
-    """
-    check_target(out, overwrite=overwrite)
-    logs = [interactions] if isinstance(interactions, Path | str) else list(interactions)
-    for path in (*map(Path, logs), items):
-        if path is not None and out.resolve() in (path.resolve(), *path.resolve().parents):
-            raise DataError(
-                f"--out {out} is or holds the input {path}, which would be replaced",
-                "Choose another folder for the result.",
-            )
-    with open_table(interactions, encoding=encoding, layout=layout) as log:
-        if items is None:
-            dataset = prepare_tables(log, None, settings or Prepare())
-        else:
-            its_layout = replace(item_layout or Layout(), option="--item-")
-            with open_table(items, encoding=encoding, layout=its_layout) as catalogue:
-                dataset = prepare_tables(log, catalogue, settings or Prepare())
-    say(f"Writing {out} …")
-    dataset.save(out, overwrite=overwrite)
-    return dataset
-
-
 def prepare_frames(
     interactions: pl.DataFrame | pl.LazyFrame | pd.DataFrame,
     items: pl.DataFrame | pl.LazyFrame | pd.DataFrame | None,
     settings: Prepare,
-) -> Dataset:
+) -> PreparedData:
     """Prepares two frames; see :meth:`~llmd4rec.data.dataset.Dataset.from_frames`."""
     catalogue = None if items is None else table_of(items, "the items frame")
     return prepare_tables(table_of(interactions, "the interactions frame"), catalogue, settings)
 
 
-def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) -> Dataset:
+def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) -> PreparedData:
     """Cleans, indexes and splits.
 
     Raises:
         DataError: a column is missing or cannot be understood; nothing is left after cleaning.
     """
     report = Report()
-    say(f"Reading {interactions.where} …")
+    logger.info(f"Reading {interactions.where} …")
     log = read_log(interactions, settings, report)
-    say(f"Cleaning {log.frame.height:,} interactions …")
+    logger.info(f"Cleaning {log.frame.height:,} interactions …")
     frame = clean(log, settings, report)
     report.facts["interactions"] |= about_times(log)
 
@@ -140,7 +90,7 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         "validation_targets": len(targets.valid),
         "test_targets": len(targets.test),
     }
-    return Dataset(
+    return PreparedData(
         user_ids=log.user_ids.gather(user_codes).alias("user_id"),
         catalogue=catalogue.frame,
         offsets=offsets,
