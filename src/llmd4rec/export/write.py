@@ -200,7 +200,7 @@ def _loss_of(
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(rows_ID))
-        found[name] = validation_ndcg(ranker, data, seen=seen)
+        found[name] = validation_ndcg(ranker, data, filter_seen=seen == "remove")
     return found
 
 

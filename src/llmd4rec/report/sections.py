@@ -75,7 +75,7 @@ def opening(content: ReportContent) -> str:
     how = ""
     tiles: list[str] = []
     if comparison is not None:
-        seen = "items already seen are removed" if comparison.seen == "remove" else "items already seen stay candidates"
+        seen = "items already seen are removed" if comparison.filter_seen else "items already seen stay candidates"
         target = "last item" if comparison.split == "test" else "validation item"
         how = (
             f"<p>For each of {comparison.overall.users:,} users, the {target} was hidden and ranked among the whole "

@@ -181,7 +181,7 @@ def evaluation_table(result: Evaluation) -> Table:
     """One evaluation as a table: all users at every cutoff, then each slice at one of them."""
     cutoffs = sorted({int(name.split("@")[1]) for name in result.metrics if name.startswith("hr@")})
     shown = 10 if 10 in cutoffs else cutoffs[0]
-    table = Table(title=f"{NAMES[result.model, result.stage]} · {result.split}, seen items: {result.seen}")
+    table = Table(title=f"{NAMES[result.model, result.stage]} · {result.split}, seen items: {result.filter_seen}")
     table.add_column("users")
     table.add_column("how many", justify="right")
     for name in ("at", "HR", "NDCG", "MRR"):
