@@ -22,6 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import SeenItems, validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.catalogue import kinds_of
 from llmd4rec.inference.encoder import OnnxEncoder, encode
 from llmd4rec.inference.folder import FORMAT_VERSION
@@ -31,7 +32,6 @@ from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
-from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.run import Run, Stage
 
 Floats = NDArray[np.float32]
@@ -143,7 +143,7 @@ class _Texts:
                 return None
             raise ConfigError("no item of this data set has a text", "Leave out --new-items and --text-encoder.")
         # A language model is too large to serve; where it read the texts, the usual sentence encoder places new items.
-        encoder = settings.encoder if settings.encoder != "llm" else LLM().encoder
+        encoder = settings.encoder if settings.encoder != "llm" else TextSettings().encoder
         return cls(fields, lines, encoder, encode_texts(lines, encoder, max_tokens=MAX_TOKENS))
 
 
