@@ -83,7 +83,7 @@ def recommend(
         raise ConfigError("--out is for --users", "Leave it out, or write `--json > FILE`.")
     request = Request(
         k=k,
-        seen=seen,
+        filter_seen=None if seen is None else seen == "remove",
         exclude=identifiers(exclude, "--exclude"),
         filters=parse_filters(conditions or []),
         diversity=diversity,
@@ -128,8 +128,8 @@ def _one(
 
 def _plain(item: Any) -> dict[str, Any]:
     plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
-    if item.because is not None:
-        plain["because"] = [vars(reason) for reason in item.because]
+    if item.reasons is not None:
+        plain["reasons"] = [vars(reason) for reason in item.reasons]
     return plain
 
 
@@ -139,13 +139,13 @@ def _print(answer: Answer) -> None:
 
     from llmd4rec.log import stdout_console
 
-    reasons = any(item.because for item in answer.items)
-    columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
+    reasons = any(item.reasons for item in answer.items)
+    columns = ["", "item", "title", "score", *(["reasons"] if reasons else [])]
     table = Table(*columns, box=None, header_style="bold")
     for place, item in enumerate(answer.items, 1):
-        because = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.because or ())
+        named = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.reasons or ())
         cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
-        table.add_row(*cells, *([Text(because)] if reasons else []))
+        table.add_row(*cells, *([Text(named)] if reasons else []))
     stdout_console().print(table)
 
 
@@ -155,9 +155,9 @@ def _many(
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.batch import check_out, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
-    check_out(out)
+    check_output_path(out)
     engine, dataset = _open(source, model, stage, data, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
@@ -181,10 +181,10 @@ def _open(
         if model != "crm":
             raise ConfigError(f"{source} is an export, which holds the CRM only", "Leave out --model.")
         engine = Engine.load(source)
-        if stage is not None and stage != engine.info.stage:
-            if engine.before is None or stage != engine.before.info.stage:
+        if stage is not None and (stage == "alone") != (engine.info.stage == "undistilled"):
+            if stage != "alone" or engine.undistilled is None:
                 raise ConfigError(f"{source} holds no {stage} CRM", "Leave out --stage, or export with --both.")
-            engine = engine.before
+            engine = engine.undistilled
         return engine, Dataset.load(data) if data is not None else None
     import polars as pl
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import Student
 from llmd4rec.errors import ModelError
-from llmd4rec.inference.catalogue import Catalogue, kinds_of
+from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import Ranker, last_states
 from llmd4rec.runs.run import Run, Stage
@@ -69,14 +70,14 @@ def engine_of_run(
     info = ExportInfo(
         name=run.folder.resolve().name,
         format=0,
-        stage=stage,
+        stage=stage_name.replace("crm-alone", "undistilled").replace("crm-", "distilled-"),
         model=run.settings.crm.name if model == "crm" else run.settings.llm.model,
         dim=ranker.dim,
         items=frame.height,
         max_length=ranker.max_length,
         fields=kinds,
         fingerprint=run.record.data,
-        seen=run.settings.evaluation.seen,
+        filter_seen=run.settings.evaluation.seen == "remove",
         validation=run.record.stages[stage_name]["validation_ndcg"],
     )
     return Engine(info, RankerEncoder(ranker), table_ID, Catalogue.of(frame, counts, kinds, multi=multi))

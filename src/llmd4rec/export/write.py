@@ -22,11 +22,11 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import SeenItems, validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
-from llmd4rec.inference.catalogue import kinds_of
 from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.folder import FORMAT_VERSION
-from llmd4rec.inference.new_items import Cases, fit_cold_start
-from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
+from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
+from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import Ranker
 from llmd4rec.models.embedding import item_table_of
@@ -44,7 +44,7 @@ class ExportOptions:
     """What an export holds besides the model.
 
     Attributes:
-        both: the model before distillation too, in `before/`.
+        both: the model before distillation too, in `undistilled/`.
         table: numbers of the item table; int8 takes a quarter of the room and costs a measured bit of accuracy.
         new_items: the map that places new items by their texts; None: where the run reads texts.
         text_encoder: the sentence encoder, so that new items can be given as text.
@@ -86,22 +86,22 @@ def export_run(
     """
     run.require(data)
     if overwrite:
-        refuse_foreign(folder)
+        require_export_or_new(folder)
     if options.both and stage == "alone":
         raise ConfigError("the model before distillation is exported already", "Leave out --both or --stage alone.")
     texts = _Texts.of(run, data, options)
     with atomic_dir(folder, replace=overwrite) as temporary:
         head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
         head["items"] = data.num_items
-        head["seen"] = run.settings.evaluation.seen
+        head["filter_seen"] = run.settings.evaluation.seen == "remove"
         head["fields"] = kinds_of(data.catalogue, data.multi_fields)
         if data.multi_fields is not None:
             head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
         worst = _write_model(run, data, stage, temporary, options, texts, head)
         if options.both:
-            head["before"] = {}
-            _write_model(run, data, "alone", temporary / "before", options, texts, head["before"])
+            head["undistilled"] = {}
+            _write_model(run, data, "alone", temporary / "undistilled", options, texts, head["undistilled"])
         write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
@@ -165,8 +165,7 @@ def _write_model(
     stage_name = run.stage_of("crm", stage)
     head |= {
         "model": run.settings.crm.model_dump(mode="json"),
-        "stage": stage,
-        "trained_in": stage_name,
+        "stage": stage_name.replace("crm-alone", "undistilled").replace("crm-", "distilled-"),
         "validation_ndcg@10": run.record.stages[stage_name]["validation_ndcg"],
         "dim": ranker.dim,
         "max_length": ranker.max_length,
@@ -183,7 +182,7 @@ def _write_model(
         valid, test = (
             _cases(data, positions, encoder, table_ID, ranker.max_length) for positions in (data.valid, data.test)
         )
-        text_map, report = fit_cold_start(texts.vectors_IT, table_ID, valid, test)
+        text_map, report = fit_text_map(texts.vectors_IT, table_ID, valid, test)
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
@@ -255,5 +254,5 @@ def _about_encoder(head: dict[str, Any]) -> str:
         return ""
     return (
         f"text encoder: {found['bytes'] / 2**20:.1f} MiB in {found['precision']}, cosine with the original "
-        f"at least {found['cosine_least']:.4f}"
+        f"at least {found['cosine_min']:.4f}"
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from llmd4rec.errors import DataError
-from llmd4rec.evaluation.evaluate import SeenItems
 from llmd4rec.inference.types import identifiers
-from llmd4rec.models.base import Ranker, last_states
+
+if TYPE_CHECKING:
+    from llmd4rec.models.base import Ranker
 
 
 @dataclass(frozen=True)
@@ -29,35 +28,39 @@ class Recommendation:
 
 
 class Recommender:
-    """A ranker and the names of its items.
+    """A trained network and the names of its items.
 
     Args:
-        seen: what :meth:`recommend` does with items of the history where it is not said.
+        filter_seen: whether :meth:`recommend` leaves out items of the history where it is not told.
     """
 
     def __init__(
-        self, ranker: Ranker, item_ids: Sequence[str], titles: Sequence[str | None], seen: SeenItems = "remove"
+        self, ranker: Ranker, item_ids: Sequence[str], titles: Sequence[str | None], filter_seen: bool = True
     ) -> None:
-        self.seen = seen
+        self.filter_seen = filter_seen
         self.ranker = ranker.eval()
         self.item_ids = list(item_ids)
         self.titles = [title or item_id for title, item_id in zip(titles, item_ids, strict=True)]
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
 
-    @torch.inference_mode()
     def recommend(
-        self, history: Sequence[str | int], k: int = 10, *, seen: SeenItems | None = None, skip_unknown: bool = False
+        self,
+        history: Sequence[str | int],
+        k: int = 10,
+        *,
+        filter_seen: bool | None = None,
+        skip_unknown: bool = False,
     ) -> list[Recommendation]:
         """The k best next items for a history, best first; the user need not have been seen in training.
 
         Args:
             history: identifiers, oldest first.
-            k: how many; fewer come back when the catalogue has no more.
-            seen: `remove` leaves out the items of the history; None: as the model was evaluated.
+            k: how many; fewer are returned when the catalogue has no more.
+            filter_seen: whether items of the history are left out; None: as in the evaluation of the model.
             skip_unknown: ignore identifiers that the catalogue does not have.
 
         Raises:
-            DataError: the history is one text or empty, an item is unknown, or k is below 1.
+            DataError: the history is a single text or empty, an item is unknown, or k is below 1.
         """
         history = identifiers("history", history, ordered=True)
         if k < 1:
@@ -75,18 +78,23 @@ class Recommender:
             )
         if not known:
             raise DataError("the history has no known item", "Give at least one item of the catalogue.")
-        device = next(self.ranker.parameters()).device
-        indices = [self._index[item] for item in known]
-        window = torch.tensor([indices[-self.ranker.max_length :]], device=device)
-        state = last_states(self.ranker, window, torch.tensor([window.shape[1]], device=device))
-        scores = (state @ self.ranker.item_table().t())[0].float()
-        available = len(scores)
-        if (seen or self.seen) == "remove":
-            gone = torch.tensor(sorted(set(indices)), device=device)
-            scores[gone] = -torch.inf
-            available -= len(gone)
-        best = scores.topk(min(k, available))
+        rows = [self._index[item] for item in known]
+        excluded = set(rows) if (self.filter_seen if filter_seen is None else filter_seen) else set()
         return [
-            Recommendation(self.item_ids[index], self.titles[index], float(score))
-            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            Recommendation(self.item_ids[row], self.titles[row], score) for row, score in self._best(rows, k, excluded)
         ]
+
+    def _best(self, history: list[int], k: int, excluded: set[int]) -> list[tuple[int, float]]:
+        """The k rows with the highest scores, and these."""
+        import torch  # heavy, and not needed to serve an export
+
+        from llmd4rec.models.base import last_states
+
+        with torch.inference_mode():
+            device = next(self.ranker.parameters()).device
+            window = torch.tensor([history[-self.ranker.max_length :]], device=device)
+            state = last_states(self.ranker, window, torch.tensor([window.shape[1]], device=device))
+            scores = (state @ self.ranker.item_table().t())[0].float()
+            scores[torch.tensor(sorted(excluded), dtype=torch.int64, device=device)] = -torch.inf
+            best = scores.topk(min(k, len(scores) - len(excluded)))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

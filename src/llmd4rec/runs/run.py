@@ -363,7 +363,7 @@ class Run:
             ) from error
         ranker = self.load(model, stage or self.served_stage(model))
         names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
-        return Recommender(ranker, names, titles, self.settings.evaluation.seen)
+        return Recommender(ranker, names, titles, self.settings.evaluation.seen == "remove")
 
     @cached_property
     def crm(self) -> Recommender:
