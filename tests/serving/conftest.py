@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from evaluation.examples import chain_dataset
 from tiny_llama import WORDS, save
 
+from llmd4rec import Engine
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run, parse_settings
@@ -75,11 +77,29 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any
     return Store(run, data, folder / "export")
 
 
+@pytest.fixture
+def engine(store: Store) -> Engine:
+    return Engine.load(store.export)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
-    """A shop's exports: `both`, with the model before and examples, and `bare`, without either."""
+    """A shop's exports: `both`, with the undistilled model and examples, and `bare`, without either."""
     folder = tmp_path_factory.mktemp("shop")
     run, data = shop.make_run(folder, tiny_settings)
     both = shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
     shop.bare(both, folder / "models" / "bare")
     return folder / "models"
+
+
+@pytest.fixture(scope="module")
+def process(models: Path) -> Iterator[shop.Process]:
+    with shop.running(
+        models / "both", "--allow-changes", "--models", models, "--max-k", 50, "--max-history", 100, "--max-batch", 8
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(process: shop.Process) -> shop.Client:
+    return process.client
