@@ -189,7 +189,7 @@ def _open(
     import polars as pl
 
     from llmd4rec.export.from_run import engine_of_run
-    from llmd4rec.log import warn
+    from llmd4rec.log import logger
     from llmd4rec.runs.run import Run
 
     run = Run.open(source)
@@ -199,7 +199,7 @@ def _open(
         own = _own_data(run) or dataset
         known = pl.read_parquet(run.folder / "catalogue.parquet", columns=["item_id"])["item_id"]
         unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
-        warn(
+        logger.warning(
             f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
             f"{dataset.num_items:,} items, which the model does not know, are left out"
         )

@@ -41,7 +41,7 @@ from llmd4rec.distillation.settings import MutualDistillation, Student
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
 from llmd4rec.io.files import remove, remove_leftovers, sha256_file
-from llmd4rec.log import bar, say, warn
+from llmd4rec.log import bar, logger
 from llmd4rec.losses.softmax import RankingObjective
 from llmd4rec.models.base import Ranker, count_parameters
 from llmd4rec.models.embedding import ItemInputs, ItemSides, item_sides, item_table_of
@@ -89,7 +89,7 @@ def _tidy(run: Run) -> None:
     missing = [name for name in stages if not (run.checkpoint_of(name) / "best.safetensors").exists()]
     if missing:
         again = stages[stages.index(missing[0]) :]
-        warn(f"{run.checkpoint_of(missing[0])} has no weights: {', '.join(again)} are trained again")
+        logger.warning(f"{run.checkpoint_of(missing[0])} has no weights: {', '.join(again)} are trained again")
         for name in again:
             del run.record.stages[name]
             for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
@@ -160,7 +160,7 @@ class _Rounds:
         if settings.uses_llm:
             # First of all, so that a language model that cannot be had does not cost the training of the CRM.
             self.run_folder.build("llm", "llm-alone")
-            say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
+            logger.info(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
         self._train("crm", "crm-alone")
         for stage in settings.wide_stages if settings.rounds else ():
             self._train("wide", stage)
@@ -235,7 +235,7 @@ class _Rounds:
         if not method.listens(settings.distill(model)):  # the control that trains as often and listens to nobody
             taught_by = ()
         teacher = " + ".join(taught_by) or None
-        say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
+        logger.info(f"{stage}" + (f"  taught by {teacher}" if teacher else ""))
         number = int(stage.rsplit("-", 1)[1]) if "-round-" in stage else 0
         # With nobody to listen to, what is drawn would be learned as if it had happened.
         histories = self._histories(number) if taught_by else self.data
@@ -264,7 +264,7 @@ class _Rounds:
             seed = derive_seed(settings.seed, "method", stage)
             distill = settings.distill(model)
             if share:
-                say(f"  its scores leave out {share:g} · log(1 + count) of the items' popularity")
+                logger.info(f"  its scores leave out {share:g} · log(1 + count) of the items' popularity")
                 distill = replace(distill, prior_I=self._popularity(share).to(self.device))
             objective = method.objective(training, lesson, distill, ranker, seed)
         try:
@@ -300,7 +300,9 @@ class _Rounds:
             for kept in (path for name in ("teachers", "histories") for path in (run.folder / name).glob("*")):
                 if self._latest(model, number) in kept.name.split("+"):
                     remove(kept)
-        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+        logger.info(
+            f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s"
+        )
 
     def _sides(self, inputs: ItemInputs) -> ItemSides:
         """What item tables are trained from; made once for all that are trained from the same."""
@@ -356,7 +358,7 @@ class _Rounds:
             turned = goes_on and number > 1 and partner == "crm" and settings.crm_start == "restart"
             renewed = settings.inject == "every-round" and number > 0 and not turned
             if turned and settings.inject == "every-round":
-                say("  keeps the items it reads: a CRM that was trained anew has other axes (see crm_start)")
+                logger.info("  keeps the items it reads: a CRM that was trained anew has other axes (see crm_start)")
             if renewed or not goes_on:
                 source = self._latest(partner, number) if renewed else f"{partner}-alone"
                 inject_items(ranker, run.load_stage(partner, source).item_table().detach())
@@ -375,7 +377,7 @@ class _Rounds:
             try:
                 histories = open_continued(folder, asked, self.data) if folder.exists() else None
             except RunError as error:
-                warn(f"{error.what}; they are drawn anew")
+                logger.warning(f"{error.what}; they are drawn anew")
             if histories is None:
                 histories = continue_histories(
                     run.load_stage("crm", stage),
@@ -413,7 +415,7 @@ class _Rounds:
             try:
                 teacher = opened() if folder.exists() else None
             except RunError as error:
-                warn(f"{error.what}; it is published anew")
+                logger.warning(f"{error.what}; it is published anew")
             if teacher is not None and asks and teacher.share is None:  # published when nobody asked
                 teacher = None
             if teacher is None:
@@ -456,7 +458,7 @@ class _Rounds:
             # The wide ones are there to teach: the others are heard where they add to them.
             wide = [int(_model_of(stage) == "wide") for stage in teachers]
             counts, value = best_counts(judge, wide if any(wide) else counts)
-            say(f"  teacher: {in_words(tuple(teachers), counts)}, validation NDCG@10 {value:.4f}")
+            logger.info(f"  teacher: {in_words(tuple(teachers), counts)}, validation NDCG@10 {value:.4f}")
         if not asks:
             return counts, None
         with bar("trying how much popularity to leave out", None, "shares") as progress:
@@ -467,7 +469,7 @@ class _Rounds:
 
             share = bearable_share(without)
         if not share:
-            say("  none of the items' popularity is left out: its teachers would rank worse without it")
+            logger.info("  none of the items' popularity is left out: its teachers would rank worse without it")
         return counts, share
 
 

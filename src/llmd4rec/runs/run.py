@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import torch
-from rich.markup import escape
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -37,7 +36,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import MutualDistillation, Student
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
-from llmd4rec.log import say, warn
+from llmd4rec.log import logger
 from llmd4rec.models.base import Ranker
 from llmd4rec.runs.invalidation import depends, refused
 from llmd4rec.training import checkpoint
@@ -147,7 +146,7 @@ class Run:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
             else:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
-                say(escape(what))
+                logger.info(what)
             self.save()
         save_settings(settings, self.folder / "config.yaml")
 
@@ -193,7 +192,7 @@ class Run:
             sessions.append(new)
             write_json(path, noted)
         if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            warn(
+            logger.warning(
                 f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
                 "differ in their last digits from those of a run never stopped"
             )
@@ -344,7 +343,7 @@ class Run:
         )
         if distilled >= alone:
             return "distilled"
-        warn(
+        logger.warning(
             f"{model.upper()}: the one trained alone (validation NDCG@10 {alone:.4f}) is taken, not the distilled one "
             f"({distilled:.4f}); --stage decides otherwise"
         )

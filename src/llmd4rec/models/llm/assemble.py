@@ -12,7 +12,7 @@ from torch import Tensor
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.io.files import atomic_file
-from llmd4rec.log import say
+from llmd4rec.log import logger
 from llmd4rec.models.base import Ranker
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
@@ -36,7 +36,7 @@ def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, 
                 "llm.items is text, but no item of this data set has a text",
                 "Prepare it with --items and --text-cols, or set llm.items to id.",
             )
-        say("  no item has a text: models read identifiers only")
+        logger.info("  no item has a text: models read identifiers only")
         return
     llm = _backbone(settings, device) if settings.encoder == "llm" else None
     vectors = standardise(encode_texts(texts, settings.encoder, llm=llm, device=device))
