@@ -4,6 +4,9 @@ BIN := .venv/bin
 DEMO := demo
 MINUTES ?= 60
 
+# Or every process that the tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test lint bench bench-long clean
 
 help:
@@ -43,7 +46,7 @@ demo: install
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -19,11 +19,15 @@ import polars as pl
 import pytest
 import yaml
 from evaluation.examples import chain_dataset
+from in_another_process import call_command, start
+from made_once import MadeOnce
+from settings_of import parse_settings
 from typer.testing import CliRunner, Result
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
+from llmd4rec.training import fit
 
 COMMANDS = [
     [], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["serve"], ["data"],
@@ -58,15 +62,17 @@ def run(chain_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def odd_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+def odd_run(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
     """A run whose identifiers and titles are hard to pass and to print."""
-    folder = tmp_path_factory.mktemp("odd")
-    data = chain_dataset(users=20, items=len(NAMES), length=6)
-    titles = [None, *(f"{name} [the film]" for name in NAMES[1:])]
-    catalogue = pl.DataFrame({"item_id": NAMES, "title": titles})
-    dataclasses.replace(data, catalogue=catalogue).save(folder / "data")
-    parse_settings({**tiny_settings, "rounds": 0}).fit(Dataset.load(folder / "data"), folder / "run")
-    return folder / "run"
+
+    def make(folder: Path) -> None:
+        data = chain_dataset(users=20, items=len(NAMES), length=6)
+        titles = [None, *(f"{name} [the film]" for name in NAMES[1:])]
+        catalogue = pl.DataFrame({"item_id": NAMES, "title": titles})
+        dataclasses.replace(data, catalogue=catalogue).save(folder / "data")
+        parse_settings({**tiny_settings, "rounds": 0}).fit(Dataset.load(folder / "data"), folder / "run")
+
+    return made_once("odd", make) / "run"
 
 
 # ---- help and mistakes ------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
 
 def test_a_model_the_run_does_not_have(odd_run):
     message = refused("evaluate", odd_run, "--stage", "distilled")
-    assert "has no distilled CRM (it has: crm-alone)" in message
+    assert "has no distilled CRM (it has: undistilled)" in message
     assert "llmd4rec train" in message
     assert "has no alone LLM" in refused("recommend", odd_run, "--model", "llm", "--history", "50")
     assert "Invalid value" in refused("evaluate", odd_run, "--model", "gpt")
@@ -145,7 +151,7 @@ def test_evaluate_keeps_its_contract(run):
     other = answer("evaluate", run, "--model", "llm", "--stage", "alone", "--seen", "keep", "--split", "valid")
     assert (other["model"], other["stage"], other["seen"], other["split"]) == ("llm", "alone", "keep", "valid")
     names = {path.name for path in (run / "evaluation").iterdir()}
-    assert names == {"crm-round-1-remove-test", "llm-alone-keep-valid"}
+    assert names == {"distilled-round-1-remove-test", "llm-keep-valid"}
     assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
@@ -210,7 +216,7 @@ def test_export_reports_where_and_refuses_to_replace(run):
     assert "agree" in result.stdout
     assert (run / "export" / "encoder.onnx").exists()
     assert "--overwrite" in refused("export", run)
-    assert "is no export" in refused("export", run, "--out", run, "--overwrite")
+    assert "is not an export" in refused("export", run, "--out", run, "--overwrite")
     assert (run / "run.json").exists()
 
 
@@ -308,7 +314,7 @@ def process(arguments: Sequence[object], **more: Any) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
     path = tmp_path_factory.mktemp("config") / "run.yaml"
-    crm = {**tiny_settings["training"]["crm"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
+    crm = {**tiny_settings["training"]["model"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
     settings = {**tiny_settings, "rounds": 0, "training": {"crm": crm}}
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -326,22 +332,23 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path):
+def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path, monkeypatch):
     """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
+    monkeypatch.setattr(fit, "MIN_STEPS", 32)  # as it is in the last process
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
-    arguments = ["train", config, "-d", chain_data.path, "-r", tmp_path / "parts", "--json"]
+    arguments = ["train", str(config), "-d", str(chain_data.path), "-r", str(tmp_path / "parts"), "--json"]
     for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 6), (signal.SIGTERM, 9)):
-        stopped = process(arguments)
+        stopped = start(call_command, arguments, tmp_path)
         wait_for(tmp_path / "parts" / "metrics.jsonl", lines)
         os.kill(stopped.pid, number)
-        out, err = stopped.communicate(timeout=60)
-        assert out == ""
+        stopped.join(60)
+        assert (tmp_path / "out").read_text() == ""
         if number == signal.SIGKILL:
-            assert stopped.returncode == -signal.SIGKILL
+            assert stopped.exitcode == -signal.SIGKILL
         else:
-            assert stopped.returncode == 128 + number
-            assert "stopped; a checkpoint was written.\n  Run the same command again" in err
+            assert stopped.exitcode == 128 + number
+            assert "stopped; a checkpoint was written.\n  Run the same command again" in (tmp_path / "err").read_text()
     assert len(figures(tmp_path / "parts")) < 21
     finished = process(arguments)
     out, err = finished.communicate(timeout=60)
@@ -351,7 +358,7 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
     assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
     assert [model["stage"] for model in json.loads(out)["models"]] == ["alone"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
-    best = Path("checkpoints", "crm-alone", "best.safetensors")
+    best = Path("checkpoints", "undistilled", "best.safetensors")
     assert (tmp_path / "parts" / best).read_bytes() == (tmp_path / "whole" / best).read_bytes()
     assert (tmp_path / "parts" / "report.html").exists()
     assert Run.open(tmp_path / "parts").record.finished

@@ -156,8 +156,13 @@ def test_settings_files_of_the_examples():
     assert paper.crm_in("crm-round-1") == paper.crm
     assert paper.llm_in("llm-round-1") == paper.llm
     assert paper.training.crm.in_round() == paper.training.crm
-    assert (paper.crm.items, paper.llm.items, paper.llm.dim, paper.llm.tie_table) == ("id", "id", None, False)
-    assert not paper.llm.starts_from_crm(paper.crm.dim)
+    assert (paper.crm.item_features, paper.llm.item_features, paper.llm.dim, paper.llm.tie_table) == (
+        "id",
+        "id",
+        None,
+        False,
+    )
+    assert not paper.llm.starts_from_model(paper.crm.dim)
     study = yaml.safe_load((Path(__file__).resolve().parents[1] / "experiments" / "studies" / "paper.yaml").read_text())
     for name in ("paper", "two-models"):
         assert check(MutualDistillation, study["variants"][name], name) == settings[name]

@@ -1,7 +1,7 @@
 """What Python users name: models and distillations that are fitted to a data set. What is not named is not trained.
 
-    model = SASRec(dim=64).fit(data)
-    run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").fit(data, "runs/first")
+model = SASRec(dim=64).fit(data)
+run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").fit(data, "runs/first")
 """
 
 from __future__ import annotations

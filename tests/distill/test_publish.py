@@ -15,7 +15,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_teacher, publish
 from llmd4rec.errors import LLMD4RecError, ModelError, RunError
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
 
 ITEMS = 50
@@ -27,7 +27,7 @@ def data() -> Dataset:
     return random_dataset(25, ITEMS, longest=30)
 
 
-def model(max_length: int = 10) -> Ranker:
+def model(max_length: int = 10) -> SequenceEncoder:
     network = SASRec(dim=16, layers=1, dropout=0.5, max_length=max_length).build(ITEMS, 3)
     with torch.no_grad():
         network.items.weight *= 20  # an untrained model's scores are all alike
@@ -58,7 +58,7 @@ def test_the_rebuilt_distributions_are_the_models(data, tmp_path):
     assert len(teacher.states) == len(teacher.rank) == len(pairs)
 
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
-    lesson = teacher.lesson(order)
+    lesson = teacher.batch(order)
     rebuilt = (lesson.states_NK.float() @ lesson.table_IK.T).log_softmax(1)
     for row, number in enumerate(order.tolist()):
         history, _ = pairs[number]
@@ -81,16 +81,16 @@ def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data, tm
     brute = (scores >= true[:, None] - 1e-9).sum(1)
     assert (teacher.rank == brute).mean() > 0.99  # 32-bit rounding may swap neighbours
     assert np.abs(teacher.rank - brute).max() <= 1
-    lesson = teacher.lesson(torch.tensor([5, 0, 7]))
+    lesson = teacher.batch(torch.tensor([5, 0, 7]))
     assert lesson.rank_N.tolist() == teacher.rank[[5, 0, 7]].tolist()
 
 
 def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data, tmp_path):
     publish(model(), data, tmp_path / "teacher", label="crm", precision="int8")
     teacher = open_teacher(tmp_path / "teacher", data, CPU, "int8")
-    lesson = teacher.lesson(torch.arange(len(teacher.rank)))
+    lesson = teacher.batch(torch.arange(len(teacher.rank)))
     assert isinstance(lesson.table_IK, Int8Rows)
-    scores = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    scores = Int8Rows.of(lesson.states_NK.float()).matmul(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
     target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
     assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
     publish(model(), data, tmp_path / "exact", label="crm")
@@ -130,7 +130,7 @@ def test_only_the_drawn_candidates_are_compared(data, tmp_path):
     publish(model(), data, tmp_path / "teacher", label="crm")
     teacher = open_teacher(tmp_path / "teacher", data, CPU)
     candidates = torch.tensor([3, 10, 44])
-    assert torch.equal(teacher.lesson(torch.tensor([0]), candidates).table_IK, teacher.table[candidates])
+    assert torch.equal(teacher.batch(torch.tensor([0]), candidates).table_IK, teacher.table[candidates])
 
 
 def test_other_data_is_refused(data, tmp_path):
@@ -157,11 +157,11 @@ def test_a_damaged_teacher_is_refused(data, tmp_path, name, how):
 
 
 def test_a_teacher_of_other_weights_is_refused(data, tmp_path):
-    made_of = {"crm-alone": "1", "llm-alone": "2"}
+    made_of = {"undistilled": "1", "llm": "2"}
     publish(model(), data, tmp_path / "teacher", label="crm", made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU, made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU)
-    for other in ({"crm-alone": "1", "llm-alone": "3"}, {"crm-alone": "1"}, {}):
+    for other in ({"undistilled": "1", "llm": "3"}, {"undistilled": "1"}, {}):
         with pytest.raises(RunError, match="of other weights than the run has now"):
             open_teacher(tmp_path / "teacher", data, CPU, made_of=other)
 

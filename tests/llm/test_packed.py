@@ -132,7 +132,7 @@ def test_no_work_on_padding_and_one_pass_per_batch(llama: str) -> None:
 def test_publishing_is_one_forward_pass(llama: str, chain_data: Any, tmp_path: Path) -> None:
     """Every training position is read once, and the prompt once per batch."""
     items = chain_data.num_items
-    network = _network(llama, items="text", text_vectors=torch.randn(items, 5), num_items=items)
+    network = _network(llama, item_features="text", text_vectors=torch.randn(items, 5), num_items=items)
     counts = _count_tokens(network)
     windows = TrainingWindows(chain_data, network.max_length)
     read = sum(int(windows.batch(np.array([w])).lengths_B) for w in range(len(windows)))

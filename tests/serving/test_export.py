@@ -25,16 +25,20 @@ from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
-from llmd4rec.models.sequential import CRMName, SASRec
+from llmd4rec.models.sequential import NetworkName, SASRec
 from llmd4rec.runs.run import Run, parse_settings
+
+STAGES = ("alone", "distilled")
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, chain_run, chain_data) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("exports")
-    for stage in ("alone", "distilled"):
-        assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
-    return {stage: folder / stage for stage in ("alone", "distilled")}
+def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
+    def make(folder: Path) -> None:
+        for stage in STAGES:
+            assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+
+    folder = made_once("exports", make)
+    return {stage: folder / stage for stage in STAGES}
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
@@ -71,7 +75,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert head["files"].keys() == {path.name for path in folder.iterdir()} - {"export.json"}
     for name, checksum in head["files"].items():
         assert sha256_file(folder / name) == checksum
-    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled")
+    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled-round-1")
     assert head["data"] == chain_data.fingerprint
     ids = pl.read_parquet(folder / "catalogue.parquet")["item_id"].to_list()
     assert ids == chain_data.item_ids
@@ -82,7 +86,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
-def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(exports):
+def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports):
     graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("alone", "distilled")]
     alone, distilled = (
         {
@@ -97,16 +101,25 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(expor
     assert len(alone["nodes"]) > 10
 
 
+@pytest.fixture(scope="module")
+def small_table(made_once, store) -> Path:
+    """The store's export with an 8-bit table, both models."""
+    options = ExportOptions(both=True, table="int8")
+    folder = made_once(
+        "store int8", lambda folder: export_run(store.run, store.data, folder / "export", "distilled", options=options)
+    )
+    return folder / "export"
+
+
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path, table):
+def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_table, table):
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
-    options = ExportOptions(both=True, table=table)
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=options)
-    before = {path.name: path for path in (tmp_path / "export" / "before").iterdir()}
-    assert before.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
-    assert ("item_scales.npy" in before) == (table == "int8")
-    for name, path in before.items():
-        other = tmp_path / "export" / name
+    export = small_table if table == "int8" else store.export
+    undistilled = {path.name: path for path in (export / "undistilled").iterdir()}
+    assert undistilled.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
+    assert ("item_scales.npy" in undistilled) == (table == "int8")
+    for name, path in undistilled.items():
+        other = export / name
         assert other.stat().st_size == path.stat().st_size
         assert other.read_bytes() != path.read_bytes()
         if name.endswith(".npy"):
@@ -114,23 +127,20 @@ def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
-def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp_path):
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=ExportOptions(table="int8"))
-    head = json.loads((tmp_path / "export" / "export.json").read_text())
-    assert np.load(tmp_path / "export" / "item_table.npy").dtype == np.int8
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, small_table):
+    head = json.loads((small_table / "export.json").read_text())
+    assert np.load(small_table / "item_table.npy").dtype == np.int8
     stage = store.run.record.stages["crm-round-1"]
     assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
-    small, plain = Engine.load(tmp_path / "export"), Engine.load(store.export)
+    small, plain = Engine.load(small_table), Engine.load(store.export)
     for item in ("i3", "i11"):
         ours, theirs = (
             {found.item_id: found.score for found in engine.recommend([item], 19).items} for engine in (small, plain)
         )
         most = max(abs(score) for score in theirs.values())
         assert ours == pytest.approx(theirs, abs=0.03 * most)
-    assert run_card(tmp_path / "export", ["i3", "i4"]) == [
-        item.item_id for item in small.recommend(["i3", "i4"], 10).items
-    ]
+    assert run_card(small_table, ["i3", "i4"]) == [item.item_id for item in small.recommend(["i3", "i4"], 10).items]
 
 
 def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data, tmp_path):
@@ -143,15 +153,15 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     export_run(run, chain_data, tmp_path / "export", "alone", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
     ranker = run.load("crm", "alone")
-    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, seen="keep"), abs=1e-6)
+    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
     assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
     engine = Engine.load(tmp_path / "export")
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
     assert kept[:10] == run_card(tmp_path / "export", history)
-    assert engine_of_run(run, "crm", "alone").info.seen == "keep"
+    assert engine_of_run(run, "crm", "alone").info.filter_seen is False
     assert {item.item_id for item in run.recommender("crm", "alone").recommend(history, 12)} == set(kept)
-    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, seen="remove").items}
+    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, filter_seen=True).items}
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):
@@ -165,13 +175,13 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store):
         assert values == sorted(values)
         assert found[name]["@50"] == (1 if name != "recall" else pytest.approx(1))  # of 20 items
     card = (store.export / "README.md").read_text()
-    assert f"| rows made from texts | {found['recall']['@10']:.4f} |" in card
+    assert f"| embeddings made from texts | {found['recall']['@10']:.4f} |" in card
     assert head["text_encoder"]["precision"] in ("int8", "float32")
-    assert head["text_encoder"]["cosine_least"] >= 0.99
+    assert head["text_encoder"]["cosine_min"] >= 0.99
     assert head["text_encoder"]["bytes"] == sum(
         path.stat().st_size for path in (store.export / "text_encoder").iterdir()
     )
-    assert head["before"]["new_items"]["recall"] != {}
+    assert head["undistilled"]["new_items"]["recall"] != {}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +207,9 @@ def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data
     target = Path(shutil.copytree(exports["alone"], tmp_path / "export"))
     with pytest.raises(DataError, match="already exists"):
         export_run(run, chain_data, target, "distilled")
-    assert json.loads((target / "export.json").read_text())["stage"] == "alone"
+    assert json.loads((target / "export.json").read_text())["stage"] == "undistilled"
     export_run(run, chain_data, target, "distilled", overwrite=True)
-    assert json.loads((target / "export.json").read_text())["stage"] == "distilled"
+    assert json.loads((target / "export.json").read_text())["stage"] == "distilled-round-1"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -214,7 +224,7 @@ def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place)
     else:
         precious.write_text("years")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(RunError, match="is no export: it is not replaced"):
+    with pytest.raises(RunError, match="is not an export: it is not replaced"):
         export_run(Run.open(chain_run), chain_data, precious, "alone", overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -257,9 +267,9 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", get_args(CRMName))
+@pytest.mark.parametrize("name", get_args(NetworkName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
-    crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
+    crm = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
     model = run.load("crm", "alone")

@@ -123,8 +123,8 @@ def _one(
 
 def _plain(item: Any) -> dict[str, Any]:
     plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
-    if item.because is not None:
-        plain["because"] = [vars(reason) for reason in item.because]
+    if item.reasons is not None:
+        plain["reasons"] = [vars(reason) for reason in item.reasons]
     return plain
 
 
@@ -134,25 +134,23 @@ def _print(answer: Answer) -> None:
 
     from llmd4rec.log import stdout_console
 
-    reasons = any(item.because for item in answer.items)
-    columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
+    reasons = any(item.reasons for item in answer.items)
+    columns = ["", "item", "title", "score", *(["reasons"] if reasons else [])]
     table = Table(*columns, box=None, header_style="bold")
     for place, item in enumerate(answer.items, 1):
-        because = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.because or ())
+        why = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.reasons or ())
         cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
-        table.add_row(*cells, *([Text(because)] if reasons else []))
+        table.add_row(*cells, *([Text(why)] if reasons else []))
     stdout_console().print(table)
 
 
-def _many(
-    source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request
-) -> None:
+def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request) -> None:
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.batch import check_out, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
-    check_out(out)
+    check_output_path(out)
     engine, dataset = _open(source, stage, data, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
@@ -164,9 +162,7 @@ def _many(
     print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
-def _open(
-    source: Path, stage: str | None, data: Path | None, *, with_fields: bool
-) -> tuple[Engine, Dataset | None]:
+def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
     """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.errors import ConfigError

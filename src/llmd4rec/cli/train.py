@@ -25,7 +25,9 @@ def train(
     ] = False,
     jobs: Annotated[
         int,
-        typer.Option("--jobs", "-j", min=1, help="Independent stages trained side by side, each with its share of cores."),
+        typer.Option(
+            "--jobs", "-j", min=1, help="Train so many independent stages side by side, each on its share of cores."
+        ),
     ] = 1,
     evaluate: Annotated[
         bool, typer.Option(help="Afterwards score every model on the test items and write report.html.")

@@ -23,7 +23,7 @@ from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.softmax import DistillationTerm
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import SequentialModel
 from llmd4rec.training.settings import Training
 
@@ -77,7 +77,7 @@ class Stage:
         item_embeddings_of: the stage whose item embeddings become the language model's inputs; None: none, or as in
             the stage that it goes on from.
         item_dim: their width; None for other models.
-        rollouts_by: the stage whose model draws the items behind each history; None: it learns from the log's histories.
+        rollouts_by: the stage whose model draws items behind each history; None: it learns from the log's histories.
         rollout_length: how many.
         note: what a reader of the log should know.
     """
@@ -114,9 +114,15 @@ class Stage:
         return tuple(dict.fromkeys(stage for stage in (*named, ranks) if stage is not None))
 
     def identity(self) -> dict[str, Any]:
-        """All that its weights depend on, as plain values; how often it is saved is none of it."""
+        """All that its weights depend on, as plain values.
+
+        How often it is saved is none of it; nor is what training settings say of rounds, which in a round has taken the
+        place of its epochs and rate, and elsewhere says nothing.
+        """
         values = {name: value for name, value in vars(self).items() if name != "note"}
-        training = self.training.model_copy(update={"checkpoint_seconds": 0.0})
+        training = self.training.model_dump(
+            mode="json", exclude={"checkpoint_seconds", "round_epochs", "round_learning_rate"}
+        )
         teaching = None
         if self.teaching is not None:
             teaching = vars(self.teaching) | {
@@ -125,7 +131,7 @@ class Stage:
             }
         return values | {
             "network": self.network.model_dump(mode="json"),
-            "training": training.model_dump(mode="json"),
+            "training": training,
             "texts": None if self.texts is None else self.texts.model_dump(mode="json"),
             "text_llm": None if self.text_llm is None else self.text_llm.model_dump(mode="json"),
             "teaching": teaching,
@@ -168,7 +174,7 @@ class _Plan:
         self.llm = self._llm()
         # In a round the language model is taught first, and teaches the served one as it is then.
         taught = ("llm", "model") if self.llm is not None else ("model",)
-        self.students: tuple[Student, ...] = tuple(one for one in taught if one in self.distill.students)  # type: ignore[misc]
+        self.students: tuple[Student, ...] = tuple(one for one in taught if one in self.distill.students)
         self.teachers = self._teachers()
 
     def stages(self) -> list[Stage]:

@@ -174,7 +174,12 @@ def _joined(
 
 
 def _drawn(
-    model: SequenceEncoder, table_ID: Tensor, known: list[Int32Array], length: int, generator: torch.Generator, repeat: bool
+    model: SequenceEncoder,
+    table_ID: Tensor,
+    known: list[Int32Array],
+    length: int,
+    generator: torch.Generator,
+    repeat: bool,
 ) -> NDArray[np.int32]:
     """Items drawn one after the other behind each of a batch of histories, [B, length]."""
     device = table_ID.device

@@ -57,8 +57,13 @@ class Recommender:
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
 
     @overload
-    def recommend(
-        self, histories: Sequence[str | int], k: int = 10, *, filter_seen: bool | None = None, skip_unknown: bool = False
+    def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
+        self,
+        histories: Sequence[str | int],
+        k: int = 10,
+        *,
+        filter_seen: bool | None = None,
+        skip_unknown: bool = False,
     ) -> list[Recommendation]: ...
     @overload
     def recommend(
@@ -158,7 +163,8 @@ class Recommender:
                 items_BL[row, : len(window)] = torch.tensor(window)
             state_BD = last_states(self.model, items_BL.to(device), torch.tensor(lengths, device=device))
             scores_BI = (state_BD @ table_ID.t()).float()
-            found += [self._top(scores_I, history, k, filtered) for scores_I, history in zip(scores_BI, batch, strict=True)]
+            rows = zip(scores_BI, batch, strict=True)
+            found += [self._top(scores_I, history, k, filtered) for scores_I, history in rows]
         return found
 
     def _top(self, scores_I: Tensor, history: list[int], k: int, filtered: bool) -> list[Recommendation]:

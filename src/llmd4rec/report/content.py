@@ -184,5 +184,5 @@ class ReportContent:
 
     def network_of(self, stage: str) -> str:
         """What the model of a stage is called; empty where neither table has the stage."""
-        networks = {row.stage: row.network for row in self.rows} | {row.stage: row.network for row in self.plan}
-        return networks.get(stage, "")
+        named = {row.stage: row.network for row in self.rows} | {row.stage: row.network for row in self.plan}
+        return named.get(stage, "")

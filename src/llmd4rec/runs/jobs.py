@@ -60,7 +60,8 @@ def run_side_by_side(
                     del workers[worker.stage.id]
                     result = worker.result()
                     record(worker.stage, result)
-                    say(f"{worker.stage.id}: validation NDCG@10 {result['validation_ndcg']:.4f}, {result['seconds']:.0f} s")
+                    value, seconds = result["validation_ndcg"], result["seconds"]
+                    say(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
                     left.remove(worker.stage)
                 if stop:
                     break
@@ -82,7 +83,12 @@ class _Worker:
         command = [sys.executable, "-m", "llmd4rec.runs.worker", str(folder), str(data), stage.id, str(threads)]
         # A session of its own: a Ctrl-C reaches it once, from this process.
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
         self._last: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

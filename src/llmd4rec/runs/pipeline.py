@@ -14,52 +14,42 @@ do not change. Nothing couples the models but the cached teachers, and nothing i
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-from torch import Tensor
 
-from llmd4rec.data.batching import Histories, TrainingWindows
+from llmd4rec.data.batching import Histories
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
-from llmd4rec.distillation.ensemble import choose_weights, describe_weights
-from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
-from llmd4rec.distillation.plan import Stage, Teaching, find, plan, rounds_of
+from llmd4rec.distillation.cache import TeacherCache
+from llmd4rec.distillation.logit_adjustment import popularity_prior
+from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
-from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.errors import DataError, LLMD4RecError, RunError
-from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_ndcg
+from llmd4rec.distillation.settings import DistillationSettings, Student
+from llmd4rec.errors import RunError
+from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
-from llmd4rec.io.files import remove, remove_leftovers, sha256_file
-from llmd4rec.log import bar, say, warn
+from llmd4rec.io.files import remove, sha256_file
+from llmd4rec.log import say, warn
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
-from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.runs.jobs import run_side_by_side
+from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
+from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes, init_distributed
 from llmd4rec.training.runtime import derive_seed, select_device
-from llmd4rec.training.settings import Training
 from llmd4rec.training.trainer import Fitted, fit
 
-#: A validation ranks at most so many scores (but 1,000 users at least).
-VALIDATION_SCORES = 5_000_000_000
 
-
-def train(
-    settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1
-) -> Run:
+def train(settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
     """Runs the plan of `settings`, or goes on with it.
 
     Args:
@@ -76,96 +66,19 @@ def train(
     processes = init_distributed()
     if jobs > 1 and processes.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
-    path = Path(folder or processes.from_first(_new_folder() if processes.first else ""))
+    path = Path(folder or processes.from_first(new_folder() if processes.first else ""))
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    _check_targets(settings, data)
-    with _alone_in(path, settings, data) if processes.first else contextlib.nullcontext():
+    check_data(settings, data)
+    with locked(path, settings, data) if processes.first else contextlib.nullcontext():
         if processes.first:
-            _tidy(Run.start(path, settings, data))
+            tidy(Run.start(path, settings, data))
         processes.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
             Pipeline(run, data).run(jobs)
         processes.wait()  # nobody scores what is not yet written
     return run
-
-
-def _new_folder() -> str:
-    return str(Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run"))
-
-
-def _tidy(run: Run) -> None:
-    """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
-    for name in ("checkpoints", "teachers", "rollouts"):
-        remove_leftovers(run.folder / name)
-    remove_leftovers(run.folder, of="text_vectors")
-    # Evaluations and the like are written by processes that hold no lock.
-    remove_leftovers(run.folder, older_than=3600)
-    missing: set[str] = set()
-    for stage in run.plan:  # each stands behind what it needs
-        done = stage.id in run.record.stages
-        lost = done and not (run.checkpoint_of(stage.id) / "best.safetensors").exists()
-        if lost or (done and not missing.isdisjoint(stage.needs)):
-            missing.add(stage.id)
-    if missing:
-        again = [stage for stage in run.record.stages if stage in missing]
-        warn(f"{run.folder}: weights are missing; {', '.join(again)} {'is' if len(again) == 1 else 'are'} trained again")
-        for stage_id in again:
-            del run.record.stages[stage_id]
-            remove(run.checkpoint_of(stage_id))
-            for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-*"):
-                remove(evaluation)
-    no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
-    if missing or no_texts:
-        run.record.finished = False
-        run.save()
-    for name in run.record.stages:
-        remove(run.checkpoint_of(name) / "training")
-    if run.record.finished:
-        for name in ("teachers", "rollouts"):
-            remove(run.folder / name)
-    elif run.begun():
-        run.note_environment()
-
-
-def _check_targets(settings: DistillationSettings, data: Dataset) -> None:
-    """Refuses, before anything is written, data that cannot be trained on or selected on."""
-    if not TrainingWindows(data, settings.model.max_length).num_positions:
-        raise DataError(
-            "there is nothing to train on: no user has two interactions in the training part",
-            "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
-        )
-    if not len(data.valid):
-        raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
-    if settings.rounds:
-        settings.distill.method.check(settings.training.model, data.num_items)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path, settings: DistillationSettings, data: Dataset) -> Iterator[None]:
-    """Makes the run folder where there is none, and keeps two trainings out of it.
-
-    The operating system lifts the lock of a process that died.
-    """
-    try:
-        Run.start(folder, settings, data, locked=False)
-    except LLMD4RecError:
-        if not (folder / "run.json").exists():
-            raise
-        # Another process was faster; what it made is looked at like any other.
-        Run.start(folder, settings, data, locked=False)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{folder} is being trained by another process", "Wait for it or stop it; two would spoil each other."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Pipeline:
@@ -176,6 +89,7 @@ class Pipeline:
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
         self.processes = Processes.current()
+        self._teachers = Teachers(run, data, self.device)
         self._made_features: dict[ItemInputs, ItemFeatures] = {}
 
     def run(self, jobs: int = 1) -> None:
@@ -228,7 +142,7 @@ class Pipeline:
 
     def _no_improvement(self, number: int) -> bool:
         """Whether the rounds no longer improve the served model, or the only one that is taught."""
-        student = "model" if rounds_of(self.stages, "model") else "llm"
+        student: Student = "model" if rounds_of(self.stages, "model") else "llm"
         first = next(stage.id for stage in self.stages if stage.role == student)
         done = [first, *(stage.id for stage in rounds_of(self.stages, student) if stage.round <= number)]
         best = int(np.argmax([self.run_folder.validation_of(stage) for stage in done]))
@@ -259,7 +173,7 @@ class Pipeline:
         if stage.note:
             say(f"  {stage.note}")
         histories = self._histories(stage)
-        cache = self._teacher(stage, histories)
+        cache = self._teachers.of(stage, histories)
         model = self._starting_point(stage)
         features = self._item_features(stage, model)
         training = stage.training
@@ -273,6 +187,7 @@ class Pipeline:
                 folder / "training",
                 stage=stage.id,
                 seed_key=stage.seed_key,
+                settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
                 log=run.log_of(stage.id),
@@ -304,9 +219,10 @@ class Pipeline:
 
     def _remove_unneeded(self) -> None:
         """Removes the teacher caches and rollouts that no stage will ask for any more."""
-        folder, left = self.run_folder.folder, [s for s in self.stages if s.id not in self.run_folder.record.stages]
-        wanted = {_cache_name(stage.teachers) for stage in left}
-        wanted |= {stage.teaching.student_ranks_of for stage in left if stage.teaching and stage.teaching.student_ranks_of}
+        folder, done = self.run_folder.folder, self.run_folder.record.stages
+        left = [stage for stage in self.stages if stage.id not in done]
+        wanted = {cache_name(stage.teachers) for stage in left}
+        wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
         for path in (folder / "teachers").glob("*"):
             if path.name not in wanted:
                 remove(path)
@@ -336,13 +252,12 @@ class Pipeline:
 
     def _validate(self, model: SequenceEncoder) -> float:
         return validation_ndcg(
-            model, self.data, self.settings.evaluation.filter_seen, self._validation_users(), self.settings.seed
+            model,
+            self.data,
+            self.settings.evaluation.filter_seen,
+            validation_users(self.settings, self.data),
+            self.settings.seed,
         )
-
-    def _validation_users(self) -> int:
-        # A large catalogue would spend longer on choosing the epoch than on training it.
-        affordable = max(1000, VALIDATION_SCORES // self.data.num_items)
-        return min(affordable, self.settings.evaluation.validation_users or len(self.data.valid))
 
     # ---- what a stage starts from -------------------------------------------------------------------------------
     def _starting_point(self, stage: Stage) -> SequenceEncoder:
@@ -369,9 +284,7 @@ class Pipeline:
         item_embedding_of(model).attach(features, derive_seed(stage.seed, "texts", stage.seed_key))
         return features
 
-    def _objective(
-        self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder
-    ) -> tuple[Objective, float]:
+    def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
         """What the student is trained towards, and the τ of its logit adjustment."""
         if cache is None or stage.teaching is None:
             return RankingObjective(stage.training), 0.0
@@ -380,12 +293,10 @@ class Pipeline:
         term = teaching.term
         if tau:
             say(f"  logit adjustment: {tau:g} · log(1 + training count)")
-            term = replace(term, logit_adjustment_I=self._popularity(tau).to(self.device))
+            prior_I = popularity_prior(torch.from_numpy(self.data.train_counts), tau)
+            term = replace(term, logit_adjustment_I=prior_I.to(self.device))
         seed = derive_seed(stage.seed, "method", stage.seed_key)
         return teaching.method.objective(stage.training, cache, term, model, seed), tau
-
-    def _popularity(self, tau: float) -> Tensor:
-        return popularity_prior(torch.from_numpy(self.data.train_counts), tau)
 
     def _histories(self, stage: Stage) -> Histories:
         """What a stage is trained on: the log, or rollouts, which are drawn once for all that ask for them."""
@@ -412,101 +323,3 @@ class Pipeline:
                 histories.save(folder, asked, self.data)
         self.processes.wait()
         return histories or open_rollouts(folder, asked, self.data)
-
-    # ---- teachers -----------------------------------------------------------------------------------------------
-    def _teacher(self, stage: Stage, histories: Histories) -> TeacherCache | None:
-        """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
-        teaching = stage.teaching
-        if teaching is None:
-            return None
-        cache = self._cached(stage, histories, stage.teachers, asks_tau=teaching.logit_adjustment == "auto")
-        if teaching.student_ranks_of is not None:
-            before = self._cached(stage, histories, (teaching.student_ranks_of,))
-            cache = replace(cache, student_rank=before.rank)
-        return cache
-
-    def _cached(
-        self, stage: Stage, histories: Histories, teachers: tuple[str, ...], *, asks_tau: bool = False
-    ) -> TeacherCache:
-        """The cache of one finished stage's model, or of the mean of several; made once for all that ask for it."""
-        run, teaching = self.run_folder, stage.teaching
-        assert teaching is not None
-        folder = run.folder / "teachers" / _cache_name(teachers)
-        made_of = {teacher: run.checksum_of(teacher) for teacher in teachers}
-
-        def opened() -> TeacherCache:
-            return open_cache(folder, histories, self.device, teaching.teacher_precision, made_of)
-
-        cache = None
-        if self.processes.first:
-            try:
-                cache = opened() if folder.exists() else None
-            except RunError as error:
-                warn(f"{error.what}; it is made anew")
-            if cache is not None and asks_tau and cache.tau is None:  # made when nobody asked
-                cache = None
-            if cache is None:
-                self._write_cache(folder, histories, teachers, made_of, stage.training, teaching, asks_tau)
-        self.processes.wait()
-        return cache or opened()
-
-    def _write_cache(
-        self,
-        folder: Path,
-        histories: Histories,
-        teachers: tuple[str, ...],
-        made_of: dict[str, str | None],
-        learning: Training,
-        teaching: Teaching,
-        asks_tau: bool,
-    ) -> None:
-        models = {teacher: self.run_folder.load(teacher) for teacher in teachers}
-        weights, tau = dict.fromkeys(teachers, 1), None
-        chooses = len(models) > 1 and teaching.ensemble_weights == "validation"
-        if asks_tau or chooses:
-            weights, tau = self._chosen(models, chooses, asks_tau)
-        used = [(models[teacher], weight) for teacher, weight in weights.items() if weight]
-        large = self.data.num_items > learning.full_softmax_items
-        write_cache(
-            used[0][0] if len(used) == 1 else Ensemble(*zip(*used, strict=True)),
-            histories,
-            folder,
-            label=" + ".join(teachers),
-            weights=weights,
-            made_of=made_of,
-            rank_items=learning.num_candidates if large else None,
-            precision=teaching.teacher_precision,
-            tau=tau,
-        )
-
-    def _chosen(
-        self, models: dict[str, SequenceEncoder], chooses: bool, asks_tau: bool
-    ) -> tuple[dict[str, int], float | None]:
-        """What validation says: the weight of each teacher and, if asked for, the τ that they allow."""
-        evaluation, weights = self.settings.evaluation, (1,) * len(models)
-        judge = EnsembleValidation(
-            list(models.values()), self.data, evaluation.filter_seen, self._validation_users(), self.settings.seed
-        )
-        if chooses:
-            # Models that are there to teach count from the start; the others where they add to them.
-            teaching = [int(find(self.stages, teacher).role == "teacher") for teacher in models]
-            weights, value = choose_weights(judge, teaching if any(teaching) else weights)
-            named = describe_weights(dict(zip(models, weights, strict=True)))
-            say(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
-        found = dict(zip(models, weights, strict=True))
-        if not asks_tau:
-            return found, None
-        with bar("choosing the logit adjustment", None, "values of τ") as progress:
-
-            def without(tau: float) -> NDArray[np.float64]:
-                progress.advance(1)
-                return judge(weights, self._popularity(-tau))
-
-            tau = choose_tau(without)
-        if not tau:
-            say("  no logit adjustment: the teachers would rank worse without the items' popularity")
-        return found, tau
-
-
-def _cache_name(teachers: tuple[str, ...]) -> str:
-    return "+".join(teachers)

@@ -18,7 +18,7 @@ from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.run import Run
 
 #: Said wherever figures come from data that the run was not trained on.
@@ -201,7 +201,8 @@ def evaluation_table(result: Evaluation) -> Table:
     """One evaluation as a table: all users at every cutoff, then each slice at one of them."""
     cutoffs = sorted({int(name.split("@")[1]) for name in result.metrics if name.startswith("hr@")})
     shown = 10 if 10 in cutoffs else cutoffs[0]
-    table = Table(title=f"{label(result.stage, result.model)} · {result.split}, seen items {_filtered(result.filter_seen)}")
+    name, seen = label(result.stage, result.model), _filtered(result.filter_seen)
+    table = Table(title=f"{name} · {result.split}, seen items {seen}")
     table.add_column("users")
     table.add_column("how many", justify="right")
     for name in ("at", "HR", "NDCG", "MRR"):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.training.fit import Objective, Training
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
@@ -28,8 +30,8 @@ class LLMD4Rec(BaseModel):
 
     name: Literal["llmd4rec"] = Field(
         "llmd4rec",
-        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as set "
-        "above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
+        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
+        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
