@@ -29,10 +29,10 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import Precision, Teacher, open_teacher, publish
 from llmd4rec.distillation.settings import CRMTraining, MutualDistillation
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 #: RecBole's own default of positions per step.
 RECBOLE_BATCH = 2048
@@ -147,7 +147,7 @@ def rounding(dim: int, items: int) -> float:
     states_NK = torch.randn(512, dim, generator=generator)
     table_IK = torch.randn(items, dim, generator=generator) * (2.5 / dim**0.5)
     log_q = (states_NK @ table_IK.t()).log_softmax(1)
-    scores = Int8Rows.of(states_NK).times(Int8Rows.of(table_IK), torch.empty_like(log_q))
+    scores = Int8Rows.of(states_NK).matmul(Int8Rows.of(table_IK), torch.empty_like(log_q))
     return float((log_q.exp() * (log_q - scores.log_softmax(1))).sum(1).mean())
 
 

@@ -38,9 +38,11 @@ from torch import Tensor
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import LLMTraining
-from llmd4rec.losses.softmax import RankingObjective, ranking_loss
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import ranking_loss
 from llmd4rec.models.llm.assemble import build_llm
-from llmd4rec.models.llm.recommender import LLM, LLMNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 #: The width of the text vectors of the default encoder; their values cost nothing, so they are drawn.
 TEXT_DIM = 384

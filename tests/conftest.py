@@ -42,10 +42,10 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
 @pytest.fixture(scope="session", autouse=True)
 def short_epochs() -> Iterator[None]:
     """Few steps an epoch, as in the processes that tests start: most are about what is trained, not how well."""
-    from llmd4rec.training import fit
+    from llmd4rec.training import trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "MIN_STEPS", 4)
+        patch.setattr(trainer, "MIN_STEPS", 4)
         yield
 
 
@@ -63,20 +63,15 @@ def tiny_settings(llama: str) -> dict[str, Any]:
     return {
         "rounds": 1,
         "round_patience": 3,
-        "crm_start": "restart",
-        "lambda_up": 4.0,
-        "logit_adjustment": 0.0,
-        "teacher": "partner",
-        "wide": None,
-        "wides": 2,
-        "taught_dropout": None,
-        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "item_features": "id"},
+        "teachers": None,
+        "distill": {"source": "partner", "weight": {"model": 4.0}, "logit_adjustment": 0.0, "dropout": None},
+        "model": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "item_features": "id"},
         "llm": {
             "model": llama, "layers": 1, "item_features": "id", "dim": 8, "max_length": 6, "prompt": "given items",
             "lora": {"r": 2}, "init_table_from_model": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
             "branch_dropout": 0.0,
         },
-        "training": {"crm": {**training, "ema": 0.0, "round_learning_rate": None}, "llm": training},
+        "training": {"model": {**training, "ema": 0.0, "round_learning_rate": None}, "llm": training},
         "device": "cpu",
     }  # fmt: skip
 
@@ -95,7 +90,7 @@ def chain_data(made_once: MadeOnce) -> Any:
 @pytest.fixture(scope="session")
 def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
     """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
-    from llmd4rec.runs.run import parse_settings
+    from settings_of import parse_settings
 
     settings = parse_settings(tiny_settings)
     return made_once("run", lambda folder: settings.fit(chain_data, folder / "chain")) / "chain"

@@ -204,9 +204,10 @@ def main() -> None:
             torch.ones(2, device="pretended") + torch.ones(2)
         except RuntimeError as error:
             refused = str(error)
+        from settings_of import parse_settings
+
         from llmd4rec.data.dataset import Dataset
         from llmd4rec.runs.results import score
-        from llmd4rec.runs.run import parse_settings
         from llmd4rec.training import fit
 
         fit.MIN_STEPS = 4  # short epochs

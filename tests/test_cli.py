@@ -21,11 +21,12 @@ import yaml
 from evaluation.examples import chain_dataset
 from in_another_process import call_command, start
 from made_once import MadeOnce
+from settings_of import parse_settings
 from typer.testing import CliRunner, Result
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 from llmd4rec.training import fit
 
 COMMANDS = [
@@ -131,7 +132,7 @@ def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
 
 def test_a_model_the_run_does_not_have(odd_run):
     message = refused("evaluate", odd_run, "--stage", "distilled")
-    assert "has no distilled CRM (it has: crm-alone)" in message
+    assert "has no distilled CRM (it has: undistilled)" in message
     assert "llmd4rec train" in message
     assert "has no alone LLM" in refused("recommend", odd_run, "--model", "llm", "--history", "50")
     assert "Invalid value" in refused("evaluate", odd_run, "--model", "gpt")
@@ -150,7 +151,7 @@ def test_evaluate_keeps_its_contract(run):
     other = answer("evaluate", run, "--model", "llm", "--stage", "alone", "--seen", "keep", "--split", "valid")
     assert (other["model"], other["stage"], other["seen"], other["split"]) == ("llm", "alone", "keep", "valid")
     names = {path.name for path in (run / "evaluation").iterdir()}
-    assert names == {"crm-round-1-remove-test", "llm-alone-keep-valid"}
+    assert names == {"distilled-round-1-remove-test", "llm-keep-valid"}
     assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
@@ -313,7 +314,7 @@ def process(arguments: Sequence[object], **more: Any) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
     path = tmp_path_factory.mktemp("config") / "run.yaml"
-    crm = {**tiny_settings["training"]["crm"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
+    crm = {**tiny_settings["training"]["model"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
     settings = {**tiny_settings, "rounds": 0, "training": {"crm": crm}}
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -357,7 +358,7 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
     assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
     assert [model["stage"] for model in json.loads(out)["models"]] == ["alone"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
-    best = Path("checkpoints", "crm-alone", "best.safetensors")
+    best = Path("checkpoints", "undistilled", "best.safetensors")
     assert (tmp_path / "parts" / best).read_bytes() == (tmp_path / "whole" / best).read_bytes()
     assert (tmp_path / "parts" / "report.html").exists()
     assert Run.open(tmp_path / "parts").record.finished

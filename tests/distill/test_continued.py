@@ -14,8 +14,8 @@ import torch
 from evaluation.examples import LastItemModel, make_dataset, random_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_another_process import changed
 from scipy.stats import chisquare
+from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
@@ -25,7 +25,6 @@ from llmd4rec.errors import ModelError, RunError
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs import pipeline as rounds
-from llmd4rec.runs.run import parse_settings
 
 ITEMS = 40
 
@@ -209,18 +208,18 @@ def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
         head = json.loads((folder / "teacher.json").read_text())
         published.append((label, head["positions"]))
 
-    fit, publish = rounds.fit, rounds.publish
+    fit, publish = rounds.fit, rounds.write_cache
     monkeypatch.setattr(rounds, "fit", watched_fit)
     monkeypatch.setattr(rounds, "publish", watched_publish)
-    values = changed(tiny_settings, rounds=2, round_patience=2, continue_by=3)
+    values = changed(tiny_settings, rounds=2, round_patience=2, distill__rollout_length=3)
     run = parse_settings(values).fit(chain_data, tmp_path / "run")
-    assert list(read) == ["crm-alone", "llm-alone", "llm-round-1", "crm-round-1", "llm-round-2", "crm-round-2"]
-    assert read["crm-alone"] is read["llm-alone"] is chain_data
+    assert list(read) == ["undistilled", "llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"]
+    assert read["undistilled"] is read["llm"] is chain_data
     first, second = read["llm-round-1"], read["llm-round-2"]
-    assert read["crm-round-1"].fingerprint == first.fingerprint
-    assert read["crm-round-2"].fingerprint == second.fingerprint != first.fingerprint
-    by = run.load_stage("crm", "crm-round-1")
-    seed = rounds.derive_seed(0, "continue", "crm-round-1")
+    assert read["distilled-round-1"].fingerprint == first.fingerprint
+    assert read["distilled-round-2"].fingerprint == second.fingerprint != first.fingerprint
+    by = run.load("distilled-round-1")
+    seed = rounds.derive_seed(0, "continue", "distilled-round-1")
     assert second.fingerprint == continue_histories(by, chain_data, 3, seed).fingerprint
     # One more position for the last training item, which now has something behind it, and 2 for the other drawn ones.
     more = TrainingWindows(chain_data, 6).num_positions + 3 * chain_data.num_users
@@ -228,7 +227,9 @@ def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
     assert not (run.folder / "histories").exists()
 
 
-@pytest.mark.parametrize("off", [{"continue_by": 0}, {"lambda_up": 0, "lambda_down": 0}])
+@pytest.mark.parametrize(
+    "off", [{"distill__rollout_length": 0}, {"distill__weight__model": 0, "distill__weight__llm": 0}]
+)
 def test_the_log_alone_where_that_is_asked_for_and_where_nothing_is_taught(
     off, tiny_settings, chain_data, tmp_path, monkeypatch
 ):
@@ -236,7 +237,7 @@ def test_the_log_alone_where_that_is_asked_for_and_where_nothing_is_taught(
         raise AssertionError
 
     monkeypatch.setattr(rounds, "continue_histories", forbidden)
-    parse_settings(changed(tiny_settings, **{"continue_by": 2, **off})).fit(chain_data, tmp_path / "run")
+    parse_settings(changed(tiny_settings, **{"distill__rollout_length": 2, **off})).fit(chain_data, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("seen", "repeats"), [("remove", False), ("keep", True)])
@@ -250,16 +251,18 @@ def test_items_come_again_where_they_may_be_recommended_again(
         return continue_histories(*args, repeat=repeat)
 
     monkeypatch.setattr(rounds, "continue_histories", watched)
-    parse_settings(changed(tiny_settings, continue_by=2, evaluation={"seen": seen})).fit(chain_data, tmp_path / "run")
+    parse_settings(changed(tiny_settings, distill__rollout_length=2, evaluation={"seen": seen})).fit(
+        chain_data, tmp_path / "run"
+    )
     assert asked == [repeats]
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(tiny_settings, chain_data, tmp_path, monkeypatch):
-    values = changed(tiny_settings, continue_by=3)
+    values = changed(tiny_settings, distill__rollout_length=3)
     whole = parse_settings(values).fit(chain_data, tmp_path / "whole")
 
     def stopping(*_: Any, stage: str, **__: Any) -> Any:
-        if stage == "crm-round-1":
+        if stage == "distilled-round-1":
             raise KeyboardInterrupt
         return fit(*_, stage=stage, **__)
 
@@ -271,5 +274,5 @@ def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(tiny_settings, ch
     (damaged,) = (tmp_path / "parts" / "histories").glob("*/items.npy")
     damaged.write_bytes(b"nothing")
     parts = parse_settings(values).fit(chain_data, tmp_path / "parts")
-    for stage in ("llm-round-1", "crm-round-1"):
+    for stage in ("llm-round-1", "distilled-round-1"):
         assert parts.checksum_of(stage) == whole.checksum_of(stage)

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_another_process import changed
 from made_once import MadeOnce
+from settings_of import changed, parse_settings
 
 from llmd4rec.runs.results import score
-from llmd4rec.runs.run import parse_settings
-from llmd4rec.training import fit
 
 SCRIPT = Path(__file__).resolve().parents[1] / "pretended_gpu.py"
 
@@ -66,7 +64,7 @@ def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, An
             "rounds": 1,
             "wide": 16,
             "logit_adjustment": "auto",
-            "crm": {"dim": 8, "layers": 1, "heads": 2, "max_length": 6},
+            "model": {"dim": 8, "layers": 1, "heads": 2, "max_length": 6},
             "llm": {"model": llama, "layers": 1, "max_length": 6, "lora": {"r": 2}},
             "training": {"crm": training, "llm": training},
         },
@@ -85,7 +83,7 @@ def in_halves(settings: dict[str, Any], llama: str, drawn: bool = False) -> dict
 
 def still(settings: dict[str, Any]) -> dict[str, Any]:
     """Without dropout, which has other random numbers there."""
-    return changed(settings, crm__dropout=0.0, llm__dropout=0.0, llm__lora={"r": 2, "dropout": 0.0})
+    return changed(settings, model__dropout=0.0, llm__dropout=0.0, llm__lora={"r": 2, "dropout": 0.0})
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from in_another_process import changed, outcome, start, train
+from in_another_process import outcome, start, train
+from settings_of import parse_settings
 
 from llmd4rec.errors import RunError
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 
 
 def wait_for(path: Path) -> None:
@@ -23,9 +24,9 @@ def wait_for(path: Path) -> None:
 
 
 def test_two_trainings_do_not_share_a_folder_and_a_dead_ones_lock_is_gone(tiny_settings, chain_data, tmp_path):
-    settings = changed(tiny_settings, rounds=0, training__crm__epochs=60, training__crm__patience=60)
+    settings = changed(tiny_settings, rounds=0, training__model__epochs=60, training__model__patience=60)
     process = start(train, settings, chain_data.path, tmp_path / "run")
-    wait_for(tmp_path / "run" / "checkpoints" / "crm-alone" / "training")
+    wait_for(tmp_path / "run" / "checkpoints" / "undistilled" / "training")
     with pytest.raises(RunError, match="being trained by another process"):
         parse_settings(settings).fit(chain_data, tmp_path / "run")
     os.kill(process.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_another_process import changed
+from settings_of import changed, parse_settings
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,9 +22,9 @@ from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.softmax import DistillationTerm, score_blocks
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Training
+from llmd4rec.training.settings import Training
 
 K = 3
 
@@ -99,7 +99,7 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(case, sm
 
 
 def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(tiny_settings, chain_data, tmp_path):
-    settings = changed(tiny_settings, method={"name": "dllm2rec"}, training__crm__full_softmax_items=4)
+    settings = changed(tiny_settings, method={"name": "dllm2rec"}, training__model__full_softmax_items=4)
     with pytest.raises(ConfigError, match="best items of the whole catalogue; this one has 12"):
         parse_settings(settings).fit(chain_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -141,12 +141,12 @@ def test_a_method_is_how_the_served_crm_is_taught_and_nobody_else(tiny_settings,
     usual = Run.open(chain_run)
     for number, method in enumerate(({"name": "dllm2rec", "items": 3}, {"name": "leader"})):
         run = parse_settings(changed(tiny_settings, method=method)).fit(chain_data, tmp_path / str(number))
-        for stage in ("crm-alone", "llm-alone", "llm-round-1"):
+        for stage in ("undistilled", "llm", "llm-round-1"):
             assert run.checksum_of(stage) == usual.checksum_of(stage), stage
-        taught, as_usual = weights(run, "crm-round-1"), weights(usual, "crm-round-1")
+        taught, as_usual = weights(run, "distilled-round-1"), weights(usual, "distilled-round-1")
         assert taught.keys() == as_usual.keys()  # what a method trains beside the student is not served
         assert any(not torch.equal(taught[name], as_usual[name]) for name in taught)
-        logged = [line for line in run.log.read() if line["stage"] == "crm-round-1" and line["epoch"]]
+        logged = [line for line in run.metrics() if line["stage"] == "distilled-round-1" and line["epoch"]]
         assert logged
         assert all(line["kl"] > 0 and "weight_mean" not in line for line in logged)
 
@@ -156,10 +156,13 @@ def test_a_method_pulls_the_student_to_its_teacher(method, tiny_settings, chain_
     distance = {}
     for strength in (1e-6, 20.0):  # at 0 nobody would be asked
         settings = changed(
-            tiny_settings, direction="up", training__crm__epochs=8, method={"name": method, "strength": strength}
+            tiny_settings,
+            distill__students=["model"],
+            training__model__epochs=8,
+            method={"name": method, "strength": strength},
         )
         run = parse_settings(settings).fit(chain_data, tmp_path / str(strength))
-        log = [line for line in run.log.read() if line["stage"] == "crm-round-1" and line["epoch"]]
+        log = [line for line in run.metrics() if line["stage"] == "distilled-round-1" and line["epoch"]]
         distance[strength] = log[-1]["kl"]
     assert distance[20.0] < distance[1e-6]
 
@@ -167,24 +170,24 @@ def test_a_method_pulls_the_student_to_its_teacher(method, tiny_settings, chain_
 @pytest.mark.parametrize(
     ("method", "lambda_up", "taught"),
     [
-        ({"name": "dllm2rec"}, 0, "llm-alone"),
+        ({"name": "dllm2rec"}, 0, "llm"),
         ({"name": "dllm2rec", "strength": 0}, 4, None),
-        ({"name": "leader"}, 0, "llm-alone"),
+        ({"name": "leader"}, 0, "llm"),
         ({"name": "leader", "strength": 0}, 4, None),
     ],
 )
 def test_a_method_listens_by_its_own_strength(method, lambda_up, taught, tiny_settings, chain_data, tmp_path):
     settings = changed(
-        tiny_settings, direction="up", training__crm__epochs=0, training__llm__epochs=0, method=method,
-        lambda_up=lambda_up,
+        tiny_settings, distill__students=["model"], training__model__epochs=0, training__llm__epochs=0, method=method,
+        distill__weight__model=lambda_up,
     )  # fmt: skip
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
-    assert run.record.stages["crm-round-1"]["taught_by"] == taught
+    assert run.record.stages["distilled-round-1"]["taught_by"] == taught
 
 
 def test_methods_that_cannot_be_are_refused(tiny_settings):
     with pytest.raises(ConfigError, match="direction = down teaches none"):
-        parse_settings(changed(tiny_settings, method={"name": "leader"}, direction="down"))
+        parse_settings(changed(tiny_settings, method={"name": "leader"}, distill__students=["llm"]))
     with pytest.raises(ConfigError, match="method"):
         parse_settings(changed(tiny_settings, method={"name": "magic"}))
     with pytest.raises(ConfigError, match=r"method\.items"):

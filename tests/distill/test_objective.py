@@ -7,15 +7,12 @@ from torch.nn import functional as F
 from llmd4rec.data.batching import Batch
 from llmd4rec.distillation.cache import Teacher
 from llmd4rec.distillation.logit_adjustment import popularity_prior
+from llmd4rec.losses.base import TeacherBatch
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sample_weights import rank_weights
-from llmd4rec.losses.softmax import (
-    DistillationTerm,
-    RankingObjective,
-    TeacherBatch,
-    draw_candidates,
-    ranking_loss,
-)
-from llmd4rec.training.fit import Training
+from llmd4rec.losses.sampling import draw_candidates
+from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
+from llmd4rec.training.settings import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741
 

@@ -90,7 +90,7 @@ def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data, tmp
     teacher = open_teacher(tmp_path / "teacher", data, CPU, "int8")
     lesson = teacher.batch(torch.arange(len(teacher.rank)))
     assert isinstance(lesson.table_IK, Int8Rows)
-    scores = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    scores = Int8Rows.of(lesson.states_NK.float()).matmul(lesson.table_IK, torch.empty(len(teacher.rank), ITEMS))
     target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
     assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
     publish(model(), data, tmp_path / "exact", label="crm")
@@ -157,11 +157,11 @@ def test_a_damaged_teacher_is_refused(data, tmp_path, name, how):
 
 
 def test_a_teacher_of_other_weights_is_refused(data, tmp_path):
-    made_of = {"crm-alone": "1", "llm-alone": "2"}
+    made_of = {"undistilled": "1", "llm": "2"}
     publish(model(), data, tmp_path / "teacher", label="crm", made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU, made_of=made_of)
     open_teacher(tmp_path / "teacher", data, CPU)
-    for other in ({"crm-alone": "1", "llm-alone": "3"}, {"crm-alone": "1"}, {}):
+    for other in ({"undistilled": "1", "llm": "3"}, {"undistilled": "1"}, {}):
         with pytest.raises(RunError, match="of other weights than the run has now"):
             open_teacher(tmp_path / "teacher", data, CPU, made_of=other)
 

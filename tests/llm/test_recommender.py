@@ -15,7 +15,8 @@ from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm import recommender
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.backbone import LoRA, embedding_rms, load_backbone
-from llmd4rec.models.llm.recommender import LLM, LLMNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 ITEMS, ID_DIM, TEXT_DIM = 11, 6, 5
 LENGTHS = torch.tensor([4, 1, 7])

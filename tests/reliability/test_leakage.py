@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from settings_of import parse_settings
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs import pipeline as rounds
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 from llmd4rec.training import fit
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
@@ -80,16 +81,16 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
             patch.setattr(fit, "MIN_STEPS", 4)
-            patch.setattr(rounds, "publish", keep_published(rounds.publish, place / "published"))
+            patch.setattr(rounds, "publish", keep_published(rounds.write_cache, place / "published"))
             if not chosen:
                 patch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
                 patch.setattr(rounds, "best_counts", lambda judge, start: (tuple(start), 0.0))
             settings = {
                 **tiny_settings,
-                "teacher": "consensus",
-                "ranks": "round-start",
-                "continue_by": 3,
-                "crm": {**tiny_settings["crm"], "item_features": "id+text"},
+                "distill__source": "ensemble",
+                "distill__student_ranks": "round-start",
+                "distill__rollout_length": 3,
+                "model": {**tiny_settings["model"], "item_features": "id+text"},
                 "llm": {**tiny_settings["llm"], "item_features": "id+text", "encoder": "llm"},
                 "training": {name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
             }
@@ -150,7 +151,7 @@ def test_validation_does_choose(leaves: Any) -> None:
 def test_one_training_item_changes_everything(leaves: Any) -> None:
     other = prepared(log(lambda user, at: MARKER if (user, at) == (0, 1) else None))
     differ = differing(leaves(prepared(log()), chosen=False), leaves(other, chosen=False))
-    assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("crm-alone", "llm-round-1")} <= {*differ}
+    assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("undistilled", "llm-round-1")} <= {*differ}
     assert sum(name.startswith("published") for name in differ) > 4
 
 

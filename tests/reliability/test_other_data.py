@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from evaluation.examples import chain_dataset
+from settings_of import parse_settings
 from typer.testing import CliRunner, Result
 
 from llmd4rec.cli import app
@@ -21,7 +22,7 @@ from llmd4rec.evaluation import evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.export.write import export_run
 from llmd4rec.runs.results import OTHER_DATA, saved_or_scored, score, score_run
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_whatever_a_run_does_with_data_it_does_with_its_own(
     for attempt in (
         lambda: parse_settings(tiny_settings).fit(newer, chain_run),
         lambda: run.load_data(newer.path),
-        lambda: score(run, newer, "crm", "alone"),
+        lambda: score(run, newer, "undistilled"),
         lambda: score_run(run, newer),
         lambda: export_run(run, newer, tmp_path / "export", "alone"),
     ):
@@ -81,14 +82,14 @@ def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Da
     assert told["users"] == 9
     # It lies apart from what is of the run's own data, which `compare` reads.
     (made,) = {path.name for path in (chain_run / "evaluation").glob("*")} - before
-    assert made == f"crm-alone-remove-test-on-{newer.fingerprint[:8]}"
+    assert made == f"undistilled-remove-test-on-{newer.fingerprint[:8]}"
     assert Evaluation.load(chain_run / "evaluation" / made).other_data == told["other_data"]
     assert "LOOK: these figures are of other data" in " ".join(llmd4rec(*arguments).stdout.split())
 
 
 def test_items_are_found_by_name_whatever_their_order(chain_run: Path, newer: Dataset) -> None:
     run = Run.open(chain_run)
-    result = score(run, newer, "crm", "alone", other_data=True)
+    result = score(run, newer, "undistilled", other_data=True)
     catalogue = pl.read_parquet(chain_run / "catalogue.parquet")["item_id"].to_list()
     place = {item_id: index for index, item_id in enumerate(catalogue)}
     by_hand = dataclasses.replace(
@@ -96,7 +97,7 @@ def test_items_are_found_by_name_whatever_their_order(chain_run: Path, newer: Da
         catalogue=pl.DataFrame({"item_id": catalogue}),
         items=np.array([place[newer.item_ids[item]] for item in newer.items], dtype=np.int32),
     )
-    expected = evaluate(run.load("crm", "alone"), by_hand)
+    expected = evaluate(run.load("undistilled"), by_hand)
     assert result.ranks.tolist() == expected.ranks.tolist()
     assert result.per_user["item_id"].to_list() == [newer.item_ids[item] for item in newer.items[newer.test]]
 
@@ -109,7 +110,7 @@ def test_an_item_that_the_run_does_not_know_is_named(chain_run: Path) -> None:
 
 def test_its_own_data_is_no_other(chain_run: Path, chain_data: Dataset) -> None:
     run = Run.open(chain_run)
-    result = score(run, chain_data, "crm", "alone", other_data=True)
+    result = score(run, chain_data, "undistilled", other_data=True)
     assert result.other_data is None
     assert "other_data" not in result.to_json()
     assert saved_or_scored(run, "crm", "alone", "remove").ranks.tolist() == result.ranks.tolist()

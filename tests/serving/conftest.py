@@ -12,12 +12,12 @@ import pytest
 import shop
 import torch
 from evaluation.examples import chain_dataset
-from llmd4rec.runs.run import Run, parse_settings
-from llmd4rec.export.write import ExportOptions, export_run
 from made_once import MadeOnce
 from tiny_llama import WORDS, save
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.runs.run import Run, parse_settings
 
 ITEMS = 20
 

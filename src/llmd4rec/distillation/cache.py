@@ -29,8 +29,9 @@ from llmd4rec.data.batching import Histories, TrainingWindows, to_device
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
+from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS, TeacherBatch
+from llmd4rec.losses.softmax import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
@@ -194,7 +195,7 @@ def _true_ranks(
         states_nD, target_n1 = states_ND[block], target_N[block, None]
         scores_nR = buffers[0, : len(states_nD)]
         if isinstance(rivals, Int8Rows):
-            scores_nR = Int8Rows.of(states_nD).times(rivals, scores_nR)
+            scores_nR = Int8Rows.of(states_nD).matmul(rivals, scores_nR)
         else:
             scores_nR = product(states_nD, rivals, out=scores_nR)
         above_nR = buffers[1, : len(states_nD)]  # written as numbers, which is several times faster than as booleans

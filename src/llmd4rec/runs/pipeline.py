@@ -35,7 +35,7 @@ from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_featu
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import say, warn
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -187,6 +187,7 @@ class Pipeline:
                 folder / "training",
                 stage=stage.id,
                 seed_key=stage.seed_key,
+                settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
                 log=run.log_of(stage.id),
@@ -221,7 +222,7 @@ class Pipeline:
         folder, done = self.run_folder.folder, self.run_folder.record.stages
         left = [stage for stage in self.stages if stage.id not in done]
         wanted = {cache_name(stage.teachers) for stage in left}
-        wanted |= {stage.teaching.student_ranks_of for stage in left if stage.teaching is not None} - {None}
+        wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
         for path in (folder / "teachers").glob("*"):
             if path.name not in wanted:
                 remove(path)

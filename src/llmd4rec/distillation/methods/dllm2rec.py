@@ -25,9 +25,11 @@ from torch import Tensor
 
 from llmd4rec.data.batching import Batch
 from llmd4rec.errors import ConfigError
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective, score_blocks
+from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm, score_blocks
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.training.fit import LossParts, Objective, Training
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
@@ -82,7 +84,7 @@ class _BestItems:
     teacher: TeacherCache
 
     def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
-        """See :class:`~llmd4rec.training.fit.Objective`."""
+        """See :class:`~llmd4rec.losses.base.Objective`."""
         base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
         best_NK, weight_NK = self._best_of_teacher(states_ND.detach(), table_ID.detach(), batch)

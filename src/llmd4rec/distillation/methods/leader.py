@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.training.fit import LossParts, Objective, Training
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
@@ -56,7 +58,7 @@ class _NearState(nn.Module):
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
     def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
-        """See :class:`~llmd4rec.training.fit.Objective`."""
+        """See :class:`~llmd4rec.losses.base.Objective`."""
         base = self.rank(states_ND, ranker, batch, seed)
         teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()
         distance = F.mse_loss(self.project(states_ND), teacher_NK)

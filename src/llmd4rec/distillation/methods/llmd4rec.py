@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.training.fit import Objective, Training
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache

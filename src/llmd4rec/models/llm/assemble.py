@@ -16,7 +16,8 @@ from llmd4rec.log import say
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
-from llmd4rec.models.llm.recommender import LLM, LLMNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 _FILE = "text_vectors.safetensors"
 

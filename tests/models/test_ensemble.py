@@ -62,7 +62,7 @@ def test_it_is_published_like_any_model(precision, tmp_path):
         lesson = rounded.batch(torch.arange(len(rounded.rank)))
         from llmd4rec.losses.int8 import Int8Rows
 
-        ours = Int8Rows.of(lesson.states_NK.float()).times(lesson.table_IK, torch.empty(len(mean), ITEMS)).numpy()
+        ours = Int8Rows.of(lesson.states_NK.float()).matmul(lesson.table_IK, torch.empty(len(mean), ITEMS)).numpy()
         assert abs(ours - mean).max() < 3e-2 * abs(mean).max()
 
 

@@ -26,13 +26,16 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import Teacher, open_teacher, publish
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import DistillationTerm, RankingObjective
+from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, LossParts, Objective, Training, fit
 from llmd4rec.training.runtime import Interrupted
+from llmd4rec.training.settings import Training
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import Fitted, fit
 
 ITEMS = 20
 QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5)
@@ -41,7 +44,7 @@ QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5)
 @pytest.fixture(autouse=True)
 def as_many_steps_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data get smaller batches; here the counts of steps are to be those of the settings."""
-    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 1)
+    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def train(
     trained_before: bool = False,
     objective: Objective | None = None,
     stage: str = "crm-alone",
+    **more: Any,
 ) -> tuple[Fitted, SequenceEncoder, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
@@ -73,6 +77,7 @@ def train(
         ranker, data, settings, folder, stage=stage, seed=5, log=log,
         validate=validate or (lambda model: validation_ndcg(model, data)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
+        **more,
     )  # fmt: skip
     return fitted, ranker, log.read()
 
@@ -205,7 +210,7 @@ def test_warmup_is_at_most_a_tenth_of_all_steps(data, tmp_path):
 
 
 def test_small_data_get_smaller_batches(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 32)
+    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 32)
     steps = [0]
     ranker = network()
     ranker.norm_in.register_forward_hook(lambda module, *_: steps.__setitem__(0, steps[0] + module.training))
@@ -387,7 +392,7 @@ def test_a_second_signal_does_not_wait_for_the_checkpoint(data, tmp_path, monkey
     with pytest.raises(Interrupted) as stopped:
         train(tmp_path / "parts", data, ranker=student)
     monkeypatch.undo()
-    monkeypatch.setattr("llmd4rec.training.fit.MIN_STEPS", 1)
+    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 1)
     assert not stopped.value.saved
     assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir() if path.name in before} == before
     assert not list((tmp_path / "parts").glob(".*"))
@@ -491,6 +496,15 @@ def test_a_log_that_was_cut_is_noticed(data, tmp_path, capsys):
     assert "metrics.jsonl is shorter than it was" in capsys.readouterr().err
 
 
+def test_another_stage_id_gives_the_same_numbers_from_the_same_seed_key(data, tmp_path):
+    one = train(tmp_path / "one", data, stage="crm-alone")
+    two = train(tmp_path / "two", data, stage="model/undistilled", seed_key="crm-alone")
+    other = train(tmp_path / "other", data, stage="model/undistilled")
+    assert_equal(states_of(one[1]), states_of(two[1]))
+    assert [record["stage"] for record in two[2]] == ["model/undistilled"] * len(two[2])
+    assert not torch.equal(one[1].items.weight, other[1].items.weight)
+
+
 # ---- what goes wrong --------------------------------------------------------------------------------------------
 def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
     ranker = network()
@@ -504,27 +518,28 @@ def test_a_diverged_loss_is_reported_and_the_best_weights_stay(data, tmp_path):
     ranker.norm_in.register_forward_hook(poison)
     with pytest.raises(RunError) as caught:
         train(tmp_path, data, ranker=ranker, validate=validate)
-    expected = r"crm-alone: .* the loss is nan in epoch 3, step 1, at learning rate 0\.01\n  Lower training\.crm\.learn"
+    expected = r"crm-alone: .* the loss is nan in epoch 3, step 1, at learning rate 0\.01\n  Lower training\.learn"
     assert re.match(expected, str(caught.value))
     assert_equal(checkpoint.load(named_file(caught.value))[0], seen[1])
 
 
 @pytest.mark.parametrize(
-    ("stage", "round_rate", "name"),
+    ("in_round", "round_rate", "name"),
     [
-        ("wide-alone-2", 0.5, "training.crm.learning_rate"),
-        ("crm-round-1", 0.5, "training.crm.round_learning_rate"),
-        ("crm-round-1", None, "training.crm.learning_rate"),
-        ("llm-round-2", None, "training.llm.learning_rate"),
+        (False, 0.5, "training.model.learning_rate"),
+        (True, 0.5, "training.model.round_learning_rate"),
+        (True, None, "training.model.learning_rate"),
+        (True, None, "training.llm.learning_rate"),
     ],
 )
-def test_a_diverged_training_names_the_setting_to_lower(stage, round_rate, name, data, tmp_path):
+def test_a_diverged_training_names_the_setting_to_lower(in_round, round_rate, name, data, tmp_path):
     ranker = network()
     ranker.norm_in.register_forward_hook(lambda module, _, output: output * torch.inf if module.training else output)
     settings = QUICK.model_copy(update={"round_learning_rate": round_rate})
+    group = name.rpartition(".")[0]
     with pytest.raises(RunError) as caught:
-        train(tmp_path, data, settings.in_round() if "round" in stage else settings, ranker=ranker, stage=stage)
-    assert f"Lower {name}, or set training.{name.split('.')[1]}.clip to 1, in a new run" in caught.value.remedy
+        train(tmp_path, data, settings.in_round() if in_round else settings, ranker=ranker, settings_name=group)
+    assert f"Lower {name}, or set {group}.clip to 1, in a new run" in caught.value.remedy
 
 
 def test_weights_that_are_lost_behind_a_fine_loss_are_never_saved(data, tmp_path):
@@ -546,7 +561,7 @@ def test_weights_that_are_lost_behind_a_fine_loss_are_never_saved(data, tmp_path
 
 def test_a_loss_that_climbs_is_divergence_long_before_it_overflows(data, tmp_path):
     settings = QUICK.model_copy(update={"epochs": 100, "patience": 100, "learning_rate": 30.0, "warmup": 0})
-    with pytest.raises(RunError, match=r"the cross-entropy has climbed to .* in epoch .*, at learning rate 30\n"):
+    with pytest.raises(RunError, match=r"the cross-entropy rose to .* in epoch .*, at learning rate 30\n"):
         train(tmp_path, data, settings)
 
 

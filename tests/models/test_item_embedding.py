@@ -10,11 +10,13 @@ import torch
 
 from llmd4rec import Dataset
 from llmd4rec.errors import ConfigError
+from llmd4rec.features import item_features as features_module
 from llmd4rec.features.attributes import item_attributes, item_words
 from llmd4rec.features.cooccurrence import co_occurrence, top_k_per_row
+from llmd4rec.features.item_features import ItemFeatures, item_features, nearest_texts
 from llmd4rec.models import embedding as items_module
 from llmd4rec.models.base import count_parameters, last_states
-from llmd4rec.models.embedding import ItemEmbedding, ItemFeatures, item_embedding_of, item_features, nearest_texts
+from llmd4rec.models.embedding import ItemEmbedding, item_embedding_of
 from llmd4rec.models.sequential import SASRec
 
 ITEMS, DIM, TEXT = 30, 8, 12
@@ -90,11 +92,11 @@ def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
 
 
 def test_vectors_of_another_catalogue_are_refused():
-    with pytest.raises(ConfigError, match=r"30 rows cannot read text vectors of shape \(29, 12\)"):
+    with pytest.raises(ConfigError, match=r"30 rows cannot use text vectors of shape \(29, 12\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(texts()[1:]), seed=0)
-    with pytest.raises(ConfigError, match=r"30 rows cannot read cold items of shape \(29,\)"):
+    with pytest.raises(ConfigError, match=r"30 rows cannot use cold items of shape \(29,\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(texts(), cold=torch.zeros(ITEMS - 1, dtype=torch.bool)), seed=0)
-    with pytest.raises(ConfigError, match="Linear cannot read item texts"):
+    with pytest.raises(ConfigError, match="Linear has no ItemEmbedding"):
         item_embedding_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
@@ -122,7 +124,7 @@ def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
         torch.testing.assert_close(rows[1], own[1] + of_text)
     answers = items.table().detach().clone()
     items.merge()
-    assert items.own_counts is None
+    assert items.id_counts is None
     assert torch.equal(items.weight, answers)
     assert torch.equal(items.train().table(), answers)
 
@@ -187,7 +189,7 @@ def test_an_items_own_row_is_left_out_in_training_only():
 
 
 def test_sides_of_another_catalogue_are_refused():
-    with pytest.raises(ConfigError, match=r"cannot read neighbours of shape \(29, 29\)"):
+    with pytest.raises(ConfigError, match=r"cannot use neighbours of shape \(29, 29\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(neighbours=neighbours()[1:, 1:]), seed=0)
 
 
@@ -325,21 +327,21 @@ def test_in_a_large_catalogue_only_the_rows_that_are_read_are_made(monkeypatch):
     for small, large in zip(*gradients, strict=True):
         torch.testing.assert_close(small, large)
     read = []
-    monkeypatch.setattr(items, "_own", lambda which: read.append(which) or ItemEmbedding._own(items, which))
+    monkeypatch.setattr(items, "_rows", lambda which: read.append(which) or ItemEmbedding._rows(items, which))
     items(asked)
     assert all(which is not None for which in read)
 
 
 def test_nearest_texts_are_looked_for_in_small_catalogues_only(monkeypatch):
     data, vectors = shop(), torch.randn(5, 3)
-    monkeypatch.setattr(items_module, "MOST_FOR_NEAREST_TEXTS", 4)
+    monkeypatch.setattr(features_module, "MAX_ITEMS_FOR_NEAREST_TEXTS", 4)
     assert item_features("id+text+neighbours", data, vectors).neighbours.nnz == co_occurrence(data).nnz
 
 
 def test_nearest_texts_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     vectors = torch.randn(23, 6, generator=torch.Generator().manual_seed(3))
     whole = nearest_texts(vectors, 4)
-    monkeypatch.setattr(items_module, "_COSINES_AT_ONCE", 50)
+    monkeypatch.setattr(features_module, "_COSINES_AT_ONCE", 50)
     assert (nearest_texts(vectors, 4) != whole).nnz == 0
 
 

@@ -10,8 +10,9 @@ import torch
 from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.settings import MutualDistillation, Wide
 from llmd4rec.errors import ConfigError
+from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.base import SequenceEncoder, last_states
-from llmd4rec.models.embedding import ItemFeatures, item_embedding_of
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.sequential import BSARec, GRU4Rec, LiGR, NetworkName, SASRec
 from llmd4rec.models.sequential.bsarec import low_pass
 
