@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 #: What must not come back. Words that also mean something else are looked for in the phrases that gave them away.
 GIVEN_UP = {
     "CRM": r"\bCRMs?\b",
-    "an old setting": r"\b(lambda_(up|down)|temperature_(up|down)|teacher_precision: |crm_start|llm_start|continue_by|"
+    "an old setting": r"\b(lambda_(up|down)|temperature_(up|down)|crm_start|llm_start|continue_by|"
     r"taught_dropout|wides?: |crm\.\w+|training\.crm|init_table_from_crm|llm\.encoder|llm\.text_fields|"
     r"evaluation\.seen)\b",
     "an old stage": r"\b((crm|wide|llm)-alone|crm-round-\d|wide-alone-\d)\b",
@@ -30,7 +30,7 @@ GIVEN_UP = {
     "published teachers": r"\b(published teachers?|publish(es|ing)? (a|the|its) teacher)\b",
     "popularity left out": r"leav\w+ out (some )?of the (items' )?popularity|popularity (is |to )?le(ft|ave) out",
     "sides": r"\b(items'|item's|with its|and its) sides\b|\bown rows?\b",
-    "later day": r"\blater day\b|\blater_day\b",
+    "later day": r"\bLater day\b|\blater-day\b|\blater_day\b",
     "the control": r"\bthe control\b(?! for)",
     "seen: keep or remove": r"\bseen: (keep|remove)\b|\"seen\": ?\"(keep|remove)\"",
     "old names in Python": r"\b(MutualDistillation|LLMRecommender)\b",
