@@ -127,7 +127,7 @@ def test_the_undistilled_model_is_compared_with_the_served_one(make_run: Any, ch
     assert content.llm_comparison.second == "llm-round-2 (Tiny-Llama)"
     figures = {result.stage.id: result.evaluation.metrics["ndcg@10"] for result in scored}
     d = content.comparison.overall.metrics["ndcg@10"]
-    assert (d.first, d.second) == (figures["undistilled"], figures["distilled-round-1"])
+    assert (d.first, d.second) == pytest.approx((figures["undistilled"], figures["distilled-round-1"]))
 
 
 def test_where_the_undistilled_model_is_served_the_last_round_is_compared(make_run: Any, chain_data: Dataset) -> None:

@@ -180,7 +180,7 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
             engine = other
         return engine, Dataset.load(data) if data is not None else None
     from llmd4rec.export.from_run import engine_of_run
-    from llmd4rec.log import warn
+    from llmd4rec.log import logger
     from llmd4rec.runs.run import Run
 
     run = Run.open(source)
@@ -190,7 +190,7 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
         own = _own_data(run) or dataset
         known = run.catalogue()["item_id"]
         unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
-        warn(
+        logger.warning(
             f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
             f"{dataset.num_items:,} items, which the model does not know, are left out"
         )

@@ -184,7 +184,7 @@ def _other_format(path: Path, version: Any) -> RunError:
     remedy = "Export the run again with this version of llmd4rec, or serve it with the version that made it."
     if type(version) is int and version < FORMAT_VERSION:
         what = f"{path} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
-        remedy = f"{_AGAIN} Or serve it with the version that made it."
+        remedy = f"{_AGAIN}, or serve it with the version that made it."
     return RunError(what, remedy)
 
 
