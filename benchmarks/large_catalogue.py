@@ -1,7 +1,8 @@
 """A catalogue of a million items: a training step's seconds and memory, what sampling costs, and a run from end to end.
 
-A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`items: id`), sampled softmax with log-Q
-over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it, in turns:
+A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`item_features: id`), sampled softmax
+with log-Q over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it,
+in turns:
 
     plain autograd   the same candidates and correction, cross-entropy and gradients by PyTorch, AdamW as it comes
     rows only        the machine's limit: the same step on a table of only the rows that the step reads, copied out of
@@ -12,10 +13,10 @@ over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over e
 Error of sampling: loss and gradient of the states against the exact ones, on positions of a table scaled so that the
 scores deviate as a trained model's do. Sequences are drawn at random, since neither time nor memory knows signal.
 
-End to end is a process of its own that trains for a few steps, validates, writes checkpoints and publishes a teacher.
+End to end is a process of its own that trains for a few steps, validates, writes checkpoints and caches a teacher.
 
-`--accuracy` asks instead what sampling costs in accuracy: the same CRM trained on the same data with the full softmax
-and with fewer and fewer candidates, by validation NDCG@10. That needs a data set with signal: `--data` or
+`--accuracy` asks instead what sampling costs in accuracy: the same SASRec trained on the same data with the full
+softmax and with fewer and fewer candidates, by validation NDCG@10. That needs a data set with signal: `--data` or
 LLMD4REC_BENCH_DATA. So many candidates are a larger share of a small catalogue than of a large one.
 """
 
@@ -38,7 +39,7 @@ from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import publish
+from llmd4rec.distillation.cache import write_cache
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
@@ -140,17 +141,17 @@ def measure(repeats: int) -> None:
             "GB",
             f"< {MOST_GB} GB",
             peaks["run"] < MOST_GB,
-            f"train {MIN_STEPS} steps, validate, checkpoints, publish",
+            f"train {MIN_STEPS} steps, validate, checkpoints, cache",
         ),
         Figure("validation, per 1,000 users", run["validate"] * 1000 / VALIDATED, "s", note="exact ranks"),
         Figure(
-            "publishing, per 100,000 positions",
-            run["publish"] * 100_000 / run["positions"],
+            "caching a teacher, per 100,000 positions",
+            run["cache"] * 100_000 / run["positions"],
             "s",
             note=f"ranks estimated among {SAMPLED.num_candidates:,} items",
         ),
     ]
-    notes = [f"End to end: {', '.join(f'{name} {run[name]:.1f} s' for name in ('train', 'validate', 'publish'))}."]
+    notes = [f"End to end: {', '.join(f'{name} {run[name]:.1f} s' for name in ('train', 'validate', 'cache'))}."]
     report("large_catalogue", f"A catalogue of {ITEMS:,} items", figures, notes)
 
 
@@ -306,9 +307,9 @@ def child(way: str) -> dict[str, float]:
         folder = Path(name)
         started = time.perf_counter()
 
-        def validate(ranker: Any) -> float:
+        def validate(model: Any) -> float:
             began = time.perf_counter()
-            value = validation_ndcg(ranker, dataset, max_users=VALIDATED)
+            value = validation_ndcg(model, dataset, max_users=VALIDATED)
             seconds["validate"] = time.perf_counter() - began
             return value
 
@@ -317,7 +318,7 @@ def child(way: str) -> dict[str, float]:
             dataset,
             settings,
             folder / "fit",
-            stage="crm-alone",
+            stage="undistilled",
             seed=0,
             validate=validate,
             log=MetricsLog(folder / "metrics.jsonl"),
@@ -325,14 +326,14 @@ def child(way: str) -> dict[str, float]:
         )
         seconds["train"] = time.perf_counter() - started
         started = time.perf_counter()
-        publish(network, dataset, folder / "teacher", label="crm", rank_items=settings.num_candidates)
-        seconds["publish"] = time.perf_counter() - started
+        write_cache(network, dataset, folder / "teacher", label="SASRec", rank_items=settings.num_candidates)
+        seconds["cache"] = time.perf_counter() - started
     return {**seconds, "positions": TrainingWindows(dataset, network.max_length).num_positions}
 
 
 # ---- accuracy ---------------------------------------------------------------------------------------------------
 def accuracy(dataset: Dataset, epochs: int) -> None:
-    """Validation NDCG@10 of the same CRM with the full softmax and with candidates."""
+    """Validation NDCG@10 of the same SASRec with the full softmax and with candidates."""
     ways = {"full softmax": 10**9, "16,384 drawn": 16_384, "4,096 drawn": 4096, "1,024 drawn": 1024, "256 drawn": 256}
     found = {name: train(dataset, epochs, candidates) for name, candidates in ways.items()}
     full = found["full softmax"][0]
@@ -360,9 +361,9 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             dataset,
             settings,
             Path(name) / "fit",
-            stage="crm-alone",
+            stage="undistilled",
             seed=0,
-            validate=lambda ranker: validation_ndcg(ranker, dataset),
+            validate=lambda model: validation_ndcg(model, dataset),
             log=MetricsLog(Path(name) / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )

@@ -151,7 +151,7 @@ def stages(path: Path) -> dict[str, float]:
     """Prepares a file in this process and times the functions that make up its stages."""
     from llmd4rec.data import prepare
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.data.ingest import log, pipeline, readers, table
+    from llmd4rec.data.ingest import interaction_log, pipeline, readers, table
 
     times: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -159,7 +159,7 @@ def stages(path: Path) -> dict[str, float]:
         for name, home, function in (
             ("checksum of the input", readers, "sha256_file"),
             ("reading and parsing", table.Table, "collect"),
-            ("codes of identifiers", log, "_code"),
+            ("codes of identifiers", interaction_log, "_code"),
             ("cleaning and sorting", pipeline, "clean"),
             ("writing and checksum", Dataset, "save"),
         ):

@@ -1,13 +1,13 @@
 """A load test of the service over HTTP: latency at a steady rate, the most it sustains, what a request costs.
 
     python benchmarks/serve_http.py --url http://127.0.0.1:8000 [--rate 200] [--seconds 10] [--key KEY]
-    python benchmarks/serve_http.py            # the benchmark's stage: starts a service of Beauty's size itself
+    python benchmarks/serve_http.py            # part of the benchmark: starts a service of Beauty's size itself
 
 With --url it needs nothing but Python and a running service. Requests ask for the ten best after histories of 3 to 15
 items of the catalogue. At a steady rate they are sent when they are due (Poisson), whether earlier ones have been
-answered or not, over as many connections as that takes: a slow answer does not slow the questions down.
+answered or not, over as many connections as needed: a slow answer does not slow the requests down.
 
-The generator needs a processor of its own. On a machine with two cores it takes part of what the service could use.
+The generator needs a core of its own. On a machine with two cores it takes part of what the service could use.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What came of a load.
+    """The measurements of a load.
 
     Attributes:
         latency: seconds of each answer, from the sending of its request.

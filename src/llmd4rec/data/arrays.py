@@ -30,7 +30,7 @@ class PreparedData:
     times: Int64Array | None = None
     text_fields: tuple[str, ...] = ()
     #: Fields of the catalogue with several values of an item, `; ` between them, and how each was written; see
-    #: several.py. None: a data set of before they were told apart.
+    #: multi_values.py. None: a data set of before they were told apart.
     multi_fields: dict[str, str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)

@@ -170,11 +170,11 @@ class TrainingWindows:
             start += count
 
 
-def _split_by_sum(order: Int64Array, size: Int64Array, most: int) -> list[Int64Array]:
-    """Cuts `order` into runs whose sizes add up to about `most` each."""
+def _split_by_sum(order: Int64Array, size: Int64Array, max_sum: int) -> list[Int64Array]:
+    """Cuts `order` into runs whose sizes add up to about `max_sum` each."""
     if not len(order):
         return []
     total = np.cumsum(size[order])
-    parts = max(1, round(float(total[-1]) / most))
+    parts = max(1, round(float(total[-1]) / max_sum))
     cuts = np.searchsorted(total, np.arange(1, parts) * total[-1] / parts)
     return [part for part in np.split(order, np.unique(cuts)) if len(part)]

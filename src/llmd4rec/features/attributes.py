@@ -18,7 +18,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.several import BETWEEN, kept_parts
+from llmd4rec.data.ingest.multi_values import BETWEEN, stored_values
 
 #: Items that must have a part before it counts as an attribute.
 MIN_ITEMS = 3
@@ -122,7 +122,7 @@ def _values(dataset: Dataset, field: str) -> pl.DataFrame:
     """The values of a field, a row each: columns item, value."""
     column = dataset.catalogue[field].cast(pl.String)
     if field in (dataset.multi_fields or {}):
-        column = kept_parts(column)
+        column = stored_values(column)
     values = column.alias("value").to_frame().with_row_index("item")
     return values.explode("value").drop_nulls() if column.dtype == pl.List else values
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec.data.ingest.several import rewritten
+from llmd4rec.data.ingest.multi_values import rewritten
 from llmd4rec.errors import DataError
 from llmd4rec.inference.types import FieldKind, Filters, Item, NewItem, Value, identifiers
 
@@ -40,7 +40,7 @@ class Field:
     Attributes:
         values: as they came, [I]; text, or float for numbers; None where missing.
         written: how several values of an item were written, which are kept with `; ` between them (see
-            :mod:`~llmd4rec.data.ingest.several`); "": an item has one value; None: the export does not say.
+            :mod:`~llmd4rec.data.ingest.multi_values`); "": an item has one value; None: the export does not say.
     """
 
     name: str

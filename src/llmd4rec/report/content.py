@@ -165,8 +165,8 @@ class ReportContent:
     """
 
     title: str
-    model: str = "the model"
-    llm: str = "the language model"
+    model: str = ""
+    llm: str = ""
     undistilled: str = "undistilled"
     distilled: str = "distilled"
     rows: Sequence[StageRow] = ()
@@ -184,4 +184,5 @@ class ReportContent:
 
     def network_of(self, stage: str) -> str:
         """What the model of a stage is called; empty where neither table has the stage."""
-        return next((row.network for row in (*self.plan, *self.rows) if row.stage == stage), "")
+        named = {row.stage: row.network for row in self.rows} | {row.stage: row.network for row in self.plan}
+        return named.get(stage, "")

@@ -61,14 +61,17 @@ def opening(content: ReportContent) -> str:
         target = "last item" if comparison.split == "test" else "validation item"
         how = (
             f"<p>For each of {comparison.overall.users:,} users, the {target} was hidden and ranked among the whole "
-            f"catalogue (seen items {seen}; ties count against the model). Both models are the same "
-            f"{esc(content.model)}. {esc(_taught(content))}"
+            f"catalogue (seen items {seen}; ties count against the model)."
         )
-        if any(row.served and row.stage == content.undistilled for row in content.rows):
-            how += " On the validation items the undistilled model is better, so it is the one that is served."
         next_day = comparison.slices.get("next_day")
         if next_day is not None:
             how += " " + _next_day(next_day, comparison, lead)
+        how += (
+            f"</p><p>Undistilled and distilled model are the same {esc(content.model or 'network')}. "
+            f"{esc(_taught(content))}"
+        )
+        if any(row.served and row.stage == content.undistilled for row in content.rows):
+            how += " On the validation items the undistilled model is better, so it is the one that is served."
         how += "</p>"
         tiles += [_metric_tile(name, comparison.overall.metrics[name]) for name in (lead, hit_rate(lead))]
         hit = comparison.overlap
@@ -92,8 +95,8 @@ def _taught(content: ReportContent) -> str:
     """Who taught the distilled model, as text."""
     row = next((row for row in content.plan if row.stage == content.distilled), None)
     if row is not None and not row.teachers:
-        return "Both learned from the log alone: this run is a control, and nobody taught the second one."
-    said = "The undistilled one learned from the log alone, the distilled one also from its teachers."
+        return "Both learned only from the log: this run is a control, and the second one has no teachers."
+    said = "The undistilled one learned only from the log, the distilled one also from its teachers."
     if row is None:
         return said
 
@@ -126,13 +129,14 @@ def learning(content: ReportContent) -> str:
     points = [point for point in content.curves if math.isfinite(point.value)]
     if not points:
         return ""
-    networks = list(dict.fromkeys(content.network_of(point.stage) for point in points if point.role == "teacher"))
+    networks = dict.fromkeys(content.network_of(point.stage) for point in points if point.role == "teacher")
     teachers = enumeration([network for network in networks if network])
-    names: dict[Role, str] = {
-        "model": f"{capital(content.model)}, the model to be served",
-        "teacher": f"Teachers: {teachers}" if teachers else "Teachers",
-        "llm": capital(content.llm),
-    }
+    named: tuple[tuple[Role, str, str], ...] = (
+        ("model", "Model", content.model),
+        ("teacher", "Teachers", teachers),
+        ("llm", "Language model", content.llm),
+    )
+    names = {role: f"{what}: {network}" if network else what for role, what, network in named}
     title, lead = "Validation, epoch by epoch", "NDCG@10 on the validation items after each epoch."
     if any(point.round for point in points):
         title = "Validation, round by round"
@@ -151,7 +155,7 @@ def plan(content: ReportContent) -> str:
             " Percentages are ensemble weights: each teacher's share of the mean of scores that the student learns. A "
             "teacher is unused where the mean is as good on the validation items without it."
         )
-    if content.stopped_because:
+    if content.stopped_because and any(row.epochs is None for row in content.plan):
         lead += f" Why there are no more rounds: {esc(content.stopped_because)}."
     return _section("plan", "Who taught whom", lead, tables.plan(content))
 
@@ -180,7 +184,7 @@ def origins(content: ReportContent) -> str:
         "origins",
         "Where the gain comes from",
         f"Relative change of {metric_name(lead)} with its 95% bootstrap interval. Filled marks: the interval excludes "
-        "zero. Of many groups a few do so by chance alone.",
+        "zero. Of many groups a few do so by chance.",
         charts.gains(sections, lead),
     )
 
@@ -255,7 +259,7 @@ HOW_TO_READ = """<dl>
 <dt>Tail</dt><dd>The 80% of items with the fewest training interactions.</dd>
 <dt>Next-day targets</dt><dd>The true items that came on a later day than the item before them. Logs that record only
 the day leave the order within a day open; here the order is certain.</dd>
-<dt>Undistilled, distilled</dt><dd>The same network, trained on the log alone, and trained on the log and on what its
+<dt>Undistilled, distilled</dt><dd>The same network, trained only on the log, and trained on the log and on what its
 teachers predict. The served one is the better of the two on the validation items.</dd>
 <dt>Ensemble weight</dt><dd>The share of one teacher in the mean of scores that a student learns. The weights are chosen
 on the validation items, or all equal (<code>ensemble.weights</code>). A teacher with weight 0 is unused.</dd>

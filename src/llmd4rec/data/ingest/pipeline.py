@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmd4rec.data.arrays import NO_TIME, PreparedData
 from llmd4rec.data.ingest.catalogue import bare_catalogue, read_catalogue
 from llmd4rec.data.ingest.clean import clean
-from llmd4rec.data.ingest.log import about_times, read_log
+from llmd4rec.data.ingest.interaction_log import about_times, read_log
 from llmd4rec.data.ingest.report import Report
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.ingest.splits import Targets, leave_one_out, seen_before, temporal

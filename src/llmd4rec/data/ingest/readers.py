@@ -15,13 +15,13 @@ from typing import Any
 
 import polars as pl
 
+from llmd4rec.data.ingest.first_lines import is_rows
 from llmd4rec.data.ingest.jsonlines import as_lines, scan_json_lines
 from llmd4rec.data.ingest.parts import find_parts, name_of, order_of
 from llmd4rec.data.ingest.separated import Layout, Source, refuse_other_columns, scan_separated
-from llmd4rec.data.ingest.shape import is_rows
 from llmd4rec.data.ingest.table import Table
+from llmd4rec.data.ingest.time_zones import in_utc
 from llmd4rec.data.ingest.unpack import refuse_encoding, unpacked
-from llmd4rec.data.ingest.zones import in_utc
 from llmd4rec.errors import DataError
 from llmd4rec.io.files import sha256_file
 from llmd4rec.log import logger

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from llmd4rec.data.ingest import columns, times
-from llmd4rec.data.ingest.forms import fit
 from llmd4rec.data.ingest.report import Report
 from llmd4rec.data.ingest.table import Table
+from llmd4rec.data.ingest.time_formats import fit_formats
 from llmd4rec.errors import ConfigError, DataError
 
 _CONDITION = re.compile(
@@ -101,14 +101,14 @@ def parse(text: str) -> Condition:
     return Condition(text.strip(), column, op, tuple(values))
 
 
-def written(column: str, op: str, value: str) -> str:
+def condition_text(column: str, op: str, value: str) -> str:
     """A condition in text, for a remedy; the value is compared as text."""
     name = f"`{column}`" if re.search(r'[<>=!"]| in ', column) else column
     quoted = value.replace("'", "''")
     return f"{name} {op} '{quoted}'"
 
 
-def kept(table: Table, conditions: Sequence[str]) -> tuple[Table, list[tuple[Condition, pl.Expr]]]:
+def filtered(table: Table, conditions: Sequence[str]) -> tuple[Table, list[tuple[Condition, pl.Expr]]]:
     """The table with only the rows for which all conditions hold, and what each says of a row.
 
     Raises:
@@ -138,7 +138,7 @@ def apply(frame: pl.DataFrame, found: list[tuple[Condition, pl.Expr]], table: Ta
         unlike = frame.filter(verdict == _UNLIKE)["row"]
         if len(unlike):
             value = table.value(condition.column, int(unlike[0]))
-            first = written(condition.column, "!=", str(value))
+            first = condition_text(condition.column, "!=", str(value))
             raise DataError(
                 f"{table.where}, row {unlike[0]}, column {condition.column!r}: {value!r} cannot be compared with "
                 f"{condition.values[0]} ({len(unlike):,} such rows)",
@@ -227,7 +227,7 @@ def _equal(condition: Condition, value: Value, table: Table, dtype: pl.DataType)
 
 def _moments(condition: Condition, value: Value, table: Table) -> tuple[pl.Expr, pl.Expr]:
     """The column as moments, and the value in the column's unit."""
-    forms = fit(pl.Series([value.text])) if value.text else None
+    forms = fit_formats(pl.Series([value.text])) if value.text else None
     read = forms.of(value.text) if forms is not None and len(forms.readings()) == 1 else None
     dtype = table.schema[condition.column]
     if read is None or dtype == pl.Boolean:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmd4rec.data.ingest import columns, feedback, ids, moments, order, times, where
+from llmd4rec.data.ingest import columns, feedback, ids, order, row_filter, time_columns, times
 from llmd4rec.data.ingest.report import Report
 from llmd4rec.data.ingest.sequences import unrolled
 from llmd4rec.data.ingest.settings import Prepare
@@ -68,7 +68,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     table.refuse_unfit((user, item, position, time))
     for warning in table.warnings:
         report.warn(warning)
-    table, conditions = where.kept(table, settings.where)
+    table, conditions = row_filter.filtered(table, settings.where)
     table, time, plan = _time_plan(table, time, rest, settings, report)
 
     category = {name: pl.Categorical(pl.Categories.random("llmd4rec", pl.UInt32)) for name in ("user", "item")}
@@ -88,7 +88,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
         raise DataError(f"{table.where} has no rows", "Give a file with at least a few interactions.")
     if conditions:
         report.step("read", frame.height, frame.select(pl.col("user", "item").to_physical()))
-        frame = where.apply(frame, conditions, everything, report)
+        frame = row_filter.apply(frame, conditions, everything, report)
     if time is not None and plan is not None:
         frame, plan = _read_other_forms(frame, time, plan, table)
     unused = [name for name in rest if name not in (position, time)]
@@ -114,7 +114,7 @@ def read_log(table: Table, settings: Prepare, report: Report) -> Log:
     frame = _drop_without_id(frame, table, user, item, report)
 
     frame, time, plan, unit = _checked_times(frame, time, plan, table, settings, report)
-    for note in moments.hours_beside(table, time, plan, unused) if time is not None and plan is not None else ():
+    for note in time_columns.hours_beside(table, time, plan, unused) if time is not None and plan is not None else ():
         report.warn(note)
     frame, ordered_by = order.settle(frame, settings, position, time, table, report)
     if ordered_by == "row" and settings.order_by == "auto":
@@ -144,7 +144,7 @@ def _time_plan(
     if time is None:
         return table, None, None
     try:
-        table, time = moments.with_day(table, time, rest, report)
+        table, time = time_columns.with_day(table, time, rest, report)
         return table, time, times.plan(time, table, settings.time_format)
     except DataError as error:
         if not _needless(settings):
@@ -181,17 +181,17 @@ def _checked_times(
 
 def _better_time(
     frame: pl.DataFrame, table: Table, settings: Prepare, rest: list[str], position: str | None, time: str | None
-) -> moments.Found:
+) -> time_columns.Found:
     """A column of times that the names did not tell, where nothing that the caller says makes it needless."""
     if settings.time_col is not None or (settings.order_by in ("row", "position") and settings.split != "temporal"):
-        return moments.Found()
+        return time_columns.Found()
     has_time = time is not None and frame["time"].null_count() < frame.height
     now = order.wanted(settings, position, has_time=has_time)
     if now == "position" and time is not None:
-        return moments.Found()
+        return time_columns.Found()
     needed = now == "time" and not has_time
     known = time if has_time else None
-    return moments.find(frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed)
+    return time_columns.find(frame, table, rest, "row" if needed else now, known, settings.time_format, needed=needed)
 
 
 def _warn_of_rows_alone(time: str | None, table: Table, report: Report) -> None:
@@ -328,7 +328,7 @@ def _refuse_bad_times(frame: pl.DataFrame, column: str, table: Table) -> None:
             f"{table.where}, row {bad[0]}, column {column!r}: {shown!r} is no time I can read{more}",
             "Times may be seconds to nanoseconds since 1970, or like 2024-01-31 12:34:56. Name another form with "
             "--time-format (as strptime takes it), or leave such rows out with --where "
-            f'"{where.written(column, "!=", shown)}".',
+            f'"{row_filter.condition_text(column, "!=", shown)}".',
         )
 
 

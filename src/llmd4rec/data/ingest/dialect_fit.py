@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.data.ingest.marks import (
+from llmd4rec.data.ingest.delimited import (
     ESCAPE,
     NEWLINE,
     QUOTE,
     RETURN,
     Bytes,
+    Delimiters,
     Flags,
-    Form,
     Parsed,
     Places,
     Reading,
@@ -32,7 +32,7 @@ _MOST_SHORT = 100_000
 
 
 @dataclass
-class Fit:
+class DialectFit:
     """How well a reading fits a text, gathered block by block.
 
     Rows are counted from `first_row`, which is 0 where the first of them is a header. A row that has not been found is
@@ -61,7 +61,7 @@ class Fit:
     """
 
     reading: Reading
-    form: Form
+    form: Delimiters
     first_row: int
     rows: int = 0
     width: int = 0

@@ -72,7 +72,7 @@ _EARLIEST = -30_610_224_000_000_000
 
 
 @dataclass(frozen=True)
-class Form:
+class TimeFormat:
     """A format of strptime: its day, and its hour if any."""
 
     day: str
@@ -95,7 +95,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Forms:
+class TimeFormats:
     """How a column of texts is read.
 
     Args:
@@ -105,13 +105,13 @@ class Forms:
     """
 
     steps: tuple[tuple[str, str], ...] = ()
-    forms: tuple[Form, ...] = ()
+    forms: tuple[TimeFormat, ...] = ()
     open: bool = True
 
     def value(self, text: pl.Expr) -> pl.Expr:
         """Microseconds since 1970; null where no form fits."""
         plain = self.plain(text)
-        return pl.coalesce([moments(plain, form.format) for form in self.forms] or [pl.lit(None, pl.Int64)])
+        return pl.coalesce([parse_times(plain, form.format) for form in self.forms] or [pl.lit(None, pl.Int64)])
 
     def plain(self, text: pl.Expr) -> pl.Expr:
         """The text in its plain shape."""
@@ -119,7 +119,7 @@ class Forms:
             text = text.str.replace_all(pattern, by) if pattern == _BLANKS else text.str.replace(pattern, by)
         return text
 
-    def readings(self) -> list[Forms]:
+    def readings(self) -> list[TimeFormats]:
         """The same with one reading of each kind of days, in each combination; itself alone where there is one."""
         kinds: dict[int, dict[str, None]] = {}
         for form in self.forms:
@@ -131,7 +131,7 @@ class Forms:
             for choice in chosen
         ]
 
-    def reading_beside(self, other: Forms) -> str:
+    def reading_beside(self, other: TimeFormats) -> str:
         """In words, how this reads days of the kind that `other` reads otherwise."""
         theirs = {(form.kind, form.reading) for form in other.forms}
         return next((form.reading for form in self.forms if (form.kind, form.reading) not in theirs), "")
@@ -144,17 +144,17 @@ class Forms:
         """What one text is read as, in microseconds since 1970, and by which format."""
         one = pl.DataFrame({"t": [text]}).select(self.plain(pl.col("t").str.strip_chars()))
         for form in self.forms:
-            moment = one.select(moments(pl.col("t"), form.format)).item()
+            moment = one.select(parse_times(pl.col("t"), form.format)).item()
             if moment is not None:
                 return moment, form.format
         return None
 
 
 _ALL_DAYS = (*_PLAIN_DAYS, *(day for days in _READINGS[:-2] for day in days.values()))
-_ALL_FORMS = tuple(Form(day, hour) for day in _ALL_DAYS for hour in _HOURS)
+_ALL_FORMS = tuple(TimeFormat(day, hour) for day in _ALL_DAYS for hour in _HOURS)
 
 
-def moments(text: pl.Expr, form: str) -> pl.Expr:
+def parse_times(text: pl.Expr, form: str) -> pl.Expr:
     """Microseconds since 1970 by one format; null where it does not fit. Without a zone it is UTC."""
     zoned = any(mark in form for mark in ("%z", "%:z", "%#z"))
     parsed = text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if zoned else None)
@@ -167,52 +167,54 @@ def steps_of(values: pl.Series, known: tuple[tuple[str, str], ...] = ()) -> tupl
     """Those of `STEPS` that change some of the texts, and those known already."""
     plain, needed = values, []
     for step in STEPS:
-        changed = plain.to_frame("t").select(Forms((step,)).plain(pl.col("t"))).to_series()
+        changed = plain.to_frame("t").select(TimeFormats((step,)).plain(pl.col("t"))).to_series()
         if step in known or (changed != plain).any():
             needed.append(step)
             plain = changed
     return (*needed, *(step for step in known if step not in STEPS))
 
 
-def fit(values: pl.Series, known: Forms | None = None) -> Forms:
+def fit_formats(values: pl.Series, known: TimeFormats | None = None) -> TimeFormats:
     """The steps and forms that texts need, behind those known; of a kind of days, the readings that fit them all.
 
     Args:
         values: texts without blanks around them, none empty.
         known: what the column needs already; a reading that was settled stays.
     """
-    known = known or Forms()
+    known = known or TimeFormats()
     values = values.unique(maintain_order=True)
     steps = steps_of(values, known.steps)
-    plain = values.to_frame("t").select(Forms(steps).plain(pl.col("t"))).to_series()
+    plain = values.to_frame("t").select(TimeFormats(steps).plain(pl.col("t"))).to_series()
     settled: dict[int | None, str] = {form.kind: form.reading for form in known.forms if form.kind is not None}
     tried = [form for form in _ALL_FORMS if form not in known.forms]
     tried = [form for form in tried if settled.get(form.kind, form.reading) == form.reading]
     head = plain.head(_SAMPLE).to_frame("t")
-    found: list[Form] = []
+    found: list[TimeFormat] = []
     # Nearly all columns are done after the first part: year first, as ISO has it.
     for part in (tried[: len(_HOURS)], tried[len(_HOURS) :]):
-        counts = head.select(moments(pl.col("t"), form.format).count().alias(str(at)) for at, form in enumerate(part))
+        counts = head.select(
+            parse_times(pl.col("t"), form.format).count().alias(str(at)) for at, form in enumerate(part)
+        )
         fitting = [form for form, count in zip(part, counts.row(0) if part else (), strict=True) if count]
         found += _without_refuted(fitting, plain)
-        forms = Forms((), (*known.forms, *found))
+        forms = TimeFormats((), (*known.forms, *found))
         if _reads_all(forms, plain):
             break
-    return Forms(steps, (*known.forms, *found))
+    return TimeFormats(steps, (*known.forms, *found))
 
 
-def _reads_all(forms: Forms, values: pl.Series) -> bool:
+def _reads_all(forms: TimeFormats, values: pl.Series) -> bool:
     return not values.to_frame("t").select(forms.value(pl.col("t"))).to_series().null_count()
 
 
-def _without_refuted(forms: Iterable[Form], plain: pl.Series) -> list[Form]:
+def _without_refuted(forms: Iterable[TimeFormat], plain: pl.Series) -> list[TimeFormat]:
     """Without the readings of a kind of days that leave out a text which another reading takes; all if each does."""
     kept = list(forms)
     for kind in {form.kind for form in kept} - {None}:
         readings = sorted({form.reading for form in kept if form.kind == kind})
         of_reading = {name: tuple(f for f in kept if f.kind == kind and f.reading == name) for name in readings}
         frame = plain.to_frame("t").select(
-            Forms((), own).value(pl.col("t")).alias(name) for name, own in of_reading.items()
+            TimeFormats((), own).value(pl.col("t")).alias(name) for name, own in of_reading.items()
         )
         taken = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
         refuted = {reading for reading in readings if (taken & frame[reading].is_null()).any()}
@@ -221,7 +223,7 @@ def _without_refuted(forms: Iterable[Form], plain: pl.Series) -> list[Form]:
     return kept
 
 
-def rivals(forms: Forms) -> list[Forms]:
+def rivals(forms: TimeFormats) -> list[TimeFormats]:
     """The forms with days of one kind read otherwise, for each kind and each other reading."""
     found = []
     for kind in sorted({form.kind for form in forms.forms if form.kind is not None}):
@@ -233,7 +235,7 @@ def rivals(forms: Forms) -> list[Forms]:
     return found
 
 
-def digits(values: pl.Series) -> Forms | None:
+def digits(values: pl.Series) -> TimeFormats | None:
     """The forms of texts that are all days or moments in digits alone, as 20240131 is; None where they are not.
 
     Args:
@@ -245,7 +247,7 @@ def digits(values: pl.Series) -> Forms | None:
             continue
         if pattern == _SIX_DIGITS and len(values) < _LEAST_OF_SIX_DIGITS:
             return None
-        found = [Forms(() if step is None else (step,), (Form(day),)) for day in formats]
+        found = [TimeFormats(() if step is None else (step,), (TimeFormat(day),)) for day in formats]
         read = [forms for forms in found if _reads_all(forms, values)]
         return replace(read[0], forms=tuple(forms.forms[0] for forms in read)) if read else None
     return None

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.ingest import times
 from llmd4rec.data.ingest.columns import listing, words
-from llmd4rec.data.ingest.forms import digits
 from llmd4rec.data.ingest.report import Report
 from llmd4rec.data.ingest.table import Table
+from llmd4rec.data.ingest.time_formats import digits
 from llmd4rec.data.ingest.times import TimePlan
 from llmd4rec.errors import DataError
 
@@ -50,7 +50,7 @@ Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Moments:
+class TimeColumn:
     """A column that reads as moments.
 
     Args:
@@ -72,7 +72,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def moments_among(table: Table, columns: Sequence[str], formats: Sequence[str] = ()) -> list[Moments]:
+def time_columns_among(table: Table, columns: Sequence[str], formats: Sequence[str] = ()) -> list[TimeColumn]:
     """The columns that read as moments, by their first values; by the given formats where there are any."""
     fit = [name for name in columns if name not in table.unfit and _may_hold(table.schema[name])]
     if not fit:
@@ -85,7 +85,7 @@ def _may_hold(dtype: pl.DataType) -> bool:
     return dtype in _TEXTS or dtype in _DATES or dtype.is_integer() or dtype.is_float()
 
 
-def _moments(name: str, head: pl.Series, table: Table, formats: Sequence[str]) -> Moments | None:
+def _moments(name: str, head: pl.Series, table: Table, formats: Sequence[str]) -> TimeColumn | None:
     dtype, (values, _) = head.dtype, times.told(head)
     # Most columns are out at this: prices, words, counts and identifiers do not look like this.
     if len(values) < 2 or values[0] == "" or (values.str.len_chars() > _LONGEST).any():
@@ -105,12 +105,12 @@ def _moments(name: str, head: pl.Series, table: Table, formats: Sequence[str]) -
         return None
     named = words(name)
     if dtype in _DATES or (plans[0].text is not None and digits(values.str.strip_suffix(".0")) is None):
-        return Moments(name, tuple(plans), sure=True)
+        return TimeColumn(name, tuple(plans), sure=True)
     if named and named[-1] in _NO_TIMES:
         return None
     telling = bool(_WITHIN.search(" ".join(named))) or bool(_WORDS & set(named))
     counted_in_days = plans[0].unit == "microseconds" and plans[0].text is None
-    return Moments(name, tuple(plans), sure=telling) if telling or not counted_in_days else None
+    return TimeColumn(name, tuple(plans), sure=telling) if telling or not counted_in_days else None
 
 
 def _given(name: str, dtype: pl.DataType, plan: TimePlan) -> pl.Expr:
@@ -189,7 +189,7 @@ def find(
     Raises:
         DataError: several columns contradict the order, and one another.
     """
-    among = moments_among(table, rest, formats)
+    among = time_columns_among(table, rest, formats)
     if not among:
         return Found()
     by = [name for name in ({"time": "time", "position": "position"}.get(order),) if name in frame.columns]
@@ -235,12 +235,12 @@ def find(
 class _Read:
     """A column of moments with its values, by each reading, and in how many places it falls in the order known."""
 
-    moments: Moments
+    moments: TimeColumn
     values: tuple[pl.Series, ...]
     falls: int
 
 
-def _whole_columns(among: Sequence[Moments], table: Table, rows: Rows) -> list[_Read]:
+def _whole_columns(among: Sequence[TimeColumn], table: Table, rows: Rows) -> list[_Read]:
     """All values of the columns, without those that turn out to hold other things, or to be the item's."""
     wanted = [
         expression
@@ -323,7 +323,7 @@ def with_day(table: Table, time: str, rest: Sequence[str], report: Report) -> tu
     dtype = table.schema[time]
     if dtype != pl.Time and not (dtype in _TEXTS and times.is_time_of_day(times.told(table.sample(time))[0])):
         return table, time
-    among = moments_among(table, [name for name in rest if name != time])
+    among = time_columns_among(table, [name for name in rest if name != time])
     days = [found.column for found in among if _is_day(found, table)]
     if len(days) != 1:
         has = f"several columns could hold it: {listing(days)}" if days else "no other column holds it"
@@ -339,7 +339,7 @@ def with_day(table: Table, time: str, rest: Sequence[str], report: Report) -> tu
 
 def hours_beside(table: Table, time: str, plan: TimePlan, rest: Sequence[str]) -> list[str]:
     """What to say where the times are days alone, and a column that nothing is read from holds hours."""
-    if not _is_day(Moments(time, (plan,), sure=True), table):
+    if not _is_day(TimeColumn(time, (plan,), sure=True), table):
         return []
     texts = [name for name in rest if name != time and table.schema[name] in (*_TEXTS, pl.Time)]
     head = table.head(texts) if texts else pl.DataFrame()
@@ -351,6 +351,6 @@ def hours_beside(table: Table, time: str, plan: TimePlan, rest: Sequence[str]) -
     ]
 
 
-def _is_day(found: Moments, table: Table) -> bool:
+def _is_day(found: TimeColumn, table: Table) -> bool:
     dtype, forms = table.schema[found.column], found.plans[0].forms.forms
     return dtype == pl.Date or (bool(forms) and not any(form.hour or "%H" in form.day for form in forms))

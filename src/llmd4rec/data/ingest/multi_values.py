@@ -85,7 +85,7 @@ _NOTHING = ("null", "None", "NULL", "nan", "NaN", "NA")
 
 
 @dataclass(frozen=True)
-class Several:
+class FieldFormat:
     """How a column is written.
 
     Attributes:
@@ -99,7 +99,7 @@ class Several:
     doubt: str = ""
 
 
-def how_written(name: str, values: pl.Series) -> Several:
+def how_written(name: str, values: pl.Series) -> FieldFormat:
     """Finds out how a column of text holds several values, by its name and its content.
 
     Args:
@@ -109,24 +109,24 @@ def how_written(name: str, values: pl.Series) -> Several:
     filled = spread(values.drop_nulls().str.strip_chars().replace("", None).drop_nulls())
     called = normal(name)
     if not len(filled):
-        return Several(None)
+        return FieldFormat(None)
     if _is_literal(filled).mean() >= 0.5:  # type: ignore[operator]
-        return Several(LIST, values=are_values(name, parts(filled, LIST)))
+        return FieldFormat(LIST, values=are_values(name, parts(filled, LIST)))
     if called in _PROSE:
-        return Several(None)
+        return FieldFormat(None)
     if filled.str.contains(r"^\s*[{\[]").mean() >= 0.5:  # type: ignore[operator]
-        return Several(None, doubt=f"structures, as {filled.min()!r}")
+        return FieldFormat(None, doubt=f"structures, as {filled.min()!r}")
     doubt = ""
     for sign in SIGNS:
         several = filled.filter(filled.str.contains(sign, literal=True))
         if not len(several) or (len(several) < 2 and sign in _COMMAS and called not in LIST_NAMES):
             continue
         if (found := _parted_by(sign, filled, several, called)) is True:
-            return Several(sign)
+            return FieldFormat(sign)
         doubt = doubt or (found or "")
     if name.split(":")[1:] == ["token_seq"]:
-        return Several(BLANK if float(filled.str.count_matches(r"\S+").mean()) <= _MOST_TOKENS else None)  # type: ignore[arg-type]
-    return Several(None, doubt=doubt)
+        return FieldFormat(BLANK if float(filled.str.count_matches(r"\S+").mean()) <= _MOST_TOKENS else None)  # type: ignore[arg-type]
+    return FieldFormat(None, doubt=doubt)
 
 
 def _parted_by(sign: str, filled: pl.Series, several: pl.Series, called: str) -> bool | str:
@@ -197,9 +197,9 @@ def _is_literal(values: pl.Series) -> pl.Series:
     return values.str.contains(_LITERAL) | values.str.contains(_OBJECTS)
 
 
-def spread(values: pl.Series, most: int = SAMPLE) -> pl.Series:
+def spread(values: pl.Series, limit: int = SAMPLE) -> pl.Series:
     """At most so many values, from the whole of a series: files are often sorted."""
-    return values.gather_every(-(-len(values) // most)) if len(values) > most else values
+    return values.gather_every(-(-len(values) // limit)) if len(values) > limit else values
 
 
 # ---- parting ----------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def parts(values: pl.Series, how: str) -> pl.Series:
 
     Args:
         values: String.
-        how: see :class:`Several`.
+        how: see :class:`FieldFormat`.
     """
     text = _without_entities(values)
     if how == LIST:
@@ -285,7 +285,7 @@ def joined(values: pl.Series, how: str) -> pl.Series:
     )
 
 
-def kept_parts(values: pl.Series) -> pl.Series:
+def stored_values(values: pl.Series) -> pl.Series:
     """The values of fields as :func:`joined` writes them, List(String)."""
     return values.str.split(BETWEEN)
 
@@ -294,7 +294,7 @@ def rewritten(text: str, how: str) -> str:
     """One field of an item that is added later, written as the file's were or as :func:`joined` writes them."""
     one = pl.Series([text], dtype=pl.String)
     if (how == LIST and not _is_literal(one)[0]) or (how == BLANK and BETWEEN in text):
-        split = kept_parts(one)
+        split = stored_values(one)
     else:
         split = parts(one.str.split(BETWEEN).explode() if how not in (LIST, BLANK) else one, how)
     found = [part.strip() for each in split.to_list() for part in each or () if part.strip()]

@@ -43,7 +43,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Form:
+class Delimiters:
     """What is known of a text before its quoting is.
 
     Args:
@@ -109,7 +109,7 @@ def blocks(path: Path, eol: int) -> Iterator[bytes]:
         yield rest if rest.endswith(end) else rest + end
 
 
-def parse(block: Bytes, reading: Reading, form: Form, inside: bool) -> Parsed:
+def parse(block: Bytes, reading: Reading, form: Delimiters, inside: bool) -> Parsed:
     """Takes a block of whole lines apart; `inside` says whether it begins inside a quoted field."""
     wanted = np.zeros(256, dtype=np.bool_)
     wanted[[form.separator, form.eol, *([QUOTE] if reading.marks else [])]] = True
@@ -183,7 +183,7 @@ def parse(block: Bytes, reading: Reading, form: Form, inside: bool) -> Parsed:
     )  # fmt: skip
 
 
-def same_fields(path: Path, one: Reading, other: Reading, form: Form) -> bool:
+def same_fields(path: Path, one: Reading, other: Reading, form: Delimiters) -> bool:
     """Whether all fields of a file end at the same places under two readings."""
     inside = (False, False)
     for raw in blocks(path, form.eol):
@@ -231,7 +231,7 @@ def _escaped(block: Bytes) -> Flags:
     return hit[:-1]
 
 
-def rewritten(raw: bytes, reading: Reading, form: Form, inside: bool, pairs: bool) -> tuple[bytes, bool]:
+def rewritten(raw: bytes, reading: Reading, form: Delimiters, inside: bool, pairs: bool) -> tuple[bytes, bool]:
     """A block as text in which marks are doubled and nothing is escaped, and whether it ends inside a field.
 
     Args:

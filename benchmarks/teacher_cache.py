@@ -1,16 +1,16 @@
-"""Publishing a teacher: `publish` against the forward pass that it cannot do without.
+"""Caching a teacher: `write_cache` against the forward pass that it cannot do without.
 
-`publish` reads every training position once and writes its state, and its true item's rank in the whole catalogue.
+`write_cache` reads every training position once and writes its state, and its true item's rank in the whole catalogue.
 Against it, over the same batches:
 
     states       the forward pass alone
     product      the forward pass and the bare product of its states with the item table: no rank is counted
-    ranks        the forward pass and the ranks, as publish counts them; what publish takes beyond is writing
+    ranks        the forward pass and the ranks, as write_cache counts them; what that takes beyond is writing
     prefixes     a pass for each position, its history as a sample of its own, as E4SRec and many trainers of sequential
                  models read them; on a part of the positions, scaled up
 
-How often publish reads a position is counted, not timed. The CRM is SASRec with its default settings. The language
-model (the default one's first two layers), where its files are on this machine, publishes for a part of the users.
+How often a position is read is counted, not timed. Cached are SASRec with its default settings and, where its files are
+on this machine, the language model (the default one's first two layers), the latter for a part of the users.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness import Figure, alternate, beauty, best, report
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import _rivals, _true_ranks, publish
+from llmd4rec.distillation.cache import _rivals, _true_ranks, write_cache
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.losses.softmax import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
@@ -45,11 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set (default: a synthetic log of Beauty's shape)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way, after one to warm up")
-    parser.add_argument("--llm-users", type=int, default=600, help="users that the language model publishes for")
+    parser.add_argument("--llm-users", type=int, default=600, help="users that the language model is cached for")
     arguments = parser.parse_args()
 
     dataset = beauty(arguments.data)
-    figures = measure("CRM", SASRec().build(dataset.num_items, seed=0), dataset, arguments.repeats, one_in=10)
+    figures = measure("SASRec", SASRec().build(dataset.num_items, seed=0), dataset, arguments.repeats, one_in=10)
     notes = []
     os.environ.setdefault("LLMD4REC_OFFLINE", "1")
     try:
@@ -61,19 +61,19 @@ def main() -> None:
         few = first_users(dataset, arguments.llm_users)
         figures += measure("LLM", network, few, max(1, arguments.repeats - 1), one_in=20)
         notes.append(f"Language model: {used['origin']}; {used['layers']} layers, {few.num_users:,} users.")
-    report("publishing", "Publishing a teacher", figures, notes)
+    report("teacher_cache", "Caching a teacher", figures, notes)
 
 
-def measure(name: str, ranker: SequenceEncoder, dataset: Dataset, repeats: int, *, one_in: int) -> list[Figure]:
+def measure(name: str, model: SequenceEncoder, dataset: Dataset, repeats: int, *, one_in: int) -> list[Figure]:
     """The figures of one model."""
-    ranker.eval()
-    walk = Walk(ranker, dataset)
+    model.eval()
+    walk = Walk(model, dataset)
     with tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as folder:
         teacher = Path(folder) / "teacher"
-        calls = counted(ranker, lambda: publish(ranker, dataset, teacher, label=name, batch_items=BATCH_ITEMS))
+        calls = counted(model, lambda: write_cache(model, dataset, teacher, label=name, batch_items=BATCH_ITEMS))
         size = sum(file.stat().st_size for file in teacher.iterdir()) / 1e6
         ways: dict[str, Callable[[], object]] = {
-            "publish": lambda: publish(ranker, dataset, teacher, label=name, batch_items=BATCH_ITEMS),
+            "cache": lambda: write_cache(model, dataset, teacher, label=name, batch_items=BATCH_ITEMS),
             "states": walk.states,
             "product": walk.products,
             "ranks": walk.ranks,
@@ -82,26 +82,26 @@ def measure(name: str, ranker: SequenceEncoder, dataset: Dataset, repeats: int, 
         seconds = {way: best(taken) for way, taken in alternate(ways, repeats=repeats).items()}
     passes = calls / walk.windows_read
     positions = walk.windows.num_positions
-    ranks, writing = seconds["ranks"] - seconds["states"], seconds["publish"] - seconds["ranks"]
+    ranks, writing = seconds["ranks"] - seconds["states"], seconds["cache"] - seconds["ranks"]
     return [
         Figure(
             f"{name}: passes over the training positions", passes, "x", "at most 1", passes <= 1, "counted, not timed"
         ),
         Figure(
-            f"{name}: publish",
-            seconds["publish"],
+            f"{name}: cache",
+            seconds["cache"],
             "s",
             note=f"{positions:,} positions, {dataset.num_items:,} items; {size:.0f} MB",
         ),
         Figure(
-            f"{name}: publish over forward pass and bare product",
-            seconds["publish"] / seconds["product"],
+            f"{name}: cache over forward pass and bare product",
+            seconds["cache"] / seconds["product"],
             "x",
             note=f"these take {seconds['product']:.2f} s",
         ),
-        Figure(f"{name}: of it the forward pass", 100 * seconds["states"] / seconds["publish"], "%"),
-        Figure(f"{name}: of it the ranks", 100 * ranks / seconds["publish"], "%", note="product, comparison, count"),
-        Figure(f"{name}: of it writing", 100 * writing / seconds["publish"], "%", note="what remains; may round to 0"),
+        Figure(f"{name}: of it the forward pass", 100 * seconds["states"] / seconds["cache"], "%"),
+        Figure(f"{name}: of it the ranks", 100 * ranks / seconds["cache"], "%", note="product, comparison, count"),
+        Figure(f"{name}: of it writing", 100 * writing / seconds["cache"], "%", note="what remains; may round to 0"),
         Figure(
             f"{name}: a pass per position, over the forward pass",
             one_in * seconds["prefixes"] / seconds["states"],
@@ -112,21 +112,21 @@ def measure(name: str, ranker: SequenceEncoder, dataset: Dataset, repeats: int, 
 
 
 class Walk:
-    """The ways that are compared with `publish`, over the batches that it makes."""
+    """The ways that are compared with `write_cache`, over the batches that it makes."""
 
-    def __init__(self, ranker: SequenceEncoder, dataset: Dataset) -> None:
-        self.ranker, self.dataset = ranker, dataset
-        self.windows = TrainingWindows(dataset, ranker.max_length)
+    def __init__(self, model: SequenceEncoder, dataset: Dataset) -> None:
+        self.model, self.dataset = model, dataset
+        self.windows = TrainingWindows(dataset, model.max_length)
         self.windows_read = len(self.windows)
         with torch.inference_mode():
-            self.table_ID = ranker.item_table().float().contiguous()
+            self.table_ID = model.item_table().float().contiguous()
 
     def states(self, then: Callable[[torch.Tensor, torch.Tensor], object] = lambda *_: None) -> None:
         """The forward pass, and what is to follow on each batch's states and true items."""
         with torch.inference_mode():
             for chosen in self.windows.in_order(BATCH_ITEMS):
                 batch = self.windows.batch(chosen)
-                states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B)).float()
+                states_ND = batch.trained(self.model.states(batch.items_BL, batch.lengths_B)).float()
                 then(states_ND, batch.target_N)
 
     def products(self) -> None:
@@ -147,7 +147,7 @@ class Walk:
 
     def prefixes(self, one_in: int) -> None:
         """One of so many positions, each as the end of a sample of its own, samples of similar length together."""
-        dataset, longest = self.dataset, self.ranker.max_length
+        dataset, longest = self.dataset, self.model.max_length
         starts, ends = np.asarray(dataset.offsets[:-1]), np.asarray(dataset.train_end)
         inputs = np.maximum(ends - starts - 1, 0)
         user = np.repeat(np.arange(len(starts)), inputs)
@@ -164,23 +164,23 @@ class Walk:
                 columns = np.arange((last[take] + 1 - first[take]).max())
                 flat = np.minimum(first[take, None] + columns, last[take, None])
                 items_BL = torch.from_numpy(dataset.items[flat].astype(np.int64))
-                last_states(self.ranker, items_BL, torch.from_numpy(last[take] + 1 - first[take]))
+                last_states(self.model, items_BL, torch.from_numpy(last[take] + 1 - first[take]))
 
 
-def counted(ranker: SequenceEncoder, run: Callable[[], object]) -> int:
+def counted(model: SequenceEncoder, run: Callable[[], object]) -> int:
     """How many windows `run` gives to the model."""
-    original, windows = ranker.states, 0
+    original, windows = model.states, 0
 
     def counting(items_BL: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         nonlocal windows
         windows += len(items_BL)
         return original(items_BL, lengths_B)
 
-    ranker.states = counting  # type: ignore[method-assign]
+    model.states = counting  # type: ignore[method-assign]
     try:
         run()
     finally:
-        del ranker.states  # the class's own again
+        del model.states  # the class's own again
     return windows
 
 
