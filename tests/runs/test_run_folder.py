@@ -39,7 +39,7 @@ def test_the_distilled_model_is_the_same_network(chain_run: Path) -> None:
 def test_what_validation_chose_is_what_answers(gain: float, served: str, chain_run: Path) -> None:
     run = Run.open(chain_run)
     run.record.stages["distilled-round-1"]["validation_ndcg"] = run.validation_of("undistilled") + gain
-    assert torch.equal(run.recommender().ranker.item_table(), run.load(served).item_table())
+    assert torch.equal(run.recommender().model.item_table(), run.load(served).item_table())
 
 
 def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None:

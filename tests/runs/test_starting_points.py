@@ -63,7 +63,7 @@ def test_without_injection_the_item_table_is_the_language_models_own(tiny_settin
     auto = changed(tiny_settings, llm__init_table_from_model="auto")
     assert starts_from_model(auto)
     assert not starts_from_model(changed(auto, llm__inject="never"))
-    with pytest.raises(ConfigError, match="needs injected item embeddings"):
+    with pytest.raises(ConfigError, match="llm: init_table_from_model needs item embeddings; set inject to once"):
         parse_settings(changed(tiny_settings, llm__inject="never", llm__init_table_from_model=True))
 
 
@@ -93,7 +93,7 @@ def test_settings_that_contradict_each_other_are_refused_at_once(tiny_settings: 
     with pytest.raises(ConfigError, match=r"set llm\.dim to model"):
         parse_settings(changed(tiny_settings, llm__init_table_from_model=True, llm__dim=16))
     text = {"llm__dim": "model", "llm__item_features": "text"}
-    with pytest.raises(ConfigError, match=r"set llm\.item_features to id or id\+text"):
+    with pytest.raises(ConfigError, match=r"llm: .*; set item_features to id or id\+text"):
         parse_settings(changed(tiny_settings, llm__init_table_from_model=True, **text))
     with pytest.raises(ConfigError, match=r"set texts\.encoder to a sentence encoder"):
         parse_settings(changed(tiny_settings, llm__pretrained=False, texts__encoder="llm"))
