@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmd4rec.evaluation.evaluate import evaluate
     from llmd4rec.inference.engine import Engine
     from llmd4rec.inference.types import Filters, NewItem
-    from llmd4rec.models.llm.recommender import LLM
+    from llmd4rec.models.llm.settings import LLM
     from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOMES = {
     "Engine": "llmd4rec.inference.engine",
     "Filters": "llmd4rec.inference.types",
     "GRU4Rec": "llmd4rec.estimators",
-    "LLM": "llmd4rec.models.llm.recommender",
+    "LLM": "llmd4rec.models.llm.settings",
     "LiGR": "llmd4rec.estimators",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",

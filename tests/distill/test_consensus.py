@@ -61,8 +61,8 @@ def test_in_words():
 
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 0, 2), (1, 1, 0), (3, 1, 2)])
-@pytest.mark.parametrize("seen", ["remove", "keep"])
-def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_pools_are_judged_as_any_model_is(weights, filter_seen, chain_data):
     """Against the pool built and ranked as one model; with models of different widths that read differently far."""
     rankers = [
         SASRec(dim=dim, heads=1, max_length=length).build(chain_data.num_items, seed=dim).eval()
@@ -72,10 +72,10 @@ def test_pools_are_judged_as_any_model_is(weights, seen, chain_data):
         torch.nn.init.normal_(ranker.items.weight)
     heard = [(ranker, weight) for ranker, weight in zip(rankers, weights, strict=True) if weight]
     pool = Ensemble(*zip(*heard, strict=True))
-    judge = EnsembleValidation(rankers, chain_data, seen, max_users=20, seed=3, batch_size=7)
+    judge = EnsembleValidation(rankers, chain_data, filter_seen, max_users=20, seed=3, batch_size=7)
     each = judge(weights)
     assert each.shape == (20,)
-    assert each.mean() == pytest.approx(validation_ndcg(pool, chain_data, seen, 20, 3), abs=1e-9)
+    assert each.mean() == pytest.approx(validation_ndcg(pool, chain_data, filter_seen, 20, 3), abs=1e-9)
 
 
 def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data):

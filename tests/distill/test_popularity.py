@@ -30,7 +30,7 @@ def test_teachers_are_judged_with_what_is_added_to_their_mean():
     """An addition that is larger than any score ranks by itself; one that is the same for all items changes nothing."""
     data = chain_dataset(users=30, items=12, length=8)
     rankers = [SASRec(dim=dim, heads=1, max_length=6).build(data.num_items, seed=dim).eval() for dim in (4, 8)]
-    judge = EnsembleValidation(rankers, data, "keep")
+    judge = EnsembleValidation(rankers, data, False)
     np.testing.assert_array_equal(judge((1, 2), torch.full((12,), 3.0)), judge((1, 2)))
     by_index = judge((1, 2), 1e4 * torch.arange(12.0))
     np.testing.assert_allclose(by_index, 1 / np.log2(1 + 12 - data.items[data.valid]) * (data.items[data.valid] > 1))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from evaluation.examples import LastItemModel
-from llmd4rec.training.trainer import WEIGHT_BINS
+from llmd4rec.training.progress import WEIGHT_BINS
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings

@@ -23,7 +23,7 @@ from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.softmax import DistillationTerm
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import SequentialModel
 from llmd4rec.training.settings import Training
 

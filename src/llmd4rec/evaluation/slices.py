@@ -25,7 +25,7 @@ SLICE_NAMES = {
     "cold": "true item never seen in training",
     "short_history": f"history of at most {SHORT_HISTORY} items",
     "long_history": f"history of more than {SHORT_HISTORY} items",
-    "next_day": "true item on a later day than the one before",
+    "next_day": "next-day targets (true item on a later day than the one before)",
     "same_day": "true item on the same day as the one before",
 }
 

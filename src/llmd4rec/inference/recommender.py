@@ -57,7 +57,7 @@ class Recommender:
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
 
     @overload
-    def recommend(
+    def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
         self,
         histories: Sequence[str | int],
         k: int = 10,

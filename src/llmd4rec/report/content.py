@@ -184,4 +184,5 @@ class ReportContent:
 
     def network_of(self, stage: str) -> str:
         """What the model of a stage is called; empty where neither table has the stage."""
-        return next((row.network for row in (*self.plan, *self.rows) if row.stage == stage), "")
+        named = {row.stage: row.network for row in self.rows} | {row.stage: row.network for row in self.plan}
+        return named.get(stage, "")

@@ -17,7 +17,7 @@ from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
 from llmd4rec.runs.results import Result, label, network_name
 from llmd4rec.runs.run import Run
-from llmd4rec.training.trainer import WEIGHT_BINS
+from llmd4rec.training.progress import WEIGHT_BINS
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 

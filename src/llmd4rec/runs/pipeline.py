@@ -222,7 +222,7 @@ class Pipeline:
         folder, done = self.run_folder.folder, self.run_folder.record.stages
         left = [stage for stage in self.stages if stage.id not in done]
         wanted = {cache_name(stage.teachers) for stage in left}
-        wanted |= {stage.teaching.student_ranks_of for stage in left if stage.teaching is not None} - {None}
+        wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
         for path in (folder / "teachers").glob("*"):
             if path.name not in wanted:
                 remove(path)

@@ -18,7 +18,7 @@ from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.run import Run
 
 #: Said wherever figures come from data that the run was not trained on.

@@ -38,7 +38,7 @@ from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_
 from llmd4rec.log import say, warn
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
-from llmd4rec.models.llm.recommender import LLM
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.record import Record
 from llmd4rec.training import checkpoint
