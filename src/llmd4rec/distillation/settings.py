@@ -20,7 +20,8 @@ from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import LLMD4Rec, Method
 from llmd4rec.distillation.renamed import RENAMED
 from llmd4rec.features.text_settings import TextSettings
-from llmd4rec.models.embedding import ItemPart, ItemSettings
+from llmd4rec.features.item_features import ItemPart
+from llmd4rec.models.embedding import ItemSettings
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
 from llmd4rec.training.settings import Training

@@ -5,7 +5,7 @@ With `r_s` and `r_t` the ranks (1 = best) that student and teacher give the true
     w = clip( 1 + (r_s - r_t) / max(r_t, 1), 0, 2 )    if r_s > r_t     the teacher knows better: up to 2
     w = clip( 1 - (r_t - r_s) / max(r_s, 1), 0, 2 )    otherwise        the student knows better: down to 0
 
-The paper's w1 (training the LLM) has the LLM as student; its w2 (training the conventional model) is the same formula
+The paper's w1 (training the LLM) has the LLM as student; its w2 (training the sequential model) is the same formula
 with the roles exchanged. Equal ranks give 1; the weight leaves (0, 2) as soon as one rank is twice the other.
 """
 

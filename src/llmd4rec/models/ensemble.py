@@ -1,10 +1,10 @@
-"""Several models that answer as one: the weighted mean of their scores.
+"""An ensemble: the weighted mean of several models' scores.
 
     scores = Σ_m w_m states_m @ table_m.T  =  [w_1 states_1, ..., w_M states_M] @ [table_1, ..., table_M].T,  Σ w = 1
 
 A softmax over mean scores is the normalised geometric mean of the models' distributions (a log-linear pool). It is
-again one product of states and a table, as wide as all of them together; so a pool can be published, ranked and
-learned from like any other :class:`~llmd4rec.models.base.SequenceEncoder`.
+again one product of states and a table, as wide as all of them together; so an ensemble can be cached as a teacher,
+ranked and learned from like any other :class:`~llmd4rec.models.base.SequenceEncoder`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from llmd4rec.models.base import SequenceEncoder
 
 
 class Ensemble(SequenceEncoder):
-    """The mean of models over one catalogue.
+    """The weighted mean of models over one catalogue.
 
     Args:
         rankers: at least one; histories are read as far back as all of them can. Their widths may differ.
-        weights: how much each counts, positive, in any unit; None: all the same.
+        weights: of each model, positive, in any unit; None: all the same.
 
     Raises:
         ModelError: their catalogues differ in size.
@@ -32,7 +32,7 @@ class Ensemble(SequenceEncoder):
     def __init__(self, rankers: Sequence[SequenceEncoder], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if len({ranker.num_items for ranker in rankers}) != 1:
-            raise ModelError("models of different catalogues cannot be pooled", "Ensemble models of one run.")
+            raise ModelError("models of different catalogues cannot form an ensemble", "Use models of one run.")
         self.rankers = nn.ModuleList(rankers)
         given = weights or [1.0] * len(rankers)
         self.weights = tuple(weight / sum(given) for weight in given)

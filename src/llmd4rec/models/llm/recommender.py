@@ -8,7 +8,7 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
   shared by the batch. Prompt and sequences run as one row of tokens without padding (`packed.py`); for a decoder that
   cannot, the prompt's key-value cache is copied for each sequence (`expanded_cache`), and no real position looks right
   to where the padding is.
-- Item token = `W_in E[i] + b` of the CRM's item table E ("ID-embedding injection": a frozen copy, renewed each round),
+- Item token = `W_in E[i] + b` of another model's item table E ("ID-embedding injection": a frozen copy, see `inject`),
   or a small tower over the item's text vector, or their sum. Their size is matched to the model's own token embeddings,
   because a pre-trained block that is fed vectors of another scale gives little but noise.
 - The token head is dropped. `dim=None` is the paper's output layer, a free table [I, width] against the last hidden
@@ -49,7 +49,7 @@ class LLMNetwork(SequenceEncoder):
         backbone: a loaded decoder; one recommender each.
         num_items: I.
         items: what an item token is made of.
-        id_dim: d, the width of the CRM's item table (ignored without "id").
+        id_dim: d, the width of the injected item table (ignored without "id").
         text_vectors: [I, T], one per item, zero where an item has no text; needed with "text", kept as a constant.
         dim: k, the width of states and item table; None: that of the backbone.
         prompt: instruction before the items; may be empty.
@@ -201,7 +201,7 @@ class LLMNetwork(SequenceEncoder):
         """Input embeddings of items of any shape [...], giving [..., width]."""
         parts: list[Tensor] = []
         if self.id_in is not None:
-            # One number scales the whole table, so that W_in sees the same size whichever CRM and round it is from.
+            # One number scales the whole table, so that W_in sees the same size whichever model it is from.
             parts.append(self.id_in(self._injected()[items] / self.injected_rms))
         if self.text_in is not None and self.text_vectors is not None:
             parts.append(self.text_in(self.text_vectors[items]))
@@ -221,7 +221,7 @@ class LLMNetwork(SequenceEncoder):
         return (free + of_texts).sqrt()
 
     def inject(self, table_ID: Tensor) -> None:
-        """Copies the CRM's item table [I, d] into the frozen E; to be repeated whenever the CRM was trained.
+        """Copies another model's item table [I, d] into the frozen E; to be repeated when that model was trained again.
 
         Raises:
             ModelError: the table has another shape or holds infinite or undefined numbers.
@@ -241,7 +241,7 @@ class LLMNetwork(SequenceEncoder):
         if not self.injected_rms > 0:
             raise ModelError(
                 "no item table was injected into the language model yet",
-                "Train the conventional model first and inject its item table.",
+                "Train the model it reads first and inject its item table.",
             )
         return self.injected
 
@@ -317,10 +317,10 @@ def _check_settings(
     init_table_from_model: bool,
 ) -> None:
     if model.uses_id and id_dim < 1:
-        raise ConfigError("items made of identifiers need the width of the CRM's item table", "Set id_dim.")
+        raise ConfigError("items read by item embeddings need the width of the injected item table", "Set id_dim.")
     if init_table_from_model and not (model.uses_id and dim == id_dim):
         raise ConfigError(
-            f"init_table_from_model needs items with identifiers and dim equal to the CRM's ({dim} is not {id_dim})",
+            f"init_table_from_model needs injected item embeddings and dim equal to their width ({dim}, not {id_dim})",
             f"Set dim to {id_dim}, or switch init_table_from_model off.",
         )
     if model.uses_text and (text_vectors is None or text_vectors.ndim != 2 or len(text_vectors) != num_items):

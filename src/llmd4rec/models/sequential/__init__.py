@@ -1,4 +1,4 @@
-"""Conventional recommendation models, one file each: the models that are served.
+"""Sequential recommendation models, one file each.
 
 A new one is a settings class with `name`, `dim`, `max_length`, `item_features` and
 `build(num_items, seed) -> SequenceEncoder` in a file of its own, added to
@@ -20,7 +20,7 @@ def _name(settings: Any) -> Any:
     return settings.get("name", "sasrec") if isinstance(settings, dict) else getattr(settings, "name", None)
 
 
-#: Settings of any conventional model, told apart by `name`.
+#: Settings of any sequential model, told apart by `name`.
 SequentialModel = Annotated[
     Annotated[SASRec, Tag("sasrec")]
     | Annotated[BSARec, Tag("bsarec")]
