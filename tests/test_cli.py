@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -162,17 +163,36 @@ def test_settings_of_before_are_refused_with_their_new_names(chain_data, tmp_pat
 
 
 # ---- the plan ---------------------------------------------------------------------------------------------------
+def cells(table: str) -> dict[str, dict[str, str]]:
+    """The rows of a printed table by their first cell; what was wrapped is one text again."""
+    header, *lines = table.splitlines()
+    names = [match.group() for match in re.finditer(r"\S+( \S+)*", header)]
+    starts = [header.index(f" {name} ") + 1 for name in names]
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        texts = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        row = rows.setdefault(texts[0], {}) if texts[0] else row
+        for name, text in zip(names, texts, strict=True):
+            row[name] = f"{row.get(name, '')} {text}".strip()
+    return rows
+
+
 def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path):
-    shown = llmd4rec("train", "--plan", "--run", tmp_path / "run", "--set", "rounds=1", "--set", "distill.source=partner")
+    sets = [part for each in ("rounds=1", "distill.source=partner") for part in ("--set", each)]
+    shown = llmd4rec("train", "--plan", "--run", tmp_path / "run", *sets)
     assert shown.exit_code == 0, shown.output
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines() if line.strip()}
-    teachers = ["teacher-1", "teacher-2", "teacher-3"]
-    assert [row for row in rows if row.split("-")[0] in ("undistilled", "teacher", "llm", "distilled")] == [
-        "undistilled", *teachers, "llm", "llm-round-1", "distilled-round-1"
+    *table, last = shown.stdout.splitlines()
+    assert "--jobs 2" in last
+    rows = cells("\n".join(table))
+    assert list(rows) == [
+        "undistilled", "teacher-1", "teacher-2", "teacher-3", "llm", "llm-round-1", "distilled-round-1"
     ]  # fmt: skip
-    assert rows["undistilled"].startswith("SASRec 64 - scratch")
-    assert ", ".join([*teachers, "undistilled"]) in rows["llm-round-1"]
-    assert rows["distilled-round-1"].startswith("SASRec 64 llm-round-1 scratch")
+    assert [row["model"] for row in rows.values()][:4] == ["SASRec 64", "SASRec 256", "GRU4Rec 256", "BSARec 256"]
+    assert {name: row["taught by"] for name, row in rows.items() if row["taught by"] != "-"} == {
+        "llm-round-1": "teacher-1, teacher-2, teacher-3, undistilled",
+        "distilled-round-1": "llm-round-1",
+    }
+    assert rows["llm"]["starts from"] == "scratch, item embeddings of teacher-1"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,7 +302,9 @@ def ids(result: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_identifier_can_be_given_and_comes_back(name, odd_run):
-    result = answer("recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--no-filter-seen", "-k", len(NAMES))
+    result = answer(
+        "recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--no-filter-seen", "-k", len(NAMES)
+    )
     assert result["history"] == [name, "Zürich"]
     assert sorted(ids(result)) == sorted(NAMES)
     title = {item["item_id"]: item["title"] for item in result["recommendations"]}[name]

@@ -103,7 +103,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
 
 
 def outcome(run: Run, place: Path) -> dict[str, Any]:
-    """Weights, teacher caches, text vectors, the user's cache, and what was logged and chosen; without times and the data's name."""
+    """Weights, teachers, text vectors, the user's cache, what was logged and chosen; without times and data's name."""
     stages = {name: {**stage, "seconds": None} for name, stage in run.record.stages.items()}
     lines = [{**line, "seconds": None} for line in run.metrics()]
     kept = [*run.folder.rglob("*.safetensors"), *(place / "caches").rglob("*.npy"), *(place / "cache").rglob("*")]
