@@ -169,6 +169,7 @@ def cells(table: str) -> dict[str, dict[str, str]]:
     names = [match.group() for match in re.finditer(r"\S+( \S+)*", header)]
     starts = [header.index(f" {name} ") + 1 for name in names]
     rows: dict[str, dict[str, str]] = {}
+    row: dict[str, str] = {}
     for line in lines:
         texts = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
         row = rows.setdefault(texts[0], {}) if texts[0] else row
