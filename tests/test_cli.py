@@ -292,7 +292,7 @@ def test_export_reports_where_and_refuses_to_replace(run):
     assert "agree" in result.stdout
     assert (run / "export" / "encoder.onnx").exists()
     assert "--overwrite" in refused("export", run)
-    assert "is no export" in refused("export", run, "--out", run, "--overwrite")
+    assert "is not an export" in refused("export", run, "--out", run, "--overwrite")
     assert (run / "run.json").exists()
 
 

@@ -47,8 +47,6 @@ class _DefaultHandler(logging.Handler):
 if not logger.handlers:
     logger.addHandler(_DefaultHandler())
     logger.setLevel(logger.level or logging.INFO)
-#: One line for a person; one that must not be missed.
-say, warn = logger.info, logger.warning
 
 
 def never_fail(*streams: TextIO | None) -> None:

@@ -53,8 +53,8 @@ def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weight
     expected, ce, kl, weight = plain(states, table, target, t_states, t_table, distill)
     wanted = torch.autograd.grad(3 * expected, [states, table])
 
-    lesson = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
-    parts = ranking_loss(states, table, target, lesson, distill, block_elements=block)
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states, table, target, of_teacher, distill, block_elements=block)
     got = torch.autograd.grad(3 * parts.total, [states, table])
 
     torch.testing.assert_close(parts.total, expected, rtol=1e-9, atol=1e-9)
@@ -87,16 +87,16 @@ def test_ranks_at_the_start_of_the_round_decide_when_given():
     start = torch.randint(1, I + 1, (N,))
     distill = DistillationTerm(1.0, 1.0, "rank", True)
     expected, *_, weight = plain(states, table, target, t_states, t_table, distill, student_rank=start)
-    lesson = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target), start)
-    parts = ranking_loss(states, table, target, lesson, distill)
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target), start)
+    parts = ranking_loss(states, table, target, of_teacher, distill)
     torch.testing.assert_close(parts.total, expected)
     torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
 
 
 def test_scores_of_thousands_stay_finite():
     states, table, target, t_states, t_table = problem(3, spread=60.0)
-    lesson = TeacherBatch(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
-    parts = ranking_loss(states.float(), table.float(), target, lesson, DistillationTerm(1.0, 0.5))
+    of_teacher = TeacherBatch(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
     parts.total.backward()
     assert torch.isfinite(parts.total)
     assert torch.isfinite(states.grad).all()
@@ -105,8 +105,8 @@ def test_scores_of_thousands_stay_finite():
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
     states, table, target, *_ = problem(4)
-    lesson = TeacherBatch(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
-    with_teacher = ranking_loss(states, table, target, lesson, DistillationTerm(5.0, 2.0))
+    of_teacher = TeacherBatch(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
+    with_teacher = ranking_loss(states, table, target, of_teacher, DistillationTerm(5.0, 2.0))
     alone = ranking_loss(states, table, target)
     assert abs(with_teacher.kl) < 1e-12
     for a, b in zip(
@@ -138,8 +138,8 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     t_states, t_table = torch.randn(positions, K).half(), torch.randn(items, K)
     target = torch.randint(items, (positions,))
     with Watch():
-        lesson = TeacherBatch(t_states, t_table, torch.ones(positions, dtype=torch.int32))
-        ranking_loss(states, table, target, lesson, DistillationTerm(), block_elements=block).total.backward()
+        of_teacher = TeacherBatch(t_states, t_table, torch.ones(positions, dtype=torch.int32))
+        ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).total.backward()
     assert largest <= max(block, items * K)
     assert largest < positions * items
 
@@ -163,11 +163,11 @@ def test_drawn_candidates_estimate_the_full_partition_without_bias():
 
 def test_loss_over_all_items_as_candidates_is_the_full_loss():
     states, table, target, t_states, t_table = problem(5)
-    lesson = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
     distill = DistillationTerm(1.3, 2.0)
     zero = torch.zeros(I, dtype=torch.float64)
-    full = ranking_loss(states, table, target, lesson, distill)
-    biased = ranking_loss(states, table, target, lesson, distill, bias_I=zero)
+    full = ranking_loss(states, table, target, of_teacher, distill)
+    biased = ranking_loss(states, table, target, of_teacher, distill, bias_I=zero)
     torch.testing.assert_close(biased.total, full.total)
 
 

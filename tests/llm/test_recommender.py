@@ -153,7 +153,7 @@ def test_states_before_injection_are_refused(llama: str) -> None:
         network.states(_histories(), LENGTHS)
 
 
-def test_table_can_start_at_the_crms(llama: str) -> None:
+def test_table_can_start_at_another_models(llama: str) -> None:
     network = _network(llama, item_features="id", dim=ID_DIM, init_table_from_model=True)
     assert torch.equal(network.item_table(), _table())
     network.item_table().sum().backward()
@@ -258,7 +258,7 @@ def test_a_tied_table_is_also_what_is_read(llama: str, items: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0.01, 100.0])
-def test_a_tied_table_that_starts_at_the_crms_is_read_at_its_own_size(llama: str, size: float) -> None:
+def test_a_tied_table_that_starts_at_another_models_is_read_at_its_own_size(llama: str, size: float) -> None:
     network = _network(llama, tie_table=True, dim=ID_DIM, init_table_from_model=True)
     network.inject(size * _table())
     tokens = network.item_tokens(torch.arange(ITEMS))

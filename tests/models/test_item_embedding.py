@@ -74,20 +74,20 @@ def test_items_with_the_same_text_get_the_same_help():
     assert (help_ID[4] - help_ID[6]).abs().max() > 0.01
 
 
-def test_folding_changes_no_answer_and_leaves_an_ordinary_network():
+def test_merging_changes_no_score_and_leaves_an_ordinary_network():
     plain = SASRec(dim=DIM, layers=1, max_length=6).build(ITEMS, seed=0).eval()
-    folded = SASRec(dim=DIM, layers=1, max_length=6, item_features="id+text").build(ITEMS, seed=0).eval()
-    items = item_embedding_of(folded)
+    merged = SASRec(dim=DIM, layers=1, max_length=6, item_features="id+text").build(ITEMS, seed=0).eval()
+    items = item_embedding_of(merged)
     items.attach(ItemFeatures(texts()), seed=1)
     torch.nn.init.normal_(items.tower.last.weight, std=0.1)
     history, length = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
     with torch.no_grad():
-        before = last_states(folded, history, length) @ folded.item_table().T
+        before = last_states(merged, history, length) @ merged.item_table().T
         items.merge()
-        after = last_states(folded, history, length) @ folded.item_table().T
+        after = last_states(merged, history, length) @ merged.item_table().T
     torch.testing.assert_close(after, before)
-    assert count_parameters(folded) == count_parameters(plain)
-    plain.load_saved_state(folded.saved_state())  # the same names and shapes
+    assert count_parameters(merged) == count_parameters(plain)
+    plain.load_saved_state(merged.saved_state())  # the same names and shapes
     assert torch.equal(last_states(plain, history, length) @ plain.item_table().T, after)
 
 
@@ -100,7 +100,7 @@ def test_vectors_of_another_catalogue_are_refused():
         item_embedding_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
-def test_sides_stand_in_for_the_own_rows_of_items_that_nobody_has_had():
+def test_features_replace_the_id_embeddings_of_cold_items():
     """Item 4 has a text, 5 an attribute, 6 a neighbour (item 1), 7 nothing but its row."""
     vectors, has, near = torch.zeros(ITEMS, TEXT), np.zeros((ITEMS, 2), np.float32), np.zeros((ITEMS, ITEMS))
     vectors[:4] = vectors[4] = torch.ones(TEXT)
@@ -177,7 +177,7 @@ def test_a_step_changes_the_next_steps_table():
     assert (items.table() - before).min() > 0.9
 
 
-def test_an_items_own_row_is_left_out_in_training_only():
+def test_an_id_embedding_is_dropped_in_training_only():
     items = ItemEmbedding(ITEMS, DIM, 0.5)
     items.attach(ItemFeatures(attributes=attributes()), seed=0)
     left_out = (items.table() == 0).all(1)
@@ -188,7 +188,7 @@ def test_an_items_own_row_is_left_out_in_training_only():
     assert torch.equal(plain.table(), plain.weight)  # nothing could stand in for it
 
 
-def test_sides_of_another_catalogue_are_refused():
+def test_features_of_another_catalogue_are_refused():
     with pytest.raises(ConfigError, match=r"cannot use neighbours of shape \(29, 29\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures(neighbours=neighbours()[1:, 1:]), seed=0)
 
@@ -299,7 +299,7 @@ def test_nearest_texts_by_hand():
     assert nearest_texts(torch.zeros(3, 2), 5).nnz == 0
 
 
-def test_sides_are_what_was_asked_for_as_far_as_there_is():
+def test_features_are_those_asked_for_as_far_as_the_data_have_them():
     data = shop()
     assert not item_features("id", data, torch.ones(5, 2))
     assert item_features("id+text", data, torch.ones(5, 2)).cold.tolist() == (data.train_counts == 0).tolist()

@@ -1,4 +1,4 @@
-"""What every conventional model must do, whichever network it is."""
+"""What every sequential model must do, whichever network it is."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import shop
 import torch
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
+from settings_of import parse_settings
 from tiny_llama import WORDS, save
 
+from llmd4rec import Engine
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 
 ITEMS = 20
 
@@ -75,7 +78,7 @@ def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) ->
             settings = {**tiny_settings, "model": {**tiny_settings["model"], "item_features": "id+text"}}
             settings["llm"] = {**tiny_settings["llm"], "item_features": "id+text"}
             settings["texts"] = {"encoder": sentences}
-            run = train(parse_settings(settings), data, folder / "run")
+            run = parse_settings(settings).fit(data, folder / "run")
             options = ExportOptions(both=True, text_encoder=True, example_histories=3)
             export_run(run, data, folder / "export", "distilled", options=options)
 
@@ -83,9 +86,14 @@ def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) ->
     return Store(Run.open(folder / "run"), Dataset.load(folder / "data"), folder / "export")
 
 
+@pytest.fixture
+def engine(store: Store) -> Engine:
+    return Engine.load(store.export)
+
+
 @pytest.fixture(scope="session")
 def models(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
-    """A shop's exports: `both`, with the model before and examples, and `bare`, without either."""
+    """A shop's exports: `both`, with the undistilled model and examples, and `bare`, without either."""
 
     def make(folder: Path) -> None:
         run, data = shop.make_run(folder, tiny_settings)
@@ -93,3 +101,16 @@ def models(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
         shop.bare(both, folder / "models" / "bare")
 
     return made_once("shop", make) / "models"
+
+
+@pytest.fixture(scope="module")
+def process(models: Path) -> Iterator[shop.Process]:
+    with shop.running(
+        models / "both", "--allow-changes", "--models", models, "--max-k", 50, "--max-history", 100, "--max-batch", 8
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(process: shop.Process) -> shop.Client:
+    return process.client

@@ -75,7 +75,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert head["files"].keys() == {path.name for path in folder.iterdir()} - {"export.json"}
     for name, checksum in head["files"].items():
         assert sha256_file(folder / name) == checksum
-    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled")
+    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled-round-1")
     assert head["data"] == chain_data.fingerprint
     ids = pl.read_parquet(folder / "catalogue.parquet")["item_id"].to_list()
     assert ids == chain_data.item_ids
@@ -86,7 +86,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
-def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(exports):
+def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports):
     graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("alone", "distilled")]
     alone, distilled = (
         {
@@ -112,13 +112,13 @@ def small_table(made_once, store) -> Path:
 
 
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_what_is_served_after_distillation_is_as_large_as_before(store, small_table, table):
+def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_table, table):
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
     export = small_table if table == "int8" else store.export
-    before = {path.name: path for path in (export / "before").iterdir()}
-    assert before.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
-    assert ("item_scales.npy" in before) == (table == "int8")
-    for name, path in before.items():
+    undistilled = {path.name: path for path in (export / "undistilled").iterdir()}
+    assert undistilled.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
+    assert ("item_scales.npy" in undistilled) == (table == "int8")
+    for name, path in undistilled.items():
         other = export / name
         assert other.stat().st_size == path.stat().st_size
         assert other.read_bytes() != path.read_bytes()
@@ -159,9 +159,9 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
     assert kept[:10] == run_card(tmp_path / "export", history)
-    assert engine_of_run(run, "crm", "alone").info.seen == "keep"
+    assert engine_of_run(run, "crm", "alone").info.filter_seen is False
     assert {item.item_id for item in run.recommender("crm", "alone").recommend(history, 12)} == set(kept)
-    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, seen="remove").items}
+    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, filter_seen=True).items}
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):
@@ -175,13 +175,13 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store):
         assert values == sorted(values)
         assert found[name]["@50"] == (1 if name != "recall" else pytest.approx(1))  # of 20 items
     card = (store.export / "README.md").read_text()
-    assert f"| rows made from texts | {found['recall']['@10']:.4f} |" in card
+    assert f"| embeddings made from texts | {found['recall']['@10']:.4f} |" in card
     assert head["text_encoder"]["precision"] in ("int8", "float32")
-    assert head["text_encoder"]["cosine_least"] >= 0.99
+    assert head["text_encoder"]["cosine_min"] >= 0.99
     assert head["text_encoder"]["bytes"] == sum(
         path.stat().st_size for path in (store.export / "text_encoder").iterdir()
     )
-    assert head["before"]["new_items"]["recall"] != {}
+    assert head["undistilled"]["new_items"]["recall"] != {}
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data
     target = Path(shutil.copytree(exports["alone"], tmp_path / "export"))
     with pytest.raises(DataError, match="already exists"):
         export_run(run, chain_data, target, "distilled")
-    assert json.loads((target / "export.json").read_text())["stage"] == "alone"
+    assert json.loads((target / "export.json").read_text())["stage"] == "undistilled"
     export_run(run, chain_data, target, "distilled", overwrite=True)
-    assert json.loads((target / "export.json").read_text())["stage"] == "distilled"
+    assert json.loads((target / "export.json").read_text())["stage"] == "distilled-round-1"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -224,7 +224,7 @@ def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place)
     else:
         precious.write_text("years")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(RunError, match="is no export: it is not replaced"):
+    with pytest.raises(RunError, match="is not an export: it is not replaced"):
         export_run(Run.open(chain_run), chain_data, precious, "alone", overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 

@@ -13,17 +13,12 @@ from test_cli import answer, ids, llmd4rec, refused
 from llmd4rec import Dataset, Engine
 
 
-@pytest.fixture
-def engine(store: Any) -> Engine:
-    return Engine.load(store.export)
-
-
 def test_an_export_answers_as_its_run_does(store):
-    for stage in ("distilled", "alone"):
+    for stage, stage_id in (("distilled", "distilled-round-1"), ("alone", "undistilled")):
         of_run = answer("recommend", store.run.folder, "--history", "i3,i4", "--stage", stage)
         of_export = answer("recommend", store.export, "--history", "i3,i4", "--stage", stage)
         assert ids(of_export) == ids(of_run)
-        assert of_export["stage"] == of_run["stage"] == stage
+        assert of_export["stage"] == of_run["stage"] == stage_id
         for ours, theirs in zip(of_export["recommendations"], of_run["recommendations"], strict=True):
             assert ours["title"] == theirs["title"]
             assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
@@ -37,7 +32,7 @@ def test_conditions_reasons_and_exclusions(store, source):
         "--filter", "price>=6", "--filter", "price<= 13", "--exclude", "i12,who?", "--explain",
     )  # fmt: skip
     assert sorted(ids(found)) == ["i10", "i13", "i6"]
-    assert found["recommendations"][0]["because"][0]["item_id"] == "i3"
+    assert found["recommendations"][0]["reasons"][0]["item_id"] == "i3"
     shown = llmd4rec("recommend", folder, "--history", "i3", "--explain").stdout
     assert "red film 3" in shown
 
@@ -79,7 +74,7 @@ def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
         (["--history", "i3", "--users", "all"], "give either --history or --users"),
         (["--users", "all"], "--users needs a file"),
         (["--history", "i3", "--out", "x.csv"], "--out is for --users"),
-        (["--users", "all", "--out", "x.xls"], "ending '.xls' is of no known format"),
+        (["--users", "all", "--out", "x.xls"], "ending '.xls' is not a known format"),
         (["--users", "all", "--out", "x.csv"], "holds no users"),
         (["--users", "u1,nobody", "--out", "x.csv", "--data", "DATA"], "has no user 'nobody'"),
         (["--history", "i3", "--filter", "brand"], "--filter 'brand' is no condition"),
@@ -115,8 +110,8 @@ def test_an_export_of_one_model_has_no_other(store, tmp_path):
     from llmd4rec.export.write import export_run
 
     export_run(store.run, store.data, tmp_path / "export", "alone")
-    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "alone"
-    assert Engine.load(tmp_path / "export").before is None
+    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
+    assert Engine.load(tmp_path / "export").undistilled is None
     assert "holds no distilled CRM" in refused(
         "recommend", tmp_path / "export", "--history", "i3", "--stage", "distilled"
     )
@@ -135,8 +130,9 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
-    stage = engine.info.stage
-    ran = llmd4rec("recommend", folder, "--data", newer.path, "--users", "all", "--out", out, "-k", 3, "--stage", stage)
+    ran = llmd4rec(
+        "recommend", folder, "--data", newer.path, "--users", "all", "--out", out, "-k", 3, "--stage", "distilled"
+    )
     assert ran.exit_code == 0, ran.output
     table = pl.read_csv(out)
     for user, history in (("x", ["i3", "i4", "new"]), ("y", ["i5", "i6", "i3"])):

@@ -227,7 +227,7 @@ def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path)
     _, _, log = train(tmp_path / "s", data, one, teacher=teacher, distill=DistillationTerm(4.0, 1.0, "rank"))
     assert log[1]["kl"] > 0
     assert sum(log[1]["weight_counts"]) == 60 * 7
-    # An untrained student listens to a teacher that knows the answers.
+    # An untrained student learns from a teacher that knows the answers.
     assert log[1]["weight_mean"] > 1.1
     _, _, unweighted = train(tmp_path / "u", data, one, teacher=teacher, distill=DistillationTerm(4.0, 1.0, "none"))
     assert unweighted[1]["weight_mean"] == 1
@@ -306,7 +306,7 @@ def interrupt_at(ranker: Any, steps: int, number: int = signal.SIGINT) -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "one step per epoch": {"batch": 10_000},
-    "drawn candidates": {"full_softmax_items": 1, "num_candidates": 8},
+    "sampled candidates": {"full_softmax_items": 1, "num_candidates": 8},
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
     "averaged weights": {"ema": 0.9},

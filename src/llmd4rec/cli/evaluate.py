@@ -50,7 +50,7 @@ def evaluate(
 
       llmd4rec evaluate runs/first --data data/newer --other-data
     """
-    from llmd4rec.log import print_json, stdout_console, warn
+    from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
     from llmd4rec.runs.run import Run
 
@@ -64,7 +64,7 @@ def evaluate(
         other_data=other_data,
     )
     if result.other_data is not None:
-        warn(result.other_data["warning"])
+        logger.warning(result.other_data["warning"])
     if json_output:
         print_json(result.to_json())
         return

@@ -123,8 +123,8 @@ def _one(
 
 def _plain(item: Any) -> dict[str, Any]:
     plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
-    if item.because is not None:
-        plain["because"] = [vars(reason) for reason in item.because]
+    if item.reasons is not None:
+        plain["reasons"] = [vars(reason) for reason in item.reasons]
     return plain
 
 
@@ -134,13 +134,13 @@ def _print(answer: Answer) -> None:
 
     from llmd4rec.log import stdout_console
 
-    reasons = any(item.because for item in answer.items)
-    columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
+    reasons = any(item.reasons for item in answer.items)
+    columns = ["", "item", "title", "score", *(["reasons"] if reasons else [])]
     table = Table(*columns, box=None, header_style="bold")
     for place, item in enumerate(answer.items, 1):
-        because = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.because or ())
+        why = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.reasons or ())
         cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
-        table.add_row(*cells, *([Text(because)] if reasons else []))
+        table.add_row(*cells, *([Text(why)] if reasons else []))
     stdout_console().print(table)
 
 
@@ -148,9 +148,9 @@ def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | N
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.batch import check_out, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
-    check_out(out)
+    check_output_path(out)
     engine, dataset = _open(source, stage, data, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
@@ -180,7 +180,7 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
             engine = other
         return engine, Dataset.load(data) if data is not None else None
     from llmd4rec.export.from_run import engine_of_run
-    from llmd4rec.log import warn
+    from llmd4rec.log import logger
     from llmd4rec.runs.run import Run
 
     run = Run.open(source)
@@ -190,7 +190,7 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
         own = _own_data(run) or dataset
         known = run.catalogue()["item_id"]
         unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
-        warn(
+        logger.warning(
             f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
             f"{dataset.num_items:,} items, which the model does not know, are left out"
         )

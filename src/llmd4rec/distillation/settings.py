@@ -19,8 +19,8 @@ from pydantic import (
 from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import LLMD4Rec, Method
 from llmd4rec.distillation.renamed import RENAMED
-from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.features.item_features import ItemPart
+from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.models.embedding import ItemSettings
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel

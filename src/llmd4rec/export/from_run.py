@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ModelError
-from llmd4rec.inference.catalogue import Catalogue, kinds_of
+from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.runs.results import network_name

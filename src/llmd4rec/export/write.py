@@ -24,11 +24,11 @@ from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
-from llmd4rec.inference.catalogue import kinds_of
 from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.folder import FORMAT_VERSION
-from llmd4rec.inference.new_items import Cases, fit_cold_start
-from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
+from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
+from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
@@ -87,7 +87,7 @@ def export_run(
     """
     run.require(data)
     if overwrite:
-        refuse_foreign(folder)
+        require_export_or_new(folder)
     stage = run.stage(name)
     if stage.role == "llm":
         raise ConfigError(
@@ -188,7 +188,7 @@ def _write_model(
         valid, test = (
             _cases(data, positions, encoder, table_ID, model.max_length) for positions in (data.valid, data.test)
         )
-        text_map, report = fit_cold_start(texts.vectors_IT, table_ID, valid, test)
+        text_map, report = fit_text_map(texts.vectors_IT, table_ID, valid, test)
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
@@ -262,5 +262,5 @@ def _about_encoder(head: dict[str, Any]) -> str:
         return ""
     return (
         f"text encoder: {found['bytes'] / 2**20:.1f} MiB in {found['precision']}, cosine with the original "
-        f"at least {found['cosine_least']:.4f}"
+        f"at least {found['cosine_min']:.4f}"
     )

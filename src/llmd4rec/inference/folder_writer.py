@@ -1,4 +1,4 @@
-"""Writing an export folder from what an engine serves."""
+"""Writing an export folder, and saving what an engine serves as one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 def to_int8(table_ID: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows in 8-bit numbers and a scale for each: row ≈ codes · scale."""
+    """A table as 8-bit codes and a scale for each row: row ≈ codes · scale."""
     scales_I = np.abs(table_ID).max(axis=1) / np.float32(127)
     divisors_I = np.where(scales_I > 0, scales_I, np.float32(1))
     return np.rint(table_ID / divisors_I[:, None]).astype(np.int8), scales_I.astype(np.float32)
@@ -50,41 +50,37 @@ def finish(folder: Path, head: Mapping[str, Any]) -> None:
     write_json(folder / HEAD, {**head, "files": {name: sha256_file(folder / name) for name in names}})
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Only an export is ever replaced.
+def require_export_or_new(folder: Path) -> None:
+    """Refuses to replace anything but an export.
 
     Raises:
-        RunError: `folder` holds something else.
+        RunError: `folder` exists and is not an export.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and not (folder / HEAD).is_file():
-        raise RunError(f"{folder} exists and is no export: it is not replaced", "Choose another folder.")
+        raise RunError(f"{folder} exists and is not an export: it is not replaced", "Choose another folder.")
 
 
-def save_engine(
+def save_changed(
     source: Folder, catalogue: Catalogue, tables: Mapping[str, Floats], folder: Path, *, overwrite: bool
 ) -> None:
-    """Writes an export with the items of `catalogue`, removed ones left out.
+    """Writes an export with other items: those of `catalogue`, without removed ones.
 
     Args:
-        source: what the engine was loaded from; graphs and maps are copied from there.
+        source: the export that was loaded; graphs and text maps are copied from there.
         catalogue: the items as they are now.
-        tables: the item table of each model, [I, d], by its place in the folder.
+        tables: the item embeddings of each model, [I, d], by its subfolder ("" or "undistilled/").
 
     Raises:
-        RunError: a file of the source is gone or changed, or `folder` is something else than an export.
+        RunError: a file of the source is gone or changed, or `folder` exists and is not an export.
         DataError: `folder` exists, and `overwrite` is false.
     """
-    refuse_foreign(folder)
-    kept = np.flatnonzero(catalogue.present)
-    made = ("item_table.npy", "item_scales.npy")
-    remade = {f"{prefix}{name}" for prefix in tables for name in made} | {
-        "catalogue.parquet",
-        "counts.npy",
-        "README.md",
-    }
+    require_export_or_new(folder)
+    rows = np.flatnonzero(catalogue.present)
+    rewritten = {f"{prefix}{name}" for prefix in tables for name in ("item_table.npy", "item_scales.npy")}
+    rewritten |= {"catalogue.parquet", "counts.npy", "README.md"}
     with atomic_dir(folder, replace=overwrite) as temporary:
         for name, digest in source.head["files"].items():
-            if name in remade:
+            if name in rewritten:
                 continue
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -94,20 +90,20 @@ def save_engine(
             if sha256_file(temporary / name) != digest:
                 raise RunError(f"{source.path / name} was changed after it was loaded", "Load the export again.")
         for prefix, table_ID in tables.items():
-            write_table(temporary / prefix, table_ID[kept], int8=f"{prefix}item_scales.npy" in source.has)
-        write_catalogue(temporary, _frame(source.catalogue, catalogue, kept), catalogue.counts[kept])
+            write_table(temporary / prefix, table_ID[rows], int8=f"{prefix}item_scales.npy" in source.has)
+        write_catalogue(temporary, _frame(source.catalogue, catalogue, rows), catalogue.counts[rows])
         head = {name: value for name, value in source.head.items() if name != "files"}
-        untrained = np.flatnonzero(~catalogue.trained[kept])
-        finish(temporary, {**head, "items": len(kept), "untrained_rows": untrained.tolist()})
+        untrained = np.flatnonzero(~catalogue.trained[rows])
+        finish(temporary, {**head, "items": len(rows), "untrained_rows": untrained.tolist()})
 
 
-def _frame(before: pl.DataFrame, catalogue: Catalogue, kept: NDArray[np.int64]) -> pl.DataFrame:
-    """The items kept, in the columns and types the catalogue had where these can hold them."""
-    columns: dict[str, list[Any]] = {"item_id": [catalogue.ids[row] for row in kept]}
-    if "title" in before.columns or any(catalogue.titles):
-        columns["title"] = [catalogue.titles[row] for row in kept]
+def _frame(original: pl.DataFrame, catalogue: Catalogue, rows: NDArray[np.int64]) -> pl.DataFrame:
+    """Some rows of a catalogue as a data frame; with a title column if the original has one or it is needed."""
+    columns: dict[str, list[Any]] = {"item_id": [catalogue.ids[row] for row in rows]}
+    if "title" in original.columns or any(catalogue.titles):
+        columns["title"] = [catalogue.titles[row] for row in rows]
     for name, field in catalogue.fields.items():
-        columns[name] = [field.values[row] for row in kept]
+        columns[name] = [field.values[row] for row in rows]
     text = {"item_id": pl.String, "title": pl.String}
     types = {
         name: text.get(name) or (pl.Float64 if catalogue.fields[name].kind == "number" else pl.String)

@@ -1,4 +1,4 @@
-"""New items: from their texts to vectors, of which the text map makes rows of the item table."""
+"""Adding items to a running engine: their texts become vectors, and the text map turns these into embeddings."""
 
 from __future__ import annotations
 
@@ -14,39 +14,16 @@ from numpy.typing import NDArray
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.snapshot import Snapshot
+from llmd4rec.inference.text_map import with_one
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
 
 Floats = NDArray[np.float32]
 
 
-def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
-    """Refuses items that cannot be added.
-
-    Raises:
-        DataError: an item has no identifier, is given twice, or has a field that the catalogue does not have or a value
-            that the field cannot hold; names it.
-    """
-    seen: set[str] = set()
-    for place, item in enumerate(items):
-        if not item.item_id.strip():
-            raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
-        if len(item.item_id) > LONGEST_ID:
-            raise DataError(
-                f"items[{place}] has an identifier of {len(item.item_id):,} characters", f"Use at most {LONGEST_ID}."
-            )
-        if item.item_id in seen:
-            raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
-        seen.add(item.item_id)
-        try:
-            for name in item.fields:
-                catalogue.field(name).value_of(item)
-        except DataError as error:
-            raise DataError(f"item {item.item_id!r}: {error.what}", error.remedy) from error
-
-
 class ItemTexts:
-    """What turns new items into text vectors; the encoder is opened when first needed.
+    """Turns new items into text vectors; the text encoder is opened when it is first needed.
 
     Args:
         folder: the export folder.
@@ -64,38 +41,33 @@ class ItemTexts:
         self._lock = threading.Lock()
 
     def vectors(self, items: Sequence[NewItem]) -> Floats:
-        """Text vectors [n, T] of length 1; those that come with the items are brought to it.
+        """Text vectors [n, T] of length 1; vectors that come with the items are normalised.
 
         Raises:
-            DataError: an item has no text, or its vector is of the wrong width, zero or not finite; names it.
+            DataError: an item has no text, or its vector has the wrong width, is zero or not finite; names the item.
             RunError: items come as text, and the export has no text encoder.
         """
         vectors = np.zeros((len(items), self.width), dtype=np.float32)
-        written = [place for place, item in enumerate(items) if item.vector is None]
-        texts = [self._text(items[place]) for place in written]
+        to_encode = [place for place, item in enumerate(items) if item.vector is None]
+        texts = [self._text(items[place]) for place in to_encode]
         for place, item in enumerate(items):
             if item.vector is not None:
                 vectors[place] = self._vector(item)
         if texts:
-            vectors[written] = self._open(items[written[0]])(texts)
+            vectors[to_encode] = self._open(items[to_encode[0]])(texts)
         return vectors
 
     def _vector(self, item: NewItem) -> Floats:
-        # In float64, so that the square of a large number is still a number.
+        # In float64, so that the square of a large number is still finite.
         vector = np.asarray(item.vector, dtype=np.float64)
+        remedy = f"Give {self.width} numbers, as {self.name} gives them for its text."
         if vector.shape != (self.width,) or not np.isfinite(vector).all():
-            raise DataError(
-                f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite",
-                f"Give {self.width} numbers, as {self.name} gives them for its text.",
-            )
+            raise DataError(f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite", remedy)
         largest = np.abs(vector).max()
         if largest == 0:
-            raise DataError(
-                f"item {item.item_id!r}: its vector is zero, which says nothing about where it belongs",
-                f"Give {self.width} numbers, as {self.name} gives them for its text.",
-            )
-        # The map was fitted to vectors of length 1: a longer one would win everywhere for its length alone. The largest
-        # is divided out first, since the squares of very large or small numbers are none.
+            raise DataError(f"item {item.item_id!r}: its vector is zero, which has no direction", remedy)
+        # The map was fitted to vectors of length 1: a longer one would score high for its length alone. The largest
+        # number is divided out first, since the squares of very large or small numbers overflow.
         vector = vector / largest
         unit: Floats = (vector / np.linalg.norm(vector)).astype(np.float32)
         return unit
@@ -104,7 +76,7 @@ class ItemTexts:
         text = item.text if item.text is not None else text_of(item.title, item.fields, self.fields)
         if not text.strip():
             raise DataError(
-                f"item {item.item_id!r} has no text to place it by",
+                f"item {item.item_id!r} is new and has no text, from which its embedding would be made",
                 f"Give it a text, a vector, or one of the fields {', '.join(self.fields)}.",
             )
         return text
@@ -122,13 +94,105 @@ class ItemTexts:
 
 
 @dataclass(frozen=True)
-class NewItems:
-    """How a model places new items.
+class NewItemEmbedder:
+    """Makes the embeddings of new items for one model.
 
     Attributes:
-        texts: shared by the model and the one before distillation.
+        texts: shared by the distilled and the undistilled model of an export.
         text_map: float32 [T + 1, d].
     """
 
     texts: ItemTexts
     text_map: Floats
+
+
+def with_new_items(
+    models: Sequence[tuple[Snapshot, NewItemEmbedder | None]], items: Sequence[NewItem], name: str
+) -> list[Snapshot]:
+    """The snapshots of the models of an export with items added.
+
+    Args:
+        models: of one catalogue; each has embeddings and a text map of its own.
+        name: of the export, for errors.
+
+    Raises:
+        DataError: an item is wrong, has no text, or would get an embedding that is not finite; names it.
+        RunError: the export cannot embed new items.
+    """
+    (snapshot, embedder), *_ = models
+    check_items(items, snapshot.catalogue)
+    complete = [snapshot.catalogue.completed(item) for item in items]
+    to_embed = [place for place, item in enumerate(items) if _needs_embedding(snapshot.catalogue, embedder, item)]
+    vectors_NT = np.zeros((0, 0), dtype=np.float32)
+    if to_embed:
+        if embedder is None:
+            raise RunError(
+                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it was exported "
+                "without --new-items",
+                "Export the run again with --new-items; its catalogue needs texts.",
+            )
+        vectors_NT = embedder.texts.vectors([complete[place] for place in to_embed])
+    embeddings = [_embeddings(*model, complete, to_embed, vectors_NT) for model in models]
+    return [each.with_items(complete, rows_ND) for (each, _), rows_ND in zip(models, embeddings, strict=True)]
+
+
+def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
+    """Refuses items that cannot be added.
+
+    Raises:
+        DataError: an item has no identifier, is given twice, or has a field that the catalogue does not have or a value
+            that the field cannot hold; names it.
+    """
+    known: set[str] = set()
+    for place, item in enumerate(items):
+        if not item.item_id.strip():
+            raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
+        if len(item.item_id) > LONGEST_ID:
+            raise DataError(
+                f"items[{place}] has an identifier of {len(item.item_id):,} characters", f"Use at most {LONGEST_ID}."
+            )
+        if item.item_id in known:
+            raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
+        known.add(item.item_id)
+        try:
+            for name in item.fields:
+                catalogue.field(name).value_of(item)
+        except DataError as error:
+            raise DataError(f"item {item.item_id!r}: {error.what}", error.remedy) from error
+
+
+def _needs_embedding(catalogue: Catalogue, embedder: NewItemEmbedder | None, item: NewItem) -> bool:
+    """Whether an item has no embedding yet, or one that was made from something that now changes."""
+    if item.item_id not in catalogue.index:
+        return True
+    if catalogue.is_trained(item.item_id):
+        return False
+    encoded_fields = () if embedder is None else embedder.texts.fields
+    given = {*item.fields, *(() if item.title is None else ("title",))}
+    return item.vector is not None or item.text is not None or not given.isdisjoint(encoded_fields)
+
+
+def _embeddings(
+    snapshot: Snapshot,
+    embedder: NewItemEmbedder | None,
+    items: Sequence[NewItem],
+    to_embed: list[int],
+    vectors_NT: Floats,
+) -> Floats:
+    """The embeddings of items, [N, d]: made from text vectors, or those they have.
+
+    Raises:
+        DataError: one is not finite, which would spoil every answer; names the item.
+    """
+    rows_ND = np.empty((len(items), snapshot.table_ID.shape[1]), dtype=np.float32)
+    if embedder is not None and to_embed:
+        rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
+    for place in set(range(len(items))).difference(to_embed):
+        rows_ND[place] = snapshot.table_ID[snapshot.catalogue.index[items[place].item_id]]
+    wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
+            "Export the run again: its text_map.npy contains numbers that are too large.",
+        )
+    return rows_ND

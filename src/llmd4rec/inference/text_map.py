@@ -1,18 +1,18 @@
-"""Rows of the item table for items that were never trained, from their texts: ridge regression in closed form.
+"""Embeddings of items that were never trained, from their texts: ridge regression in closed form.
 
-    row = (text vector, 1) @ text_map          text_map float32 [T + 1, d]
+    embedding = (text vector, 1) @ text_map          text_map float32 [T + 1, d]
 
-The map is fitted to the trained rows at export. How strongly it is pulled to zero is chosen, and what it is worth is
-measured, on items it was not fitted to: the items are dealt into folds, the rows of one fold at a time are replaced by
-what a map fitted to the others gives, and the held-out interactions with the fold's items are ranked among the whole
-catalogue. The strength is the best on validation items; what is reported is on test items.
+The map is fitted to the trained embeddings at export. Its regularisation is chosen, and its recall measured, by
+cross-validation over items: the items are split into folds, the embeddings of one fold at a time are replaced by those
+of a map fitted to the other folds, and the held-out interactions with the fold's items are ranked among the whole
+catalogue. The strength is the best on validation interactions; what is reported is measured on test interactions.
 
-What a regression gives lies nearer to the mean than what it was fitted to, and such rows score too low to win against
-trained ones. So rows are stretched about the mean, until withheld items take as many of the ten best places as they do
-with their trained rows: not more, which would raise their recall at the cost of everything else.
+A regression shrinks towards the mean, so such embeddings score too low against trained ones. They are therefore scaled
+about the mean, until held-out items take as many places of the top ten as with their trained embeddings. More would
+raise their recall at the cost of all other items.
 
-The network itself, and the rows of the other items, were trained with the fold's items in the catalogue; only their own
-rows are withheld. An item that did not exist then is a little harder.
+The network and the embeddings of the other items were trained with the fold's items in the catalogue; only the items'
+own embeddings are held out. A really new item is a little harder.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from llmd4rec.inference.topk import top_columns
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
-#: A stretch is looked for between these, in so many halvings.
-STRETCHES, HALVINGS = (0.5, 8.0), 7
+#: The scale is searched between these by bisection, in so many steps.
+SCALE_RANGE, BISECTIONS = (0.5, 8.0), 7
 FOLDS = 5
 CUTOFFS = (10, 50, 100)
-#: Scores computed at most for a figure of the report, and for a step of a choice; bounds the time on a large catalogue.
-MOST_SCORES, MOST_SCORES_CHOOSING = 100_000_000, 20_000_000
+#: At most so many scores are computed for a figure of the report, and for a step of the search; bounds the time on a
+#: large catalogue.
+MAX_SCORES, MAX_SCORES_SEARCH = 100_000_000, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Cases:
     """Held-out interactions.
 
     Attributes:
-        states_ND: the state behind each history.
+        states_ND: the state of each history.
         targets_N: the row of the item that followed, which is not in the history.
         seen: rows of each history.
     """
@@ -54,11 +55,11 @@ class Cases:
         """Those whose target is among some items."""
         return self.at(np.flatnonzero(items_I[self.targets_N]))
 
-    def some(self, most: int, rng: np.random.Generator) -> Cases:
-        """At most so many of them, drawn at random."""
-        if len(self.targets_N) <= most:
+    def sample(self, size: int, rng: np.random.Generator) -> Cases:
+        """At most `size` of them, drawn at random."""
+        if len(self.targets_N) <= size:
             return self
-        return self.at(np.sort(rng.choice(len(self.targets_N), most, replace=False)))
+        return self.at(np.sort(rng.choice(len(self.targets_N), size, replace=False)))
 
     def at(self, places: Rows) -> Cases:
         """Those at some places."""
@@ -70,14 +71,14 @@ def with_one(texts_NT: Floats) -> Floats:
     return np.concatenate([texts_NT, np.ones((len(texts_NT), 1), dtype=np.float32)], axis=1)
 
 
-def fit_map(texts_NT: Floats, rows_ND: Floats, strength: float, stretch: float = 1.0) -> Floats:
+def fit_map(texts_NT: Floats, rows_ND: Floats, strength: float, scale: float = 1.0) -> Floats:
     """The map [T + 1, d] with the least squared error plus `strength` times its own squares; the mean is free.
 
     Args:
         texts_NT: text vectors.
         rows_ND: the rows they belong to.
         strength: relative to the mean square of a text vector's centred numbers, times N / T.
-        stretch: what the map gives lies so many times as far from the mean row.
+        scale: the map's embeddings lie so many times as far from the mean embedding.
     """
     texts, rows = texts_NT.astype(np.float64), rows_ND.astype(np.float64)
     text_mean, row_mean = texts.mean(axis=0), rows.mean(axis=0)
@@ -85,14 +86,14 @@ def fit_map(texts_NT: Floats, rows_ND: Floats, strength: float, stretch: float =
     moments = centred.T @ centred
     size = max(float(np.trace(moments)) / len(moments), 1e-12)
     penalty = strength * size * np.eye(len(moments))
-    weights = stretch * np.linalg.solve(moments + penalty, centred.T @ (rows - row_mean))
+    weights = scale * np.linalg.solve(moments + penalty, centred.T @ (rows - row_mean))
     return np.concatenate([weights, (row_mean - text_mean @ weights)[None]]).astype(np.float32)
 
 
-def fit_cold_start(
+def fit_text_map(
     texts_IT: Floats, table_ID: Floats, valid: Cases, test: Cases, seed: int = 0
 ) -> tuple[Floats, dict[str, Any]]:
-    """The map fitted to all items with a text, and what its kind is worth on held-out items.
+    """The map fitted to all items with a text, and the recall of such maps on held-out items.
 
     Args:
         texts_IT: text vectors, zero where an item has no text.
@@ -100,31 +101,31 @@ def fit_cold_start(
         valid, test: held-out interactions with items of the catalogue.
 
     Returns:
-        The map and a report: strength, stretch, recall of held-out items and their share of the ten best places, and
-        beside it what their trained rows reach, and what rows without texts (the mean row) and chance would.
+        The map and a report: strength, scale, recall of held-out items and their share of the top ten; for comparison
+        those of their trained embeddings, of the mean embedding for all, and of chance.
     """
     rng = np.random.default_rng(seed)
     present = np.flatnonzero(np.any(texts_IT != 0, axis=1))
     fold_I = np.full(len(table_ID), -1)
     fold_I[rng.permutation(present)] = np.arange(len(present)) % FOLDS
     valid, test = (
-        c.among(fold_I >= 0).some(max(1, scores // len(table_ID)), rng)
-        for c, scores in ((valid, MOST_SCORES_CHOOSING), (test, MOST_SCORES))
+        c.among(fold_I >= 0).sample(max(1, scores // len(table_ID)), rng)
+        for c, scores in ((valid, MAX_SCORES_SEARCH), (test, MAX_SCORES))
     )
     mean_D = table_ID[present].mean(axis=0) if len(present) else np.zeros(table_ID.shape[1], np.float32)
     _, fair_share = _ranked(table_ID, table_ID, fold_I, valid)
     best = (-1.0, STRENGTHS[0], 1.0, table_ID)
     for strength in STRENGTHS:
-        rows_ID = _withheld_rows(texts_IT, table_ID, fold_I, strength)
-        stretch = _fair_stretch(rows_ID, mean_D, table_ID, fold_I, valid, fair_share)
-        rows_ID = _stretched(rows_ID, mean_D, fold_I, stretch)
+        rows_ID = _held_out_rows(texts_IT, table_ID, fold_I, strength)
+        scale = _fair_scale(rows_ID, mean_D, table_ID, fold_I, valid, fair_share)
+        rows_ID = _scaled(rows_ID, mean_D, fold_I, scale)
         gain = float((1 / _ranked(rows_ID, table_ID, fold_I, valid)[0]).sum())
-        best = max(best, (gain, strength, stretch, rows_ID), key=lambda each: each[0])
-    _, strength, stretch, rows_ID = best
+        best = max(best, (gain, strength, scale, rows_ID), key=lambda each: each[0])
+    _, strength, scale, rows_ID = best
     mean_ID = np.broadcast_to(mean_D, table_ID.shape)
     report: dict[str, Any] = {
         "strength": strength,
-        "stretch": stretch,
+        "scale": scale,
         "items": len(present),
         "cases": len(test.targets_N),
     }
@@ -133,11 +134,11 @@ def fit_cold_start(
         report[f"recall{name}"] = {f"@{k}": _mean(ranks <= k) for k in CUTOFFS}
         report[f"share_of_top10{name}"] = share
     report["recall_by_chance"] = {f"@{k}": min(1.0, k / len(table_ID)) for k in CUTOFFS}
-    return fit_map(texts_IT[present], table_ID[present], strength, stretch), report
+    return fit_map(texts_IT[present], table_ID[present], strength, scale), report
 
 
-def _withheld_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: float) -> Floats:
-    """Each item's row from a map fitted to the other folds; trained rows where there is no text."""
+def _held_out_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: float) -> Floats:
+    """Each item's embedding from a map fitted to the other folds; trained embeddings where there is no text."""
     rows_ID = table_ID.copy()
     for fold in range(FOLDS):
         others, own = (fold_I >= 0) & (fold_I != fold), fold_I == fold
@@ -146,27 +147,27 @@ def _withheld_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: f
     return rows_ID
 
 
-def _stretched(rows_ID: Floats, mean_D: Floats, fold_I: Rows, stretch: float) -> Floats:
-    """Rows made from texts, so many times as far from the mean."""
-    return np.where((fold_I >= 0)[:, None], mean_D + np.float32(stretch) * (rows_ID - mean_D), rows_ID)
+def _scaled(rows_ID: Floats, mean_D: Floats, fold_I: Rows, scale: float) -> Floats:
+    """Embeddings made from texts, `scale` times as far from the mean."""
+    return np.where((fold_I >= 0)[:, None], mean_D + np.float32(scale) * (rows_ID - mean_D), rows_ID)
 
 
-def _fair_stretch(
+def _fair_scale(
     rows_ID: Floats, mean_D: Floats, table_ID: Floats, fold_I: Rows, cases: Cases, fair_share: float
 ) -> float:
-    """The stretch at which the rows take a given share of the ten best places; 1 where there is nothing to rank."""
+    """The scale at which held-out items take a given share of the top ten; 1 where there is nothing to rank."""
     if not len(cases.targets_N):
         return 1.0
-    low, high = STRETCHES
-    for _ in range(HALVINGS):
+    low, high = SCALE_RANGE
+    for _ in range(BISECTIONS):
         middle = (low * high) ** 0.5
-        share = _ranked(_stretched(rows_ID, mean_D, fold_I, middle), table_ID, fold_I, cases)[1]
+        share = _ranked(_scaled(rows_ID, mean_D, fold_I, middle), table_ID, fold_I, cases)[1]
         low, high = (middle, high) if share < fair_share else (low, middle)
     return float((low * high) ** 0.5)
 
 
 def _ranked(rows_ID: Floats, table_ID: Floats, fold_I: Rows, cases: Cases) -> tuple[Rows, float]:
-    """The rank of each case's target, its whole fold having the given rows; and the fold's share of the ten best."""
+    """The rank of each target, where its whole fold has the given embeddings; and the fold's share of the top ten."""
     ranks = np.empty(len(cases.targets_N), dtype=np.int64)
     shares = []
     fold_N = fold_I[cases.targets_N]
@@ -180,7 +181,7 @@ def _ranked(rows_ID: Floats, table_ID: Floats, fold_I: Rows, cases: Cases) -> tu
 
 
 def _ranks(table_ID: Floats, cases: Cases) -> tuple[Rows, Rows]:
-    """The rank of each target among what its history has not seen, ties against it; and the ten best, [N, 10]."""
+    """The rank of each target among the items not in its history, ties against it; and the top ten, [N, 10]."""
     ranks = np.empty(len(cases.targets_N), dtype=np.int64)
     best_NK = np.empty((len(ranks), min(10, len(table_ID))), dtype=np.int64)
     at_once = max(1, (1 << 22) // len(table_ID))

@@ -153,7 +153,7 @@ def plan(content: ReportContent) -> str:
     if any(len(row.teachers) > 1 for row in content.plan):
         lead += (
             " Percentages are ensemble weights: each teacher's share of the mean of scores that the student learns. A "
-            "teacher is unused where the mean is as good on the validation items without it."
+            "teacher with weight 0 is unused."
         )
     if content.stopped_because and any(row.epochs is None for row in content.plan):
         lead += f" Why there are no more rounds: {esc(content.stopped_because)}."

@@ -19,7 +19,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, ready
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
-from llmd4rec.log import say
+from llmd4rec.log import logger
 from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import Interrupted, deferred_signals
 
@@ -46,7 +46,7 @@ def run_side_by_side(
         Interrupted: a signal came; each worker wrote a checkpoint.
     """
     threads = max(1, torch.get_num_threads() // jobs)
-    say(f"{jobs} stages side by side, {threads} thread{'s' if threads > 1 else ''} each")
+    logger.info(f"{jobs} stages side by side, {threads} thread{'s' if threads > 1 else ''} each")
     with _on_disk(data) as path, deferred_signals() as stop:
         left, workers = list(stages), dict[str, _Worker]()
         try:
@@ -54,14 +54,14 @@ def run_side_by_side(
                 runnable = [stage for stage in ready(run.plan, run.record.stages) if stage in left]
                 for stage in runnable:
                     if len(workers) < jobs and stage.id not in workers:
-                        say(f"[bold]{stage.id}[/bold]  begins")
+                        logger.info(f"{stage.id}  begins")
                         workers[stage.id] = _Worker(run.folder, path, stage, threads)
                 for worker in [worker for worker in workers.values() if worker.process.poll() is not None]:
                     del workers[worker.stage.id]
                     result = worker.result()
                     record(worker.stage, result)
                     value, seconds = result["validation_ndcg"], result["seconds"]
-                    say(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
+                    logger.info(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
                     left.remove(worker.stage)
                 if stop:
                     break

@@ -14,7 +14,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.io.files import remove, remove_leftovers
-from llmd4rec.log import warn
+from llmd4rec.log import logger
 from llmd4rec.runs.run import Run
 
 
@@ -38,7 +38,7 @@ def tidy(run: Run) -> None:
             missing.add(stage.id)
     if missing:
         again = [stage for stage in run.record.stages if stage in missing]
-        warn(f"{run.folder}: weights are missing, so these stages are trained again: {', '.join(again)}")
+        logger.warning(f"{run.folder}: weights are missing, so these stages are trained again: {', '.join(again)}")
         for stage_id in again:
             del run.record.stages[stage_id]
             remove(run.checkpoint_of(stage_id))

@@ -33,7 +33,7 @@ from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
 from llmd4rec.io.files import remove, sha256_file
-from llmd4rec.log import say, warn
+from llmd4rec.log import logger
 from llmd4rec.losses.base import Objective
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
@@ -100,7 +100,7 @@ class Pipeline:
         if llm is not None:
             # First of all, so that a language model that cannot be had does not cost the training of the others.
             self.run_folder.build(llm)
-            say(f"language model: {(record.llm or {}).get('origin')}")
+            logger.info(f"language model: {(record.llm or {}).get('origin')}")
         first = [stage for stage in self.stages if not stage.round and stage.id not in record.stages]
         if jobs > 1 and len(first) > 1:
             run_side_by_side(self.run_folder, self.data, first, jobs, self.record_result)
@@ -169,9 +169,9 @@ class Pipeline:
     def trained(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage and writes its weights; what the record will say of it."""
         run = self.run_folder
-        say(f"[bold]{stage.id}[/bold]" + (f"  taught by {' + '.join(stage.teachers)}" if stage.teachers else ""))
+        logger.info(stage.id + (f"  taught by {' + '.join(stage.teachers)}" if stage.teachers else ""))
         if stage.note:
-            say(f"  {stage.note}")
+            logger.info(f"  {stage.note}")
         histories = self._histories(stage)
         cache = self._teachers.of(stage, histories)
         model = self._starting_point(stage)
@@ -204,7 +204,9 @@ class Pipeline:
         if features:
             item_embedding_of(model).merge()
         result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
-        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+        logger.info(
+            f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s"
+        )
         return result
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
@@ -292,7 +294,7 @@ class Pipeline:
         tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
         term = teaching.term
         if tau:
-            say(f"  logit adjustment: {tau:g} · log(1 + training count)")
+            logger.info(f"  logit adjustment: {tau:g} · log(1 + training count)")
             prior_I = popularity_prior(torch.from_numpy(self.data.train_counts), tau)
             term = replace(term, logit_adjustment_I=prior_I.to(self.device))
         seed = derive_seed(stage.seed, "method", stage.seed_key)
@@ -311,7 +313,7 @@ class Pipeline:
             try:
                 histories = open_rollouts(folder, asked, self.data) if folder.exists() else None
             except RunError as error:
-                warn(f"{error.what}; they are drawn anew")
+                logger.warning(f"{error.what}; they are drawn anew")
             if histories is None:
                 histories = draw_rollouts(
                     run.load(by.id),

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
-from rich.markup import escape
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -35,7 +34,7 @@ from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import RunError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
-from llmd4rec.log import say, warn
+from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
@@ -146,7 +145,7 @@ class Run:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
             if begun:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
-                say(escape(what))
+                logger.info(what)
             self.save()
         save_settings(settings, self.folder / "config.yaml")
 
@@ -179,7 +178,7 @@ class Run:
             sessions.append(new)
             write_json(path, noted)
         if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            warn(
+            logger.warning(
                 f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
                 "differ in their last digits from those of a run never stopped"
             )
@@ -247,7 +246,7 @@ class Run:
             best = max(rounds, key=self.validation_of, default=UNDISTILLED)
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
-            warn(
+            logger.warning(
                 f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not the "
                 f"distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
             )

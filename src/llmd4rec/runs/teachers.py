@@ -18,7 +18,7 @@ from llmd4rec.distillation.plan import Stage, Teaching, find
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluate import EnsembleValidation
-from llmd4rec.log import bar, say, warn
+from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.run import Run
@@ -77,7 +77,7 @@ class Teachers:
             try:
                 cache = opened() if folder.exists() else None
             except RunError as error:
-                warn(f"{error.what}; it is made anew")
+                logger.warning(f"{error.what}; it is made anew")
             if cache is not None and asks_tau and cache.tau is None:  # made when nobody asked
                 cache = None
             if cache is None:
@@ -128,7 +128,7 @@ class Teachers:
             teaching = [int(find(self.run.plan, teacher).role == "teacher") for teacher in models]
             weights, value = choose_weights(judge, teaching if any(teaching) else weights)
             named = describe_weights(dict(zip(models, weights, strict=True)))
-            say(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
+            logger.info(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
         found = dict(zip(models, weights, strict=True))
         if not asks_tau:
             return found, None
@@ -141,7 +141,7 @@ class Teachers:
 
             tau = choose_tau(without)
         if not tau:
-            say("  no logit adjustment: the teachers would rank worse without the items' popularity")
+            logger.info("  no logit adjustment: the teachers would rank worse without the items' popularity")
         return found, tau
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmd4rec.log import warn
+from llmd4rec.log import logger
 from llmd4rec.training import checkpoint
 from llmd4rec.training.checkpoint import DamagedCheckpoint
 from llmd4rec.training.progress import Progress
@@ -64,7 +64,7 @@ class TrainingFolder:
                     self._require_best(at)
                 except DamagedCheckpoint as error:
                     if warns:
-                        warn(f"{error.what}; going back to the checkpoint before it")
+                        logger.warning(f"{error.what}; going back to the checkpoint before it")
                 else:
                     self._needed = [at.best_epoch]
                     return tensors, state, at

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from llmd4rec.data.batching import Histories, TrainingWindows
 from llmd4rec.data.dataset import Int64Array
 from llmd4rec.errors import DataError, Diverged, ModelError
-from llmd4rec.log import bar, duration, warn
+from llmd4rec.log import bar, duration, logger
 from llmd4rec.losses.base import Objective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training import checkpoint
@@ -381,7 +381,7 @@ class _Trainer:
             torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.device)
         if self.processes.first:
             if self.log.size < self.at.log_size:
-                warn(f"{self.log.path} is shorter than it was: epochs are missing from it")
+                logger.warning(f"{self.log.path} is shorter than it was: epochs are missing from it")
             self.log.rewind(self.at.log_size)
 
     def _seed_dropout(self) -> None:

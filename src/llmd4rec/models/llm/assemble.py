@@ -13,7 +13,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.io.files import atomic_file
-from llmd4rec.log import say
+from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
@@ -48,7 +48,7 @@ def prepare_text_vectors(
                 "llm.item_features is text, but no item of this data set has a text",
                 "Prepare it with --items and --text-cols, or set llm.item_features to id.",
             )
-        say("  no item has a text: models read identifiers only")
+        logger.info("  no item has a text: models read identifiers only")
         return
     backbone = _backbone(llm, device) if texts.encoder == "llm" and llm is not None else None
     vectors = standardise(encode_texts(of_items, texts.encoder, llm=backbone, device=device))
