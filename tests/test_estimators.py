@@ -144,13 +144,13 @@ def test_k_and_what_was_seen(recommender: Recommender, chain_data: Dataset, tmp_
     [
         ([], {}, "no known item"),
         (["who?"], {"skip_unknown": True}, "no known item"),
-        ("i1", {}, "the history is one text"),
+        ("i1", {}, "the history is a single text"),
         (["i1", "i_2"], {}, r"unknown item in the history: 'i_2' \(nearest known: 'i"),
         ([["i1"], ["who?"]], {}, "unknown item in the history: 'who"),
         ([["i1"], []], {}, "no known item"),
         ({"i1", "i2"}, {}, "a set, which has no order"),
         ({"i1": 1}, {}, "a mapping"),
-        (["i1", None], {}, "which is no identifier"),
+        (["i1", None], {}, "None, which is not an identifier"),
         (["i1"], {"k": 0}, "k is 0"),
     ],
 )
