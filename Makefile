@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make install   .venv with the llmd4rec command"
 	@echo "make demo      from a raw log to a report, on MovieLens-100K (five minutes)"
-	@echo "make test      ruff, mypy, pytest"
-	@echo "make lint      ruff and mypy only"
+	@echo "make test      ruff, mypy, import-linter, pytest"
+	@echo "make lint      all but pytest"
 	@echo "make bench     every stage against the machine and other libraries (20 minutes)"
 	@echo "make bench-long DATA=folder MINUTES=60   training time to equal accuracy (hours)"
 	@echo "make lock, make audit, make sbom   pinned hashes, known advisories, bill of materials (SECURITY.md)"
@@ -47,6 +47,7 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
+	$(BIN)/lint-imports --no-cache
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

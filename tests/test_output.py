@@ -30,12 +30,12 @@ for number, command in enumerate(json.loads(sys.stdin.read())):
 """
 TINY = [
     "rounds=0",
-    "wide=null",
-    "crm.item_features=id",
+    "teachers=null",
+    "model.item_features=id",
     "training.model.epochs=1",
-    "crm.dim=8",
-    "crm.layers=1",
-    "crm.heads=1",
+    "model.dim=8",
+    "model.layers=1",
+    "model.heads=1",
 ]
 ENCODINGS: dict[str, dict[str, str]] = {
     "ascii": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},

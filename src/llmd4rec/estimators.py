@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.inference.recommender import Recommender
@@ -32,7 +33,8 @@ class _Fits:
             ConfigError: a setting is wrong.
             RunError: the folder holds a run of other data or settings.
         """
-        return Distillation.model_validate({"model": self, "rounds": 0} | settings).fit(data, folder).recommender()
+        values = {"model": self, "rounds": 0} | settings
+        return check(Distillation, values, "the settings").fit(data, folder).recommender()
 
 
 class SASRec(_Fits, sequential.SASRec):

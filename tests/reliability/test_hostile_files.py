@@ -214,7 +214,7 @@ def test_settings_run_no_code(tmp_path: Path, text: str) -> None:
 def test_a_value_made_long_by_aliases_is_quoted_in_short(tmp_path: Path) -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-    (tmp_path / "run.yaml").write_text("\n".join([*lines, "rounds: *a29", "crm: *a29"]))
+    (tmp_path / "run.yaml").write_text("\n".join([*lines, "rounds: *a29", "model: *a29", "wides: *a29"]))
     with pytest.raises(ConfigError) as caught:
         load_settings(Distillation, tmp_path / "run.yaml")
     assert len(str(caught.value)) < 20_000

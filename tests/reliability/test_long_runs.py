@@ -15,7 +15,7 @@ import torch
 from evaluation.examples import chain_dataset
 
 from llmd4rec import log as progress
-from llmd4rec.distillation.cache import open_teacher, publish
+from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
@@ -40,8 +40,8 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
-    publish(SASRec(dim=8, layers=1, max_length=8).build(20, 1), data, tmp_path / "teacher", label="t")
-    teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"), "int8")
+    write_cache(SASRec(dim=8, layers=1, max_length=8).build(20, 1), data, tmp_path / "teacher", label="t")
+    teacher = open_cache(tmp_path / "teacher", data, torch.device("cpu"), "int8")
     steps: list[int] = []
     sizes: list[int] = []
 

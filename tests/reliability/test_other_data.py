@@ -56,7 +56,7 @@ def test_whatever_a_run_does_with_data_it_does_with_its_own(
         lambda: run.load_data(newer.path),
         lambda: score(run, newer, "undistilled"),
         lambda: score_run(run, newer),
-        lambda: export_run(run, newer, tmp_path / "export", "alone"),
+        lambda: export_run(run, newer, tmp_path / "export", "undistilled"),
     ):
         with pytest.raises(RunError, match="was trained on other data"):
             attempt()
@@ -73,7 +73,7 @@ def test_the_commands_refuse_it(command: str, chain_run: Path, newer: Dataset) -
 
 def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Dataset) -> None:
     before = {path.name for path in (chain_run / "evaluation").glob("*")}
-    arguments = ("evaluate", chain_run, "--data", newer.path, "--other-data", "--stage", "alone")
+    arguments = ("evaluate", chain_run, "--data", newer.path, "--other-data", "--stage", "undistilled")
     result = llmd4rec(*arguments, "--json")
     assert result.exit_code == 0, result.stderr
     assert f"LOOK: {OTHER_DATA}" in result.stderr
@@ -82,7 +82,7 @@ def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Da
     assert told["users"] == 9
     # It lies apart from what is of the run's own data, which `compare` reads.
     (made,) = {path.name for path in (chain_run / "evaluation").glob("*")} - before
-    assert made == f"undistilled-remove-test-on-{newer.fingerprint[:8]}"
+    assert made == f"undistilled-test-on-{newer.fingerprint[:8]}"
     assert Evaluation.load(chain_run / "evaluation" / made).other_data == told["other_data"]
     assert "LOOK: these figures are of other data" in " ".join(llmd4rec(*arguments).stdout.split())
 
@@ -105,7 +105,7 @@ def test_items_are_found_by_name_whatever_their_order(chain_run: Path, newer: Da
 def test_an_item_that_the_run_does_not_know_is_named(chain_run: Path) -> None:
     wider = chain_dataset(users=9, items=14, length=6, seed=5)
     with pytest.raises(DataError, match=r"items with interactions are not in the other catalogue, .*'i1[23]'"):
-        score(Run.open(chain_run), wider, "crm", "alone", other_data=True)
+        score(Run.open(chain_run), wider, "undistilled", other_data=True)
 
 
 def test_its_own_data_is_no_other(chain_run: Path, chain_data: Dataset) -> None:
@@ -113,7 +113,7 @@ def test_its_own_data_is_no_other(chain_run: Path, chain_data: Dataset) -> None:
     result = score(run, chain_data, "undistilled", other_data=True)
     assert result.other_data is None
     assert "other_data" not in result.to_json()
-    assert saved_or_scored(run, "crm", "alone", "remove").ranks.tolist() == result.ranks.tolist()
+    assert saved_or_scored(run, "undistilled", True).ranks.tolist() == result.ranks.tolist()
 
 
 def test_a_run_of_an_earlier_version_knows_its_data_by_the_old_name(chain_run: Path, chain_data: Dataset) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from in_another_process import outcome, start, train, train_as
+from settings_of import changed
 
 from llmd4rec.runs.run import Run
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 from in_another_process import outcome, start, train
-from settings_of import parse_settings
+from settings_of import changed, parse_settings
 
 from llmd4rec import __file__ as package
-from llmd4rec.distillation.cache import open_teacher
+from llmd4rec.distillation.cache import open_cache
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.runs.results import score
@@ -56,7 +56,10 @@ def test_an_altered_weight_is_never_served_and_its_stage_can_be_trained_again(
     assert Run.open(run).load("undistilled").num_items == 12  # the others are as good as before
     best(run, "llm").unlink()
     parse_settings(tiny_settings).fit(chain_data, run)
-    assert "llm has no weights: llm, llm-round-1, distilled-round-1 are trained again" in capsys.readouterr().err
+    assert (
+        "weights are missing, so these stages are trained again: llm, llm-round-1, distilled-round-1"
+        in capsys.readouterr().err
+    )
     assert outcome(run) == outcome(chain_run)
 
 
@@ -90,19 +93,16 @@ def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def killed(long_settings, chain_data, made_once) -> tuple[Path, Path]:
-    """A run killed while the language model listened to the CRM, and one that was not."""
+    """A run killed while the language model was taught by the served one, and one that was not."""
     folder = made_once("killed", lambda folder: kill_one_of_two(long_settings, chain_data.path, folder))
     return folder / "parts", folder / "whole"
 
 
 def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
     process = start(train, long_settings, data, folder / "parts")
-    last, end = (
-        folder / "parts" / "checkpoints" / "llm-round-1" / "training" / "before-last.safetensors",
-        time.monotonic(),
-    )
-    while not last.exists():
-        assert time.monotonic() < end + 60
+    training, begun = folder / "parts" / "checkpoints" / "llm-round-1" / "training", time.monotonic()
+    while not (training / "before-last.safetensors").exists():
+        assert time.monotonic() < begun + 60
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
@@ -130,8 +130,8 @@ def of_other_weights(run: Path) -> None:
 SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a state": (lambda run: flip(teacher_of(run) / "states.npy"), "states.npy is damaged"),
     "the table": (lambda run: flip(teacher_of(run) / "table.npy"), "table.npy is damaged"),
-    "half of it gone": (lambda run: (teacher_of(run) / "rank.npy").unlink(), "published anew"),
-    "other weights": (of_other_weights, "of other weights than the run has now"),
+    "half of it gone": (lambda run: (teacher_of(run) / "rank.npy").unlink(), "it is made anew"),
+    "other weights": (of_other_weights, "was made of other models than the run has now"),
     "all of it gone": (lambda run: shutil.rmtree(run / "teachers"), ""),
     "the last checkpoint": (
         lambda run: flip(run / "checkpoints" / "llm-round-1" / "training" / "last.safetensors"),
@@ -211,13 +211,13 @@ def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], 
         run / "run.json": lambda: Run.open(run),
         run / "config.yaml": lambda: Run.open(run),
         run / "environment.json": lambda: Run.open(run).note_environment(),
-        run / "metrics.jsonl": lambda: Run.open(run).metrics(),
-        run / "catalogue.parquet": lambda: Run.open(run).crm,
+        **{path: lambda: Run.open(run).metrics() for path in run.glob("checkpoints/*/metrics.jsonl")},
+        run / "catalogue.parquet": lambda: Run.open(run).recommender(),
         run / "text_vectors.safetensors": lambda: Run.open(run).text_vectors(),
         **{best(run, stage): partial(Run.open(run).weights_of, stage) for stage in Run.open(run).record.stages},
         **{path: partial(Evaluation.load, path.parent) for folder in evaluations for path in folder.iterdir()},
         **{path: partial(checkpoint.load, path) for path in training.iterdir()},
-        **{path: lambda: open_teacher(teacher_of(unfinished), data, cpu) for path in teacher_of(unfinished).iterdir()},
+        **{path: lambda: open_cache(teacher_of(unfinished), data, cpu) for path in teacher_of(unfinished).iterdir()},
     }
 
 

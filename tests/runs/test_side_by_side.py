@@ -16,6 +16,7 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.config.settings import save_settings
 from llmd4rec.errors import RunError
+from llmd4rec.training import trainer
 
 TEACHERS = [{"dim": 16}, {"name": "gru4rec", "dim": 16}]
 
@@ -25,8 +26,9 @@ def settings_of(tiny_settings: dict[str, Any], **changes: Any) -> dict[str, Any]
 
 
 def test_side_by_side_gives_the_numbers_of_one_after_the_other(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "MIN_STEPS", 32)  # as it is in the workers
     settings = parse_settings(settings_of(tiny_settings))
     one = settings.fit(chain_data, tmp_path / "one")
     two = settings.fit(chain_data, tmp_path / "two", jobs=2)
@@ -52,16 +54,8 @@ def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
     values = settings_of(tiny_settings, rounds=1)
     values["training"]["model"] |= {"epochs": 3000, "patience": 3000, "checkpoint_seconds": 0.0}
     save_settings(parse_settings(values), tmp_path / "settings.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "llmd4rec",
-        "train",
-        str(tmp_path / "settings.yaml"),
-        "--data",
-        str(chain_data.path),
-    ]
-    command += ["--run", str(tmp_path / "run"), "--jobs", "2"]
+    command = [sys.executable, "-m", "llmd4rec", "train", str(tmp_path / "settings.yaml")]
+    command += ["--data", str(chain_data.path), "--run", str(tmp_path / "run"), "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     waiting = ["undistilled", "teacher-1"]
     deadline = time.monotonic() + 120

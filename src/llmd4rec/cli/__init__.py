@@ -65,8 +65,9 @@ class _Commands(TyperGroup):
             _fail(f"the disk is full: {error.filename or ''}\n  Free some space, then run the same command again.", 2)
         except Exception as error:  # an option that there is not; click's class for that is private to typer
             option = getattr(error, "option_name", None)
-            if option in _RENAMED_OPTIONS:
-                error.message = f"{option} is now {_RENAMED_OPTIONS[option]}"  # type: ignore[attr-defined]
+            new = _RENAMED_OPTIONS.get(option or "", "")
+            if new and any(name.startswith(new.split()[0]) for name in _options_of(error)):
+                error.message = f"{option} is now {new}"  # type: ignore[attr-defined]
             raise
 
 
@@ -94,6 +95,12 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+
+
+def _options_of(error: Exception) -> list[str]:
+    """The options of the command that refused one."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    return [name for parameter in getattr(command, "params", ()) for name in parameter.opts]
 
 
 def _version(value: bool) -> None:

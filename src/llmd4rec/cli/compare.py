@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmd4rec.cli.evaluate import STAGES, FilterSeen
+from llmd4rec.cli.evaluate import STAGES
 
 
 def compare(
@@ -15,7 +15,13 @@ def compare(
     run_b: Annotated[Path, typer.Argument(help="Another run folder, or the same one.")],
     stage_a: Annotated[str, typer.Option(metavar="ID", help=f"Of the first run: {STAGES}.")] = "served",
     stage_b: Annotated[str, typer.Option(metavar="ID", help="Of the second run.")] = "served",
-    filter_seen: FilterSeen = None,
+    filter_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter-seen/--no-filter-seen",
+            help="Leave items of the history out of the ranking, or keep them \\[default: as in the second run].",
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The runs' data set, if it is not where it was.")
     ] = None,

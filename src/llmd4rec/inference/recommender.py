@@ -103,7 +103,7 @@ class Recommender:
         filtered = self.filter_seen if filter_seen is None else filter_seen
         if hasattr(histories, "columns"):
             return self._frame(histories, k, filtered, skip_unknown)
-        several = not isinstance(histories, str) and len(histories) > 0 and _is_history(histories[0])
+        several = _is_history(histories) and len(histories) > 0 and _is_history(histories[0])
         given = list(histories) if several else [histories]
         found = self._best([self._known(history, skip_unknown) for history in given], k, filtered)
         return found if several else found[0]
