@@ -256,7 +256,7 @@ class Run:
         if name in done:
             return name
         have = ", ".join([*done, *([DISTILLED] if rounds else []), *([SERVED] if done else [])]) or "nothing yet"
-        hint = f" (once called {name}: {_OTHER_NAMES[name]})" if name in _OTHER_NAMES else ""
+        hint = f" ({name!r} is now {_OTHER_NAMES[name]!r})" if name in _OTHER_NAMES else ""
         raise RunError(
             f"{self.folder} has no finished stage {name!r}{hint}; it has: {have}",
             "Choose another stage (--stage), or continue the run with `llmd4rec train`.",
