@@ -1,7 +1,7 @@
 """Batches of training windows: every training position once per epoch, all positions of a window in one pass.
 
 A *training position* is a pair (history, next item) inside the training part of a user's sequence. They are numbered
-0..P-1 in (user, time) order; a published teacher has one state per number, whatever windows the student reads.
+0..P-1 in (user, time) order; a cached teacher has one state per number, whatever windows the student reads.
 
 A user's inputs longer than the model's window are cut into windows that overlap by half, and each position is trained
 in the window that shows it the most history. So nothing of a long sequence is thrown away.

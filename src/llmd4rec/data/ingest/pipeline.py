@@ -116,7 +116,7 @@ def _repeats(offsets: NDArray[np.int64], items: NDArray[np.int32], targets: Targ
             share = again / len(positions)
             report.warn(
                 f"{again:,} of {len(positions):,} {what} targets ({share:.1%}) are items that the user had before: "
-                "with evaluation.seen: remove, the default, they are never found; set evaluation.seen: keep if people "
+                "with evaluation.filter_seen, the default, they are never found; set it to false if people "
                 "come back to items, or prepare with --duplicates drop"
             )
     return facts
