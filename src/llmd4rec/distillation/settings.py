@@ -249,7 +249,9 @@ class DistillationSettings(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = RENAMED
 
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
-    rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: train the model alone")
+    rounds: int = Field(
+        2, ge=0, description="at most so many rounds of distillation; 0: none, and nothing but the model is trained"
+    )
     round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
     model: SequentialModel = Field(default_factory=SASRec)
     teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
