@@ -1,4 +1,4 @@
-"""One training epoch of the CRM over the full softmax: against its arithmetic, its peers, and itself when taught.
+"""One training epoch of the model over the full softmax: against its arithmetic, its peers, and itself with a teacher.
 
 Ours is `fit` for one epoch of a freshly built SASRec with the default settings, from an opened data set to weights on
 disk. A peer trains in its own environment and process with its own trainer and data loader; it takes turns of some
@@ -110,7 +110,7 @@ def main() -> None:
         "RecTools' SASRec has a feed-forward layer of width d where ours and RecBole's have 4 d, and trains the last "
         "50 positions of a user, where the others train all.",
     ]
-    report("crm_epoch", "CRM: one epoch over the full softmax", figures, notes)
+    report("crm_epoch", "Model: one epoch over the full softmax", figures, notes)
 
 
 def epoch(dataset: Dataset, teacher: Teacher | None) -> None:

@@ -46,7 +46,7 @@ from llmd4rec.models.llm.settings import LLM
 
 #: The width of the text vectors of the default encoder; their values cost nothing, so they are drawn.
 TEXT_DIM = 384
-CRM_DIM = 64
+MODEL_DIM = 64
 #: Samples per step in E4SRec's code.
 THEIR_BATCH = 128
 
@@ -138,7 +138,7 @@ def main() -> None:
 def recommender(dataset: Dataset) -> LLMNetwork:
     """The default language model on its first two layers, with drawn text vectors, ready to train."""
     vectors = torch.randn(dataset.num_items, TEXT_DIM, generator=torch.Generator().manual_seed(0))
-    network, _ = build_llm(LLM(layers=2), dataset.num_items, CRM_DIM, vectors, 0, torch.device("cpu"))
+    network, _ = build_llm(LLM(layers=2), dataset.num_items, MODEL_DIM, vectors, 0, torch.device("cpu"))
     return network.train()
 
 

@@ -55,8 +55,8 @@ validation, by which variants are chosen, *test* the held-out last items. Column
 model, the same model *distilled* (of several rounds the one that validation chooses), the first of the teachers, the
 language model (*llm*) and the same taught by the others (*llm distilled*). How the numbers are to be read, and what was
 learned from them, stands in [findings.md](research/findings.md). A † marks a variant of which a trial was run from
-files that differed from those of its commit. Files made before stages had ids name models in other words: `crm alone` is
-undistilled, `crm distilled` distilled, `wide alone` teacher-1, `llm alone` llm.
+files that differed from those of its commit. Files made before stages had ids name models in other words: `crm alone`
+is undistilled, `crm distilled` distilled, `wide alone` teacher-1, `llm alone` llm.
 """
 
 SEARCHES = """## Searches

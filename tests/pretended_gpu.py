@@ -208,19 +208,16 @@ def main() -> None:
 
         from llmd4rec.data.dataset import Dataset
         from llmd4rec.runs.results import score
-        from llmd4rec.training import fit
+        from llmd4rec.training import trainer
 
-        fit.MIN_STEPS = 4  # short epochs
+        trainer.MIN_STEPS = 4  # short epochs
         dataset = Dataset.load(data)
         for folder in folders:
             waits.clear()
             values = json.loads((folder / "settings.json").read_text())
             run = parse_settings(values).fit(dataset, folder / "run")
-            scores = {
-                f"{model} {stage}": score(run, dataset, model, stage, split="test").metrics["ndcg@10"]
-                for model, stage in run.models()
-            }
-            best = run.crm.recommend([dataset.item_ids[0]], k=3)
+            scores = {stage.id: score(run, dataset, stage.id).metrics["ndcg@10"] for stage in run.reported()}
+            best = run.recommender().recommend([dataset.item_ids[0]], k=3)
             result = {
                 "refused": refused,
                 "scores": scores,

@@ -25,10 +25,10 @@ import numpy as np
 import polars as pl
 from evaluation.examples import chain_dataset
 from prometheus_client.parser import text_string_to_metric_families
+from settings_of import parse_settings
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
-from llmd4rec.runs.run import parse_settings
 
 ITEMS = {
     "plain": "Rose water",

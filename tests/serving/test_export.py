@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from evaluation.examples import chain_dataset
+from settings_of import parse_settings
 
 from llmd4rec import Engine
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
@@ -26,7 +27,7 @@ from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import NetworkName, SASRec
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 
 STAGES = ("alone", "distilled")
 
@@ -43,7 +44,7 @@ def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
 def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, length):
-    model = Run.open(chain_run).load("crm", "distilled")
+    model = Run.open(chain_run).load("distilled")
     rng = np.random.default_rng(0)
     items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
     session = onnxruntime.InferenceSession(exports["distilled"] / "encoder.onnx")
@@ -130,7 +131,7 @@ def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_tab
 def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, small_table):
     head = json.loads((small_table / "export.json").read_text())
     assert np.load(small_table / "item_table.npy").dtype == np.int8
-    stage = store.run.record.stages["crm-round-1"]
+    stage = store.run.record.stages["distilled-round-1"]
     assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
     small, plain = Engine.load(small_table), Engine.load(store.export)
@@ -152,7 +153,7 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     run, history = Run.open(folder), ["i3", "i4", "i5"]
     export_run(run, chain_data, tmp_path / "export", "alone", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
-    ranker = run.load("crm", "alone")
+    ranker = run.load("undistilled")
     assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
     assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
     engine = Engine.load(tmp_path / "export")
@@ -243,7 +244,7 @@ def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, mon
 
 
 def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
-    model = Run.open(chain_run).load("crm", "distilled")
+    model = Run.open(chain_run).load("distilled")
     table = np.load(exports["distilled"] / "item_table.npy")
     path = exports["distilled"] / "encoder.onnx"
     assert check_parity(model, path, table, chain_data) < 1e-4
@@ -272,7 +273,7 @@ def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path
     crm = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
-    model = run.load("crm", "alone")
+    model = run.load("undistilled")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])
     session = onnxruntime.InferenceSession(tmp_path / "export" / "encoder.onnx")
     table = np.load(tmp_path / "export" / "item_table.npy")

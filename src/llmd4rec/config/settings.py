@@ -321,7 +321,9 @@ def _group_of(annotation: Any) -> Any:
 def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:
     key = ".".join(path)
     nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-    if nearest:
+    elsewhere = any(name.split(".")[-1] == path[-1] for name, _, _ in describe(kind))
+    sure = difflib.get_close_matches(path[-1], nearest, n=1, cutoff=0.75)
+    if nearest and (sure or not elsewhere):  # a name that is right in another group is no misspelling
         return f"unknown setting {key!r}; did you mean {'.'.join([*path[:-1], nearest[0]])!r}?"
     everywhere = [name for name, _, _ in describe(kind)]
     same_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]

@@ -198,8 +198,6 @@ class _Plan:
         unused = self.distill.source == "self" and "llm" not in self.distill.students
         if settings.llm is None or not settings.rounds or unused:
             return None
-        if settings.llm.inject == "never" and settings.llm.init_table_from_model == "auto":  # nothing to start from
-            return settings.llm.model_copy(update={"init_table_from_model": False})
         return settings.llm
 
     def _teachers(self) -> range:

@@ -36,5 +36,7 @@ RENAMED: Mapping[str, str] = {
     "training.crm": "training.model",
     "training.*.average": "training.*.ema",
     "training.*.candidates": "training.*.num_candidates",
+    "method.strength": "distill.method.weight",
+    "distill.method.strength": "distill.method.weight",
     "evaluation.seen": "evaluation.filter_seen (remove: true, keep: false)",
 }

@@ -249,9 +249,7 @@ class DistillationSettings(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = RENAMED
 
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
-    rounds: int = Field(
-        2, ge=0, description="at most so many rounds of distillation; 0: none, and nothing but the model is trained"
-    )
+    rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: no teacher, no language model")
     round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
     model: SequentialModel = Field(default_factory=SASRec)
     teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
@@ -277,7 +275,7 @@ class DistillationSettings(BaseModel):
         distill, llm = self.distill, self.llm
         if self.rounds and llm is None and not self.teachers and distill.source != "self":
             raise ValueError(
-                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model alone"
+                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model without a teacher"
             )
         if self.rounds and llm is None and "model" not in distill.students:
             raise ValueError("distill.students names only the language model, and llm is null; name the model too")
@@ -290,19 +288,10 @@ class DistillationSettings(BaseModel):
             raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")
         if llm is None:
             return self
-        starts = llm.init_table_from_model is True
-        if starts and "id" not in llm.item_features.split("+"):
-            raise ValueError(
-                "llm.init_table_from_model needs items read by identifier; set llm.item_features to id or id+text"
-            )
         if not llm.pretrained and self.texts.encoder == "llm":
             raise ValueError(
                 "texts.encoder = llm would read the texts with the weights that llm.pretrained = false is to do "
                 "without; set texts.encoder to a sentence encoder"
-            )
-        if llm.inject == "never" and starts:
-            raise ValueError(
-                "llm.init_table_from_model needs injected item embeddings; set llm.inject to once or every-round"
             )
         if llm.starts_from_model(width) and llm.width(width) != width:
             raise ValueError("llm.init_table_from_model needs the width of the model; set llm.dim to model")

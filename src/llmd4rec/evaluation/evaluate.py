@@ -23,7 +23,6 @@ from llmd4rec.log import bar
 from llmd4rec.models.base import SequenceEncoder, last_states
 
 #: `filter_seen` in the words of run settings, exports and inference.
-SeenItems = Literal["keep", "remove"]
 
 #: Coverage and popularity are those of this many items per user.
 SHOWN = 10

@@ -67,6 +67,8 @@ class Run:
         self.writes = Processes.current().first
 
     def __getattr__(self, name: str) -> NoReturn:
+        if hasattr(type(self), name):  # a property that failed: once more, for its own error
+            object.__getattribute__(self, name)
         hint = f"; it is now {_OTHER_ATTRIBUTES[name]}" if name in _OTHER_ATTRIBUTES else ""
         raise AttributeError(f"a Run has no attribute {name!r}{hint}")
 

@@ -14,6 +14,7 @@ from made_once import MadeOnce
 from settings_of import changed, parse_settings
 
 from llmd4rec.runs.results import score
+from llmd4rec.runs.run import Run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "pretended_gpu.py"
 
@@ -45,28 +46,23 @@ def result_of(folder: Path) -> dict[str, Any]:
     return result
 
 
-def learned(run: Path) -> dict[tuple[str, int], dict[str, float]]:
+def losses_of(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
     """The losses of each stage's epochs."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [record for record in records if "ce" in record]
-    assert losses
-    return {
-        (record["stage"], record["epoch"]): {key: record[key] for key in ("ce", "kl") if key in record}
-        for record in losses
-    }
+    lines = [line for line in Run.open(folder).metrics() if "ce" in line]
+    assert lines
+    return {(line["stage"], line["epoch"]): {key: line[key] for key in ("ce", "kl") if key in line} for line in lines}
 
 
-def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, Any]:
-    """The default recipe, small: wide teachers of three kinds, texts and the rest in the table, a language model."""
+def recipe(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, Any]:
+    """The default recipe, small: wide teachers of three kinds, texts and all other item features, a language model."""
     training = settings["training"]["llm"] | {"epochs": 1}
     return changed(
         {
             "rounds": 1,
-            "wide": 16,
-            "logit_adjustment": "auto",
+            "teachers": [{"dim": 16}, {"name": "gru4rec", "dim": 16}, {"name": "bsarec", "dim": 16}],
             "model": {"dim": 8, "layers": 1, "heads": 2, "max_length": 6},
             "llm": {"model": llama, "layers": 1, "max_length": 6, "lora": {"r": 2}},
-            "training": {"crm": training, "llm": training},
+            "training": {"model": training, "llm": training},
         },
         **changes,
     )
@@ -74,11 +70,13 @@ def wholly(settings: dict[str, Any], llama: str, **changes: Any) -> dict[str, An
 
 def in_halves(settings: dict[str, Any], llama: str, drawn: bool = False) -> dict[str, Any]:
     """The default recipe in half precision, of the whole catalogue or of candidates."""
-    few = {"full_softmax_items": 5, "candidates": 4} if drawn else {}
-    changes: dict[str, Any] = {f"training__{m}__{key}": value for m in ("crm", "llm") for key, value in few.items()}
-    changes |= {"logit_adjustment": 0.2} if drawn else {}
-    halves = {f"training__{model}__precision": "bf16" for model in ("crm", "llm")}
-    return wholly(settings, llama, wide=None if drawn else 16, **changes, **halves)
+    values: dict[str, Any] = {"precision": "bf16"}
+    changes: dict[str, Any] = {}
+    if drawn:
+        values |= {"full_softmax_items": 5, "num_candidates": 4}
+        changes |= {"teachers": None, "distill__logit_adjustment": 0.2}
+    changes |= {f"training__{student}__{key}": value for student in ("model", "llm") for key, value in values.items()}
+    return recipe(settings, llama, **changes)
 
 
 def still(settings: dict[str, Any]) -> dict[str, Any]:
@@ -88,15 +86,16 @@ def still(settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole catalogue", "drawn candidates"])
-def test_the_default_recipe_stays_on_its_device_in_half_precision(name, there):
+def test_the_default_recipe_stays_on_its_device_in_half_precision(name: str, there: Path) -> None:
     result, drawn = result_of(there / name), name == "drawn candidates"
     assert "on the CPU" in result["refused"]
-    models = {"crm alone", "crm distilled", "llm alone", "llm distilled"}
-    assert set(result["scores"]) == models | (set() if drawn else {"wide alone"})
+    stages = {"undistilled", "llm", "llm-round-1", "distilled-round-1"}
+    assert set(result["scores"]) == stages | (set() if drawn else {"teacher-1", "teacher-2", "teacher-3"})
     assert len(set(result["best"])) == 3
-    # No step of a CRM makes the host wait (drawing candidates does); what it leaves is read once in many, in fit.py.
+    # No step of the model makes the host wait (drawing candidates does); what it leaves is read once in many, by the
+    # trainer.
     waiting = {file for file, *_ in result["waits"]}
-    assert "training/fit.py" in waiting
+    assert "training/trainer.py" in waiting
     assert drawn or not waiting & {
         "models/embedding.py",
         "models/sequential/sasrec.py",
@@ -106,17 +105,15 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(name, there):
 
 
 @pytest.mark.slow
-def test_a_run_on_another_device_has_the_numbers_of_the_cpu(there, tiny_settings, chain_data, tmp_path):
+def test_a_run_on_another_device_has_the_numbers_of_the_cpu(
+    there: Path, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+) -> None:
     run = parse_settings(still(tiny_settings)).fit(chain_data, tmp_path / "here")
-    here = {
-        f"{model} {stage}": score(run, chain_data, model, stage, split="test").metrics["ndcg@10"]
-        for model, stage in run.models()
-    }
-    assert result_of(there / "still")["scores"] == pytest.approx(
-        here, abs=0.05
-    )  # of few users: one that is ranked second makes .012
-    losses, expected = learned(there / "still" / "run"), learned(tmp_path / "here")
+    here = {stage.id: score(run, chain_data, stage.id).metrics["ndcg@10"] for stage in run.reported()}
+    # Of few users: one that is ranked second makes .012.
+    assert result_of(there / "still")["scores"] == pytest.approx(here, abs=0.05)
+    losses, expected = losses_of(there / "still" / "run"), losses_of(tmp_path / "here")
     assert set(losses) == set(expected)
     for (stage, epoch), values in losses.items():
         # In rounds a rank that rounding turned counts as a different weight.
-        assert values == pytest.approx(expected[stage, epoch], rel=1e-4 if stage.endswith("alone") else 0.1)
+        assert values == pytest.approx(expected[stage, epoch], rel=0.1 if "round" in stage else 1e-4)
