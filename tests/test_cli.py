@@ -138,7 +138,7 @@ def test_a_stage_the_run_does_not_have(odd_run):
     assert "llmd4rec train" in message
     assert "has no finished stage 'llm'" in refused("recommend", odd_run, "--stage", "llm", "--history", "50")
     assert "has no finished stage 'gpt'" in refused("export", odd_run, "--stage", "gpt")
-    assert "once called alone: undistilled" in refused("compare", odd_run, odd_run, "--stage-b", "alone")
+    assert "'alone' is now 'undistilled'" in refused("compare", odd_run, odd_run, "--stage-b", "alone")
     assert not (odd_run / "export").exists()
 
 

@@ -176,9 +176,9 @@ def test_messages_appear_without_any_configuring_and_obey_standard_logging() -> 
     assert lines[1].startswith(progress)
     assert len(lines) == 2
     assert messages("logging.getLogger('llmd4rec').setLevel('ERROR')") == ""
-    assert progress not in messages("logging.getLogger('llmd4rec.log').setLevel('WARNING')")
+    assert progress not in messages("logging.getLogger('llmd4rec.progress').setLevel('WARNING')")
     own = messages("logging.basicConfig(format='%(name)s|%(message)s')").splitlines()
-    assert [line.split("|")[0] for line in own] == ["llmd4rec", "llmd4rec", "llmd4rec.log"], "once each"
+    assert [line.split("|")[0] for line in own] == ["llmd4rec", "llmd4rec", "llmd4rec.progress"], "once each"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")

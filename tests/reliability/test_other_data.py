@@ -76,7 +76,7 @@ def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Da
     arguments = ("evaluate", chain_run, "--data", newer.path, "--other-data", "--stage", "undistilled")
     result = llmd4rec(*arguments, "--json")
     assert result.exit_code == 0, result.stderr
-    assert f"LOOK: {OTHER_DATA}" in result.stderr
+    assert f"warning: {OTHER_DATA}" in result.stderr
     told = json.loads(result.stdout)
     assert told["other_data"] == {"fingerprint": newer.fingerprint, "path": str(newer.path), "warning": OTHER_DATA}
     assert told["users"] == 9
@@ -84,7 +84,7 @@ def test_an_evaluation_takes_it_when_told_and_says_so(chain_run: Path, newer: Da
     (made,) = {path.name for path in (chain_run / "evaluation").glob("*")} - before
     assert made == f"undistilled-test-on-{newer.fingerprint[:8]}"
     assert Evaluation.load(chain_run / "evaluation" / made).other_data == told["other_data"]
-    assert "LOOK: these figures are of other data" in " ".join(llmd4rec(*arguments).stdout.split())
+    assert "Warning: these figures are of other data" in " ".join(llmd4rec(*arguments).stdout.split())
 
 
 def test_items_are_found_by_name_whatever_their_order(chain_run: Path, newer: Dataset) -> None:

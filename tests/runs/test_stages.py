@@ -28,12 +28,17 @@ def test_the_last_round_is_distilled_and_the_best_is_served(chain_run: Path) -> 
 @pytest.mark.parametrize(
     ("gain", "served"), [(0.1, "distilled-round-1"), (0.0, "distilled-round-1"), (-0.1, "undistilled")]
 )
-def test_what_is_served_is_the_better_on_validation(gain: float, served: str, chain_run: Path) -> None:
+def test_what_is_served_is_the_better_on_validation(
+    gain: float, served: str, chain_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run.open(chain_run)
     value = run.validation_of("undistilled")
     run.record.stages["distilled-round-1"]["validation_ndcg"] = value + gain
     assert run.resolve("served") == served
     assert run.resolve() == served
+    assert served in [stage.id for stage in run.reported()]
+    # Said once, however often it is asked.
+    assert capsys.readouterr().err.count("the undistilled model is taken") == (served == "undistilled")
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,8 @@ class DistillationSettings(BaseModel):
         distill, llm = self.distill, self.llm
         if self.rounds and llm is None and not self.teachers and distill.source != "self":
             raise ValueError(
-                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model without a teacher"
+                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model "
+                "without a teacher"
             )
         if self.rounds and llm is None and "model" not in distill.students:
             raise ValueError("distill.students names only the language model, and llm is null; name the model too")

@@ -220,5 +220,5 @@ def evaluation_table(result: Evaluation) -> Table:
     extra = {name: value for name, value in result.metrics.items() if name.startswith(("coverage", "popularity"))}
     table.caption = " · ".join(f"{name} {value:.4g}" for name, value in extra.items())
     if result.other_data is not None:
-        table.caption = f"LOOK: {result.other_data['warning']}\n{table.caption}"
+        table.caption = f"Warning: {result.other_data['warning']}\n{table.caption}"
     return table

@@ -65,6 +65,7 @@ class Run:
         self.folder, self.settings, self.record = folder, settings, record
         #: Of several processes that train together only the first one writes.
         self.writes = Processes.current().first
+        self._said_undistilled = False
 
     def __getattr__(self, name: str) -> NoReturn:
         if hasattr(type(self), name):  # a property that failed: once more, for its own error
@@ -248,10 +249,12 @@ class Run:
             best = max(rounds, key=self.validation_of, default=UNDISTILLED)
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
-            logger.warning(
-                f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not the "
-                f"distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
-            )
+            if not self._said_undistilled:  # once, however often it is asked
+                self._said_undistilled = True
+                logger.warning(
+                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
+                )
             return UNDISTILLED
         if name in done:
             return name
