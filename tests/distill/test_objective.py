@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.distillation.cache import Teacher
+from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.objective import RankingObjective
@@ -235,7 +235,7 @@ def test_a_prior_is_in_the_scores_that_learn(drawn):
     distill = DistillationTerm(1.7, 1.0, "none", logit_adjustment_I=prior)
     training = Training(label_smoothing=0.0, full_softmax_items=drawn or I, num_candidates=drawn or I)
     rank = ranks(t_states @ t_table.T, target)
-    teacher = Teacher(t_states.numpy(), t_table, rank.int().numpy())
+    teacher = TeacherCache(t_states.numpy(), t_table, rank.int().numpy())
     batch = Batch(torch.zeros(1, N), torch.tensor([N]), torch.arange(N), target, torch.arange(N))
     parts = RankingObjective(training, teacher, distill)(states, Served(table), batch, seed=3)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from evaluation.examples import random_dataset
 
-from llmd4rec.distillation.cache import open_teacher, publish
+from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.errors import ModelError
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -52,14 +52,14 @@ def test_it_is_published_like_any_model(precision, tmp_path):
     members = [member(8, 6, 1), member(16, 6, 2)]
     folders = [tmp_path / name for name in ("ensemble", "first", "second")]
     for folder, model in zip(folders, [Ensemble(members), *members], strict=True):
-        publish(model, data, folder, label=folder.name)
-    ensemble, first, second = (open_teacher(folder, data, torch.device("cpu")) for folder in folders)
+        write_cache(model, data, folder, label=folder.name)
+    ensemble, first, second = (open_cache(folder, data, torch.device("cpu")) for folder in folders)
     mean = (first.states @ first.table.numpy().T + second.states @ second.table.numpy().T) / 2
     if precision == "float32":
         ours = ensemble.states @ ensemble.table.numpy().T
         assert abs(ours - mean).max() < 2e-2 * abs(mean).max()
     else:
-        rounded = open_teacher(folders[0], data, torch.device("cpu"), "int8")
+        rounded = open_cache(folders[0], data, torch.device("cpu"), "int8")
         of_teacher = rounded.batch(torch.arange(len(rounded.rank)))
         states = Int8Rows.of(of_teacher.states_NK.float())
         ours = states.matmul(of_teacher.table_IK, torch.empty(len(mean), ITEMS)).numpy()

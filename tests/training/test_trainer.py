@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import Teacher, open_teacher, publish
+from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.losses.base import LossParts, Objective
@@ -63,7 +63,7 @@ def train(
     *,
     ranker: SequenceEncoder | None = None,
     validate: Callable[[SequenceEncoder], float] | None = None,
-    teacher: Teacher | None = None,
+    teacher: TeacherCache | None = None,
     distill: DistillationTerm | None = None,
     trained_before: bool = False,
     objective: Objective | None = None,
@@ -221,8 +221,8 @@ def test_small_data_get_smaller_batches(data, tmp_path, monkeypatch):
 def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path):
     teacher_model = network(seed=9)
     train(tmp_path / "t", data, QUICK.model_copy(update={"epochs": 20, "patience": 20}), ranker=teacher_model)
-    publish(teacher_model, data, tmp_path / "teacher", label="t")
-    teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
+    write_cache(teacher_model, data, tmp_path / "teacher", label="t")
+    teacher = open_cache(tmp_path / "teacher", data, torch.device("cpu"))
     one = QUICK.model_copy(update={"epochs": 1})
     _, _, log = train(tmp_path / "s", data, one, teacher=teacher, distill=DistillationTerm(4.0, 1.0, "rank"))
     assert log[1]["kl"] > 0
@@ -320,8 +320,8 @@ def test_interruptions_leave_no_trace(data, tmp_path, way, taught):
     settings = QUICK.model_copy(update=WAYS[way])
     more: dict[str, Any] = {}
     if taught:
-        publish(network(dim=4, seed=9), data, tmp_path / "teacher", label="t")
-        teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"))
+        write_cache(network(dim=4, seed=9), data, tmp_path / "teacher", label="t")
+        teacher = open_cache(tmp_path / "teacher", data, torch.device("cpu"))
         more = {"teacher": teacher, "distill": DistillationTerm(1.0, 2.0, "rank")}
     expected, ranker, log = train(tmp_path / "whole", data, settings, **more)
 
