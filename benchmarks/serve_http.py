@@ -214,15 +214,15 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A service of Beauty's size, and its address."""
     from harness import beauty
 
+    from llmd4rec.estimators import Distillation
     from llmd4rec.export.write import export_run
-    from llmd4rec.runs.run import parse_settings
 
     data = beauty()
     data.save(folder / "data")
     # What the numbers of the network are makes no difference to how long it takes: one epoch will do.
-    settings = {"rounds": 0, "crm": {"item_features": "id"}, "training": {"crm": {"epochs": 1}}}
-    run = parse_settings(settings).fit(type(data).load(folder / "data"), folder / "run")
-    export_run(run, run.load_data(), folder / "export", "alone")
+    settings = {"rounds": 0, "model": {"item_features": "id"}, "training": {"model": {"epochs": 1}}}
+    run = Distillation(**settings).fit(type(data).load(folder / "data"), folder / "run")
+    export_run(run, run.load_data(), folder / "export", "undistilled")
     command = ["from llmd4rec.cli import main; main()", "serve", str(folder / "export"), "--port", "0"]
     with (folder / "log").open("w") as log:
         service = subprocess.Popen([sys.executable, "-c", *command], stdout=subprocess.PIPE, stderr=log, text=True)

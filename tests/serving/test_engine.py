@@ -20,10 +20,10 @@ from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
 
 
-@pytest.mark.parametrize("stage", ["distilled", "alone"])
+@pytest.mark.parametrize("stage", ["distilled", "undistilled"])
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_answers_are_those_of_the_trained_model(engine, store, stage, filter_seen):
-    model = store.run.load("crm", stage)
+    model = store.run.load(stage)
     asked = engine if stage == "distilled" else engine.undistilled
     names = store.data.item_ids
     for position in store.data.test:

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from evaluation.examples import chain_dataset
-from settings_of import parse_settings
+from settings_of import changed, parse_settings
 
 from llmd4rec import Engine
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
@@ -29,7 +29,7 @@ from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import NetworkName, SASRec
 from llmd4rec.runs.run import Run
 
-STAGES = ("alone", "distilled")
+STAGES = ("undistilled", "distilled")
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,13 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
 
     history = ["i3", "i4", "i5"]
     printed = run_card(folder, history)
-    expected = Run.open(chain_run).crm.recommend(history, k=9)  # all there are but those seen
+    expected = Run.open(chain_run).recommender().recommend(history, k=9)  # all there are but those seen
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
 def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports):
-    graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("alone", "distilled")]
-    alone, distilled = (
+    graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("undistilled", "distilled")]
+    undistilled, distilled = (
         {
             "nodes": [(node.op_type, list(node.input), list(node.output)) for node in graph.node],
             "weights": [(tensor.name, tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer],
@@ -98,8 +98,8 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports
         }
         for graph in graphs
     )
-    assert alone == distilled
-    assert len(alone["nodes"]) > 10
+    assert undistilled == distilled
+    assert len(undistilled["nodes"]) > 10
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     """A model selected with seen items among the candidates answers with them, and its figures are of that."""
     folder = Path(shutil.copytree(chain_run, tmp_path / "run"))
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["evaluation"]["seen"] = "keep"
+    config["evaluation"]["filter_seen"] = False
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     run, history = Run.open(folder), ["i3", "i4", "i5"]
-    export_run(run, chain_data, tmp_path / "export", "alone", options=ExportOptions(table="int8"))
+    export_run(run, chain_data, tmp_path / "export", "undistilled", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
     ranker = run.load("undistilled")
     assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
@@ -160,8 +160,8 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
     assert kept[:10] == run_card(tmp_path / "export", history)
-    assert engine_of_run(run, "crm", "alone").info.filter_seen is False
-    assert {item.item_id for item in run.recommender("crm", "alone").recommend(history, 12)} == set(kept)
+    assert engine_of_run(run, "undistilled").info.filter_seen is False
+    assert {item.item_id for item in run.recommender("undistilled").recommend(history, 12)} == set(kept)
     assert not set(history) & {item.item_id for item in engine.recommend(history, 12, filter_seen=True).items}
 
 
@@ -188,10 +188,10 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store):
 @pytest.mark.parametrize(
     ("options", "stage", "message"),
     [
-        (ExportOptions(both=True), "alone", "exported already"),
-        (ExportOptions(text_encoder=True), "alone", "no item of this data set has a text"),
-        (ExportOptions(new_items=True), "alone", "no item of this data set has a text"),
-        (ExportOptions(text_encoder=True, new_items=False), "alone", "of no use without --new-items"),
+        (ExportOptions(both=True), "undistilled", "the undistilled model is what is exported"),
+        (ExportOptions(text_encoder=True), "undistilled", "no item of this data set has a text"),
+        (ExportOptions(new_items=True), "undistilled", "no item of this data set has a text"),
+        (ExportOptions(text_encoder=True, new_items=False), "undistilled", "of no use without --new-items"),
     ],
 )
 def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, stage, message):
@@ -203,9 +203,55 @@ def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stage", ["llm", "llm-round-1"])
+def test_a_language_model_is_not_exported(chain_run, chain_data, tmp_path, stage):
+    with pytest.raises(ConfigError, match=f"{stage} is a language model") as caught:
+        export_run(Run.open(chain_run), chain_data, tmp_path / "export", stage)
+    assert "--stage" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def taught_run(made_once, tiny_settings, chain_data) -> Run:
+    """A run with a teacher of another kind and width."""
+    settings = {**tiny_settings, "llm": None, "teachers": [{"name": "gru4rec", "dim": 12}]}
+    settings = changed(settings, distill__source="ensemble")
+    folder = made_once("taught run", lambda folder: parse_settings(settings).fit(chain_data, folder / "run"))
+    return Run.open(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "network", "dim"), [("teacher-1", "gru4rec", 12), ("distilled-round-1", "sasrec", 8)]
+)
+def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_path, stage, network, dim):
+    assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
+    engine, of_run = Engine.load(tmp_path / "export"), engine_of_run(taught_run, stage, chain_data)
+    for info in (engine.info, of_run.info):
+        assert (info.stage, info.model, info.dim) == (stage, network, dim)
+        assert info.validation == taught_run.validation_of(stage)
+    history = ["i3", "i4", "i5"]
+    expected = taught_run.recommender(stage).recommend(history, k=9)
+    for asked in (engine, of_run):
+        answer = asked.recommend(history, 9).items
+        assert [item.item_id for item in answer] == [item.item_id for item in expected]
+        assert [item.score for item in answer] == pytest.approx([item.score for item in expected], abs=1e-4)
+
+
+def test_the_undistilled_model_stands_beside_the_same_network_only(taught_run, chain_data, tmp_path):
+    with pytest.raises(ConfigError, match="teacher-1 is another network than the undistilled model"):
+        export_run(taught_run, chain_data, tmp_path / "export", "teacher-1", options=ExportOptions(both=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_validation_chose_is_exported_by_default(chain_run, chain_data, tmp_path):
+    run = Run.open(chain_run)
+    export_run(run, chain_data, tmp_path / "export")
+    assert Engine.load(tmp_path / "export").info.stage == run.resolve("served")
+
+
 def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):
     run = Run.open(chain_run)
-    target = Path(shutil.copytree(exports["alone"], tmp_path / "export"))
+    target = Path(shutil.copytree(exports["undistilled"], tmp_path / "export"))
     with pytest.raises(DataError, match="already exists"):
         export_run(run, chain_data, target, "distilled")
     assert json.loads((target / "export.json").read_text())["stage"] == "undistilled"
@@ -226,7 +272,7 @@ def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place)
         precious.write_text("years")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(RunError, match="is not an export: it is not replaced"):
-        export_run(Run.open(chain_run), chain_data, precious, "alone", overwrite=True)
+        export_run(Run.open(chain_run), chain_data, precious, "undistilled", overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
@@ -239,7 +285,7 @@ def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, mon
 
     monkeypatch.setattr("llmd4rec.export.write.write_encoder", wrong)
     with pytest.raises(ModelError, match="the exported graph differs from the model"):
-        export_run(run, chain_data, tmp_path / "export", "alone")
+        export_run(run, chain_data, tmp_path / "export", "undistilled")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +301,7 @@ def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
 
 def test_other_data_is_refused(chain_run, tmp_path):
     with pytest.raises(RunError, match="was trained on other data"):
-        export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "alone")
+        export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "undistilled")
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
@@ -270,9 +316,9 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
 
 @pytest.mark.parametrize("name", get_args(NetworkName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
-    crm = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
-    run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
-    assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
+    model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
+    run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")
+    assert "agree" in export_run(run, chain_data, tmp_path / "export", "undistilled")
     model = run.load("undistilled")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])
     session = onnxruntime.InferenceSession(tmp_path / "export" / "encoder.onnx")

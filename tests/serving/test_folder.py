@@ -96,7 +96,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
         (head_with(format=2), r"was made by an older version of llmd4rec \(export format 2, now 3\)"),
         (head_with(format=4), "has export format 4; this version of llmd4rec reads format 3"),
         (head_with(format="3"), "has export format '3'"),
-        (head_with(filter_filter_seen=False), "'filter_seen' is missing or of the wrong kind"),
+        (head_with(filter_seen="keep"), "'filter_seen' is missing or of the wrong kind"),
         (head_with(dim=None), "'dim' is missing or of the wrong kind"),
         (head_with(files={}), "does not list encoder.onnx"),
         (head_with(items=0), "must be at least 1"),

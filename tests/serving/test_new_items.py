@@ -27,7 +27,7 @@ def test_a_new_item_takes_the_place_its_text_gives(engine, store):
     text_map = np.load(store.export / "text_map.npy")
     from llmd4rec.models.llm.item_text import encode_texts
 
-    vector = encode_texts(store.data.texts()[6:7], store.run.settings.llm.encoder)
+    vector = encode_texts(store.data.texts()[6:7], store.run.settings.texts.encoder)
     expected = np.append(vector[0], 1).astype(np.float32) @ text_map
     # the exported encoder is in 8-bit numbers
     np.testing.assert_allclose(engine._snapshot.table_ID[-1], expected, atol=0.05 * np.abs(expected).max() + 1e-3)

@@ -100,7 +100,7 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
 
 
 def test_an_engine_of_a_run_says_what_to_do(store):
-    engine = engine_of_run(store.run, "crm", "distilled", store.data)
+    engine = engine_of_run(store.run, "distilled", store.data)
     with pytest.raises(RunError, match="made from a run") as caught:
         pickle.dumps(engine)
     assert "Export the run" in caught.value.remedy

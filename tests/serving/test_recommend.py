@@ -14,7 +14,11 @@ from llmd4rec import Dataset, Engine
 
 
 def test_an_export_answers_as_its_run_does(store):
-    for stage, stage_id in (("distilled", "distilled-round-1"), ("alone", "undistilled")):
+    for stage, stage_id in (
+        ("distilled", "distilled-round-1"),
+        ("distilled-round-1", "distilled-round-1"),
+        ("undistilled", "undistilled"),
+    ):
         of_run = answer("recommend", store.run.folder, "--history", "i3,i4", "--stage", stage)
         of_export = answer("recommend", store.export, "--history", "i3,i4", "--stage", stage)
         assert ids(of_export) == ids(of_run)
@@ -81,7 +85,7 @@ def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
         (["--history", "i3", "--filter", "price>=cheap"], "'cheap' is no number"),
         (["--history", "i3", "--filter", "colour=red"], "no field 'colour'"),
         (["--history", "i3", "--diversity", "2"], "diversity is 2.0"),
-        (["--history", "i3", "--model", "llm"], "which holds the CRM only"),
+        (["--history", "i3", "--stage", "llm"], "is an export of distilled-round-1 and undistilled, not of llm"),
         (["--history", "i33"], "nearest known: 'i3'"),
         (["--history", "[3"], "the history is not a JSON list"),
     ],
@@ -109,12 +113,30 @@ def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path
 def test_an_export_of_one_model_has_no_other(store, tmp_path):
     from llmd4rec.export.write import export_run
 
-    export_run(store.run, store.data, tmp_path / "export", "alone")
+    export_run(store.run, store.data, tmp_path / "export", "undistilled")
     assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
     assert Engine.load(tmp_path / "export").undistilled is None
-    assert "holds no distilled CRM" in refused(
-        "recommend", tmp_path / "export", "--history", "i3", "--stage", "distilled"
-    )
+    for stage in ("distilled", "distilled-round-1", "llm"):
+        said = refused("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        assert f"is an export of undistilled, not of {stage}" in said
+    for stage in ("undistilled", "served"):
+        found = answer("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        assert found["stage"] == "undistilled"
+
+
+def test_an_export_holds_the_stages_it_names(store):
+    """The other model is picked by its stage; `served` is what the export is of; no other stage is there."""
+    found = {
+        stage: answer("recommend", store.export, "--history", "i3", *(["--stage", stage] if stage else []))
+        for stage in ("", "served", "undistilled")
+    }
+    assert found[""] == found["served"]
+    assert found["undistilled"]["stage"] == "undistilled"
+    assert found["undistilled"]["recommendations"] != found[""]["recommendations"]
+    for stage in ("distilled-round-2", "alone", "teacher-1"):
+        said = refused("recommend", store.export, "--history", "i3", "--stage", stage)
+        assert f"is an export of distilled-round-1 and undistilled, not of {stage}" in said
+        assert "Leave out --stage, or name one of them." in said
 
 
 def newer_than(store: Any, folder: Any) -> Dataset:

@@ -150,7 +150,7 @@ def test_what_is_served_is_said(client, engine):
         (b'{"history": ["plain"], "diversity": Infinity}', 422, "diversity"),
         (b'{"history": ["plain"], "diversity": 1.5}', 422, "diversity"),
         (b'{"history": ["plain"], "filter_seen": "keep"}', 422, "filter_seen"),
-        (b'{"history": ["plain"], "filter_seen": False}', 422, "seen"),
+        (b'{"history": ["plain"], "seen": "keep"}', 422, "seen"),
         (b'{"history": ["plain"], "model": "before"}', 422, "model"),
         (b'{"history": ["plain"], "model": "gpt"}', 422, "model"),
         (b'{"history": ["plain"], "user": "u1"}', 422, "user"),
@@ -175,7 +175,7 @@ def test_a_bad_request_is_told_what_is_wrong(client, body, status, field):
 
 
 def test_an_old_name_of_a_field_is_answered_with_the_new_one(client):
-    error = client.post("/v1/recommend", {"history": ["plain"], "filter_seen": False}).error
+    error = client.post("/v1/recommend", {"history": ["plain"], "seen": "keep"}).error
     assert (error["field"], "`filter_seen`" in error["message"]) == ("seen", True)
     error = client.post("/v1/recommend", {"history": ["plain"], "model": "before"}).error
     assert "'undistilled'" in error["message"]

@@ -170,7 +170,8 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
 
     if (source / "export.json").is_file():
         engine = Engine.load(source)
-        if stage not in (None, engine.info.stage, "served"):
+        names = {engine.info.stage, "served", *(["distilled"] if engine.info.stage.startswith("distilled-") else [])}
+        if stage is not None and stage not in names:
             other = engine.undistilled
             if other is None or stage != other.info.stage:
                 have = engine.info.stage + (f" and {other.info.stage}" if other is not None else "")

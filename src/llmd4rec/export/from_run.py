@@ -14,7 +14,7 @@ from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
-from llmd4rec.runs.results import network_name
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
@@ -69,7 +69,7 @@ def engine_of_run(run: Run, name: str = "served", data: Dataset | None = None, *
         name=run.folder.resolve().name,
         format=0,
         stage=stage.id,
-        model=network_name(stage),
+        model=stage.network.model if isinstance(stage.network, LLM) else stage.network.name,
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,

@@ -95,6 +95,11 @@ def export_run(
         )
     if options.both and stage.id == UNDISTILLED:
         raise ConfigError("the undistilled model is what is exported", "Leave out --both, or name another --stage.")
+    if options.both and stage.role != "model":
+        raise ConfigError(
+            f"{stage.id} is another network than the undistilled model, which stands beside it with --both",
+            "Leave out --both, or name another --stage.",
+        )
     texts = _Texts.of(run, data, options)
     with atomic_dir(folder, replace=overwrite) as temporary:
         head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
