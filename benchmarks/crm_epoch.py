@@ -3,8 +3,8 @@
 Ours is `fit` for one epoch of a freshly built SASRec with the default settings, from an opened data set to weights on
 disk. A peer trains in its own environment and process with its own trainer and data loader; it takes turns of some
 seconds, idle while others run, and its epoch is its number of training positions divided by its best turn's positions
-per second. A taught epoch has a published teacher, the KL over the whole catalogue and rank weights; with "int8" (the
-default) the teacher's states and table are rounded to 8 bits, with "float32" they are as published.
+per second. A taught epoch has a cached teacher, the KL over the whole catalogue and rank weights; with "int8" (the
+default) the teacher's states and table are rounded to 8 bits, with "float32" they are as cached.
 
 The arithmetic limit is what the epoch's multiplications would take at the machine's best rate (see `ceiling.py`):
 6 · P · I · d of the prediction layer; in each of the others 72 · d² per item read (weights) and 12 · d per pair of
@@ -26,7 +26,7 @@ from peers.peer import PEERS, Network, Peer
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import Precision, Teacher, open_teacher, publish
+from llmd4rec.distillation.cache import Precision, TeacherCache, open_cache, write_cache
 from llmd4rec.distillation.settings import CRMTraining, MutualDistillation
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.objective import RankingObjective
@@ -113,7 +113,7 @@ def main() -> None:
     report("crm_epoch", "Model: one epoch over the full softmax", figures, notes)
 
 
-def epoch(dataset: Dataset, teacher: Teacher | None) -> None:
+def epoch(dataset: Dataset, teacher: TeacherCache | None) -> None:
     """Our epoch, with or without a teacher."""
     settings = CRMTraining(epochs=1)
     distill = MutualDistillation().distill("crm") if teacher is not None else None
@@ -131,14 +131,14 @@ def epoch(dataset: Dataset, teacher: Teacher | None) -> None:
         )
 
 
-def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -> Teacher:
-    """A published teacher with random weights; what it says does not change what listening costs."""
+def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -> TeacherCache:
+    """The cache of a teacher with random weights; its values do not change what a step costs."""
     if folder.exists():
-        return open_teacher(folder, dataset, torch.device("cpu"), precision)
+        return open_cache(folder, dataset, torch.device("cpu"), precision)
     ranker = SASRec(dim=dim).build(dataset.num_items, seed=1)
     torch.nn.init.normal_(ranker.items.weight, std=2.5 / dim**0.5, generator=torch.Generator().manual_seed(1))
-    publish(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
-    return open_teacher(folder, dataset, torch.device("cpu"), precision)
+    write_cache(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
+    return open_cache(folder, dataset, torch.device("cpu"), precision)
 
 
 def rounding(dim: int, items: int) -> float:
