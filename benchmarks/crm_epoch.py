@@ -27,9 +27,10 @@ from peers.peer import PEERS, Network, Peer
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import Precision, TeacherCache, open_cache, write_cache
-from llmd4rec.distillation.settings import CRMTraining, MutualDistillation
+from llmd4rec.distillation.settings import DistillSettings, ModelTraining
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential.sasrec import SASRec
 from llmd4rec.training.tracking import MetricsLog
 from llmd4rec.training.trainer import fit
@@ -105,7 +106,7 @@ def main() -> None:
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, {windows.num_positions:,} training positions; "
         "d 64, 2 layers, 2 heads, history 50, dropout 0.5; best of the turns.",
         "All train the same next items once per epoch, but count a batch differently: ours in positions (about "
-        f"{CRMTraining().batch}), RecBole in pairs of a prefix and its next item, each a padded sequence of its own, "
+        f"{ModelTraining().batch}), RecBole in pairs of a prefix and its next item, each a padded sequence of its own, "
         "RecTools in users, as many as hold about the same number of positions.",
         "RecTools' SASRec has a feed-forward layer of width d where ours and RecBole's have 4 d, and trains the last "
         "50 positions of a user, where the others train all.",
@@ -115,8 +116,9 @@ def main() -> None:
 
 def epoch(dataset: Dataset, teacher: TeacherCache | None) -> None:
     """Our epoch, with or without a teacher."""
-    settings = CRMTraining(epochs=1)
-    distill = MutualDistillation().distill("crm") if teacher is not None else None
+    settings = ModelTraining(epochs=1)
+    weight = DistillSettings().weight.model
+    term = DistillationTerm(weight=weight) if teacher is not None else None
     with tempfile.TemporaryDirectory() as folder:
         fit(
             SASRec().build(dataset.num_items, seed=0),
@@ -127,7 +129,7 @@ def epoch(dataset: Dataset, teacher: TeacherCache | None) -> None:
             seed=0,
             validate=lambda ranker: 0.0,
             log=MetricsLog(Path(folder) / "metrics.jsonl"),
-            objective=RankingObjective(settings, teacher, distill),
+            objective=RankingObjective(settings, teacher, term),
         )
 
 
@@ -153,7 +155,7 @@ def rounding(dim: int, items: int) -> float:
 
 def contenders(windows: TrainingWindows, names: list[str]) -> list[tuple[str, str, Network]]:
     """Label, peer and network: each with our batch, RecBole also with its own default."""
-    batch = CRMTraining().batch
+    batch = ModelTraining().batch
     users = round(batch * len(windows) / windows.num_positions)
     found = [(f"{PEERS[name]}", name, Network(batch, users)) for name in names]
     if "recbole" in names:
