@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,11 +98,16 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
 
     from llmd4rec.distillation.plan import plan
     from llmd4rec.log import duration, print_json, stdout_console
-    from llmd4rec.runs.record import Record
+    from llmd4rec.runs.invalidation import invalidated
     from llmd4rec.runs.results import network_name
+    from llmd4rec.runs.run import Run
 
     stages = plan(settings)
-    done = Record.read(folder).stages if folder is not None and (folder / "run.json").exists() else {}
+    done: dict[str, Any] = {}
+    if folder is not None and (folder / "run.json").exists():
+        run = Run.open(folder)
+        lost = invalidated(run.settings, settings)
+        done = {stage: values for stage, values in run.record.stages.items() if stage not in lost}
     if as_json:
         print_json([stage.identity() | {"needs": stage.needs} for stage in stages])
         return

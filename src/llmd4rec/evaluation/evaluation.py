@@ -29,8 +29,8 @@ class Evaluation:
         slices: name → {"users": how many, and the ranking metrics over them; only `users` where nobody is in
             it}.
         users: how many targets were ranked.
-        model: which model this is, such as `model` or `llm`.
-        stage: which state of it: `undistilled` or `distilled`.
+        model: which network this is, such as `SASRec 64`.
+        stage: the id of the stage that it was trained in, such as `undistilled`.
         filter_seen: whether items of the history were no candidates.
         split: `valid` or `test`.
         per_user: one row per target in the order of the data set: `user_id`, `item_id` (the true item),

@@ -169,7 +169,7 @@ def compare(
     Args:
         first: the baseline: an evaluation or the folder of a saved one.
         second: what should be better.
-        names: what to call them; default: model and stage, such as `model undistilled`.
+        names: what to call them; default: stage and model, such as `undistilled (SASRec 64)`.
         resamples: of the bootstrap.
         flips: random sign flips of the permutation test; the smallest possible p is 1 / (flips + 1).
         seed: of both.
@@ -181,7 +181,7 @@ def compare(
     a = first if isinstance(first, Evaluation) else Evaluation.load(first)
     b = second if isinstance(second, Evaluation) else Evaluation.load(second)
     table = join_users(a, b)
-    first_name, second_name = names or (f"{a.model} {a.stage}", f"{b.model} {b.stage}")
+    first_name, second_name = names or (f"{a.stage} ({a.model})", f"{b.stage} ({b.model})")
     rng = np.random.default_rng(seed)
     ranks_a, ranks_b = table["rank"].to_numpy(), table["rank_second"].to_numpy()
     cutoffs = _common_cutoffs(a, b)

@@ -117,9 +117,10 @@ class Recommender:
                 f"the frame has no column {missing[0]!r}; it has {', '.join(rows.columns)}",
                 "Rename its columns to user_id and item_id (and timestamp, where there is one).",
             )
-        if "timestamp" in rows.columns:
-            rows = rows.sort("timestamp", maintain_order=True)
-        grouped = rows.group_by("user_id", maintain_order=True).agg(pl.col("item_id"))
+        items = (
+            pl.col("item_id").sort_by("timestamp", maintain_order=True) if "timestamp" in rows.columns else "item_id"
+        )
+        grouped = rows.group_by("user_id", maintain_order=True).agg(items)
         histories = [self._known(history, skip_unknown) for history in grouped["item_id"].to_list()]
         lists = self._best(histories, k, filtered)
         result = pl.DataFrame(
