@@ -236,7 +236,7 @@ def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run):
     assert "0.0" in json.dumps(same)
     assert all(value == 0 for value in _values(same, "difference"))
     other = answer("compare", run, run, "--stage-a", "undistilled", "--stage-b", "distilled")
-    assert (other["first"], other["second"]) == ("SASRec 8 undistilled", "SASRec 8 distilled-round-1")
+    assert (other["first"], other["second"]) == ("undistilled (SASRec 8)", "distilled-round-1 (SASRec 8)")
     assert llmd4rec("compare", run, run).exit_code == 0
 
 

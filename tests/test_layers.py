@@ -51,7 +51,7 @@ def test_every_package_and_module_has_its_layer() -> None:
     [
         ("data/dataset.py", "from llmd4rec.runs import run", "imports go downwards"),
         ("io/files.py", "def later():\n    from llmd4rec.data import dataset", "imports go downwards"),
-        ("data/arrays.py", "from llmd4rec.data import dataset, prepare", "no circles within a package"),
+        ("data/arrays.py", "from llmd4rec.data import dataset, prepare", "no circles"),
     ],
 )
 def test_an_import_that_goes_wrong_is_found(module: str, line: str, broken: str, copy: Path) -> None:
