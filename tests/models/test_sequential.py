@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmd4rec.config.settings import load_settings
-from llmd4rec.distillation.settings import MutualDistillation, Wide
+from llmd4rec.distillation.settings import RECIPE, DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -31,7 +31,7 @@ def histories(batch: int, length: int) -> torch.Tensor:
 def test_each_can_teach_by_its_name():
     assert set(get_args(NetworkName)) == KINDS.keys()
     for name, kind in KINDS.items():
-        assert isinstance(Wide(name=name).of(SASRec(dim=8), 32), kind)
+        assert isinstance(Teacher(name=name, dim=32).network(SASRec(dim=8)), kind)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -148,34 +148,38 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("crm.name=bert4rec", r"crm\.name = 'bert4rec': must be one of sasrec, bsarec, ligr, gru4rec"),
-        ("crm=5", r"crm = 5: must be a group of settings"),
-        ("crm.dimm=3", r"unknown setting 'crm\.dimm'; did you mean 'crm\.dim'\?"),
-        ("crm.heads=3", "heads = 3 does not divide dim = 64"),
+        ("model.name=bert4rec", r"model\.name = 'bert4rec': must be one of sasrec, bsarec, ligr, gru4rec"),
+        ("model=5", r"model = 5: must be a group of settings"),
+        ("model.dimm=3", r"unknown setting 'model\.dimm'; did you mean 'model\.dim'\?"),
+        ("model.heads=3", "heads = 3 does not divide dim = 64"),
         (
-            "crm.item_features=text",
-            r"crm\.item_features: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours",
+            "model.item_features=text",
+            r"model\.item_features: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours",
         ),
-        ("crm.item_features=id+txt", r"crm\.item_features: 'id\+txt' must be id, then"),
-        ("crm.item_features=[id]", r"crm\.item_features = \['id'\]: input should be a valid string"),
+        ("model.item_features=id+txt", r"model\.item_features: 'id\+txt' must be id, then"),
+        ("model.item_features=[id]", r"model\.item_features = \['id'\]: input should be a valid string"),
     ],
 )
 def test_wrong_settings_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
-        load_settings(MutualDistillation, None, [override])
+        load_settings(DistillationSettings, None, [override], base=dict(RECIPE))
 
 
 def test_the_order_of_what_a_table_learns_from_does_not_matter():
-    ordered = load_settings(MutualDistillation, None, ["crm.item_features=id+neighbours+text+text"]).crm
+    ordered = load_settings(
+        DistillationSettings, None, ["model.item_features=id+neighbours+text+text"], base=dict(RECIPE)
+    ).model
     assert ordered.item_features == "id+text+neighbours"
 
 
 def test_settings_name_the_network():
-    assert load_settings(MutualDistillation, None).crm == SASRec()
-    assert load_settings(MutualDistillation, None, ["crm.dim=32"]).crm == SASRec(dim=32)
-    assert load_settings(MutualDistillation, None, ["crm.name=ligr"]).crm == LiGR()
-    assert load_settings(MutualDistillation, None, ["crm.name=bsarec"]).crm == BSARec()
-    assert load_settings(MutualDistillation, None, ["crm.name=gru4rec", "crm.hidden=32"]).crm == GRU4Rec(hidden=32)
+    assert load_settings(DistillationSettings, None, base=dict(RECIPE)).model == SASRec()
+    assert load_settings(DistillationSettings, None, ["model.dim=32"], base=dict(RECIPE)).model == SASRec(dim=32)
+    assert load_settings(DistillationSettings, None, ["model.name=ligr"], base=dict(RECIPE)).model == LiGR()
+    assert load_settings(DistillationSettings, None, ["model.name=bsarec"], base=dict(RECIPE)).model == BSARec()
+    assert load_settings(
+        DistillationSettings, None, ["model.name=gru4rec", "model.hidden=32"], base=dict(RECIPE)
+    ).model == GRU4Rec(hidden=32)
 
 
 def test_a_gru_is_in_single_precision_whatever_is_around_it():

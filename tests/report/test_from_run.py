@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_what_orders_the_histories_is_said(make_run: Any, chain_data: Dataset) -
 
 
 def test_a_trained_run_makes_a_page(chain_run: Path, chain_data: Dataset, tmp_path: Path) -> None:
-    run = Run.open(chain_run)
+    run = Run.open(shutil.copytree(chain_run, tmp_path / "run"))
     scored = score_run(run, chain_data)
     path = write_run_report(run, chain_data, scored, tmp_path / "page.html")
     assert path == tmp_path / "page.html"
