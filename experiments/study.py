@@ -39,8 +39,9 @@ import yaml
 import llmd4rec
 from llmd4rec.config.settings import check, differences
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import LANGUAGE_MODEL, UNDISTILLED, Stage, find, rounds_of
+from llmd4rec.distillation.plan import Stage, find, rounds_of
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, UNDISTILLED
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare

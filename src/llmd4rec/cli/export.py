@@ -59,7 +59,7 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distillation.plan import DISTILLED, SERVED, UNDISTILLED
+    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
     from llmd4rec.export.write import ExportOptions, export_run
     from llmd4rec.runs.run import Run
 

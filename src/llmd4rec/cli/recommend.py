@@ -165,12 +165,13 @@ def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | N
 def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
     """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.distillation.stage_ids import SERVED, is_distilled
     from llmd4rec.errors import ConfigError
     from llmd4rec.inference.engine import Engine
 
     if (source / "export.json").is_file():
         engine = Engine.load(source)
-        names = {engine.info.stage, "served", *(["distilled"] if engine.info.stage.startswith("distilled-") else [])}
+        names = {engine.info.stage, SERVED, *(["distilled"] if is_distilled(engine.info.stage) else [])}
         if stage is not None and stage not in names:
             other = engine.undistilled
             if other is None or stage != other.info.stage:

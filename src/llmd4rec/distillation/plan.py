@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from llmd4rec.distillation.methods import LLMD4Rec, Method
 from llmd4rec.distillation.settings import DistillationSettings, Student
+from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, SERVED, UNDISTILLED, round_id, teacher_id
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.softmax import DistillationTerm
@@ -29,10 +30,6 @@ from llmd4rec.training.settings import Training
 
 #: What a stage's model is for: it is served, it only teaches, or it is the language model.
 Role = Literal["model", "teacher", "llm"]
-
-UNDISTILLED, LANGUAGE_MODEL = "undistilled", "llm"
-#: Names that stand for a stage that depends on how a run went: the last round's model, and what validation chose.
-DISTILLED, SERVED = "distilled", "served"
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ class _Plan:
             network = settings.teachers[number - 1].network(settings.model)
             # The names that random streams had before stages had ids: changing them would change all results.
             seed_key = "wide-alone" if number == 1 else f"wide-alone-{number}"
-            found.append(self._first("teacher", _teacher(number), seed_key, network))
+            found.append(self._first("teacher", teacher_id(number), seed_key, network))
         if self.llm is not None:
             found.append(self._first("llm", LANGUAGE_MODEL, "llm-alone", self.llm))
         for number in range(1, settings.rounds + 1):
@@ -213,15 +210,15 @@ class _Plan:
 
     def _latest(self, role: Role, number: int) -> str:
         """The stage whose model stands for that role in round `number`: the last one trained before it."""
-        first = {"model": UNDISTILLED, "llm": LANGUAGE_MODEL, "teacher": _teacher(1)}[role]
-        return _round_id(role, number - 1) if number > 1 and role in self.students else first
+        first = {"model": UNDISTILLED, "llm": LANGUAGE_MODEL, "teacher": teacher_id(1)}[role]
+        return round_id(role, number - 1) if number > 1 and role in self.students else first
 
     def _sources(self, student: Student, number: int) -> tuple[str, ...]:
         """The stages that teach a student in a round."""
         # The served model is taught by the language model that this round has taught.
         model = self._latest("model", number)
         llm = () if self.llm is None else (self._latest("llm", number + 1 if student == "model" else number),)
-        models = (*(_teacher(teacher) for teacher in self.teachers), model)
+        models = (*(teacher_id(teacher) for teacher in self.teachers), model)
         own, others = (models, llm) if student == "model" else (llm, models)
         return {"partner": others, "ensemble": (*others, *own), "self": own}[self.distill.source]
 
@@ -270,7 +267,7 @@ class _Plan:
             more["starts_from"] = self._latest(student, number)
         training: Training = settings.training.llm if student == "llm" else settings.training.model
         seed_key = f"{'llm' if student == 'llm' else 'crm'}-round-{number}"
-        return self._stage(_round_id(student, number), student, number, network, training.in_round(), seed_key, **more)
+        return self._stage(round_id(student, number), student, number, network, training.in_round(), seed_key, **more)
 
     def _stage(
         self,
@@ -320,11 +317,3 @@ class _Plan:
                 "distill.warm_start)"
             )
         return found
-
-
-def _teacher(number: int) -> str:
-    return f"teacher-{number}"
-
-
-def _round_id(role: Role, number: int) -> str:
-    return f"{'distilled' if role == 'model' else role}-round-{number}"

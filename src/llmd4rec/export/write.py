@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import UNDISTILLED, Stage
+from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder

@@ -9,7 +9,8 @@ from typing import Any
 
 from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import UNDISTILLED, Stage
+from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram

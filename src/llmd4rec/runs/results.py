@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmd4rec.data.dataset import Dataset, SplitName
-from llmd4rec.distillation.plan import SERVED, Stage, find
+from llmd4rec.distillation.plan import Stage, find
+from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.latency import milliseconds_per_request

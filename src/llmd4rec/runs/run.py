@@ -29,8 +29,9 @@ from torch import Tensor
 
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import DISTILLED, SERVED, UNDISTILLED, Stage, find, plan, rounds_of
+from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
