@@ -99,6 +99,8 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': input should be 'sasrec'"),
         ("teachers=[{without: [id]}]", "teachers.0.without = 'id': input should be 'text'"),
         ("teachers=few", "must be `default`, null, a number, or a list"),
+        ("teachers=-1", "must be `default`, null, a number, or a list"),
+        ("teachers=true", "must be `default`, null, a number, or a list"),
         ("teachers=[{dim: 255}]", "heads = 2 does not divide dim = 255"),
     ],
 )  # fmt: skip

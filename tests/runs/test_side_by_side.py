@@ -48,9 +48,8 @@ def test_a_stage_that_fails_is_named_and_the_others_stay(
         parse_settings(values).fit(chain_data, tmp_path / "run", jobs=2)
 
 
-def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
-) -> None:
+def begun(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> subprocess.Popen[str]:
+    """A long training that has begun two stages."""
     values = settings_of(tiny_settings, rounds=1)
     values["training"]["model"] |= {"epochs": 3000, "patience": 3000, "checkpoint_seconds": 0.0}
     save_settings(parse_settings(values), tmp_path / "settings.yaml")
@@ -63,9 +62,31 @@ def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+def workers(tmp_path: Path) -> bytes:
+    found = subprocess.run(["pgrep", "-f", f"llmd4rec.runs.worker {tmp_path}"], capture_output=True, check=False)
+    return found.stdout
+
+
+def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
+    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+) -> None:
+    process = begun(tiny_settings, chain_data, tmp_path)
     os.kill(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "a checkpoint was written" in said
-    workers = subprocess.run(["pgrep", "-f", f"llmd4rec.runs.worker {tmp_path}"], capture_output=True, check=False)
-    assert not workers.stdout
+    assert not workers(tmp_path)
+
+
+def test_a_killed_command_leaves_no_workers(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+    process = begun(tiny_settings, chain_data, tmp_path)
+    assert workers(tmp_path)
+    process.kill()
+    process.communicate(timeout=120)
+    deadline = time.monotonic() + 20
+    while workers(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

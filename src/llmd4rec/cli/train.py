@@ -96,7 +96,7 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
     """The stages of the settings; beside those that a run folder holds, how long they took."""
     from rich.table import Table
 
-    from llmd4rec.distillation.plan import plan
+    from llmd4rec.distillation.plan import plan, ready
     from llmd4rec.log import duration, print_json, stdout_console
     from llmd4rec.runs.invalidation import invalidated
     from llmd4rec.runs.results import network_name
@@ -122,7 +122,8 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
         table.add_row(stage.id, network_name(stage), ", ".join(stage.teachers) or "-", start, epochs, state)
     console = stdout_console()
     console.print(table)
-    console.print("Stages that need nothing of each other may be trained side by side: --jobs 2.")
+    if len(ready(stages, ())) > 1:
+        console.print("Stages that need nothing of each other may be trained side by side: --jobs 2.")
 
 
 def _print_settings(rows: object) -> None:

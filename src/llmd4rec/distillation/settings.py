@@ -143,9 +143,9 @@ def _teachers(value: Any) -> Any:
         return ()
     if value == "default":
         return DEFAULT_TEACHERS
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return [{}] * value
-    if isinstance(value, str):
+    if isinstance(value, str | int | float):
         raise ValueError("must be `default`, null, a number, or a list such as [{name: gru4rec, dim: 256}]")
     return value
 
@@ -277,6 +277,11 @@ class DistillationSettings(BaseModel):
             raise ValueError(
                 "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model "
                 "without a teacher"
+            )
+        if self.rounds and llm is None and distill.source == "partner":
+            raise ValueError(
+                "distill.source = partner has the language model teach the model, and llm is null; set llm, or "
+                "distill.source: ensemble"
             )
         if self.rounds and llm is None and "model" not in distill.students:
             raise ValueError("distill.students names only the language model, and llm is null; name the model too")

@@ -67,6 +67,8 @@ def run_side_by_side(
                     break
                 time.sleep(_PAUSE)
         finally:
+            for worker in workers.values():  # all are asked before the first is waited for
+                worker.ask_to_stop()
             saved = all([worker.stop() for worker in workers.values()])
         if stop:
             try:
@@ -84,6 +86,7 @@ class _Worker:
         # A session of its own: a Ctrl-C reaches it once, from this process.
         self.process = subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,  # closed with this process, however that ends: see `worker.py`
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -119,10 +122,13 @@ class _Worker:
         self.path.unlink()
         return result
 
-    def stop(self) -> bool:
-        """Lets the worker write a checkpoint and waits for it; whether it did."""
+    def ask_to_stop(self) -> None:
+        """Lets the worker write a checkpoint and end; waits for nothing."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> bool:
+        """Waits for a worker that was asked to stop; whether it wrote a checkpoint."""
         self.process.wait()
         self._reader.join()
         return self.process.returncode in (0, 128 + signal.SIGTERM)

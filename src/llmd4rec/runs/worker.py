@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from llmd4rec.training.runtime import Interrupted
 
 def main(folder: str, data: str, stage_id: str, threads: str) -> int:
     """Trains the stage and leaves its result beside its weights; the exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(int(threads))
     try:
         run = Run.open(folder)
@@ -30,6 +33,14 @@ def main(folder: str, data: str, stage_id: str, threads: str) -> int:
     except Interrupted as interrupted:
         return 128 + interrupted.signal_number
     return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process where the one that started it is gone, killed for example: nobody else keeps others out of the
+    run, and the same command, given again, would train this stage a second time."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":
