@@ -47,9 +47,11 @@ _HOMES = {
 _RENAMED = {"MutualDistillation": "Distillation", "LLMRecommender": "LLM"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        with explained():
-            return getattr(importlib.import_module(_HOMES[name]), name)
-    hint = f"; it is now {_RENAMED[name]}" if name in _RENAMED else ""
-    raise AttributeError(f"module 'llmd4rec' has no attribute {name!r}{hint}")
+if not TYPE_CHECKING:  # a type checker shall find a wrong name
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            with explained():
+                return getattr(importlib.import_module(_HOMES[name]), name)
+        hint = f"; it is now {_RENAMED[name]}" if name in _RENAMED else ""
+        raise AttributeError(f"module 'llmd4rec' has no attribute {name!r}{hint}")

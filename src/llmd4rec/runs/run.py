@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import polars as pl
 from safetensors import SafetensorError
@@ -68,11 +68,13 @@ class Run:
         self.writes = Processes.current().first
         self._said_undistilled = False
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if hasattr(type(self), name):  # a property that failed: once more, for its own error
-            object.__getattribute__(self, name)
-        hint = f"; it is now {_OTHER_ATTRIBUTES[name]}" if name in _OTHER_ATTRIBUTES else ""
-        raise AttributeError(f"a Run has no attribute {name!r}{hint}")
+    if not TYPE_CHECKING:  # a type checker shall find a wrong name
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if hasattr(type(self), name):  # a property that failed: once more, for its own error
+                object.__getattribute__(self, name)
+            hint = f"; it is now {_OTHER_ATTRIBUTES[name]}" if name in _OTHER_ATTRIBUTES else ""
+            raise AttributeError(f"a Run has no attribute {name!r}{hint}")
 
     @property
     def plan(self) -> list[Stage]:
