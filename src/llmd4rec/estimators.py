@@ -6,14 +6,17 @@ run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings, Teacher
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.models import sequential
+from llmd4rec.models.embedding import ItemSettings
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
 
@@ -58,6 +61,18 @@ class Distillation(DistillationSettings):
 
     `llm` and `teachers` are none unless they are named; `teachers="default"` are three of four times the width.
     """
+
+    if TYPE_CHECKING:  # what validation accepts is wider than the types of the fields
+
+        def __init__(
+            self,
+            *,
+            model: sequential.SequentialModel = ...,
+            teachers: Literal["default"] | int | Sequence[Teacher | ItemSettings | Mapping[str, Any]] | None = ...,
+            llm: LLM | Mapping[str, Any] | None = ...,
+            rounds: int = ...,
+            **settings: Any,
+        ) -> None: ...
 
     def fit(self, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
         """Trains on `data`; continues an unfinished run found in `folder`.
