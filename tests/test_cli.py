@@ -156,8 +156,8 @@ def test_settings_of_before_are_refused_with_their_new_names(chain_data, tmp_pat
     (tmp_path / "old.yaml").write_text("crm: {dim: 32}\nwide: null\nevaluation: {seen: keep}\n")
     message = refused("train", tmp_path / "old.yaml", "-d", chain_data.path, "-r", tmp_path / "run")
     assert "'crm.dim' is now 'model.dim'" in message
-    assert "'wide' is no more: set teachers" in message
-    assert "'evaluation.seen' is no more: set evaluation.filter_seen" in message
+    assert "'wide' no longer exists: set teachers" in message
+    assert "'evaluation.seen' no longer exists: set evaluation.filter_seen" in message
     assert "'lambda_up' is now 'distill.weight.model'" in refused("train", "--plan", "--set", "lambda_up=2")
     assert [path.name for path in tmp_path.iterdir()] == ["old.yaml"]
 

@@ -283,7 +283,7 @@ def refused_by_shop(text: str, tmp_path: Path, *overrides: str) -> str:
         ("engine: {dim: 3}", ["'engine.dim' is now 'model.dim'"]),
         ("engine: {size: 3, clip: 2}", ["'engine.size' is now 'model.dim'", "'engine.clip' is now 'model.clip'"]),
         ("engine:\n", ["'engine' is now 'model'"]),
-        ("engine: {colour: red}", ["'engine.colour' is no more: it has never had any effect"]),
+        ("engine: {colour: red}", ["'engine.colour' no longer exists: it has never had any effect"]),
         ("wides: 3", ["'wides' is now 'teachers'"]),
         ("wides: [{}, {size: 3}]", ["'wides.1.size' is now 'teachers.1.dim'"]),
         ("tuning: {a: {clips: 1}, b: {}}", ["'tuning.a.clips' is now 'limits.a.clip'"]),

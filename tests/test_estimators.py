@@ -79,7 +79,9 @@ def test_nothing_is_trained_that_is_not_named() -> None:
         ({"seeds": 1}, "did you mean 'seed'"),
         ({"training": {"crm": {"epochs": 1}}}, "'training.crm.epochs' is now 'training.model.epochs'"),
         ({"seed": -1}, "seed = -1"),
-        ({"rounds": 1}, "nothing teaches"),
+        ({"rounds": 1}, "takes no .rounds."),
+        ({"model": SASRec(dim=8)}, "takes no .model."),
+        ({"teachers": 1}, "takes no .teachers."),
     ],
 )
 def test_a_wrong_setting_of_a_fit_is_explained(

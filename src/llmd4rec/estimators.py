@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings, Teacher
+from llmd4rec.errors import ConfigError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.models import sequential
 from llmd4rec.models.embedding import ItemSettings
@@ -36,6 +37,10 @@ class _Fits:
             ConfigError: a setting is wrong.
             RunError: the folder holds a run of other data or settings.
         """
+        if named := sorted({"model", "llm", "teachers", "rounds", "distill", "ensemble"} & settings.keys()):
+            raise ConfigError(
+                f"fit trains this model without a teacher, and takes no {named[0]!r}", "Use Distillation(...)."
+            )
         values = {"model": self, "rounds": 0} | settings
         return check(Distillation, values, "the settings").fit(data, folder).recommender()
 

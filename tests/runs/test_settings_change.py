@@ -188,7 +188,7 @@ def test_a_training_that_has_begun_is_not_changed_unasked(
     Run.start(folder, parse_settings(tiny_settings), chain_data)
     begun.mkdir(parents=True)
     other = parse_settings(changed(tiny_settings, training__llm__batch=16))
-    with pytest.raises(RunError, match=r"training\.llm\.batch: 64 → 16\n.*remove \S+llm/training to begin"):
+    with pytest.raises(RunError, match=r"training\.llm\.batch: 64 → 16 \(.*: llm\)\n.*remove \S+llm/training to begin"):
         Run.start(folder, other, chain_data)
     shutil.rmtree(begun)
     assert Run.start(folder, other, chain_data).settings == other
@@ -206,5 +206,5 @@ def test_settings_that_came_to_nothing_may_be_corrected(
     assert run.record.finished
     again = Run.open(tmp_path / "run")
     assert (again.settings.model_dump(), again.record.llm) == (right.model_dump(), None)
-    with pytest.raises(RunError, match=r"other settings: seed: 0 → 5\n"):
+    with pytest.raises(RunError, match=r"other settings: seed: 0 → 5 \(trained with the old ones: undistilled\)\n"):
         wrong.fit(chain_data, tmp_path / "run")

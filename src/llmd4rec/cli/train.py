@@ -50,8 +50,8 @@ def train(
       until llmd4rec train -d data/mine -r runs/first; do [ $? -gt 130 ] || break; done
 
     `--jobs 2` trains independent stages side by side, to the numbers that one after the other gives with as many
-    threads each (set `threads`). Or several processes share each batch, with results that differ by rounding and by
-    what dropout draws (torchrun has exit codes of its own):
+    threads each; `threads` sets them. Or several processes share each batch, with results that differ by rounding
+    and by what dropout draws (torchrun has exit codes of its own):
 
       torchrun --nproc-per-node 2 -m llmd4rec train -d data/mine -r runs/first
 

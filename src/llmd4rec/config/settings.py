@@ -177,7 +177,7 @@ def _matches(pattern: Sequence[str], value: Any) -> Iterator[tuple[tuple[str, ..
 def _say_new(pattern: str, new: str, path: tuple[str, ...]) -> str:
     old = pattern.split(".")
     if " " in new:
-        return f"setting {'.'.join(path)!r} is no more: {new}"
+        return f"setting {'.'.join(path)!r} no longer exists: {new}"
     starred = iter([part for part, sign in zip(path, old, strict=False) if sign == "*"])
     parts = [next(starred) if part == "*" else part for part in new.split(".")]
     return f"setting {'.'.join(path)!r} is now {'.'.join([*parts, *path[len(old) :]])!r}"
@@ -221,16 +221,17 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any
 
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
     """The dotted keys in which two settings of one kind differ, with both values."""
-    flat_a, flat_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    keys = dict.fromkeys([*flat_a, *flat_b])
-    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
+    return list(_differences(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key in dict.fromkeys([*a, *b]):
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:  # a whole group that is there in one of them only is one line
+            shown = [f"{{{', '.join(value)}}}" if isinstance(value, dict) else repr(value) for value in (old, new)]
+            yield f"{prefix}{key}: {shown[0]} → {shown[1]}"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -45,7 +45,7 @@ def run_side_by_side(
         RunError: a stage failed. Those beside it are stopped with a checkpoint first.
         Interrupted: a signal came; each worker wrote a checkpoint.
     """
-    threads = max(1, torch.get_num_threads() // jobs)
+    threads = run.settings.threads or max(1, torch.get_num_threads() // jobs)
     logger.info(f"{jobs} stages side by side, {threads} thread{'s' if threads > 1 else ''} each")
     with _on_disk(data) as path, deferred_signals() as stop:
         left, workers = list(stages), dict[str, _Worker]()

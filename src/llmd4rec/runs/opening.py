@@ -42,8 +42,9 @@ def tidy(run: Run) -> None:
         for stage_id in again:
             del run.record.stages[stage_id]
             remove(run.checkpoint_of(stage_id))
-            for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-*"):
-                remove(evaluation)
+            for split in ("test", "valid"):
+                for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-{split}*"):
+                    remove(evaluation)
     no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
     if missing or no_texts:
         run.record.finished = False

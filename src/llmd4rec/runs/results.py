@@ -125,7 +125,9 @@ def saved_or_scored(run: Run, name: str, filter_seen: bool, data: Path | None = 
     stage_id = run.resolve(name)
     folder = _folder(run, stage_id, filter_seen, "test")
     if folder.exists():
-        return Evaluation.load(folder)
+        saved = Evaluation.load(folder)
+        if {f"ndcg@{k}" for k in run.settings.evaluation.cutoffs} <= saved.metrics.keys():  # which may be changed
+            return saved
     return score(run, given or run.load_data(None), stage_id, filter_seen=filter_seen)
 
 

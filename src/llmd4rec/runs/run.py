@@ -104,7 +104,11 @@ class Run:
                 if not any(stage in run.record.stages for stage in concerned):
                     parts = ", ".join(str(run.checkpoint_of(stage) / "training") for stage in concerned)
                     remedy = f"Use the settings in its config.yaml, or remove {parts} to begin that training again."
-                raise RunError(f"{folder} holds a run with other settings: {'; '.join(stopping)}", remedy)
+                raise RunError(
+                    f"{folder} holds a run with other settings: {'; '.join(stopping)} (trained with the old ones: "
+                    f"{', '.join(concerned)})",
+                    remedy,
+                )
             if locked:
                 run._change_settings(settings)
             return run
