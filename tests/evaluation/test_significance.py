@@ -102,7 +102,7 @@ def test_differences_by_hand() -> None:
     assert (hit.first, hit.second, hit.difference, hit.relative) == (0.5, 0.75, 0.25, 50.0)
     assert (hit.better, hit.worse) == (1, 0)
     assert result.overall.metrics["mrr@5"].better == 2
-    assert (result.first, result.second) == ("model undistilled", "model distilled")
+    assert (result.first, result.second) == ("undistilled (model)", "distilled (model)")
     assert (result.overlap.both, result.overlap.only_first, result.overlap.only_second) == (2, 0, 1)
     assert result.overlap.neither == 1
     assert "tail" in result.slices
@@ -181,7 +181,7 @@ def test_from_folders_to_json_and_a_table(tmp_path: Path) -> None:
     console.print(result.table())
     text = console.export_text()
     assert "ndcg@10" in text
-    assert "model distilled compared with model undistilled" in text
+    assert "distilled (model) compared with undistilled (model)" in text
 
 
 def test_thirty_thousand_users_take_seconds() -> None:
