@@ -136,7 +136,7 @@ class Comparison:
 
     def table(self) -> Table:
         """For a terminal: every metric over all users, then NDCG@10 (or the first metric) over each slice."""
-        seen = "without seen items" if self.filter_seen else "with seen items"
+        seen = f"seen items {'filtered' if self.filter_seen else 'kept'}"
         table = Table(title=f"{self.second} compared with {self.first} ({self.split}, {seen})")
         for name in ("", "users", "first", "second", "gain", "95% interval", "p", "better / worse"):
             table.add_column(name, justify="left" if not name else "right")
