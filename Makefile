@@ -4,13 +4,16 @@ BIN := .venv/bin
 DEMO := demo
 MINUTES ?= 60
 
+# Or every process that the tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test lint bench bench-long clean
 
 help:
 	@echo "make install   .venv with the llmd4rec command"
 	@echo "make demo      from a raw log to a report, on MovieLens-100K (five minutes)"
-	@echo "make test      ruff, mypy, pytest"
-	@echo "make lint      ruff and mypy only"
+	@echo "make test      ruff, mypy, import-linter, pytest"
+	@echo "make lint      all but pytest"
 	@echo "make bench     every stage against the machine and other libraries (20 minutes)"
 	@echo "make bench-long DATA=folder MINUTES=60   training time to equal accuracy (hours)"
 	@echo "make lock, make audit, make sbom   pinned hashes, known advisories, bill of materials (SECURITY.md)"
@@ -43,7 +46,8 @@ demo: install
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
+	$(BIN)/lint-imports --no-cache
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,10 +1,10 @@
-"""One training epoch of the CRM over the full softmax: against its arithmetic, its peers, and itself when taught.
+"""One training epoch of the model over the full softmax: against its arithmetic, its peers, and itself with a teacher.
 
 Ours is `fit` for one epoch of a freshly built SASRec with the default settings, from an opened data set to weights on
 disk. A peer trains in its own environment and process with its own trainer and data loader; it takes turns of some
 seconds, idle while others run, and its epoch is its number of training positions divided by its best turn's positions
-per second. A taught epoch has a published teacher, the KL over the whole catalogue and rank weights; with "int8" (the
-default) the teacher's states and table are rounded to 8 bits, with "float32" they are as published.
+per second. A taught epoch has a cached teacher, the KL over the whole catalogue and rank weights; with "int8" (the
+default) the teacher's states and table are rounded to 8 bits, with "float32" they are as cached.
 
 The arithmetic limit is what the epoch's multiplications would take at the machine's best rate (see `ceiling.py`):
 6 · P · I · d of the prediction layer; in each of the others 72 · d² per item read (weights) and 12 · d per pair of
@@ -26,13 +26,14 @@ from peers.peer import PEERS, Network, Peer
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import Precision, Teacher, open_teacher, publish
-from llmd4rec.distillation.settings import CRMTraining, MutualDistillation
+from llmd4rec.distillation.cache import Precision, TeacherCache, open_cache, write_cache
+from llmd4rec.distillation.settings import DistillSettings, ModelTraining
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import RankingObjective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 #: RecBole's own default of positions per step.
 RECBOLE_BATCH = 2048
@@ -105,40 +106,41 @@ def main() -> None:
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, {windows.num_positions:,} training positions; "
         "d 64, 2 layers, 2 heads, history 50, dropout 0.5; best of the turns.",
         "All train the same next items once per epoch, but count a batch differently: ours in positions (about "
-        f"{CRMTraining().batch}), RecBole in pairs of a prefix and its next item, each a padded sequence of its own, "
+        f"{ModelTraining().batch}), RecBole in pairs of a prefix and its next item, each a padded sequence of its own, "
         "RecTools in users, as many as hold about the same number of positions.",
         "RecTools' SASRec has a feed-forward layer of width d where ours and RecBole's have 4 d, and trains the last "
         "50 positions of a user, where the others train all.",
     ]
-    report("crm_epoch", "CRM: one epoch over the full softmax", figures, notes)
+    report("crm_epoch", "Model: one epoch over the full softmax", figures, notes)
 
 
-def epoch(dataset: Dataset, teacher: Teacher | None) -> None:
+def epoch(dataset: Dataset, teacher: TeacherCache | None) -> None:
     """Our epoch, with or without a teacher."""
-    settings = CRMTraining(epochs=1)
-    distill = MutualDistillation().distill("crm") if teacher is not None else None
+    settings = ModelTraining(epochs=1)
+    weight = DistillSettings().weight.model
+    term = DistillationTerm(weight=weight) if teacher is not None else None
     with tempfile.TemporaryDirectory() as folder:
         fit(
             SASRec().build(dataset.num_items, seed=0),
             dataset,
             settings,
             Path(folder),
-            phase="epoch",
+            stage="epoch",
             seed=0,
             validate=lambda ranker: 0.0,
             log=MetricsLog(Path(folder) / "metrics.jsonl"),
-            objective=RankingObjective(settings, teacher, distill),
+            objective=RankingObjective(settings, teacher, term),
         )
 
 
-def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -> Teacher:
-    """A published teacher with random weights; what it says does not change what listening costs."""
+def teacher_of(dataset: Dataset, dim: int, folder: Path, precision: Precision) -> TeacherCache:
+    """The cache of a teacher with random weights; its values do not change what a step costs."""
     if folder.exists():
-        return open_teacher(folder, dataset, torch.device("cpu"), precision)
+        return open_cache(folder, dataset, torch.device("cpu"), precision)
     ranker = SASRec(dim=dim).build(dataset.num_items, seed=1)
     torch.nn.init.normal_(ranker.items.weight, std=2.5 / dim**0.5, generator=torch.Generator().manual_seed(1))
-    publish(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
-    return open_teacher(folder, dataset, torch.device("cpu"), precision)
+    write_cache(ranker, dataset, folder, label=f"d {dim}", rank_items=512)  # ranks of any value cost the same
+    return open_cache(folder, dataset, torch.device("cpu"), precision)
 
 
 def rounding(dim: int, items: int) -> float:
@@ -147,13 +149,13 @@ def rounding(dim: int, items: int) -> float:
     states_NK = torch.randn(512, dim, generator=generator)
     table_IK = torch.randn(items, dim, generator=generator) * (2.5 / dim**0.5)
     log_q = (states_NK @ table_IK.t()).log_softmax(1)
-    scores = Int8Rows.of(states_NK).times(Int8Rows.of(table_IK), torch.empty_like(log_q))
+    scores = Int8Rows.of(states_NK).matmul(Int8Rows.of(table_IK), torch.empty_like(log_q))
     return float((log_q.exp() * (log_q - scores.log_softmax(1))).sum(1).mean())
 
 
 def contenders(windows: TrainingWindows, names: list[str]) -> list[tuple[str, str, Network]]:
     """Label, peer and network: each with our batch, RecBole also with its own default."""
-    batch = CRMTraining().batch
+    batch = ModelTraining().batch
     users = round(batch * len(windows) / windows.num_positions)
     found = [(f"{PEERS[name]}", name, Network(batch, users)) for name in names]
     if "recbole" in names:

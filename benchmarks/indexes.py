@@ -37,7 +37,7 @@ def main() -> None:
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
     engine, dataset = Engine.load(arguments.export, index="exact"), Dataset.load(arguments.data)
-    small_ID = engine._state.table_ID
+    small_ID = engine._snapshot.table_ID
     table_ID = rng.standard_normal((arguments.rows, small_ID.shape[1]), dtype=np.float32)
     if arguments.normal:
         states_QD = rng.standard_normal((STATES, small_ID.shape[1]), dtype=np.float32)

@@ -1,7 +1,8 @@
 """A catalogue of a million items: a training step's seconds and memory, what sampling costs, and a run from end to end.
 
-A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`items: id`), sampled softmax with log-Q
-over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it, in turns:
+A step is what `fit` does: states of 4,096 positions of SASRec of identifiers (`item_features: id`), sampled softmax
+with log-Q over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over every parameter. Against it,
+in turns:
 
     plain autograd   the same candidates and correction, cross-entropy and gradients by PyTorch, AdamW as it comes
     rows only        the machine's limit: the same step on a table of only the rows that the step reads, copied out of
@@ -12,10 +13,10 @@ over the batch's true items and 16,384 drawn ones, gradients, fused AdamW over e
 Error of sampling: loss and gradient of the states against the exact ones, on positions of a table scaled so that the
 scores deviate as a trained model's do. Sequences are drawn at random, since neither time nor memory knows signal.
 
-End to end is a process of its own that trains for a few steps, validates, writes checkpoints and publishes a teacher.
+End to end is a process of its own that trains for a few steps, validates, writes checkpoints and caches a teacher.
 
-`--accuracy` asks instead what sampling costs in accuracy: the same CRM trained on the same data with the full softmax
-and with fewer and fewer candidates, by validation NDCG@10. That needs a data set with signal: `--data` or
+`--accuracy` asks instead what sampling costs in accuracy: the same SASRec trained on the same data with the full
+softmax and with fewer and fewer candidates, by validation NDCG@10. That needs a data set with signal: `--data` or
 LLMD4REC_BENCH_DATA. So many candidates are a larger share of a small catalogue than of a large one.
 """
 
@@ -38,13 +39,15 @@ from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import publish
+from llmd4rec.distillation.cache import write_cache
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import RankingObjective, draw_candidates
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
-from llmd4rec.training.fit import MIN_STEPS, Training, fit
 from llmd4rec.training.runtime import keep_freed_memory
+from llmd4rec.training.settings import Training
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import MIN_STEPS, fit
 
 ITEMS, USERS, LENGTH = 1_000_000, 8_000, 20
 BATCH = 4096
@@ -109,7 +112,8 @@ def measure(repeats: int) -> None:
             "a step, sampled",
             ours,
             "s",
-            note=f"{ITEMS:,} items, d {network.dim}, {len(batch.target_N):,} positions, {SAMPLED.candidates:,} drawn",
+            note=f"{ITEMS:,} items, d {network.dim}, {len(batch.target_N):,} positions, "
+            f"{SAMPLED.num_candidates:,} drawn",
         ),
         *(Figure(f"of it: {name}", taken, "s") for name, taken in parts.items()),
         Figure(
@@ -137,17 +141,17 @@ def measure(repeats: int) -> None:
             "GB",
             f"< {MOST_GB} GB",
             peaks["run"] < MOST_GB,
-            f"train {MIN_STEPS} steps, validate, checkpoints, publish",
+            f"train {MIN_STEPS} steps, validate, checkpoints, cache",
         ),
         Figure("validation, per 1,000 users", run["validate"] * 1000 / VALIDATED, "s", note="exact ranks"),
         Figure(
-            "publishing, per 100,000 positions",
-            run["publish"] * 100_000 / run["positions"],
+            "caching a teacher, per 100,000 positions",
+            run["cache"] * 100_000 / run["positions"],
             "s",
-            note=f"ranks estimated among {SAMPLED.candidates:,} items",
+            note=f"ranks estimated among {SAMPLED.num_candidates:,} items",
         ),
     ]
-    notes = [f"End to end: {', '.join(f'{name} {run[name]:.1f} s' for name in ('train', 'validate', 'publish'))}."]
+    notes = [f"End to end: {', '.join(f'{name} {run[name]:.1f} s' for name in ('train', 'validate', 'cache'))}."]
     report("large_catalogue", f"A catalogue of {ITEMS:,} items", figures, notes)
 
 
@@ -215,7 +219,7 @@ class Stepper:
         self._plain = self._plain or torch.optim.AdamW(self.network.parameters())
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
-        candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.candidates, generator)
+        candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.num_candidates, generator)
         states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
         loss = F.cross_entropy(states_ND @ self.network.item_table(candidate_C).T + bias_C, target_N)
         self._plain.zero_grad()
@@ -226,7 +230,7 @@ class Stepper:
         """The step on the rows it reads, with their moments copied out and back."""
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randint(ITEMS, (SAMPLED.candidates,), generator=generator)
+        drawn = torch.randint(ITEMS, (SAMPLED.num_candidates,), generator=generator)
         rows, place = torch.unique(torch.cat([batch.items_BL.view(-1), batch.target_N, drawn]), return_inverse=True)
         read, true = place[: batch.items_BL.numel()].view_as(batch.items_BL), place[batch.items_BL.numel() :]
         small = self._small(len(rows))
@@ -268,8 +272,8 @@ def sampling_errors(network: SASRecNetwork, batch: Batch, draws: int = 4) -> lis
 
     exact, gradient = of(EXACT, 0)
     figures = []
-    for candidates in (1024, 4096, SAMPLED.candidates):
-        settings = SAMPLED.model_copy(update={"candidates": candidates})
+    for candidates in (1024, 4096, SAMPLED.num_candidates):
+        settings = SAMPLED.model_copy(update={"num_candidates": candidates})
         drawn = [of(settings, seed) for seed in range(draws)]
         loss = 100 * float(np.mean([abs(value - exact) for value, _ in drawn])) / exact
         apart = 100 * float(np.mean([float((g - gradient).norm() / gradient.norm()) for _, g in drawn]))
@@ -303,9 +307,9 @@ def child(way: str) -> dict[str, float]:
         folder = Path(name)
         started = time.perf_counter()
 
-        def validate(ranker: Any) -> float:
+        def validate(model: Any) -> float:
             began = time.perf_counter()
-            value = validation_ndcg(ranker, dataset, max_users=VALIDATED)
+            value = validation_ndcg(model, dataset, max_users=VALIDATED)
             seconds["validate"] = time.perf_counter() - began
             return value
 
@@ -314,7 +318,7 @@ def child(way: str) -> dict[str, float]:
             dataset,
             settings,
             folder / "fit",
-            phase="crm-alone",
+            stage="undistilled",
             seed=0,
             validate=validate,
             log=MetricsLog(folder / "metrics.jsonl"),
@@ -322,14 +326,14 @@ def child(way: str) -> dict[str, float]:
         )
         seconds["train"] = time.perf_counter() - started
         started = time.perf_counter()
-        publish(network, dataset, folder / "teacher", label="crm", rank_items=settings.candidates)
-        seconds["publish"] = time.perf_counter() - started
+        write_cache(network, dataset, folder / "teacher", label="SASRec", rank_items=settings.num_candidates)
+        seconds["cache"] = time.perf_counter() - started
     return {**seconds, "positions": TrainingWindows(dataset, network.max_length).num_positions}
 
 
 # ---- accuracy ---------------------------------------------------------------------------------------------------
 def accuracy(dataset: Dataset, epochs: int) -> None:
-    """Validation NDCG@10 of the same CRM with the full softmax and with candidates."""
+    """Validation NDCG@10 of the same SASRec with the full softmax and with candidates."""
     ways = {"full softmax": 10**9, "16,384 drawn": 16_384, "4,096 drawn": 4096, "1,024 drawn": 1024, "256 drawn": 256}
     found = {name: train(dataset, epochs, candidates) for name, candidates in ways.items()}
     full = found["full softmax"][0]
@@ -348,7 +352,7 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
         epochs=epochs,
         patience=epochs,
         full_softmax_items=10**9 if exact else 1,
-        candidates=1 if exact else candidates,
+        num_candidates=1 if exact else candidates,
         checkpoint_seconds=3600,
     )
     with tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as name:
@@ -357,9 +361,9 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             dataset,
             settings,
             Path(name) / "fit",
-            phase="crm-alone",
+            stage="undistilled",
             seed=0,
-            validate=lambda ranker: validation_ndcg(ranker, dataset),
+            validate=lambda model: validation_ndcg(model, dataset),
             log=MetricsLog(Path(name) / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )

@@ -38,13 +38,15 @@ from torch import Tensor
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import LLMTraining
-from llmd4rec.losses.softmax import RankingObjective, ranking_loss
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import ranking_loss
 from llmd4rec.models.llm.assemble import build_llm
-from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 #: The width of the text vectors of the default encoder; their values cost nothing, so they are drawn.
 TEXT_DIM = 384
-CRM_DIM = 64
+MODEL_DIM = 64
 #: Samples per step in E4SRec's code.
 THEIR_BATCH = 128
 
@@ -126,17 +128,17 @@ def main() -> None:
     ]  # fmt: skip
     notes = [
         f"{dataset.num_users:,} users, {dataset.num_items:,} items, {windows.num_positions:,} training positions; "
-        f"{LLMRecommender().model}, first 2 layers, d {network.dim}, LoRA r 16 on all linear layers, items id+text, "
+        f"{LLM().model}, first 2 layers, d {network.dim}, LoRA r 16 on all linear layers, items id+text, "
         f"{LLMTraining().batch} positions a step; best of the turns.",
         f"Without dropout the two ways' states differ by at most {difference:.0e} of the largest.",
     ]
     report("llm_epoch", "Language model: one training epoch", figures, notes)
 
 
-def recommender(dataset: Dataset) -> LLMRecommenderNetwork:
+def recommender(dataset: Dataset) -> LLMNetwork:
     """The default language model on its first two layers, with drawn text vectors, ready to train."""
     vectors = torch.randn(dataset.num_items, TEXT_DIM, generator=torch.Generator().manual_seed(0))
-    network, _ = build_llm(LLMRecommender(layers=2), dataset.num_items, CRM_DIM, vectors, 0, torch.device("cpu"))
+    network, _ = build_llm(LLM(layers=2), dataset.num_items, MODEL_DIM, vectors, 0, torch.device("cpu"))
     return network.train()
 
 
@@ -177,13 +179,13 @@ class Samples:
         items = self._items[index].astype(np.int64)
         return torch.from_numpy(items), torch.from_numpy(length), torch.from_numpy(self._items[end].astype(np.int64))
 
-    def tokens(self, network: LLMRecommenderNetwork, chosen: np.ndarray, part: int) -> float:
+    def tokens(self, network: LLMNetwork, chosen: np.ndarray, part: int) -> float:
         """Tokens that the language model reads per sample, padding included."""
         parts = np.split(chosen, range(part, len(chosen), part))
         return len(network._prompt_tokens) + sum(len(p) * self._length[p].max() for p in parts) / len(chosen)
 
 
-def states_of_samples(network: LLMRecommenderNetwork, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+def states_of_samples(network: LLMNetwork, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
     """E4SRec's way: each sample's whole text through the language model, the state of its last token; [B, dim]."""
     prompt_PW = network.decoder.get_input_embeddings()(network._prompt_tokens)
     real_BL = torch.arange(items_BL.shape[1]) < lengths_B[:, None]
@@ -199,7 +201,7 @@ def states_of_samples(network: LLMRecommenderNetwork, items_BL: Tensor, lengths_
 class Trainer:
     """Steps of `fit`, by either way."""
 
-    def __init__(self, network: LLMRecommenderNetwork) -> None:
+    def __init__(self, network: LLMNetwork) -> None:
         settings = LLMTraining()
         self.network, self.clip = network, settings.clip
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -248,7 +250,7 @@ class Trainer:
 
 
 @torch.no_grad()
-def parity(network: LLMRecommenderNetwork, windows: TrainingWindows, samples: Samples) -> float:
+def parity(network: LLMNetwork, windows: TrainingWindows, samples: Samples) -> float:
     """The largest difference between the two ways' states for the first 64 training positions, without dropout."""
     network.eval()
     batch = windows.batch(np.arange(64))
@@ -262,7 +264,7 @@ def parity(network: LLMRecommenderNetwork, windows: TrainingWindows, samples: Sa
     return difference
 
 
-def epoch_flops(network: LLMRecommenderNetwork, windows: TrainingWindows, steps: int) -> float:
+def epoch_flops(network: LLMNetwork, windows: TrainingWindows, steps: int) -> float:
     """Multiplications and additions of one epoch of ours, forward and backward."""
     length = np.array([int(windows.batch(np.array([w])).lengths_B) for w in range(len(windows))])
     prompt = len(network._prompt_tokens)

@@ -22,7 +22,7 @@ from llmd4rec.training.runtime import keep_freed_memory
 
 #: The least share of the ceiling, by width.
 TARGETS = {64: 0.65, 256: 0.85}
-#: Positions of a pass: a batch of the CRM's default training, and a large one.
+#: Positions of a pass: a batch of the model's default training, and a large one.
 POSITIONS = (768, 4096)
 
 

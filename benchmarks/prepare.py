@@ -149,8 +149,9 @@ def split(path: Path) -> dict[str, float]:
 
 def stages(path: Path) -> dict[str, float]:
     """Prepares a file in this process and times the functions that make up its stages."""
+    from llmd4rec.data import prepare
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.data.ingest import log, prepare, readers, table
+    from llmd4rec.data.ingest import interaction_log, pipeline, readers, table
 
     times: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -158,8 +159,8 @@ def stages(path: Path) -> dict[str, float]:
         for name, home, function in (
             ("checksum of the input", readers, "sha256_file"),
             ("reading and parsing", table.Table, "collect"),
-            ("codes of identifiers", log, "_code"),
-            ("cleaning and sorting", prepare, "clean"),
+            ("codes of identifiers", interaction_log, "_code"),
+            ("cleaning and sorting", pipeline, "clean"),
             ("writing and checksum", Dataset, "save"),
         ):
             stack.enter_context(timed(times, name, home, function))

@@ -29,7 +29,7 @@ STAGES = {
     "prediction_layer": 110,
     "crm_epoch": 380,
     "llm_epoch": 170,
-    "publishing": 70,
+    "teacher_cache": 70,
     "text_encoding": 105,
     "evaluation": 85,
     "prepare": 65,

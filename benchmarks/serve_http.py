@@ -1,13 +1,13 @@
 """A load test of the service over HTTP: latency at a steady rate, the most it sustains, what a request costs.
 
     python benchmarks/serve_http.py --url http://127.0.0.1:8000 [--rate 200] [--seconds 10] [--key KEY]
-    python benchmarks/serve_http.py            # the benchmark's stage: starts a service of Beauty's size itself
+    python benchmarks/serve_http.py            # part of the benchmark: starts a service of Beauty's size itself
 
 With --url it needs nothing but Python and a running service. Requests ask for the ten best after histories of 3 to 15
 items of the catalogue. At a steady rate they are sent when they are due (Poisson), whether earlier ones have been
-answered or not, over as many connections as that takes: a slow answer does not slow the questions down.
+answered or not, over as many connections as needed: a slow answer does not slow the requests down.
 
-The generator needs a processor of its own. On a machine with two cores it takes part of what the service could use.
+The generator needs a core of its own. On a machine with two cores it takes part of what the service could use.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What came of a load.
+    """The measurements of a load.
 
     Attributes:
         latency: seconds of each answer, from the sending of its request.
@@ -214,15 +214,15 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A service of Beauty's size, and its address."""
     from harness import beauty
 
+    from llmd4rec.estimators import Distillation
     from llmd4rec.export.write import export_run
-    from llmd4rec.runs.run import parse_settings
 
     data = beauty()
     data.save(folder / "data")
     # What the numbers of the network are makes no difference to how long it takes: one epoch will do.
-    settings = {"rounds": 0, "crm": {"items": "id"}, "training": {"crm": {"epochs": 1}}}
-    run = parse_settings(settings).fit(type(data).load(folder / "data"), folder / "run")
-    export_run(run, run.load_data(), folder / "export", "alone")
+    settings = {"rounds": 0, "model": {"item_features": "id"}, "training": {"model": {"epochs": 1}}}
+    run = Distillation(**settings).fit(type(data).load(folder / "data"), folder / "run")
+    export_run(run, run.load_data(), folder / "export", "undistilled")
     command = ["from llmd4rec.cli import main; main()", "serve", str(folder / "export"), "--port", "0"]
     with (folder / "log").open("w") as log:
         service = subprocess.Popen([sys.executable, "-c", *command], stdout=subprocess.PIPE, stderr=log, text=True)

@@ -1,9 +1,9 @@
-"""Seconds of training until a validation NDCG@10 is reached: our CRM and each peer, one after another.
+"""Seconds of training until a validation NDCG@10 is reached: our SASRec and each peer, one after another.
 
     python benchmarks/time_to_accuracy.py --data FOLDER --minutes 60 [--only ours recbole rectools]
 
 All train the same network size on the training part of the same leave-one-out split, and all are judged by our
-evaluator: full ranking of every validation target, seen items removed. Only training counts as time. The curve of each
+evaluator: full ranking of every validation target, seen items filtered. Only training counts as time. The curve of each
 is written to `out/time_to_accuracy_<contender>.json` after every point, so that they can be made in separate sittings;
 the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
 moment, so that a curve made on a slowed machine can be told.
@@ -28,15 +28,15 @@ from peers.peer import PEERS, Network, Peer
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import CRMTraining
+from llmd4rec.distillation.settings import ModelTraining
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.metrics import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
-from llmd4rec.losses.softmax import RankingObjective
-from llmd4rec.models.base import Ranker
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.fit import fit
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 CONTENDERS = ("ours", *PEERS)
 #: Seconds of training between two points of a peer's curve.
@@ -89,13 +89,13 @@ def main() -> None:
 
 def train_ours(dataset: Dataset, curve: Curve) -> None:
     """Our training with its default settings and early stopping, a point per epoch."""
-    settings = CRMTraining()
+    settings = ModelTraining()
     trained, since = 0.0, time.perf_counter()
 
-    def validate(ranker: Ranker) -> float:
+    def validate(model: SequenceEncoder) -> float:
         nonlocal trained, since
         trained += time.perf_counter() - since
-        value = validation_ndcg(ranker, dataset)
+        value = validation_ndcg(model, dataset)
         curve.add(trained, value)
         since = time.perf_counter()
         return value
@@ -106,7 +106,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
             dataset,
             settings,
             Path(folder),
-            phase="time-to-accuracy",
+            stage="time-to-accuracy",
             seed=0,
             validate=validate,
             log=MetricsLog(Path(folder) / "metrics.jsonl"),
@@ -116,7 +116,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
 
 def train_peer(name: str, dataset: Dataset, curve: Curve, every: float) -> None:
     """A peer's training, a point every so many seconds."""
-    windows, batch = TrainingWindows(dataset, SASRec().max_length), CRMTraining().batch
+    windows, batch = TrainingWindows(dataset, SASRec().max_length), ModelTraining().batch
     network = Network(batch, round(batch * len(windows) / windows.num_positions))
     with Peer(name, dataset, network) as peer:
         trained = 0.0
@@ -126,7 +126,7 @@ def train_peer(name: str, dataset: Dataset, curve: Curve, every: float) -> None:
 
 
 def peer_ndcg(dataset: Dataset, states_UD: np.ndarray, table_ID: np.ndarray) -> float:
-    """Validation NDCG@10 of states behind every user's training part: all items ranked, seen ones removed."""
+    """Validation NDCG@10 of states behind every user's training part: all items ranked, seen ones filtered."""
     positions = np.asarray(dataset.valid)
     users = dataset.users_of(positions)
     assert np.array_equal(positions, dataset.train_end[users])  # leave-one-out: the history is the training part

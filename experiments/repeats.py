@@ -1,9 +1,9 @@
-"""What a list of a user's own last items would score, were items of the history candidates (`evaluation.seen: keep`).
+"""What a list of a user's own last items would score, were seen items not filtered (`evaluation.filter_seen: false`).
 
     python experiments/repeats.py data/yelp [data/beauty ...]
 
-Published figures rarely say whether seen items are removed. Where people come back to items, that decides more than
-any model: this list needs none, and no figure with seen items kept means much below it. With them removed it scores
+Published figures rarely say whether seen items are filtered. Where people come back to items, that decides more than
+any model: this list needs none, and no figure with seen items kept means much below it. With them filtered it scores
 nothing.
 """
 

@@ -1,17 +1,17 @@
-"""Searches settings with a fixed budget of trials, chosen by validation alone; one JSON file per search.
+"""Searches settings with a fixed budget of trials, chosen by validation only; one JSON file per search.
 
     python experiments/search.py experiments/searches/alone.yaml --data industrial=FOLDER [--trials 24]
     python experiments/search.py experiments/searches/taught.yaml --data beauty=FOLDER toys=FOLDER
 
 A search is a YAML file: what it asks, whose validation counts, the settings that all its trials share, and the space.
 
-    question: How good is the CRM on its own?
-    stage: crm-alone                       # the last stage of that name counts: crm-round is crm-round-1, -2, ...
+    question: How good is the undistilled model?
+    stage: undistilled                     # or distilled, which is that of the last round, or another id of a stage
     base: {rounds: 0}
     space:
-      crm.dropout: {low: 0.1, high: 0.7}
-      training.crm.learning_rate: {low: 3.0e-4, high: 3.0e-3, log: true}
-      training.crm.batch: {choices: [384, 768, 1536]}
+      model.dropout: {low: 0.1, high: 0.7}
+      training.model.learning_rate: {low: 3.0e-4, high: 3.0e-3, log: true}
+      training.model.batch: {choices: [384, 768, 1536]}
 
 The first trial is the default recipe; the others are optuna's (TPE). On several data sets a trial's value is the mean
 of its validation NDCG@10 over the default's, so that no set counts more because its figures are larger. No test figure
@@ -30,14 +30,12 @@ from typing import Any
 
 import optuna
 import yaml
-from study import ROOT, RUNS, command, keep_shared, merged, require_commit, take_shared
+from study import ROOT, RUNS, command, merged, over_recipe, require_commit, trained
 
-from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import MutualDistillation
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.io.files import remove, write_json
-from llmd4rec.runs.run import Run, use_threads
 from llmd4rec.training.runtime import environment
 
 #: Trials at the start that are drawn at random, as a share of the budget.
@@ -83,7 +81,7 @@ def main() -> None:
         point = next_point(space, found["trials"], arguments.seed, arguments.trials) if number else defaults
         values = {}
         for name, data in sets.items():
-            settings = check(MutualDistillation, _values(search, point, arguments.seed), str(arguments.search))
+            settings = over_recipe(_values(search, point, arguments.seed), str(arguments.search))
             folder = RUNS / "searches" / target.stem / f"{number}-{name}"
             try:
                 values[name] = validation_of(settings, data, folder, search["stage"])
@@ -123,25 +121,16 @@ def _begun(target: Path, search: dict[str, Any], sets: dict[str, Dataset]) -> di
     return found
 
 
-def validation_of(settings: MutualDistillation, data: Dataset, folder: Path, stage: str) -> float:
-    """Trains one point and gives the best validation NDCG@10 of the stage's last training.
+def validation_of(settings: DistillationSettings, data: Dataset, folder: Path, stage: str) -> float:
+    """Trains one point and gives the best validation NDCG@10 of the stage.
 
     Raises:
         LLMD4RecError: the settings lead to no such stage.
     """
-    use_threads(settings)
-    run = Run.start(folder, settings, data)
-    take_shared(run)
-    run = settings.fit(data, folder)
-    keep_shared(run)
-    values = [each["validation_ndcg"] for name, each in run.record.stages.items() if name.startswith(stage)]
-    if not values:
-        raise LLMD4RecError(
-            f"a run of this search has no stage {stage}; it has {', '.join(run.record.stages)}",
-            "Correct the search's stage or base.",
-        )
+    run, _ = trained(settings, data, folder)
+    value = run.validation_of(run.resolve(stage))
     remove(folder)
-    return float(values[-1])
+    return value
 
 
 def _distribution(name: str, given: Any) -> optuna.distributions.BaseDistribution:
@@ -163,7 +152,7 @@ def default_point(search: dict[str, Any], space: dict[str, optuna.distributions.
     Raises:
         LLMD4RecError: a default lies outside the space, so that the search could not say whether it helps.
     """
-    values = check(MutualDistillation, search.get("base") or {}, "the search's base").model_dump(mode="json")
+    values = over_recipe(search.get("base") or {}, "the search's base").model_dump(mode="json")
     point: dict[str, Any] = {}
     for name, distribution in space.items():
         here: Any = values

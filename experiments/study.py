@@ -1,22 +1,24 @@
 """Runs a study: variants of the settings, on data sets, with seeds; one small JSON file under results/ for each trial.
 
     python experiments/study.py experiments/studies/loop.yaml --data beauty=FOLDER toys=FOLDER [--seeds 0 1 2]
-    python experiments/study.py STUDY --only partner consensus --data industrial=FOLDER
+    python experiments/study.py STUDY --only partner ensemble --data industrial=FOLDER
 
-A study is a YAML file: the question it asks, the settings all its trials share, and its variants.
+A study is a YAML file: the question it asks, the settings all its trials share, and its variants. What it does not name
+is as the command line has it.
 
     question: Whose scores should a student learn?
     base: {rounds: 1}
     variants:
-      partner: {}
-      consensus: {teacher: consensus}
+      ensemble: {}
+      partner: {distill: {source: partner}}
 
-`reference`, a list of variants, has the served CRM of every other variant compared with theirs too, where they have
-been run (trials run in the file's order).
+`reference`, a list of variants, has the model of every other variant compared with theirs too, undistilled and
+distilled, where they have been run (trials run in the file's order).
 
 Trials whose file is there are not run again. What a trial prints is its validation only: variants are chosen by that.
-Test figures are written to the file, for `tables.py`. Trials of the same data, seed and settings share the stages that
-come before the rounds (crm-alone, wide-alone, ..., llm-alone): they are trained once, and the file says so.
+Test figures are written to the file, for `tables.py`, by the ids of stages; of several rounds the one that validation
+chooses. Trials share the stages before the rounds (undistilled, teacher-1, ..., llm) that their plans have in common:
+they are trained once, and the file says so.
 """
 
 from __future__ import annotations
@@ -29,26 +31,32 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 
 import llmd4rec
 from llmd4rec.config.settings import check, differences
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import MutualDistillation
+from llmd4rec.distillation.plan import Stage, find, rounds_of
+from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, UNDISTILLED
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import atomic_dir, write_json
+from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.results import score
-from llmd4rec.runs.run import Run, use_threads
+from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Where runs and shared stages are kept; not part of the repository.
 RUNS = ROOT / "experiments" / ".runs"
-SLICES = ("tail", "head", "short_history", "long_history", "later_day", "cold")
+#: The teacher that the language model reads the item embeddings of, whose figures stand for those of all.
+TEACHER = "teacher-1"
+SLICES = ("tail", "head", "short_history", "long_history", "next_day", "cold")
 
 
 def main() -> None:
@@ -82,7 +90,7 @@ def main() -> None:
                 if target.exists() or (arguments.only and variant not in arguments.only):
                     continue
                 values = merged(merged(study.get("base") or {}, changes or {}), {"seed": seed})
-                settings = check(MutualDistillation, values, f"variant {variant} of {arguments.study}")
+                settings = over_recipe(values, f"variant {variant} of {arguments.study}")
                 print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
                 runs = RUNS / arguments.study.stem / name
                 done = [of for of in references if (target.parent / f"{of}-seed{seed}.json").exists()]
@@ -114,7 +122,16 @@ def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path) -> No
         parser.error("the code is that of no commit, which a result has to name: commit first, or give another --out")
 
 
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def over_recipe(values: Mapping[str, Any], where: str) -> DistillationSettings:
+    """Settings as the command line has them, with `values` put over them.
+
+    Raises:
+        ConfigError: with every wrong key and value; it says `where`.
+    """
+    return check(DistillationSettings, merged(RECIPE, values), where)
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with `changes` put over them, group by group."""
     result = dict(values)
     for key, value in changes.items():
@@ -124,54 +141,47 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def trial(
-    settings: MutualDistillation, data: Dataset, folder: Path, references: Mapping[str, Path] | None = None
+    settings: DistillationSettings, data: Dataset, folder: Path, references: Mapping[str, Path] | None = None
 ) -> dict[str, Any]:
     """Trains and scores one run; continues it where it was interrupted.
 
     Args:
         settings, data, folder: of the run.
-        references: runs, by name, with whose served CRMs the run's are compared too; those not kept here are left out.
+        references: runs, by name, with whose models the run's are compared too; those not kept here are left out.
     """
-    use_threads(settings)
-    run = Run.start(folder, settings, data)
-    taken = take_shared(run)
-    run = settings.fit(data, folder)
-    keep_shared(run)
-    models: dict[str, Any] = {}
-    evaluations: dict[tuple[str, ...], Evaluation] = {}
+    run, taken = trained(settings, data, folder)
+    stages = scored(run)
+    first, best = UNDISTILLED, best_round(run, "model")
+    models: dict[str, Any] = {stage: {} for stage in stages}
+    comparisons = {}
     for split in ("valid", "test"):
-        for model, stage in run.models():
-            evaluation = score(run, data, model, stage, split=split)
-            evaluations[split, model, stage] = evaluation
+        evaluations: dict[str, Evaluation] = {stage: score(run, data, stage, split=split) for stage in stages}
+        for stage, evaluation in evaluations.items():
             slices = {name: evaluation.slices[name] for name in SLICES if name in evaluation.slices}
-            models.setdefault(f"{model} {stage}", {"stage": run.stage_of(model, stage)})[split] = {
+            models[stage][split] = {
                 "users": evaluation.users,
                 **rounded(evaluation.metrics),
                 "slices": {name: rounded(values) for name, values in slices.items()},
             }
-    comparisons = {}
-    for split in ("valid", "test"):
         pairs = [
-            ("crm distilled", "crm alone"), ("llm distilled", "llm alone"), ("llm alone", "crm alone"),
-            ("wide alone", "crm alone"), ("llm alone", "wide alone"),
+            (best, first), (best_round(run, "llm"), LANGUAGE_MODEL), (LANGUAGE_MODEL, first), (TEACHER, first),
+            (LANGUAGE_MODEL, TEACHER),
         ]  # fmt: skip
-        for second, first in pairs:
-            if first in models and second in models:
-                (m1, s1), (m2, s2) = first.split(), second.split()
-                comparison = compare(evaluations[split, m1, s1], evaluations[split, m2, s2])
-                comparisons[f"{second} over {first}, {split}"] = of_interest(comparison)
+        for second, other in pairs:
+            if second in evaluations and other in evaluations:
+                comparison = compare(evaluations[other], evaluations[second])
+                comparisons[f"{second} over {other}, {split}"] = of_interest(comparison)
         for name, run_of_it in (references or {}).items():
             if not run_of_it.exists():
                 continue
-            other = Run.open(run_of_it)
-            model, stage = [of for of in other.models() if of[0] == "crm"][-1]
-            theirs = score(other, data, model, stage, split=split)  # type: ignore[arg-type]
-            for ours in ("crm alone", "crm distilled"):
-                if ours in models:
-                    comparison = compare(theirs, evaluations[split, *ours.split()])
+            opened = Run.open(run_of_it)
+            theirs = score(opened, data, best_round(opened, "model") or UNDISTILLED, split=split)
+            for ours in (first, best):
+                if ours in evaluations:
+                    comparison = compare(theirs, evaluations[ours])
                     comparisons[f"{ours} over {name}, {split}"] = of_interest(comparison)
     return {
-        "settings": differences(MutualDistillation(), settings),
+        "settings": differences(over_recipe({}, "the default recipe"), settings),
         "fingerprint": data.fingerprint,
         "environment": environment(),
         "shared_stages": taken,
@@ -181,6 +191,29 @@ def trial(
         "models": models,
         "comparisons": comparisons,
     }
+
+
+def trained(settings: DistillationSettings, data: Dataset, folder: Path) -> tuple[Run, list[str]]:
+    """A finished run of these settings, and which of its stages were taken from other trials."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    run = Run.start(folder, settings, data)
+    taken = take_shared(run)
+    run = train(settings, data, folder)
+    keep_shared(run)
+    return run, taken
+
+
+def scored(run: Run) -> list[str]:
+    """The stages whose figures a result holds, in the order of the plan."""
+    shown = {UNDISTILLED, TEACHER, LANGUAGE_MODEL, best_round(run, "model"), best_round(run, "llm")}
+    return [stage.id for stage in run.plan if stage.id in shown & run.record.stages.keys()]
+
+
+def best_round(run: Run, student: Literal["model", "llm"]) -> str | None:
+    """The round in which validation found the student best; None where it was not taught."""
+    done = [stage.id for stage in rounds_of(run.plan, student) if stage.id in run.record.stages]
+    return max(done, key=run.validation_of, default=None)
 
 
 def of_interest(comparison: Comparison) -> dict[str, Any]:
@@ -208,58 +241,47 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- stages that trials share ---------------------------------------------------------------------------------------
-def shared_folder(run: Run, stage: str) -> Path:
-    """Where a stage is kept that depends on nothing but the settings hashed here."""
-    values = run.settings.model_dump(mode="json")
-    kept = {name: values[name] for name in ("seed", "crm", "evaluation")}
-    kept["training"] = {
-        name: value for name, value in values["training"]["crm"].items() if name != "round_learning_rate"
-    }
-    if "text" in run.settings.crm.items or stage == "llm-alone":
-        kept["encoder"] = [values["llm"]["encoder"], values["llm"]["text_fields"]]
-    if stage != "crm-alone":
-        kept["wide"] = None if run.settings.wide is None else run.settings.partner_crm.dim
-        wides = dict(zip(run.settings.wide_stages, values["wides"], strict=False))
-        of = "wide-alone" if stage == "llm-alone" else stage  # it reads the items of the first
-        if wides and any(wides[of].values()):
-            kept["differs in"] = wides[of]
-    if stage == "llm-alone":
-        kept |= {"llm": values["llm"], "inject": values["inject"] == "never", "llm_training": values["training"]["llm"]}
-    kept["code"] = code()
-    digest = hashlib.sha256(json.dumps([run.record.data, stage, kept], sort_keys=True).encode()).hexdigest()[:16]
-    return RUNS / "shared" / f"{stage}-{digest}"
+def shared_folder(run: Run, stage: Stage) -> Path:
+    """Where a stage is kept: a name made of all that its weights depend on."""
+    made_of, left = {}, [stage.id]
+    while left:
+        each = find(run.plan, left.pop())
+        made_of[each.id] = each.identity()
+        left += each.needs
+    values = json.dumps([run.record.data, made_of, code()], sort_keys=True)
+    return RUNS / "shared" / f"{stage.id}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
 
 
 @functools.cache
 def code() -> str:
     """A digest of the code that trains a stage before the rounds."""
     source = Path(llmd4rec.__file__).parent
-    files = (path for room in ("data", "models", "training") for path in sorted((source / room).rglob("*.py")))
+    rooms = ("data", "features", "losses", "models", "training")
+    files = (path for room in rooms for path in sorted((source / room).rglob("*.py")))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def before_rounds(run: Run) -> tuple[str, ...]:
-    """Stages that do not depend on how models teach each other, in the order of a run."""
-    llm = ("llm-alone",) if run.settings.uses_llm else ()
-    return ("crm-alone", *(run.settings.wide_stages + llm if run.settings.rounds else ()))
+def before_rounds(run: Run) -> list[Stage]:
+    """Stages that do not depend on how models teach each other, in the order of the plan."""
+    return [stage for stage in run.plan if not stage.round]
 
 
 def take_shared(run: Run) -> list[str]:
-    """Puts finished stages of other trials into a run that has not begun; their names."""
+    """Puts finished stages of other trials into a run that has not begun; their ids."""
     taken: list[str] = []
     if run.record.stages:
         return taken
     for stage in before_rounds(run):
         folder = shared_folder(run, stage)
-        if not folder.exists():
-            break
-        if stage == "llm-alone":
+        if not folder.exists() or not set(stage.needs) <= set(taken):
+            continue
+        if stage.role == "llm":
             run.record.llm = json.loads((folder / "llm.json").read_text(encoding="utf-8"))
-        run.checkpoint_of(stage).mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "best.safetensors", run.checkpoint_of(stage))
-        run.record.stages[stage] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        run.checkpoint_of(stage.id).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "best.safetensors", run.checkpoint_of(stage.id))
+        run.record.stages[stage.id] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
         run.save()
-        taken.append(stage)
+        taken.append(stage.id)
     return taken
 
 
@@ -267,13 +289,13 @@ def keep_shared(run: Run) -> None:
     """Keeps the stages before the rounds for other trials."""
     for stage in before_rounds(run):
         folder = shared_folder(run, stage)
-        if stage in run.record.stages and not folder.exists():
+        if stage.id in run.record.stages and not folder.exists():
             with atomic_dir(folder) as temporary:
-                shutil.copy(run.checkpoint_of(stage) / "best.safetensors", temporary)
+                shutil.copy(run.checkpoint_of(stage.id) / "best.safetensors", temporary)
                 write_json(temporary / "llm.json", run.record.llm)
                 # Another trial's file then says which code has trained what it took over.
                 commit = environment()["commit"]
-                write_json(temporary / "stage.json", {"commit": commit, **run.record.stages[stage]})
+                write_json(temporary / "stage.json", {"commit": commit, **run.record.stages[stage.id]})
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
     python experiments/tables.py [--results results] [--out docs/results.md] [--readme README.md]
 
 Rows are variants, a table for each study and data set. Several seeds give mean ± standard deviation. A gain is that of
-the distilled over the same model trained alone in the same run, on test, with the paired sign-flip test's p, of several
-seeds the largest; validation is what variants are chosen by and stands beside it.
+the distilled over the undistilled model of the same run, on test, with the paired sign-flip test's p, of several seeds
+the largest; validation is what variants are chosen by and stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,24 +26,43 @@ STUDIES = ROOT / "experiments" / "studies"
 HEADLINE = ROOT / "experiments" / "headline.yaml"
 #: Between these lines the README holds the table that is made here.
 MARKS = ("<!-- made by experiments/tables.py -->", "<!-- end -->")
-MODELS = ("crm alone", "crm distilled", "wide alone", "llm alone", "llm distilled")
+MODELS = ("undistilled", "distilled", "teacher-1", "llm", "llm distilled")
+#: Each model that is taught, undistilled and distilled.
+TAUGHT = {"model": ("undistilled", "distilled"), "llm": ("llm", "llm distilled")}
+#: What results called them before stages had ids; `memory` is that of training_free.py.
+FORMER_MODELS = {
+    "crm alone": "undistilled",
+    "crm distilled": "distilled",
+    "wide alone": "teacher-1",
+    "llm alone": "llm",
+}
 #: By study and data set, then by variant.
 Trials = dict[tuple[str, str], dict[str, list[Any]]]
-GAIN_SLICES = {"all": "all users", "tail": "tail items", "short_history": "short histories", "later_day": "later day"}
+GAIN_SLICES = {
+    "all": "all users",
+    "tail": "tail items",
+    "short_history": "short histories",
+    "next_day": "next-day targets",
+}
+#: What results called groups of users before.
+FORMER_SLICES = {"later_day": "next_day"}
 
 HEAD = """# Results
 
 Made by `python experiments/tables.py` from the files under `results/`; do not edit. Each file there holds the command,
-settings, seed, commit and machine of one trial. NDCG@10 over the whole catalogue, seen items removed; *val* is
-validation, by which variants are chosen, *test* the held-out last items. How the numbers are to be read, and what was
-learned from them, stands in [findings.md](findings.md). A † marks a variant of which a trial was run from files that
-differed from those of its commit.
+settings, seed, commit and machine of one trial. NDCG@10 over the whole catalogue, seen items filtered; *val* is
+validation, by which variants are chosen, *test* the held-out last items. Columns are stages of a run: the *undistilled*
+model, the same model *distilled* (of several rounds the one that validation chooses), the first of the teachers, the
+language model (*llm*) and the same taught by the others (*llm distilled*). How the numbers are to be read, and what was
+learned from them, stands in [findings.md](research/findings.md). A † marks a variant of which a trial was run from
+files that differed from those of its commit. Files made before stages had ids name models in other words: `crm alone`
+is undistilled, `crm distilled` distilled, `wide alone` teacher-1, `llm alone` llm.
 """
 
 SEARCHES = """## Searches
 
-Made by `experiments/search.py`: a fixed budget of trials, drawn by optuna (TPE), judged by validation alone. The first
-is the default. All of them, best first.
+Made by `experiments/search.py`: a fixed budget of trials, drawn by optuna (TPE), judged by validation only. The first
+is the default. All of them, best first. Settings have the names that they had when the search was run.
 """
 
 
@@ -76,9 +96,29 @@ def read_trials(results: Path) -> Trials:
     """Every trial by study and data set, and there by variant."""
     trials: Trials = defaultdict(lambda: defaultdict(list))
     for path in sorted(results.glob("*/*/*.json")):
-        trial = json.loads(path.read_text(encoding="utf-8"))
+        trial = in_words_of_now(json.loads(path.read_text(encoding="utf-8")))
         trials[trial["study"], trial["data"]][trial["variant"]].append(trial)
     return trials
+
+
+def in_words_of_now(trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial with its models, comparisons and groups of users named as in :data:`MODELS` and :data:`GAIN_SLICES`."""
+    comparisons = {}
+    for name, compared in trial["comparisons"].items():
+        pair, split = name.rsplit(", ", 1)
+        second, first = map(model_name, pair.split(" over "))
+        groups = {FORMER_SLICES.get(group, group): values for group, values in compared.items()}
+        comparisons[f"{second} over {first}, {split}"] = groups
+    models = {model_name(name): figures for name, figures in trial["models"].items()}
+    return trial | {"models": models, "comparisons": comparisons}
+
+
+def model_name(name: str) -> str:
+    """What a table calls the model of a stage: `distilled` for `distilled-round-2` and former names of it."""
+    taught = re.fullmatch(r"(distilled|llm)-round-\d+", name)
+    if taught is not None:
+        return "distilled" if taught[1] == "distilled" else "llm distilled"
+    return FORMER_MODELS.get(name, name)
 
 
 def page(trials: Trials, searches: Sequence[dict[str, Any]], top: str = "") -> str:
@@ -127,7 +167,7 @@ def headline_sources(trials: Trials, chosen: dict[str, Any]) -> str:
     lines = [
         "## The figures of the README",
         "",
-        f"Study `{chosen['study']}`; chosen in `experiments/headline.yaml`. Test, seen items removed, mean ± standard "
+        f"Study `{chosen['study']}`; chosen in `experiments/headline.yaml`. Test, seen items filtered, mean ± standard "
         "deviation over seeds.",
         "",
         "| data | figure | variant | seeds | commits | NDCG@10 | HR@10 |",
@@ -181,9 +221,9 @@ class Headline:
 
         return [
             ("no training", model(self.free, "memory")),
-            ("identifiers only", model(self.identifiers, "crm alone")),
-            ("with item features", model(self.distilled, "crm alone")),
-            ("with item features, distilled", model(self.distilled, "crm distilled")),
+            ("identifiers only", model(self.identifiers, "undistilled")),
+            ("with item features", model(self.distilled, "undistilled")),
+            ("with item features, distilled", model(self.distilled, "distilled")),
         ]
 
     def cells(self) -> dict[str, str]:
@@ -191,7 +231,7 @@ class Headline:
         (free, identifiers, undistilled, distilled) = (
             short(spread([model["test"]["ndcg@10"] for _, model in found])) for _, found in self.sources()
         )
-        compared = [gain_of("crm", trial) for trial in self.distilled]
+        compared = [gain_of("model", trial) for trial in self.distilled]
         gains = ", ".join(f"{c['relative_percent']:+.1f}" for c in compared if c)
         return {
             "free": free,
@@ -231,7 +271,7 @@ def question(study: str) -> str:
 def table(variants: dict[str, list[Any]]) -> str:
     """One row for each variant."""
     present = [name for name in MODELS if any(name in trial["models"] for t in variants.values() for trial in t)]
-    learned = [name for name in ("crm", "llm") if any(gain_of(name, trial) for t in variants.values() for trial in t)]
+    learned = [name for name in TAUGHT if any(gain_of(name, trial) for t in variants.values() for trial in t)]
     head = [
         "variant",
         "seeds",
@@ -240,7 +280,7 @@ def table(variants: dict[str, list[Any]]) -> str:
         *[f"{name}: test" for name in present],
     ]
     for name in learned:
-        head += [f"{name.upper()}'s gain, test", "p"]
+        head += [f"gain of {'the model' if name == 'model' else name}, test", "p"]
     rows = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     for variant, trials in variants.items():
         dirty = any((trial["environment"]["commit"] or "-dirty").endswith("-dirty") for trial in trials)
@@ -259,8 +299,9 @@ def table(variants: dict[str, list[Any]]) -> str:
 
 
 def gain_of(model: str, trial: dict[str, Any]) -> dict[str, Any] | None:
-    """NDCG@10 of a model distilled over itself alone, on test; None where it was not taught."""
-    compared = trial["comparisons"].get(f"{model} distilled over {model} alone, test")
+    """NDCG@10 of a model distilled over itself undistilled, on test; None where it was not taught."""
+    first, second = TAUGHT[model]
+    compared = trial["comparisons"].get(f"{second} over {first}, test")
     return compared["all"]["ndcg@10"] if compared else None
 
 
@@ -271,19 +312,20 @@ def largest_p(compared: Sequence[dict[str, Any] | None]) -> str:
 
 
 def reference_table(variants: dict[str, list[Any]]) -> str:
-    """The served CRM's gain in NDCG@10 on test over the study's references; empty where it has none."""
+    """The model's gain in NDCG@10 on test over the study's references; empty where it has none."""
     every = [trial for trials in variants.values() for trial in trials]
     names = {name.removesuffix(", test") for t in every for name in t["comparisons"] if name.endswith(", test")}
     references = sorted({name.split(" over ")[1] for name in names} - set(MODELS))
     if not references:
         return ""
-    rows = [["CRM's gain", *(f"{when}, over {of} | p" for of in references for when in ("alone", "distilled"))]]
+    stages = TAUGHT["model"]
+    rows = [["gain of the model", *(f"{stage}, over {of} | p" for of in references for stage in stages)]]
     rows.append(["---"] + ["---: | ---:"] * (len(rows[0]) - 1))
     for variant, trials in variants.items():
         cells = []
         for of in references:
-            for when in ("alone", "distilled"):
-                compared = [t["comparisons"].get(f"crm {when} over {of}, test") for t in trials]
+            for stage in stages:
+                compared = [t["comparisons"].get(f"{stage} over {of}, test") for t in trials]
                 gains = [c["all"]["ndcg@10"] for c in compared if c]
                 mean = f"{statistics.mean(c['relative_percent'] for c in gains):+.1f}%" if gains else ""
                 cells.append(f"{mean} | {largest_p(gains)}")
@@ -293,10 +335,10 @@ def reference_table(variants: dict[str, list[Any]]) -> str:
 
 
 def slice_table(variants: dict[str, list[Any]]) -> str:
-    """The CRM's gain in NDCG@10 on test by group of users; empty where nothing was distilled."""
+    """The model's gain in NDCG@10 on test by group of users; empty where nothing was distilled."""
     rows = []
     for name, trials in variants.items():
-        compared = [t["comparisons"].get("crm distilled over crm alone, test") for t in trials]
+        compared = [t["comparisons"].get("distilled over undistilled, test") for t in trials]
         if not all(compared):
             continue
         cells = []
@@ -307,7 +349,7 @@ def slice_table(variants: dict[str, list[Any]]) -> str:
         rows.append([name, *cells])
     if not rows:
         return ""
-    head = ["CRM's gain on", *GAIN_SLICES.values()]
+    head = ["gain of the model on", *GAIN_SLICES.values()]
     lines = [head, ["---"] + ["---:"] * len(GAIN_SLICES), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

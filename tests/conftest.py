@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import MadeOnce
 
 # Before torch is imported, and inherited by the commands that tests start: these models are so small that threads
 # would only wait for each other, and one thread makes sums come out the same every time.
@@ -34,10 +35,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    return MadeOnce(tmp_path_factory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_epochs() -> Iterator[None]:
+    """Few steps an epoch, as in the processes that tests start: most are about what is trained, not how well."""
+    from llmd4rec.training import trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "MIN_STEPS", 4)
+        yield
+
+
+@pytest.fixture(scope="session")
+def llama(made_once: MadeOnce) -> str:
     from tiny_llama import llama_model, save
 
-    return save(tmp_path_factory.mktemp("llama"), llama_model())
+    return str(made_once("llama", lambda folder: save(folder, llama_model())))
 
 
 @pytest.fixture(scope="session")
@@ -47,39 +63,34 @@ def tiny_settings(llama: str) -> dict[str, Any]:
     return {
         "rounds": 1,
         "round_patience": 3,
-        "crm_start": "restart",
-        "lambda_up": 4.0,
-        "logit_adjustment": 0.0,
-        "teacher": "partner",
-        "wide": None,
-        "wides": 2,
-        "taught_dropout": None,
-        "crm": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "items": "id"},
+        "teachers": None,
+        "distill": {"source": "partner", "weight": {"model": 4.0}, "logit_adjustment": 0.0, "dropout": None},
+        "model": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "item_features": "id"},
         "llm": {
-            "model": llama, "layers": 1, "items": "id", "dim": 8, "max_length": 6, "prompt": "given items",
-            "lora": {"r": 2}, "init_table_from_crm": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
+            "model": llama, "layers": 1, "item_features": "id", "dim": 8, "max_length": 6, "prompt": "given items",
+            "lora": {"r": 2}, "init_table_from_model": False, "tie_table": False, "dropout": 0.1, "state_dropout": 0.0,
             "branch_dropout": 0.0,
         },
-        "training": {"crm": {**training, "average": 0.0, "round_learning_rate": None}, "llm": training},
+        "training": {"model": {**training, "ema": 0.0, "round_learning_rate": None}, "llm": training},
         "device": "cpu",
     }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def chain_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def chain_data(made_once: MadeOnce) -> Any:
     """A small saved data set in which item i is followed by item i + 1; with identifiers that are hard to print."""
     from evaluation.examples import chain_dataset
 
     from llmd4rec.data.dataset import Dataset
 
-    folder = tmp_path_factory.mktemp("data") / "chain"
-    chain_dataset(users=30, items=12, length=8).save(folder)
-    return Dataset.load(folder)
+    folder = made_once("data", lambda folder: chain_dataset(users=30, items=12, length=8).save(folder / "chain"))
+    return Dataset.load(folder / "chain")
 
 
 @pytest.fixture(scope="session")
-def chain_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
+def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
     """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
-    from llmd4rec.runs.run import parse_settings
+    from settings_of import parse_settings
 
-    return parse_settings(tiny_settings).fit(chain_data, tmp_path_factory.mktemp("runs") / "chain").folder
+    settings = parse_settings(tiny_settings)
+    return made_once("run", lambda folder: settings.fit(chain_data, folder / "chain")) / "chain"

@@ -14,13 +14,15 @@ from typing import Any
 import peft  # noqa: F401
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
+from settings_of import parse_settings
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from llmd4rec.cli import main
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
+from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs import results
-from llmd4rec.runs.run import parse_settings
-from llmd4rec.training import fit
+from llmd4rec.training import trainer
 
 torch.set_num_threads(1)
 
@@ -39,7 +41,7 @@ def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | Non
     Args:
         errors: where standard error goes.
     """
-    fit.MIN_STEPS = 4  # short epochs: these runs are about their stages
+    trainer.MIN_STEPS = 4  # short epochs: these runs are about their stages
     if errors is not None:
         sys.stderr = errors.open("w", encoding="utf-8")
     try:
@@ -76,12 +78,13 @@ def train_and_score(
         if event in FILE_EVENTS or (event == "open" and str(arguments[0]).startswith(str(folder))):
             happens()
 
-    fit.MIN_STEPS = 4
+    trainer.MIN_STEPS = 4
     register_optimizer_step_post_hook(happens)
     sys.addaudithook(watch)
     dataset = Dataset.load(data)
     try:
-        results.score_run(parse_settings(settings).fit(dataset, folder), dataset)
+        run = parse_settings(settings).fit(dataset, folder)
+        write_run_report(run, dataset, results.score_run(run, dataset))
     except (LLMD4RecError, OSError) as error:
         # As the command does, which has one message for both.
         full = "the disk is full" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
@@ -89,6 +92,16 @@ def train_and_score(
         os._exit(DISK_FULL if full else 1)
     if count is not None:
         count.write_text(str(events[0]))
+
+
+def call_command(arguments: list[str], folder: Path) -> None:
+    """The command line; what it prints is in the folder's `out` and `err`."""
+    for number, name in ((1, "out"), (2, "err")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = ["llmd4rec", *arguments]
+    main()
 
 
 def start(target: Any, *arguments: Any) -> Any:
@@ -108,18 +121,6 @@ def start(target: Any, *arguments: Any) -> Any:
     return process
 
 
-def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A deep copy with `a__b=value` set at a.b."""
-    copy: dict[str, Any] = json.loads(json.dumps(settings))
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        group = copy
-        for parent in parents:
-            group = group[parent]
-        group[last] = value
-    return copy
-
-
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything a run leaves, without the times.
 
@@ -128,11 +129,17 @@ def outcome(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / "run.json").read_text())
     for stage in record["stages"].values():
         del stage["seconds"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logs = {
+        path: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.glob("checkpoints/*/metrics.jsonl"))
+    }
     files = [path for name in ("checkpoints", "evaluation", "teachers") for path in sorted(folder.glob(f"{name}/**/*"))]
     files = [path for path in files if not (path.parent.name.startswith(".") and "evaluation" in path.parts)]
     return {
         "record": record,
-        "log": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
-        **{str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()},
+        "log": {
+            path.parent.name: [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+            for path, lines in logs.items()
+        },
+        **{str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file() and path not in logs},
     }

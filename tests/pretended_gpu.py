@@ -1,6 +1,8 @@
-"""Trains a run on a GPU that is not there; to be run by itself, as it changes what torch is.
+"""Trains runs on a GPU that is not there; to be run by itself, as it changes what torch is.
 
-    python pretended_gpu.py settings.json DATA RUN > result.json
+    python pretended_gpu.py DATA FOLDER...
+
+Each folder has a settings.json, and is given a `run` and a result.json.
 
 A tensor that is on `pretended` holds its numbers in memory. What a real GPU would refuse is refused: an operation on
 tensors of two devices, reading one by NumPy, a file or a loop without a copy. Operations themselves run on the CPU, in
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -74,8 +76,31 @@ _COPIES = {aten._to_copy.default, aten.copy_.default}
 _LOOKUPS = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
+def _tensors(values: Any, found: list[Tensor]) -> list[Tensor]:
+    """Those among an operation's arguments."""
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _tensors(value, found)
+    return found
+
+
+def _each(value: Any, change: Any) -> Any:
+    """The same arguments or results with other tensors; much quicker than PyTorch's trees, which know more types."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each(part, change) for part in value])
+    return value
+
+
+def _held(tensor: Tensor) -> Tensor:
+    return tensor.held if isinstance(tensor, OnDevice) else tensor
+
+
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors(kwargs.values(), _tensors(args, []))
     there = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
     device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
     if there and func not in _COPIES:
@@ -89,19 +114,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten._local_scalar_dense.default or (there and not target):
         _waits(str(func))
         target = False
-    here = tree_map(lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf, (args, kwargs))
+    more = {name: _each(value, _held) for name, value in kwargs.items()}
     if device is not None and device.type == "pretended":  # `meta` stays what it is
-        here[1]["device"] = torch.device("cpu")
-    result = func(*here[0], **here[1])
+        more["device"] = torch.device("cpu")
+    result = func(*_each(args, _held), **more)
     if not target:
         return result
-
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return there[id(leaf)] if id(leaf) in there else OnDevice(leaf)
-
-    return tree_map(moved, result)
+    return _each(result, lambda tensor: there[id(tensor)] if id(tensor) in there else OnDevice(tensor))
 
 
 def _waits(what: str) -> None:
@@ -179,36 +198,33 @@ _libraries: list[torch.library.Library] = []
 
 
 def main() -> None:
-    settings, data, folder = sys.argv[1:]
+    data, *folders = map(Path, sys.argv[1:])
     with pretend():
         try:
             torch.ones(2, device="pretended") + torch.ones(2)
         except RuntimeError as error:
             refused = str(error)
+        from settings_of import parse_settings
+
         from llmd4rec.data.dataset import Dataset
         from llmd4rec.runs.results import score
-        from llmd4rec.runs.run import parse_settings
-        from llmd4rec.training import fit
+        from llmd4rec.training import trainer
 
-        fit.MIN_STEPS = 4  # short epochs
-        dataset = Dataset.load(Path(data))
-        values = json.loads(Path(settings).read_text())
-        run = parse_settings(values).fit(dataset, Path(folder))
-        scores = {
-            f"{model} {stage}": score(run, dataset, model, stage, split="test").metrics["ndcg@10"]
-            for model, stage in run.models()
-        }
-        best = run.crm.recommend([dataset.item_ids[0]], k=3)
-    print(
-        json.dumps(
-            {
+        trainer.MIN_STEPS = 4  # short epochs
+        dataset = Dataset.load(data)
+        for folder in folders:
+            waits.clear()
+            values = json.loads((folder / "settings.json").read_text())
+            run = parse_settings(values).fit(dataset, folder / "run")
+            scores = {stage.id: score(run, dataset, stage.id).metrics["ndcg@10"] for stage in run.reported()}
+            best = run.recommender().recommend([dataset.item_ids[0]], k=3)
+            result = {
                 "refused": refused,
                 "scores": scores,
                 "best": [item.item_id for item in best],
                 "waits": [[*where, times] for where, times in waits.items()],
             }
-        )
-    )
+            (folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

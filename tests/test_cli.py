@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,15 @@ import polars as pl
 import pytest
 import yaml
 from evaluation.examples import chain_dataset
+from in_another_process import call_command, start
+from made_once import MadeOnce
+from settings_of import parse_settings
 from typer.testing import CliRunner, Result
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
+from llmd4rec.training import trainer
 
 COMMANDS = [
     [], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["serve"], ["data"],
@@ -58,15 +63,17 @@ def run(chain_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def odd_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
+def odd_run(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
     """A run whose identifiers and titles are hard to pass and to print."""
-    folder = tmp_path_factory.mktemp("odd")
-    data = chain_dataset(users=20, items=len(NAMES), length=6)
-    titles = [None, *(f"{name} [the film]" for name in NAMES[1:])]
-    catalogue = pl.DataFrame({"item_id": NAMES, "title": titles})
-    dataclasses.replace(data, catalogue=catalogue).save(folder / "data")
-    parse_settings({**tiny_settings, "rounds": 0}).fit(Dataset.load(folder / "data"), folder / "run")
-    return folder / "run"
+
+    def make(folder: Path) -> None:
+        data = chain_dataset(users=20, items=len(NAMES), length=6)
+        titles = [None, *(f"{name} [the film]" for name in NAMES[1:])]
+        catalogue = pl.DataFrame({"item_id": NAMES, "title": titles})
+        dataclasses.replace(data, catalogue=catalogue).save(folder / "data")
+        parse_settings({**tiny_settings, "rounds": 0}).fit(Dataset.load(folder / "data"), folder / "run")
+
+    return made_once("odd", make) / "run"
 
 
 # ---- help and mistakes ------------------------------------------------------------------------------------------
@@ -80,9 +87,10 @@ def test_help_shows_an_example(command):
 def test_help_says_what_is_taken_by_default():
     """Square brackets are markup where they are not escaped, and would be swallowed."""
     for command, words in {
-        "compare": ["distilled if it has it].", "[default: as in the second run]"],
-        "evaluate": ["distilled if the run", "[default: as in the"], "report": ["RUN/report.html]"],
-        "serve": ["[default: none]"], "export": ["[default: the better"], "recommend": ["[default: the run's]"],
+        "compare": ["[default: served]", "[default: as in the second run]"],
+        "evaluate": ["[default: served]", "[default: as in the run]"], "report": ["RUN/report.html]"],
+        "serve": ["[default: none]"], "export": ["[default: served]", "[default: RUN/export]"],
+        "recommend": ["[default: the run's]", "[default: served]"],
     }.items():  # fmt: skip
         shown = " ".join(llmd4rec(command, "--help").stdout.replace("│", " ").split())
         for word in words:
@@ -124,37 +132,111 @@ def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_the_run_does_not_have(odd_run):
+def test_a_stage_the_run_does_not_have(odd_run):
     message = refused("evaluate", odd_run, "--stage", "distilled")
-    assert "has no distilled CRM (it has: crm-alone)" in message
+    assert "has no finished stage 'distilled'; it has: undistilled, served" in message
     assert "llmd4rec train" in message
-    assert "has no alone LLM" in refused("recommend", odd_run, "--model", "llm", "--history", "50")
-    assert "Invalid value" in refused("evaluate", odd_run, "--model", "gpt")
+    assert "has no finished stage 'llm'" in refused("recommend", odd_run, "--stage", "llm", "--history", "50")
+    assert "has no finished stage 'gpt'" in refused("export", odd_run, "--stage", "gpt")
+    assert "'alone' is now 'undistilled'" in refused("compare", odd_run, odd_run, "--stage-b", "alone")
+    assert not (odd_run / "export").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "recommend", "compare", "export"])
+def test_an_option_of_before_names_the_one_that_took_its_place(command, tmp_path):
+    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
+    for old, new in (("--model", "--stage"), ("--seen", "--no-filter-seen")):
+        message = refused(command, tmp_path, *more, old, "keep")
+        there = new in llmd4rec(command, "--help").stdout
+        assert (f"{old} is now" in message and new in message) == there, message
+    assert "is now" not in refused("serve", tmp_path, "--model", "a")  # which never was one
+
+
+def test_settings_of_before_are_refused_with_their_new_names(chain_data, tmp_path):
+    (tmp_path / "old.yaml").write_text("crm: {dim: 32}\nwide: null\nevaluation: {seen: keep}\n")
+    message = refused("train", tmp_path / "old.yaml", "-d", chain_data.path, "-r", tmp_path / "run")
+    assert "'crm.dim' is now 'model.dim'" in message
+    assert "'wide' no longer exists: set teachers" in message
+    assert "'evaluation.seen' no longer exists: set evaluation.filter_seen" in message
+    assert "'lambda_up' is now 'distill.weight.model'" in refused("train", "--plan", "--set", "lambda_up=2")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.yaml"]
+
+
+# ---- the plan ---------------------------------------------------------------------------------------------------
+def cells(table: str) -> dict[str, dict[str, str]]:
+    """The rows of a printed table by their first cell; what was wrapped is one text again."""
+    header, *lines = table.splitlines()
+    names = [match.group() for match in re.finditer(r"\S+( \S+)*", header)]
+    starts = [header.index(f" {name} ") + 1 for name in names]
+    rows: dict[str, dict[str, str]] = {}
+    row: dict[str, str] = {}
+    for line in lines:
+        texts = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        row = rows.setdefault(texts[0], {}) if texts[0] else row
+        for name, text in zip(names, texts, strict=True):
+            row[name] = f"{row.get(name, '')} {text}".strip()
+    return rows
+
+
+def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path):
+    sets = [part for each in ("rounds=1", "distill.source=partner") for part in ("--set", each)]
+    shown = llmd4rec("train", "--plan", "--run", tmp_path / "run", *sets)
+    assert shown.exit_code == 0, shown.output
+    *table, last = shown.stdout.splitlines()
+    assert "--jobs 2" in last
+    rows = cells("\n".join(table))
+    assert list(rows) == [
+        "undistilled", "teacher-1", "teacher-2", "teacher-3", "llm", "llm-round-1", "distilled-round-1"
+    ]  # fmt: skip
+    assert [row["model"] for row in rows.values()][:4] == ["SASRec 64", "SASRec 256", "GRU4Rec 256", "BSARec 256"]
+    assert {name: row["taught by"] for name, row in rows.items() if row["taught by"] != "-"} == {
+        "llm-round-1": "teacher-1, teacher-2, teacher-3, undistilled",
+        "distilled-round-1": "llm-round-1",
+    }
+    assert rows["llm"]["starts from"] == "scratch, item embeddings of teacher-1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(run, tiny_settings, tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tiny_settings))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    stages = answer("train", tmp_path / "run.yaml", "--plan", "--run", run)
+    assert [(stage["id"], stage["teachers"], stage["needs"]) for stage in stages] == [
+        ("undistilled", [], []),
+        ("llm", [], ["undistilled"]),  # whose item embeddings it reads
+        ("llm-round-1", ["undistilled"], ["undistilled", "llm"]),
+        ("distilled-round-1", ["llm-round-1"], ["llm-round-1"]),
+    ]
+    assert stages[0]["network"]["dim"] == 8
+    assert llmd4rec("train", tmp_path / "run.yaml", "--plan", "--run", run).stdout.count("done in ") == 4
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 # ---- evaluate, compare, report ----------------------------------------------------------------------------------
 def test_evaluate_keeps_its_contract(run):
     result = answer("evaluate", run)
-    assert result.keys() == {"metrics", "slices", "users", "model", "stage", "seen", "split"}
+    assert result.keys() == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
     assert {f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= result["metrics"].keys()
     assert all(0 <= result["metrics"][f"hr@{k}"] <= 1 for k in (5, 10, 20))
-    about = (result["users"], result["model"], result["stage"], result["seen"], result["split"])
-    assert about == (30, "crm", "distilled", "remove", "test")
+    about = (result["users"], result["model"], result["stage"], result["filter_seen"], result["split"])
+    assert about == (30, "SASRec 8", Run.open(run).resolve("served"), True, "test")
     assert all("users" in values for values in result["slices"].values())
 
-    other = answer("evaluate", run, "--model", "llm", "--stage", "alone", "--seen", "keep", "--split", "valid")
-    assert (other["model"], other["stage"], other["seen"], other["split"]) == ("llm", "alone", "keep", "valid")
+    other = answer("evaluate", run, "--stage", "llm", "--no-filter-seen", "--split", "valid")
+    about = (other["model"], other["stage"], other["filter_seen"], other["split"])
+    assert about == ("llama", "llm", False, "valid")
+    assert answer("evaluate", run, "--stage", "distilled", "--filter-seen")["stage"] == "distilled-round-1"
     names = {path.name for path in (run / "evaluation").iterdir()}
-    assert names == {"crm-round-1-remove-test", "llm-alone-keep-valid"}
+    assert names == {f"{result['stage']}-test", "distilled-round-1-test", "llm-valid-with-seen"}
     assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
 def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run):
-    same = answer("compare", run, run, "--stage-a", "alone", "--stage-b", "alone")
+    same = answer("compare", run, run, "--stage-a", "undistilled", "--stage-b", "undistilled")
     assert "0.0" in json.dumps(same)
     assert all(value == 0 for value in _values(same, "difference"))
-    other = answer("compare", run, run, "--stage-a", "alone", "--stage-b", "distilled")
-    assert (other["first"], other["second"]) == ("crm alone", "crm distilled")
+    other = answer("compare", run, run, "--stage-a", "undistilled", "--stage-b", "distilled")
+    assert (other["first"], other["second"]) == ("undistilled (SASRec 8)", "distilled-round-1 (SASRec 8)")
     assert llmd4rec("compare", run, run).exit_code == 0
 
 
@@ -168,7 +250,7 @@ def _values(tree: Any, key: str) -> list[Any]:
 def test_report_is_one_page_that_needs_nothing_else(run):
     result = llmd4rec("report", run)
     assert result.exit_code == 0, result.output
-    assert "CRM distilled" in result.stdout
+    assert "distilled-round-1" in result.stdout
     assert result.stdout.count("(served)") == 1
     page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert "SASRec" in page
@@ -182,9 +264,9 @@ def test_the_report_is_where_it_is_said_to_be(run, tmp_path):
 
 
 def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run, tmp_path):
-    assert llmd4rec("compare", run, run, "--stage-a", "alone").exit_code == 0  # evaluations are saved now
+    assert llmd4rec("compare", run, run, "--stage-a", "undistilled").exit_code == 0  # evaluations are saved now
     assert "nowhere is not a prepared" in refused(
-        "compare", run, run, "--stage-a", "alone", "--data", tmp_path / "nowhere"
+        "compare", run, run, "--stage-a", "undistilled", "--data", tmp_path / "nowhere"
     )
 
 
@@ -198,7 +280,7 @@ def test_a_run_and_its_data_can_move(run, chain_data, tmp_path):
     assert llmd4rec("report", run, "--data", moved).exit_code == 0
     assert llmd4rec("export", run, "--data", moved).exit_code == 0
     shutil.rmtree(run / "evaluation")
-    assert llmd4rec("compare", run, run, "--stage-a", "alone", "--data", moved).exit_code == 0
+    assert llmd4rec("compare", run, run, "--stage-a", "undistilled", "--data", moved).exit_code == 0
     assert llmd4rec("recommend", run, "--history", "i1").exit_code == 0  # needs no data
     chain_dataset(users=30, items=12, length=7).save(tmp_path / "other")
     assert "was trained on other data" in refused("evaluate", run, "--data", tmp_path / "other")
@@ -210,7 +292,7 @@ def test_export_reports_where_and_refuses_to_replace(run):
     assert "agree" in result.stdout
     assert (run / "export" / "encoder.onnx").exists()
     assert "--overwrite" in refused("export", run)
-    assert "is no export" in refused("export", run, "--out", run, "--overwrite")
+    assert "is not an export" in refused("export", run, "--out", run, "--overwrite")
     assert (run / "run.json").exists()
 
 
@@ -221,13 +303,15 @@ def ids(result: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_identifier_can_be_given_and_comes_back(name, odd_run):
-    result = answer("recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--seen", "keep", "-k", len(NAMES))
+    result = answer(
+        "recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--no-filter-seen", "-k", len(NAMES)
+    )
     assert result["history"] == [name, "Zürich"]
     assert sorted(ids(result)) == sorted(NAMES)
     title = {item["item_id"]: item["title"] for item in result["recommendations"]}[name]
     assert title == (name if name == NAMES[0] else f"{name} [the film]")
     as_csv = '"' + name.replace('"', '""') + '"'
-    again = answer("recommend", odd_run, f"--history={as_csv},Zürich", "--seen", "keep", "-k", len(NAMES))
+    again = answer("recommend", odd_run, f"--history={as_csv},Zürich", "--no-filter-seen", "-k", len(NAMES))
     assert again["history"] == result["history"]
     assert ids(again) == ids(result)
 
@@ -247,7 +331,7 @@ def test_seen_items_and_how_many(odd_run):
     history = json.dumps(NAMES[:3] * 5)
     removed = answer("recommend", odd_run, "--history", history, "-k", 100)
     assert set(ids(removed)) == set(NAMES[3:])
-    kept = answer("recommend", odd_run, "--history", history, "-k", 100, "--seen", "keep")
+    kept = answer("recommend", odd_run, "--history", history, "-k", 100, "--no-filter-seen")
     assert set(ids(kept)) == set(NAMES)
     scores = [item["score"] for item in kept["recommendations"]]
     assert scores == sorted(scores, reverse=True)
@@ -308,14 +392,15 @@ def process(arguments: Sequence[object], **more: Any) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
     path = tmp_path_factory.mktemp("config") / "run.yaml"
-    crm = {**tiny_settings["training"]["crm"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
-    settings = {**tiny_settings, "rounds": 0, "training": {"crm": crm}}
+    training = {**tiny_settings["training"]["model"], "epochs": 20, "patience": 20, "checkpoint_seconds": 0.05}
+    settings = {**tiny_settings, "rounds": 0, "training": {"model": training}}
     path.write_text(yaml.safe_dump(settings))
     return path
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = folder / "checkpoints" / "undistilled" / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -326,22 +411,23 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path):
+def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path, monkeypatch):
     """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
+    monkeypatch.setattr(trainer, "MIN_STEPS", 32)  # as it is in the last process
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
-    arguments = ["train", config, "-d", chain_data.path, "-r", tmp_path / "parts", "--json"]
+    arguments = ["train", str(config), "-d", str(chain_data.path), "-r", str(tmp_path / "parts"), "--json"]
     for number, lines in ((signal.SIGKILL, 3), (signal.SIGINT, 6), (signal.SIGTERM, 9)):
-        stopped = process(arguments)
-        wait_for(tmp_path / "parts" / "metrics.jsonl", lines)
+        stopped = start(call_command, arguments, tmp_path)
+        wait_for(tmp_path / "parts" / "checkpoints" / "undistilled" / "metrics.jsonl", lines)
         os.kill(stopped.pid, number)
-        out, err = stopped.communicate(timeout=60)
-        assert out == ""
+        stopped.join(60)
+        assert (tmp_path / "out").read_text() == ""
         if number == signal.SIGKILL:
-            assert stopped.returncode == -signal.SIGKILL
+            assert stopped.exitcode == -signal.SIGKILL
         else:
-            assert stopped.returncode == 128 + number
-            assert "stopped; a checkpoint was written.\n  Run the same command again" in err
+            assert stopped.exitcode == 128 + number
+            assert "stopped; a checkpoint was written.\n  Run the same command again" in (tmp_path / "err").read_text()
     assert len(figures(tmp_path / "parts")) < 21
     finished = process(arguments)
     out, err = finished.communicate(timeout=60)
@@ -349,9 +435,9 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
     *lines, last = err.splitlines()
     assert last == "LOADED"  # no language model without rounds
     assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
-    assert [model["stage"] for model in json.loads(out)["models"]] == ["alone"]
+    assert [stage["stage"] for stage in json.loads(out)["stages"]] == ["undistilled"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
-    best = Path("checkpoints", "crm-alone", "best.safetensors")
+    best = Path("checkpoints", "undistilled", "best.safetensors")
     assert (tmp_path / "parts" / best).read_bytes() == (tmp_path / "whole" / best).read_bytes()
     assert (tmp_path / "parts" / "report.html").exists()
     assert Run.open(tmp_path / "parts").record.finished

@@ -1,43 +1,49 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from llmd4rec.config.settings import check, describe, differences, dump_settings, load_settings, save_settings
-from llmd4rec.distillation.settings import MutualDistillation
+from llmd4rec.distillation.plan import find, plan
+from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import ConfigError
 
+DEFAULT = load_settings(DistillationSettings, None, base=dict(RECIPE))
 
-def load(tmp_path: Path, text: str, *overrides: str) -> MutualDistillation:
+
+def load(tmp_path: Path, text: str, *overrides: str) -> DistillationSettings:
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_settings(MutualDistillation, path, overrides)
+    return load_settings(DistillationSettings, path, overrides, base=dict(RECIPE))
 
 
 def refused(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_settings(MutualDistillation, None, overrides)
+        load_settings(DistillationSettings, None, overrides, base=dict(RECIPE))
     assert caught.value.remedy
     return caught.value.what
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "null", "---\n"])
 def test_an_empty_file_means_all_defaults(tmp_path, text):
-    assert load(tmp_path, text) == MutualDistillation() == load_settings(MutualDistillation, None)
+    assert load(tmp_path, text) == DEFAULT
 
 
 def test_nested_values_and_overrides(tmp_path):
     settings = load(
-        tmp_path, "rounds: 5\ncrm: {dim: 32, heads: 4}\n",
-        "crm.dim=16", "training.crm.clip=null", "evaluation.cutoffs=[1, 3]", "scale_by_t2=false",
+        tmp_path, "rounds: 5\nmodel: {dim: 32, heads: 4}\n",
+        "model.dim=16", "training.model.clip=null", "evaluation.cutoffs=[1, 3]", "distill.scale_by_t2=false",
         "training.llm.learning_rate=1e-4", "llm.lora.r=4", "llm.prompt=''", "llm.model=a=b",
     )  # fmt: skip
-    assert (settings.rounds, settings.crm.dim, settings.crm.heads) == (5, 16, 4)
-    assert settings.training.crm.clip is None
+    assert (settings.rounds, settings.model.dim, settings.model.heads) == (5, 16, 4)
+    assert settings.training.model.clip is None
     assert settings.evaluation.cutoffs == (1, 3)
-    assert settings.scale_by_t2 is False
+    assert settings.distill.scale_by_t2 is False
     assert settings.training.llm.learning_rate == 1e-4
     assert settings.llm.lora is not None
     assert settings.llm.lora.r == 4
@@ -45,10 +51,15 @@ def test_nested_values_and_overrides(tmp_path):
 
 
 def test_changing_one_setting_leaves_the_others_at_their_defaults():
-    """The two models have different training defaults; naming one of the LLM's must not bring the CRM's."""
-    for key, value in (("training.llm.epochs", 3), ("training.crm.epochs", 3), ("llm.lora.r", 4), ("crm.dim", 8)):
-        changed = load_settings(MutualDistillation, None, [f"{key}={value}"])
-        lines = differences(MutualDistillation(), changed)
+    """The two models have different training defaults; naming one of the LLM's must not bring the model's."""
+    for key, value in (
+        ("training.llm.epochs", 3),
+        ("training.model.epochs", 3),
+        ("llm.lora.r", 4),
+        ("model.max_length", 8),
+    ):
+        changed = load_settings(DistillationSettings, None, [f"{key}={value}"], base=dict(RECIPE))
+        lines = differences(DEFAULT, changed)
         assert [line.split(":")[0] for line in lines] == [key]
 
 
@@ -56,12 +67,12 @@ def test_changing_one_setting_leaves_the_others_at_their_defaults():
     ("key", "nearest"),
     [
         ("round", "rounds"),
-        ("crm.dimm", "crm.dim"),
+        ("model.dimm", "model.dim"),
         ("training.llm.epoch", "training.llm.epochs"),
         ("llm.lora.rr", "llm.lora.r"),
-        ("epochs", "training.crm.epochs"),
-        ("crm.epochs", "training.crm.epochs"),
-        ("lambda", "lambda_up"),
+        ("epochs", "training.model.epochs"),
+        ("model.epochs", "training.model.epochs"),
+        ("distill.wight", "distill.weight"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(key, nearest):
@@ -75,22 +86,22 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
     [
         ("rounds=many", "rounds = 'many': input should be a valid integer"),
         ("rounds=-1", "rounds = -1: input should be greater than or equal to 0"),
-        ("crm=5", "crm = 5: must be a group of settings"),
-        ("direction=sideways", "'both', 'up' or 'down'"),
+        ("model=5", "model = 5: must be a group of settings"),
+        ("distill.students=[both]", "'model' or 'llm'"),
         ("llm.layers=few", "llm.layers = 'few': input should be a valid integer"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs"),
         ("evaluation.cutoffs=[5, 0]", "evaluation.cutoffs = 0"),
-        ("training.crm.learning_rate=.inf", "training.crm.learning_rate = inf"),
-        ("lambda_up=.nan", "lambda_up = nan"),
-        ("crm.heads=3", "crm: heads = 3 does not divide dim = 64"),
-        ("crm.dim.wide=3", "crm.dim"),
-        ("wides=[{}, {nam: ligr}]", "unknown setting 'wides.1.nam'; did you mean 'wides.1.name'?"),
-        ("wides=[{name: lstm}]", "wides.0.name = 'lstm': input should be 'sasrec'"),
-        ("wides=[{without: [id]}]", "wides.0.without = 'id': input should be 'text'"),
-        ("wides=0", "wides: must be one at least; `wide: null` is for none"),
-        ("wides=[]", "wides: must be one at least"),
-        ("wides=few", "wides = 'few': input should be a valid tuple"),
-        ("wide=255", "heads = 2 does not divide dim = 255"),
+        ("training.model.learning_rate=.inf", "training.model.learning_rate = inf"),
+        ("distill.weight.model=.nan", "distill.weight.model = nan"),
+        ("model.heads=3", "model: heads = 3 does not divide dim = 64"),
+        ("model.dim.wide=3", "model.dim"),
+        ("teachers=[{}, {nam: ligr}]", "'nam' is no setting of sasrec"),
+        ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': input should be 'sasrec'"),
+        ("teachers=[{without: [id]}]", "teachers.0.without = 'id': input should be 'text'"),
+        ("teachers=few", "must be `default`, null, a number, or a list"),
+        ("teachers=-1", "must be `default`, null, a number, or a list"),
+        ("teachers=true", "must be `default`, null, a number, or a list"),
+        ("teachers=[{dim: 255}]", "heads = 2 does not divide dim = 255"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_shown_with_its_key(override, expected):
@@ -99,8 +110,8 @@ def test_a_wrong_value_is_shown_with_its_key(override, expected):
 
 def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, "rounds: x\ncrm:\n  dimm: 3\n", "seed=-1")
-    assert all(key in caught.value.what for key in ("run.yaml", "rounds", "crm.dimm", "seed"))
+        load(tmp_path, "rounds: x\nmodel:\n  dimm: 3\n", "seed=-1")
+    assert all(key in caught.value.what for key in ("run.yaml", "rounds", "model.dimm", "seed"))
 
 
 @pytest.mark.parametrize("override", ["rounds", "=3", "", " =1"])
@@ -124,44 +135,55 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load(tmp_path, "a: [1\nb: }")
     with pytest.raises(ConfigError, match="does not exist"):
-        load_settings(MutualDistillation, tmp_path / "none.yaml")
+        load_settings(DistillationSettings, tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_settings(MutualDistillation, tmp_path)
+        load_settings(DistillationSettings, tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_settings(MutualDistillation, tmp_path / "binary.yaml")
+        load_settings(DistillationSettings, tmp_path / "binary.yaml")
     with pytest.raises(ConfigError, match="keys should be strings"):
         load(tmp_path, "1: 2")
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
     settings = load_settings(
-        MutualDistillation, None,
-        ["seed=7", "llm.prompt=\"Étant donné: 'x' # 🎬\"", "llm.lora.targets=[q_proj]", "training.crm.clip=0.1"],
+        DistillationSettings, None,
+        ["seed=7", "llm.prompt=\"Étant donné: 'x' # 🎬\"", "llm.lora.targets=[q_proj]", "training.model.clip=0.1"],
+        base=dict(RECIPE),
     )  # fmt: skip
     save_settings(settings, tmp_path / "config.yaml")
-    assert load_settings(MutualDistillation, tmp_path / "config.yaml") == settings
+    assert load_settings(DistillationSettings, tmp_path / "config.yaml") == settings
 
 
-def test_settings_files_of_the_examples():
+def test_settings_files_of_the_examples(tmp_path: Path) -> None:
     """Each says what it is about; the paper's has nothing of ours in how models are taught."""
     files = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
-    settings = {path.stem: load_settings(MutualDistillation, path) for path in files}
+    settings = {path.stem: load_settings(DistillationSettings, path, base=dict(RECIPE)) for path in files}
     assert {"without-llm", "demo", "paper"} <= settings.keys()
     paper = settings["paper"]
-    assert (paper.wide, paper.teacher, paper.direction, paper.weights) == (None, "partner", "both", "rank")
-    assert paper.crm_in("crm-round-1") == paper.crm
-    assert paper.llm_in("llm-round-1") == paper.llm
-    assert paper.training.crm.in_round() == paper.training.crm
-    assert (paper.crm.items, paper.llm.items, paper.llm.dim, paper.llm.tie_table) == ("id", "id", None, False)
-    assert not paper.llm.starts_from_crm(paper.crm.dim)
+    assert (paper.teachers, paper.distill.source, paper.distill.sample_weights) == ((), "partner", "rank")
+    assert set(paper.distill.students) == {"model", "llm"}
+    assert paper.llm is not None
+    stages = plan(paper)
+    assert find(stages, "distilled-round-1").network == paper.model
+    assert find(stages, "llm-round-1").network == paper.llm
+    assert find(stages, "distilled-round-1").training == paper.training.model
+    assert (paper.model.item_features, paper.llm.item_features, paper.llm.dim, paper.llm.tie_table) == (
+        "id",
+        "id",
+        None,
+        False,
+    )
+    assert not paper.llm.starts_from_model(paper.model.dim)
     study = yaml.safe_load((Path(__file__).resolve().parents[1] / "experiments" / "studies" / "paper.yaml").read_text())
     for name in ("paper", "two-models"):
-        assert check(MutualDistillation, study["variants"][name], name) == settings[name]
+        (tmp_path / "variant.yaml").write_text(yaml.safe_dump(study["variants"][name]))
+        variant = load_settings(DistillationSettings, tmp_path / "variant.yaml", base=dict(RECIPE) | study["base"])
+        assert variant == settings[name]
 
 
 def test_every_default_is_written_and_described(tmp_path):
-    written = yaml.safe_load(dump_settings(MutualDistillation()))
+    written = yaml.safe_load(dump_settings(DEFAULT))
 
     def at(key: str) -> object:
         value = written
@@ -169,20 +191,20 @@ def test_every_default_is_written_and_described(tmp_path):
             value = value[part]
         return value
 
-    rows = list(describe(MutualDistillation))
+    rows = list(describe(DistillationSettings))
     assert len(rows) > 50
-    assert {"wides", "wides.*.name", "wides.*.without"} <= {key for key, _, _ in rows}
+    assert {"teachers", "teachers.*.name", "teachers.*.without"} <= {key for key, _, _ in rows}
     others = {key: default for key, default, description in rows if description.startswith("(")}
-    assert {"crm.hidden": 128, "crm.alpha": 0.7, "method.items": 10}.items() <= others.items()
-    leader = next(row for row in rows if row[0] == "method.strength" and row[2].startswith("(leader)"))
+    assert {"model.hidden": 128, "model.alpha": 0.7, "distill.method.items": 10}.items() <= others.items()
+    leader = next(row for row in rows if row[0] == "distill.method.weight" and row[2].startswith("(leader)"))
     assert leader[1] == 0.4
     for key, default, description in rows:
         assert description, key
         if ".*." in key or description.startswith("("):
             continue
         value = at(key)
-        if key == "wides":
-            value = [{name: each for name, each in wide.items() if each} for wide in value]
+        if key in ("teachers", "llm"):  # which only the command line's recipe has
+            continue
         if not isinstance(value, dict):
             assert value == (list(default) if isinstance(default, tuple) else default), key
 
@@ -191,31 +213,123 @@ def test_every_default_is_written_and_described(tmp_path):
     ("text", "said"),
     [
         (
-            "training:\n  crm: {epochs: 1}\nrounds: 0\ntraining:\n  crm: {batch: 256}\n",
+            "training:\n  model: {epochs: 1}\nrounds: 0\ntraining:\n  model: {batch: 256}\n",
             "'training' .*line 1 and line 4",
         ),
-        ("training:\n  crm:\n    epochs: 1\n\n    epochs: 2\n", "'training.crm.epochs' .*line 3 and line 5"),
-        ('{"training": {"crm": {"epochs": 1,\n "epochs": 2}}}', "'training.crm.epochs' .*line 1 and line 2"),
-        ("wide:\n- dim: 8\n  dim: 16\n", "'wide.0.dim' .*line 2 and line 3"),
+        ("training:\n  model:\n    epochs: 1\n\n    epochs: 2\n", "'training.model.epochs' .*line 3 and line 5"),
+        ('{"training": {"model": {"epochs": 1,\n "epochs": 2}}}', "'training.model.epochs' .*line 1 and line 2"),
+        ("teachers:\n- dim: 8\n  dim: 16\n", "'teachers.0.dim' .*line 2 and line 3"),
         ("training: {}\n'training': {}\n", "'training' .*line 1 and line 2"),
     ],
 )
 def test_a_key_given_twice_is_an_error_with_both_lines(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
-        load_settings(MutualDistillation, tmp_path / "run.yaml")
+        load_settings(DistillationSettings, tmp_path / "run.yaml")
 
 
 def test_a_key_given_twice_in_a_value_of_set_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"'epochs' stands twice in --set training.crm"):
-        load_settings(MutualDistillation, None, ["training.crm={epochs: 1, epochs: 2}"])
+    with pytest.raises(ConfigError, match=r"'epochs' stands twice in --set training.model"):
+        load_settings(DistillationSettings, None, ["training.model={epochs: 1, epochs: 2}"])
 
 
-@pytest.mark.parametrize("text", ["training:\n", "training:\n  crm:\n", "training: {crm: null}\n", "# nothing\n"])
+@pytest.mark.parametrize("text", ["training:\n", "training:\n  model:\n", "training: {model: null}\n", "# nothing\n"])
 def test_a_block_left_empty_is_as_by_default_and_takes_single_settings(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
-    settings = load_settings(MutualDistillation, tmp_path / "run.yaml", ["training.crm.epochs=16"])
-    assert settings.training.crm.epochs == 16
-    plain = load_settings(MutualDistillation, tmp_path / "run.yaml")
-    assert plain == MutualDistillation()
-    assert load_settings(MutualDistillation, None, ["wide=null"]).wide is None, "null where it means something stays"
+    settings = load_settings(
+        DistillationSettings, tmp_path / "run.yaml", ["training.model.epochs=16"], base=dict(RECIPE)
+    )
+    assert settings.training.model.epochs == 16
+    plain = load_settings(DistillationSettings, tmp_path / "run.yaml", base=dict(RECIPE))
+    assert plain == DEFAULT
+    without = load_settings(DistillationSettings, None, ["llm=null"], base=dict(RECIPE))
+    assert without.llm is None, "null where it means something stays"
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = "plain"
+    dim: int = 8
+    clip: float | None = 1.0
+
+
+class Shop(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    renamed: ClassVar[Mapping[str, str]] = {
+        "engine": "model",
+        "engine.size": "model.dim",
+        "engine.colour": "it has never had any effect",
+        "wides": "teachers",
+        "wides.*.size": "teachers.*.dim",
+        "tuning.*.clips": "limits.*.clip",
+    }
+    model: Part = Part()
+    extra: Part | None = None
+    teachers: tuple[Part, ...] = ()
+    limits: dict[str, Part] = {}
+    rounds: int = 1
+
+
+def refused_by_shop(text: str, tmp_path: Path, *overrides: str) -> str:
+    (tmp_path / "shop.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Shop, tmp_path / "shop.yaml", overrides)
+    return caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("engine: {dim: 3}", ["'engine.dim' is now 'model.dim'"]),
+        ("engine: {size: 3, clip: 2}", ["'engine.size' is now 'model.dim'", "'engine.clip' is now 'model.clip'"]),
+        ("engine:\n", ["'engine' is now 'model'"]),
+        ("engine: {colour: red}", ["'engine.colour' no longer exists: it has never had any effect"]),
+        ("wides: 3", ["'wides' is now 'teachers'"]),
+        ("wides: [{}, {size: 3}]", ["'wides.1.size' is now 'teachers.1.dim'"]),
+        ("tuning: {a: {clips: 1}, b: {}}", ["'tuning.a.clips' is now 'limits.a.clip'"]),
+    ],
+)
+def test_keys_of_earlier_versions_are_refused_with_their_new_names(tmp_path: Path, text: str, said: list[str]) -> None:
+    what = refused_by_shop(text, tmp_path)
+    assert all(f"setting {each}" in what for each in said), what
+    assert "unknown" not in what
+    assert what.count("setting ") == len(said)
+
+
+def test_old_keys_come_before_the_other_mistakes_which_are_told_too(tmp_path: Path) -> None:
+    what = refused_by_shop("modle: 3\nrounds: x\n", tmp_path, "engine.size=3")
+    assert (
+        what.index("'engine.size' is now 'model.dim'")
+        < what.index("rounds = 'x'")
+        < what.index("'modle'; did you mean")
+    )
+
+
+def test_a_file_and_overrides_are_merged_over_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    base: dict[str, Any] = {"model": {"dim": 16, "clip": 2.0}, "extra": {"dim": 4}, "teachers": [{"dim": 1}]}
+
+    def over(text: str, *overrides: str) -> Shop:
+        path.write_text(text)
+        return load_settings(Shop, path, overrides, base)
+
+    assert load_settings(Shop, None, base=base) == check(Shop, base, "base")
+    assert over("model: {clip: null}", "extra.dim=5") == Shop(
+        model=Part(dim=16, clip=None), extra=Part(dim=5), teachers=(Part(dim=1),)
+    )
+    assert over("model:\nextra: null\nteachers: []") == Shop(model=Part(dim=16, clip=2.0)), (
+        "an empty group says nothing"
+    )
+    assert over("model: {name: deep}").model == Part(name="deep", dim=16, clip=2.0)
+    base["model"]["name"] = "plain"
+    assert over("model: {name: deep}").model == Part(name="deep"), "what belongs to another kind does not stay"
+    assert over("", "model.dim=32", "extra.name=deep").model.dim == 32
+    assert base["model"] == {"dim": 16, "clip": 2.0, "name": "plain"}, "the base itself is left as it is"
+    with pytest.raises(ConfigError, match=r"model\.dim = 'x'"):
+        over("model: {dim: x}")
+
+
+def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text("model: &part {dim: 3}\nextra: *part\n")
+    settings = load_settings(Shop, tmp_path / "shop.yaml", ["model.dim=5"])
+    assert (settings.model.dim, settings.extra) == (5, Part(dim=3))

@@ -13,11 +13,13 @@ import pytest
 import yaml
 from experiment_scripts import FOLDER, script
 
-from llmd4rec.config.settings import check
-from llmd4rec.distillation.settings import MutualDistillation
+from llmd4rec.config.settings import load_settings
+from llmd4rec.distillation.plan import Stage, plan
+from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import Diverged, LLMD4RecError
 from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.evaluation.slices import tail_items
+from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
 
@@ -30,11 +32,16 @@ def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object
 @pytest.fixture
 def study_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
     path = tmp_path / "tiny.yaml"
-    variants = {"taught": {}, "unweighted": {"weights": "none"}, "alone": {"rounds": 0}}
+    variants = {"taught": {}, "unweighted": {"distill": {"sample_weights": "none"}}, "plain": {"rounds": 0}}
     path.write_text(
-        yaml.safe_dump({"question": "Does it?", "base": tiny_settings, "variants": variants}, sort_keys=False)
+        yaml.safe_dump({"question": "Does it?", "base": tiny(tiny_settings), "variants": variants}, sort_keys=False)
     )
     return path
+
+
+def tiny(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as a file says them, which is put over the default recipe."""
+    return {"teachers": None, **settings}
 
 
 def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, capsys):
@@ -42,34 +49,35 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results"]
-    call(study, monkeypatch, *arguments, "--only", "taught", "alone")
+    call(study, monkeypatch, *arguments, "--only", "taught", "plain")
     folder = tmp_path / "results" / "tiny" / "chain"
-    assert {path.name for path in folder.iterdir()} == {"taught-seed0.json", "alone-seed0.json"}
+    assert {path.name for path in folder.iterdir()} == {"taught-seed0.json", "plain-seed0.json"}
     first = json.loads((folder / "taught-seed0.json").read_text())
     assert first["shared_stages"] == []
-    assert set(first["models"]) == {"crm alone", "crm distilled", "llm alone", "llm distilled"}
-    assert "crm distilled over crm alone, test" in first["comparisons"]
-    assert "lambda_up: 64.0 → 4.0" in first["settings"]
+    assert set(first["models"]) == {"undistilled", "distilled-round-1", "llm", "llm-round-1"}
+    assert "distilled-round-1 over undistilled, test" in first["comparisons"]
+    assert "distill.weight.model: 64.0 → 4.0" in first["settings"]
+    assert "llm-round-1 over llm, valid" in first["comparisons"]
 
     before = (folder / "taught-seed0.json").read_bytes()
     call(study, monkeypatch, *arguments)  # only what is missing
     assert (folder / "taught-seed0.json").read_bytes() == before
     other = json.loads((folder / "unweighted-seed0.json").read_text())
-    assert other["shared_stages"] == ["crm-alone", "llm-alone"]
-    assert "commit" in other["stages"]["crm-alone"]
-    assert "commit" not in other["stages"]["crm-round-1"]  # that of the trial itself
-    for name in ("crm alone", "llm alone"):  # the very same models
+    assert other["shared_stages"] == ["undistilled", "llm"]
+    assert "commit" in other["stages"]["undistilled"]
+    assert "commit" not in other["stages"]["distilled-round-1"]  # that of the trial itself
+    for name in ("undistilled", "llm"):  # the very same models
         assert other["models"][name] == first["models"][name]
-    assert other["stages"]["crm-round-1"] != first["stages"]["crm-round-1"]
-    alone = json.loads((folder / "alone-seed0.json").read_text())
-    assert alone["shared_stages"] == ["crm-alone"]
+    assert other["stages"]["distilled-round-1"] != first["stages"]["distilled-round-1"]
+    plain = json.loads((folder / "plain-seed0.json").read_text())
+    assert plain["shared_stages"] == ["undistilled"]
     assert "test" not in capsys.readouterr().out  # variants are chosen by validation
 
     call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    for variant in ("taught", "unweighted", "alone"):
+    for variant in ("taught", "unweighted", "plain"):
         assert f"| {variant} | 0 | 0123456 |" in page
-    assert f"{first['models']['crm distilled']['test']['ndcg@10']:.4f}" in page
+    assert f"{first['models']['distilled-round-1']['test']['ndcg@10']:.4f}" in page
 
 
 def test_a_reference_is_what_the_other_variants_are_compared_with(
@@ -78,21 +86,22 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
-    values = yaml.safe_load(study_file.read_text()) | {"reference": ["alone"]}
-    values["variants"] = {"alone": {"rounds": 0, "crm": {"dim": 4}}, "taught": {"direction": "up", "teacher": "self"}}
+    values = yaml.safe_load(study_file.read_text()) | {"reference": ["plain"]}
+    taught = {"llm": None, "distill": {"source": "self"}}
+    values["variants"] = {"plain": {"rounds": 0, "model": {"dim": 4}}, "taught": taught}
     study_file.write_text(yaml.safe_dump(values, sort_keys=False))
     call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results")
     folder = tmp_path / "results" / "tiny" / "chain"
-    reference, taught = (json.loads((folder / f"{name}-seed0.json").read_text()) for name in ("alone", "taught"))
-    assert not any("over alone" in name for name in reference["comparisons"])
-    theirs = reference["models"]["crm alone"]["test"]["ndcg@10"]
-    for ours in ("crm alone", "crm distilled"):
-        gain = taught["comparisons"][f"{ours} over alone, test"]["all"]["ndcg@10"]["relative_percent"]
+    reference, taught = (json.loads((folder / f"{name}-seed0.json").read_text()) for name in ("plain", "taught"))
+    assert not any("over plain" in name for name in reference["comparisons"])
+    theirs = reference["models"]["undistilled"]["test"]["ndcg@10"]
+    for ours in ("undistilled", "distilled-round-1"):
+        gain = taught["comparisons"][f"{ours} over plain, test"]["all"]["ndcg@10"]["relative_percent"]
         assert gain == pytest.approx(100 * (taught["models"][ours]["test"]["ndcg@10"] / theirs - 1), abs=0.01)
 
     call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     lines = (tmp_path / "page.md").read_text().splitlines()
-    at = lines.index("| CRM's gain | alone, over alone | p | distilled, over alone | p |")
+    at = lines.index("| gain of the model | undistilled, over plain | p | distilled, over plain | p |")
     assert lines[at + 1].count("|") == lines[at].count("|")
     assert lines[at + 2].startswith("| taught | ")
     assert f"| {gain:+.1f}% |" in lines[at + 2]
@@ -110,12 +119,12 @@ def test_results_are_kept_of_committed_code_only(commit, study_file, chain_data,
     monkeypatch.setattr(study, "environment", lambda: {"commit": commit})
     monkeypatch.setattr(study, "ROOT", tmp_path)
     monkeypatch.setattr(study, "trial", lambda *_: {"stages": {}})
-    arguments = [study_file, "--data", f"chain={chain_data.path}", "--only", "alone"]
+    arguments = [study_file, "--data", f"chain={chain_data.path}", "--only", "plain"]
     with pytest.raises(SystemExit):
         call(study, monkeypatch, *arguments, "--out", tmp_path / "results")
     assert "commit first, or give another --out" in capsys.readouterr().err
     call(study, monkeypatch, *arguments, "--out", tmp_path / "elsewhere")
-    assert (tmp_path / "elsewhere" / "tiny" / "chain" / "alone-seed0.json").exists()
+    assert (tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").exists()
 
 
 def test_seeds_become_a_mean_and_a_deviation():
@@ -125,13 +134,109 @@ def test_seeds_become_a_mean_and_a_deviation():
     assert spread([None]) == ""
 
 
+def test_older_results_are_read_in_the_words_of_now():
+    """Former and present names of the same models give the same page."""
+    tables = script("tables")
+    figures = {split: {"ndcg@10": 0.1} for split in ("valid", "test")}
+    groups = {"later_day": {"ndcg@10": {"relative_percent": 3.0, "p": 0.1}}}
+    compared = {"hits": {}, "all": {"ndcg@10": {"relative_percent": 2.0, "p": 0.01}}}
+    common = {"seed": 0, "environment": {"commit": "0123456789ab"}}
+    older = common | {
+        "models": dict.fromkeys(("crm alone", "crm distilled", "wide alone", "llm alone", "llm distilled"), figures),
+        "comparisons": dict.fromkeys(
+            (
+                "crm distilled over crm alone, test",
+                "llm distilled over llm alone, test",
+                "wide alone over crm alone, test",
+                "crm distilled over texts, test",
+            ),
+            compared | groups,
+        ),
+    }
+    newer = common | {
+        "models": dict.fromkeys(("undistilled", "distilled-round-2", "teacher-1", "llm", "llm-round-1"), figures),
+        "comparisons": dict.fromkeys(
+            (
+                "distilled-round-2 over undistilled, test",
+                "llm-round-1 over llm, test",
+                "teacher-1 over undistilled, test",
+                "distilled-round-2 over texts, test",
+            ),
+            compared | {"next_day": groups["later_day"]},
+        ),
+    }
+    pages = [
+        [
+            make({"some": [tables.in_words_of_now(trial)]})
+            for make in (tables.table, tables.reference_table, tables.slice_table)
+        ]
+        for trial in (older, newer)
+    ]
+    assert pages[0] == pages[1]
+    table, reference, slices = pages[0]
+    assert "| gain of the model, test | p | gain of llm, test | p |" in table
+    assert "| some |  |  | +2.0% | 0.0100 |" in reference
+    assert slices.endswith("| some | +2.0% |  |  | +3.0% |")
+
+
 @pytest.mark.parametrize("path", sorted((FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_variant_of_every_study_is_valid(path):
-    merged = script("study").merged
+    module = script("study")
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
     for name, changes in study["variants"].items():
-        check(MutualDistillation, merged(study["base"] or {}, changes or {}), f"{path.name}, {name}")
+        plan(module.over_recipe(module.merged(study["base"] or {}, changes or {}), f"{path.name}, {name}"))
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_search_starts_inside_its_space(path, search):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    space = {name: search._distribution(name, given) for name, given in values["space"].items()}
+    assert search.default_point(values, space).keys() == space.keys()
+
+
+def example(name: str) -> DistillationSettings:
+    """The settings that the command line makes of a file of examples/."""
+    return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=dict(RECIPE))
+
+
+def test_the_papers_method_is_the_same_as_an_example_and_in_its_study():
+    module = script("study")
+    study = yaml.safe_load((FOLDER / "studies" / "paper.yaml").read_text(encoding="utf-8"))
+    for variant, name in (("paper", "paper"), ("two-models", "two-models")):
+        values = module.merged(study["base"], study["variants"][variant])
+        assert module.over_recipe(values, variant) == example(name)
+
+
+def test_what_the_examples_train():
+    def who_teaches(name: str) -> dict[str, tuple[str, ...]]:
+        return {stage.id: stage.teachers for stage in plan(example(name))}
+
+    teachers = ("teacher-1", "teacher-2", "teacher-3")
+    assert who_teaches("demo") == {
+        "undistilled": (),
+        "teacher-1": (),
+        "distilled-round-1": ("teacher-1", "undistilled"),
+    }
+    assert who_teaches("without-llm") == {
+        "undistilled": (),
+        **dict.fromkeys(teachers, ()),
+        "distilled-round-1": (*teachers, "undistilled"),
+    }
+    for name in ("paper", "two-models"):
+        assert who_teaches(name) == {
+            "undistilled": (),
+            "llm": (),
+            "llm-round-1": ("undistilled",),
+            "distilled-round-1": ("llm-round-1",),
+            "llm-round-2": ("distilled-round-1",),
+            "distilled-round-2": ("llm-round-2",),
+            "llm-round-3": ("distilled-round-2",),
+            "distilled-round-3": ("llm-round-3",),
+        }
+        last = plan(example(name))[-1]
+        assert isinstance(last, Stage)
+        assert last.starts_from == "distilled-round-2"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +244,7 @@ def test_every_variant_of_every_study_is_valid(path):
     [
         (["nope.yaml", "--data", "a=b"], "nope.yaml is not a file"),
         (["STUDY", "--data", "a"], "'a' is not NAME=FOLDER"),
-        (["STUDY", "--data", "a=b", "--only", "x"], "has no variant 'x'; it has taught, unweighted, alone"),
+        (["STUDY", "--data", "a=b", "--only", "x"], "has no variant 'x'; it has taught, unweighted, plain"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message, study_file, monkeypatch, capsys):
@@ -162,11 +267,11 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def search_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
     path = tmp_path / "rate.yaml"
     space = {
-        "training.crm.learning_rate": {"low": 1e-5, "high": 0.1, "log": True},
-        "crm.layers": {"choices": [1, 2]},
+        "training.model.learning_rate": {"low": 1e-5, "high": 0.1, "log": True},
+        "model.layers": {"choices": [1, 2]},
     }
-    base = tiny_settings | {"rounds": 0}
-    path.write_text(yaml.safe_dump({"question": "How fast?", "stage": "crm-alone", "base": base, "space": space}))
+    base = tiny(tiny_settings) | {"rounds": 0}
+    path.write_text(yaml.safe_dump({"question": "How fast?", "stage": "undistilled", "base": base, "space": space}))
     return path
 
 
@@ -177,14 +282,15 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     call(search, monkeypatch, *arguments, "--out", tmp_path / "whole", "--trials", 5)
     whole = json.loads((tmp_path / "whole" / "rate-chain-seed0.json").read_text())
     base = yaml.safe_load(search_file.read_text())["base"]
-    settings = check(MutualDistillation, base, "the test")
-    default = {"training.crm.learning_rate": settings.training.crm.learning_rate, "crm.layers": settings.crm.layers}
+    settings = search.over_recipe(base, "the test")
+    rate, layers = settings.training.model.learning_rate, settings.model.layers
+    default = {"training.model.learning_rate": rate, "model.layers": layers}
     assert whole["trials"][0]["point"] == default
     assert whole["trials"][0]["value"] == 1
-    alone = settings.fit(chain_data, tmp_path / "by hand").record.stages["crm-alone"]["validation_ndcg"]
-    assert whole["trials"][0]["validation_ndcg"] == {"chain": pytest.approx(alone)}
+    by_hand = train(settings, chain_data, tmp_path / "by hand").validation_of("undistilled")
+    assert whole["trials"][0]["validation_ndcg"] == {"chain": pytest.approx(by_hand)}
     for trial in whole["trials"]:
-        assert trial["value"] == pytest.approx(trial["validation_ndcg"]["chain"] / alone)
+        assert trial["value"] == pytest.approx(trial["validation_ndcg"]["chain"] / by_hand)
     assert len({json.dumps(trial["point"], sort_keys=True) for trial in whole["trials"]}) == 5
     assert "test" not in capsys.readouterr().out
 
@@ -204,11 +310,11 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
 
 
 def test_a_search_looks_where_earlier_trials_were_good(search):
-    space = {"lambda_up": search._distribution("lambda_up", {"low": 1, "high": 100, "log": True})}
+    space = {"distill.weight.model": search._distribution("the weight", {"low": 1, "high": 100, "log": True})}
     trials: list[dict[str, Any]] = []
     for _ in range(30):
         point = search.next_point(space, trials, 0, 30)
-        trials.append({"point": point, "value": -abs(point["lambda_up"] - 20)})
+        trials.append({"point": point, "value": -abs(point["distill.weight.model"] - 20)})
     late = [trial["value"] for trial in trials[20:]]
     early = [trial["value"] for trial in trials[:10]]
     assert sum(late) / 10 > sum(early) / 10 + 5
@@ -217,9 +323,9 @@ def test_a_search_looks_where_earlier_trials_were_good(search):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("crm.layers", {"choices": [3, 4]}, "default of crm.layers, [12], is not in"),
-        ("crm.layers", {"from": 3}, "space of crm.layers is"),
-        ("crm.depth", {"low": 1, "high": 2}, "default of crm.depth, None, is not in"),
+        ("model.layers", {"choices": [3, 4]}, "default of model.layers, [12], is not in"),
+        ("model.layers", {"from": 3}, "space of model.layers is"),
+        ("model.depth", {"low": 1, "high": 2}, "default of model.depth, None, is not in"),
     ],
 )
 def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_path, monkeypatch, key, value, message):
@@ -237,7 +343,7 @@ def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
     def validation_of(*_: Any) -> float:
         asked.append(1)
         if len(asked) == 2:
-            raise Diverged("crm-alone: training diverged")
+            raise Diverged("undistilled: training diverged")
         return 0.5
 
     monkeypatch.setattr(search, "validation_of", validation_of)
@@ -250,7 +356,7 @@ def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp
     arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
     call(search, monkeypatch, *arguments)
     values = yaml.safe_load(search_file.read_text())
-    search_file.write_text(yaml.safe_dump(values | {"space": {"crm.layers": {"choices": [1, 2, 3]}}}))
+    search_file.write_text(yaml.safe_dump(values | {"space": {"model.layers": {"choices": [1, 2, 3]}}}))
     with pytest.raises(LLMD4RecError, match="another search"):
         call(search, monkeypatch, *arguments)
 
@@ -263,18 +369,18 @@ def test_what_repeating_the_last_items_would_find():
     assert script("repeats").last_seen_ranks(offsets, items, np.array([2, 7])).tolist() == [2, 1]
 
 
-def test_shares_of_popularity_are_added_to_scores(chain_run, chain_data, monkeypatch, capsys):
-    """A share so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
-    arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--shares", "0", "1e6"]
+def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsys):
+    """A tau so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
+    arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--taus", "0", "1e6"]
     monkeypatch.setattr(sys, "argv", arguments)
     script("popularity").main()
     out = capsys.readouterr().out.splitlines()
     rare = tail_items(chain_data.train_counts)
     assert f"validation targets: {np.mean([rare[chain_data.items[p]] for p in chain_data.valid]):.1%} tail items" in out
     lines = [line.split() for line in out[4:]]
-    shares = ("+0.00", "+1000000.00")
-    assert [line[:2] for line in lines] == [[stage, share] for stage in ("alone", "distilled") for share in shares]
-    unchanged = validation_ndcg(Run.open(chain_run).load("crm", "alone"), chain_data)
+    taus, stages = ("+0.00", "+1000000.00"), ("undistilled", "distilled-round-1")
+    assert [line[:2] for line in lines] == [[stage, tau] for stage in stages for tau in taus]
+    unchanged = validation_ndcg(Run.open(chain_run).load("undistilled"), chain_data)
     assert float(lines[0][2]) == pytest.approx(unchanged, abs=6e-5)
     counts, gains = chain_data.train_counts, []
     for user, position in enumerate(chain_data.valid):

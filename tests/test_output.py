@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_once import MadeOnce
 
 #: Commands one after another in one process, whose output is a pipe of the encoding in question.
 DRIVER = """
@@ -27,7 +28,15 @@ for number, command in enumerate(json.loads(sys.stdin.read())):
     sys.stdout.flush(); sys.stderr.flush()
     os.write(1, b"\\x00%d %d\\x00" % (number, code))
 """
-TINY = ["rounds=0", "wide=null", "crm.items=id", "training.crm.epochs=1", "crm.dim=8", "crm.layers=1", "crm.heads=1"]
+TINY = [
+    "rounds=0",
+    "teachers=null",
+    "model.item_features=id",
+    "training.model.epochs=1",
+    "model.dim=8",
+    "model.layers=1",
+    "model.heads=1",
+]
 ENCODINGS: dict[str, dict[str, str]] = {
     "ascii": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
     "cp1252": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},
@@ -67,9 +76,12 @@ def write_shop(home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(made_once: MadeOnce) -> Path:
     """All commands, each into a pipe that is ASCII, in a folder whose name is not."""
-    home = tmp_path_factory.mktemp("output") / "Größe → 🎈"
+    return made_once("output", lambda folder: all_commands(folder / "Größe → 🎈")) / "Größe → 🎈"
+
+
+def all_commands(home: Path) -> None:
     prepare = write_shop(home)
     data, run = str(home / "data"), str(home / "run")
     sets = [part for each in TINY for part in ("--set", each)]
@@ -91,7 +103,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["prepare", "--help"], 0),
     ]
     run_all("ascii", commands)
-    return home
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -123,8 +134,8 @@ def test_what_is_written_for_people_is_utf8(home: Path) -> None:
     assert json.loads((home / "data" / "dataset.json").read_text(encoding="utf-8"))["multi_fields"] == {"tags": "|"}
 
 
-def test_the_service_says_where_it_is(home: Path) -> None:
-    named = Path(shutil.copytree(home / "export", home / "Export → 🎈"))
+def test_the_service_says_where_it_is(home: Path, tmp_path: Path) -> None:
+    named = Path(shutil.copytree(home / "export", tmp_path / "Größe → 🎈" / "Export → 🎈"))
     program = "from llmd4rec.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "serve", str(named), "--port", "0"],
@@ -138,3 +149,39 @@ def test_the_service_says_where_it_is(home: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert first.startswith("Export ? ?: sasrec"), errors.decode("utf-8", "replace")
     assert b"Traceback" not in errors
+
+
+def messages(before: str, stderr: object = subprocess.PIPE) -> str:
+    """What a program that has prepared itself by `before` shows of a message, a warning and a line on progress."""
+    program = f"""
+import logging, sys
+{before}
+from llmd4rec import log
+log.LINE_SECONDS = 0.0
+log.logger.info("Reading [log.csv] …")
+log.logger.warning("a [bold] warning, " + "long " * 40)
+with log.bar("training", 4, "steps") as bar:
+    bar.advance(1)
+print("done")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, check=True)  # type: ignore[call-overload]
+    assert ran.stdout == b"done\n"
+    return (ran.stderr or b"").decode()
+
+
+def test_messages_appear_without_any_configuring_and_obey_standard_logging() -> None:
+    warning, progress = "a [bold] warning, " + "long " * 39 + "long", "training: 1 of 4 steps"
+    lines = [line.rstrip() for line in messages("").splitlines()]
+    assert lines[0] == f"warning: {warning}", "in one line, however wide; what is said in passing only on a terminal"
+    assert lines[1].startswith(progress)
+    assert len(lines) == 2
+    assert messages("logging.getLogger('llmd4rec').setLevel('ERROR')") == ""
+    assert progress not in messages("logging.getLogger('llmd4rec.progress').setLevel('WARNING')")
+    own = messages("logging.basicConfig(format='%(name)s|%(message)s')").splitlines()
+    assert [line.split("|")[0] for line in own] == ["llmd4rec", "llmd4rec", "llmd4rec.progress"], "once each"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_message_that_cannot_be_written_stops_nothing() -> None:
+    with Path("/dev/full").open("wb") as full:
+        messages("", full)

@@ -1,8 +1,9 @@
-"""Mutual distillation between a language model and a sequential recommender.
+"""A sequential recommender that learns from stronger models: a language model and wider recommenders.
 
 data = Dataset.from_frames(interactions, items)
-run = MutualDistillation(crm=SASRec(dim=64), llm=LLMRecommender(layers=4), rounds=2).fit(data, "runs/first")
-run.crm.recommend(history=["a", "b"], k=10)
+model = SASRec(dim=64).fit(data)                                       # a plain recommender
+run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").fit(data, "runs/first")
+run.recommender().recommend(["a", "b"], k=10)
 """
 
 from __future__ import annotations
@@ -10,39 +11,47 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llmd4rec.extras import explained
+
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.distillation.settings import MutualDistillation
+    from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, SASRec
     from llmd4rec.evaluation.evaluate import evaluate
     from llmd4rec.inference.engine import Engine
     from llmd4rec.inference.types import Filters, NewItem
-    from llmd4rec.models.llm.recommender import LLMRecommender
-    from llmd4rec.models.sequential.sasrec import SASRec
+    from llmd4rec.models.llm.settings import LLM
     from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
-    "Dataset", "Engine", "Filters", "LLMRecommender", "MutualDistillation", "NewItem", "Run", "SASRec", "evaluate",
+    "LLM", "BSARec", "Dataset", "Distillation", "Engine", "Filters", "GRU4Rec", "LiGR", "NewItem", "Run", "SASRec",
+    "evaluate",
 ]  # fmt: skip
 
 # Resolved on first use, so that `import llmd4rec` and the command line's --help stay fast.
 _HOMES = {
+    "BSARec": "llmd4rec.estimators",
     "Dataset": "llmd4rec.data.dataset",
+    "Distillation": "llmd4rec.estimators",
     "Engine": "llmd4rec.inference.engine",
     "Filters": "llmd4rec.inference.types",
-    "LLMRecommender": "llmd4rec.models.llm.recommender",
-    "MutualDistillation": "llmd4rec.distillation.settings",
+    "GRU4Rec": "llmd4rec.estimators",
+    "LLM": "llmd4rec.models.llm.settings",
+    "LiGR": "llmd4rec.estimators",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",
-    "SASRec": "llmd4rec.models.sequential.sasrec",
+    "SASRec": "llmd4rec.estimators",
     "evaluate": "llmd4rec.evaluation.evaluate",
 }
+#: What these names were once.
+_RENAMED = {"MutualDistillation": "Distillation", "LLMRecommender": "LLM"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from llmd4rec.extras import explained
+if not TYPE_CHECKING:  # a type checker shall find a wrong name
 
-        with explained():
-            return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'llmd4rec' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            with explained():
+                return getattr(importlib.import_module(_HOMES[name]), name)
+        hint = f"; it is now {_RENAMED[name]}" if name in _RENAMED else ""
+        raise AttributeError(f"module 'llmd4rec' has no attribute {name!r}{hint}")

@@ -48,4 +48,4 @@ class RunError(LLMD4RecError):
 
 
 class Diverged(RunError):
-    """A training has left all sense; the same settings would lead there again."""
+    """A training has diverged; with the same settings it would do so again."""

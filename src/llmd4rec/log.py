@@ -1,9 +1,17 @@
-"""Progress with rates and time left: a bar on a terminal, elsewhere a plain line now and then."""
+"""Messages by standard logging; progress with rates and time left: a bar on a terminal, elsewhere a line a minute.
+
+Everything goes through the logger `llmd4rec`, so Python's own means hold: `getLogger("llmd4rec").setLevel("ERROR")`
+silences it, and `llmd4rec.progress` beneath it has the lines on progress alone. A program that has configured logging
+(`logging.basicConfig(...)`) gets all messages in its own handlers. Where there are none, in a notebook or a script,
+they appear on standard error without any configuring: warnings always, the rest on a terminal or in a notebook. The
+command line cuts the logger off from the root, whose handlers other libraries may set.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +26,27 @@ from rich.text import Text
 LINE_SECONDS = 60.0
 #: Messages go to standard error so that `--json` on standard output stays clean.
 console = Console(stderr=True)
+logger = logging.getLogger("llmd4rec")
+_progress_logger = logging.getLogger("llmd4rec.progress")
+
+
+class _DefaultHandler(logging.Handler):
+    """Standard error by way of rich, above a bar that is running; nothing where the program has handlers of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logger.propagate and logging.getLogger().handlers:
+            return
+        important = record.levelno >= logging.WARNING
+        if not (important or record.name != logger.name or sys.stderr.isatty() or console.is_jupyter):
+            return
+        label = f"{record.levelname.lower()}: " if important else ""
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe: a message less, but the work goes on
+            console.print(Text(label + self.format(record)), soft_wrap=True)
+
+
+if not logger.handlers:
+    logger.addHandler(_DefaultHandler())
+    logger.setLevel(logger.level or logging.INFO)
 
 
 def never_fail(*streams: TextIO | None) -> None:
@@ -92,7 +121,7 @@ class _Lines:
         if self.total is not None:
             parts[0] = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}"
             parts.append(f"{duration((self.total - self.done) / max(speed, 1e-9))} left")
-        print(f"{self.what}: {', '.join(parts)}" + (f"; {note}" if note else ""), file=sys.stderr, flush=True)
+        _progress_logger.info(f"{self.what}: {', '.join(parts)}" + (f"; {note}" if note else ""))
 
 
 def duration(seconds: float) -> str:
@@ -123,14 +152,3 @@ def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -
     ) as progress:
         task = progress.add_task(what, total=total, completed=int(start), unit=unit, note="")
         yield Bar(lambda amount, note: progress.update(task, advance=amount, note=note))
-
-
-def say(message: str) -> None:
-    """One line for a person, on a terminal only."""
-    if sys.stderr.isatty():
-        console.print(message)
-
-
-def warn(message: str) -> None:
-    """A line for a person that must not be missed, wherever standard error goes."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -41,10 +41,10 @@ import pandas as pd
 import polars as pl
 import zstandard
 
-from llmd4rec.data import dataset as dataset_module
+from llmd4rec.data import folder as folder_module
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.sources import get_source
 from llmd4rec.data.sources.source import Files
 from llmd4rec.errors import LLMD4RecError
@@ -429,7 +429,7 @@ def stranger(rng: random.Random, folder: Path) -> None:
         head = json.loads((folder / "data" / "dataset.json").read_text())
         if rng.random() < 0.5:
             head["files"] = {name: sha256_file(folder / "data" / name) for name in names if name != "dataset.json"}
-            head["sha256"] = dataset_module._head_digest(head)
+            head["sha256"] = folder_module.head_digest(head)
         else:
             del head["files"]
         write_json(folder / "data" / "dataset.json", head)

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.readers import open_table
 from llmd4rec.data.ingest.separated import Layout
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.columns import words
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import ConfigError, DataError
 
 #: 2022-04-15 05:20:00 in UTC.

@@ -204,7 +204,7 @@ def test_targets_that_their_user_had_before_are_counted() -> None:
     data = Dataset.from_frames(pl.DataFrame(rows, schema=["user", "item", "time"], orient="row"))
     names = [f"{what}_targets_the_user_had_before" for what in ("validation", "test")]
     assert [data.report["split"][name] for name in names] == [0, 2]
-    warned = [warning for warning in data.report["warnings"] if "evaluation.seen: keep" in warning]
+    warned = [warning for warning in data.report["warnings"] if "evaluation.filter_seen" in warning]
     assert len(warned) == 1
     assert warned[0].startswith("2 of 4 test targets (50.0%)")
     assert not Dataset.from_frames(LOG, duplicates="drop").report["warnings"]

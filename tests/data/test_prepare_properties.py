@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.clean import core_mask
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
 
 ids = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=6).filter(

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError, LLMD4RecError
 
 ROWS = [

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import LLMD4RecError
 
 USERS, LENGTH, ITEMS = 40, 8, 24

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
 
 USERS = ["u0", "u1", "u2", "u3"]

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from llmd4rec import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.features.attributes import item_attributes, item_words
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.prepare import prepare_files
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 COUNTS = {

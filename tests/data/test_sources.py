@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.sources import all_sources, get_source
 from llmd4rec.data.sources.movielens import GENRES
 from llmd4rec.errors import DataError, FetchError

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from llmd4rec import Dataset
-from llmd4rec.data.ingest.texts import not_text
+from llmd4rec.data.ingest.text_columns import not_text
 from llmd4rec.features.attributes import item_attributes
 
 COLUMNS: dict[str, tuple[list[str], str]] = {

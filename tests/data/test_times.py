@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import ConfigError, DataError
 
 #: 2022-04-16 04:39:25 in UTC, that day's beginning, and 39 minutes past four.

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.prepare import prepare_files
+from llmd4rec.data.ingest.row_filter import Value, condition_text, filtered, parse
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.ingest.table import ROW, table_of
-from llmd4rec.data.ingest.where import Value, kept, parse, written
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import ConfigError, DataError, LLMD4RecError
 
 TEXTS = pl.DataFrame(
@@ -44,7 +44,7 @@ TYPED = pl.DataFrame(
 
 def rows(frame: pl.DataFrame, *conditions: str) -> list[int]:
     """The rows, from 1, for which all conditions hold."""
-    return kept(table_of(frame, "the log"), conditions)[0].collect([pl.col(ROW)])[ROW].to_list()
+    return filtered(table_of(frame, "the log"), conditions)[0].collect([pl.col(ROW)])[ROW].to_list()
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_what_a_type_cannot_be_compared_with_is_named(condition: str) -> None:
 def test_parsing() -> None:
     assert parse("a b >= 4").column == "a b"
     assert parse("a in (x, 'y, z', 3)").values == (Value("x"), Value("y, z", quoted=True), Value("3"))
-    assert parse(written("User Id", "!=", "it's")).values == (Value("it's", quoted=True),)
-    assert parse(written("user_id", "!=", r"\N")).values == (Value(r"\N", quoted=True),)
+    assert parse(condition_text("User Id", "!=", "it's")).values == (Value("it's", quoted=True),)
+    assert parse(condition_text("user_id", "!=", r"\N")).values == (Value(r"\N", quoted=True),)
 
 
 LOG = """user_id,item_id,rating,time

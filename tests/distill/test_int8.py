@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from llmd4rec.losses import int8
+from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import Distill, Lesson, ranking_loss
+from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 
 N, ITEMS, K, D = 60, 300, 40, 8
 
@@ -38,7 +39,7 @@ def test_zero_rows_stay_zero():
 def test_products_are_exact_but_for_the_last_scaling(way):
     torch.manual_seed(0)
     a, b = Int8Rows.of(torch.randn(N, K) * 3), Int8Rows.of(torch.randn(ITEMS, K))
-    got = a[10:20].times(b, torch.empty(10, ITEMS))
+    got = a[10:20].matmul(b, torch.empty(10, ITEMS))
     sums = a.values_RK[10:20].long() @ b.values_RK.long().T
     torch.testing.assert_close(got.double(), sums * a.scale_R.double()[10:20, None] * b.scale_R.double())
 
@@ -55,10 +56,12 @@ def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
     states, table = torch.randn(N, D, requires_grad=True), torch.randn(ITEMS, D, requires_grad=True)
     target, rank = torch.randint(ITEMS, (N,)), torch.randint(1, ITEMS, (N,), dtype=torch.int32)
     t_states, t_table = torch.randn(N, K).half(), Int8Rows.of(torch.randn(ITEMS, K) * 0.5)
-    distill = Distill(1.5, temperature)
-    rounded = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, block_elements=7 * ITEMS)
+    distill = DistillationTerm(1.5, temperature)
+    rounded = ranking_loss(
+        states, table, target, TeacherBatch(t_states, t_table, rank), distill, block_elements=7 * ITEMS
+    )
     # The log of 2 that the states carry before they are rounded moves the roundings by nothing: scales are per row.
-    plain = Lesson(restored(Int8Rows.of(t_states)), restored(t_table), rank)
+    plain = TeacherBatch(restored(Int8Rows.of(t_states)), restored(t_table), rank)
     expected = ranking_loss(states, table, target, plain, distill)
     torch.testing.assert_close(rounded.kl, expected.kl, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rounded.weight_N, expected.weight_N)
@@ -74,6 +77,6 @@ def test_rounding_moves_a_plausible_teacher_by_little():
     torch.manual_seed(2)
     t_states, t_table = torch.randn(N, K), torch.randn(ITEMS, K) * 0.4
     log_q = (t_states @ t_table.T).log_softmax(1)
-    scores = Int8Rows.of(t_states).times(Int8Rows.of(t_table), torch.empty(N, ITEMS))
+    scores = Int8Rows.of(t_states).matmul(Int8Rows.of(t_table), torch.empty(N, ITEMS))
     moved = (log_q.exp() * (log_q - scores.log_softmax(1))).sum(1)
     assert 0 < moved.mean() < 1e-3

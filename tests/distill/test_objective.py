@@ -5,17 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.distillation.cache import Teacher
+from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.logit_adjustment import popularity_prior
+from llmd4rec.losses.base import TeacherBatch
+from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sample_weights import rank_weights
-from llmd4rec.losses.softmax import (
-    Distill,
-    Lesson,
-    RankingObjective,
-    draw_candidates,
-    ranking_loss,
-)
-from llmd4rec.training.fit import Training
+from llmd4rec.losses.sampling import draw_candidates
+from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
+from llmd4rec.training.settings import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741
 
@@ -33,17 +30,17 @@ def ranks(scores, target):
     return (scores >= scores.gather(1, target[:, None])).sum(1)
 
 
-def plain(states, table, target, t_states, t_table, distill: Distill, smoothing=0.0, student_rank=None):
+def plain(states, table, target, t_states, t_table, distill: DistillationTerm, smoothing=0.0, student_rank=None):
     scores, teacher = states @ table.T, t_states @ t_table.T
     ce = F.cross_entropy(scores, target, label_smoothing=smoothing)
     T = distill.temperature
     kl = F.kl_div((scores / T).log_softmax(1), (teacher / T).log_softmax(1), log_target=True, reduction="none").sum(1)
     weight = torch.ones(len(states), dtype=torch.float64)
-    if distill.weighting == "rank":
+    if distill.sample_weights == "rank":
         own = ranks(scores, target) if student_rank is None else student_rank
         weight = rank_weights(own, ranks(teacher, target)).double()
     kl = (weight * kl).mean() * (T**2 if distill.scale_by_t2 else 1)
-    return ce + distill.strength * kl, ce, kl, weight
+    return ce + distill.weight * kl, ce, kl, weight
 
 
 @pytest.mark.parametrize("block", [1, I, 5 * I + 3, 10**6])
@@ -52,12 +49,12 @@ def plain(states, table, target, t_states, t_table, distill: Distill, smoothing=
 @pytest.mark.parametrize("scale_by_t2", [True, False])
 def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weighting, scale_by_t2):
     states, table, target, t_states, t_table = problem()
-    distill = Distill(1.7, temperature, weighting, scale_by_t2)
+    distill = DistillationTerm(1.7, temperature, weighting, scale_by_t2)
     expected, ce, kl, weight = plain(states, table, target, t_states, t_table, distill)
     wanted = torch.autograd.grad(3 * expected, [states, table])
 
-    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target))
-    parts = ranking_loss(states, table, target, lesson, distill, block_elements=block)
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states, table, target, of_teacher, distill, block_elements=block)
     got = torch.autograd.grad(3 * parts.total, [states, table])
 
     torch.testing.assert_close(parts.total, expected, rtol=1e-9, atol=1e-9)
@@ -88,18 +85,18 @@ def test_without_a_teacher_it_is_cross_entropy(smoothing, spread):
 def test_ranks_at_the_start_of_the_round_decide_when_given():
     states, table, target, t_states, t_table = problem(2)
     start = torch.randint(1, I + 1, (N,))
-    distill = Distill(1.0, 1.0, "rank", True)
+    distill = DistillationTerm(1.0, 1.0, "rank", True)
     expected, *_, weight = plain(states, table, target, t_states, t_table, distill, student_rank=start)
-    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target), start)
-    parts = ranking_loss(states, table, target, lesson, distill)
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target), start)
+    parts = ranking_loss(states, table, target, of_teacher, distill)
     torch.testing.assert_close(parts.total, expected)
     torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
 
 
 def test_scores_of_thousands_stay_finite():
     states, table, target, t_states, t_table = problem(3, spread=60.0)
-    lesson = Lesson(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
-    parts = ranking_loss(states.float(), table.float(), target, lesson, Distill(1.0, 0.5))
+    of_teacher = TeacherBatch(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
     parts.total.backward()
     assert torch.isfinite(parts.total)
     assert torch.isfinite(states.grad).all()
@@ -108,8 +105,8 @@ def test_scores_of_thousands_stay_finite():
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
     states, table, target, *_ = problem(4)
-    lesson = Lesson(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
-    with_teacher = ranking_loss(states, table, target, lesson, Distill(5.0, 2.0))
+    of_teacher = TeacherBatch(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
+    with_teacher = ranking_loss(states, table, target, of_teacher, DistillationTerm(5.0, 2.0))
     alone = ranking_loss(states, table, target)
     assert abs(with_teacher.kl) < 1e-12
     for a, b in zip(
@@ -141,8 +138,8 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     t_states, t_table = torch.randn(positions, K).half(), torch.randn(items, K)
     target = torch.randint(items, (positions,))
     with Watch():
-        lesson = Lesson(t_states, t_table, torch.ones(positions, dtype=torch.int32))
-        ranking_loss(states, table, target, lesson, Distill(), block_elements=block).total.backward()
+        of_teacher = TeacherBatch(t_states, t_table, torch.ones(positions, dtype=torch.int32))
+        ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).total.backward()
     assert largest <= max(block, items * K)
     assert largest < positions * items
 
@@ -166,11 +163,11 @@ def test_drawn_candidates_estimate_the_full_partition_without_bias():
 
 def test_loss_over_all_items_as_candidates_is_the_full_loss():
     states, table, target, t_states, t_table = problem(5)
-    lesson = Lesson(t_states, t_table, ranks(t_states @ t_table.T, target))
-    distill = Distill(1.3, 2.0)
+    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    distill = DistillationTerm(1.3, 2.0)
     zero = torch.zeros(I, dtype=torch.float64)
-    full = ranking_loss(states, table, target, lesson, distill)
-    biased = ranking_loss(states, table, target, lesson, distill, bias_I=zero)
+    full = ranking_loss(states, table, target, of_teacher, distill)
+    biased = ranking_loss(states, table, target, of_teacher, distill, bias_I=zero)
     torch.testing.assert_close(biased.total, full.total)
 
 
@@ -183,11 +180,13 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
     copies[target] = 1
     repeated = torch.arange(I).repeat_interleave(copies)
     target_repeated = torch.searchsorted(repeated, target)
-    distill = Distill(1.3, 2.0, "none")
+    distill = DistillationTerm(1.3, 2.0, "none")
     rank = torch.ones(N)
     bias = copies.double().log()
-    many = ranking_loss(states, table[repeated], target_repeated, Lesson(t_states, t_table[repeated], rank), distill)
-    few = ranking_loss(states, table, target, Lesson(t_states, t_table, rank), distill, bias_I=bias)
+    many = ranking_loss(
+        states, table[repeated], target_repeated, TeacherBatch(t_states, t_table[repeated], rank), distill
+    )
+    few = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, rank), distill, bias_I=bias)
     torch.testing.assert_close(few.total, many.total)
     torch.testing.assert_close(few.rank_N, many.rank_N)
 
@@ -206,8 +205,8 @@ def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
     size = 43.6
     states, table = torch.full((4, 1), -size, requires_grad=True), torch.linspace(0.99, 1.0, I)[:, None]
     t_states, t_table = torch.full((4, 1), size), torch.linspace(0.99, 1.0, I)[:, None]
-    target, distill = torch.zeros(4, dtype=torch.long), Distill(64.0, 1.0, "none")
-    ours = ranking_loss(states, table, target, Lesson(t_states, t_table, torch.ones(4)), distill)
+    target, distill = torch.zeros(4, dtype=torch.long), DistillationTerm(64.0, 1.0, "none")
+    ours = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, torch.ones(4)), distill)
     expected, *_ = plain(states.double(), table.double(), target, t_states.double(), t_table.double(), distill)
     got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.total, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
@@ -233,10 +232,10 @@ def test_a_prior_is_in_the_scores_that_learn(drawn):
     counts = torch.randint(0, 1000, (I,))
     prior = popularity_prior(counts, 0.3)
     torch.testing.assert_close(prior.exp() ** (1 / 0.3), counts + 1.0, rtol=1e-4, atol=1e-4)
-    distill = Distill(1.7, 1.0, "none", prior_I=prior)
-    training = Training(label_smoothing=0.0, full_softmax_items=drawn or I, candidates=drawn or I)
+    distill = DistillationTerm(1.7, 1.0, "none", logit_adjustment_I=prior)
+    training = Training(label_smoothing=0.0, full_softmax_items=drawn or I, num_candidates=drawn or I)
     rank = ranks(t_states @ t_table.T, target)
-    teacher = Teacher(t_states.numpy(), t_table, rank.int().numpy())
+    teacher = TeacherCache(t_states.numpy(), t_table, rank.int().numpy())
     batch = Batch(torch.zeros(1, N), torch.tensor([N]), torch.arange(N), target, torch.arange(N))
     parts = RankingObjective(training, teacher, distill)(states, Served(table), batch, seed=3)
 

@@ -12,7 +12,7 @@ def weight(student: int, teacher: int) -> float:
 
 
 def test_hand_cases_of_the_paper():
-    # w1 trains the LLM: the LLM is the student. w2 trains the CRM: the roles are exchanged.
+    # w1 trains the LLM: the LLM is the student. w2 trains the sequential model: the roles are exchanged.
     r_c, r_l = 1, 10
     assert weight(student=r_l, teacher=r_c) == 2
     assert weight(student=r_c, teacher=r_l) == 0
@@ -33,6 +33,6 @@ def test_mirror_image_and_range(a: int, b: int):
 
 
 @given(ranks, ranks, ranks)
-def test_a_worse_student_listens_at_least_as_much(a: int, b: int, teacher: int):
+def test_a_worse_student_has_at_least_as_much_weight(a: int, b: int, teacher: int):
     worse, better = max(a, b), min(a, b)
     assert weight(worse, teacher) >= weight(better, teacher)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 
 
 def make_dataset(
@@ -49,7 +49,7 @@ def chain_dataset(users: int, items: int, length: int, seed: int = 0) -> Dataset
     return make_dataset([(start + np.arange(length)) % items for start in starts], items)
 
 
-class LastItemModel(Ranker):
+class LastItemModel(SequenceEncoder):
     """Its state is the last item's row of `table`; remembers what it was asked."""
 
     def __init__(self, table: Tensor, max_length: int = 5) -> None:

@@ -30,7 +30,7 @@ def successor_model(num_items: int, **options: int) -> LastItemModel:
 
 def test_ranks_by_hand() -> None:
     data = make_dataset([[0, 1, 2, 3], [4, 5, 6, 9]], num_items=10)
-    result = evaluate(successor_model(10), data, seen="keep")
+    result = evaluate(successor_model(10), data, filter_seen=False)
     assert result.ranks.tolist() == [1, 3]
     assert result.top[0, :3].tolist() == [3, 4, 5]
     assert result.metrics["hr@5"] == 1.0
@@ -41,16 +41,16 @@ def test_ranks_by_hand() -> None:
 def test_removing_seen_items_moves_the_target_up() -> None:
     data = make_dataset([[3, 2, 1, 0, 5]], num_items=8)
     model = successor_model(8)
-    assert evaluate(model, data, seen="keep").ranks.tolist() == [5]
-    removed = evaluate(model, data, seen="remove")
+    assert evaluate(model, data, filter_seen=False).ranks.tolist() == [5]
+    removed = evaluate(model, data, filter_seen=True)
     assert removed.ranks.tolist() == [2]
     assert removed.top[0].tolist() == [4, 5, 6, 7, *[-1] * 16]
 
 
 def test_target_in_the_history_is_a_miss_only_if_seen_items_are_removed() -> None:
     data = make_dataset([[1, 0, 5, 0, 1]], num_items=8)
-    assert evaluate(successor_model(8), data, seen="keep").ranks.tolist() == [1]
-    removed = evaluate(successor_model(8), data, seen="remove")
+    assert evaluate(successor_model(8), data, filter_seen=False).ranks.tolist() == [1]
+    removed = evaluate(successor_model(8), data, filter_seen=True)
     assert removed.ranks.tolist() == [NO_CANDIDATE]
     assert removed.metrics["hr@20"] == 0.0
 
@@ -66,7 +66,7 @@ def test_history_of_test_includes_the_validation_item_and_that_of_valid_only_wha
 
 def test_items_beyond_max_length_are_still_seen() -> None:
     data = make_dataset([[7, 1, 2, 3, 4, 6]], num_items=8)
-    result = evaluate(successor_model(8, max_length=2), data, seen="remove")
+    result = evaluate(successor_model(8, max_length=2), data, filter_seen=True)
     assert 7 not in result.top
 
 
@@ -116,15 +116,15 @@ def test_day_slices_leave_unknown_times_out() -> None:
     ]
     data = make_dataset([[0, 1, 2]] * 4, num_items=4, times=times)
     result = evaluate(successor_model(4), data)
-    assert result.per_user["later_day"].to_list() == [True, False, False, False]
+    assert result.per_user["next_day"].to_list() == [True, False, False, False]
     assert result.per_user["same_day"].to_list() == [False, True, False, False]
-    assert (result.slices["later_day"]["users"], result.slices["same_day"]["users"]) == (1, 1)
-    assert "later_day" not in evaluate(successor_model(4), make_dataset([[0, 1, 2]], 4)).slices
+    assert (result.slices["next_day"]["users"], result.slices["same_day"]["users"]) == (1, 1)
+    assert "next_day" not in evaluate(successor_model(4), make_dataset([[0, 1, 2]], 4)).slices
 
 
 def test_an_empty_slice_has_no_figures() -> None:
     data = make_dataset([[0, 1, 2]], num_items=4, times=[[NO_TIME] * 3])
-    assert evaluate(successor_model(4), data).slices["later_day"] == {"users": 0}
+    assert evaluate(successor_model(4), data).slices["next_day"] == {"users": 0}
 
 
 def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Tensor) -> None:
@@ -143,7 +143,7 @@ def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Ten
 
 
 def test_a_collapsed_model_scores_nothing() -> None:
-    result = evaluate(LastItemModel(torch.zeros(30, 4)), random_dataset(50, 30), seen="keep")
+    result = evaluate(LastItemModel(torch.zeros(30, 4)), random_dataset(50, 30), filter_seen=False)
     assert result.metrics["hr@20"] == result.metrics["ndcg@20"] == result.metrics["mrr@20"] == 0.0
 
 
@@ -169,7 +169,7 @@ def test_a_model_of_popularity_by_hand() -> None:
     """Items 0 to 3 are trained on 3, 2, 1 and 0 times; what ties is counted against the target."""
     data = make_dataset([[0, 1, 4, 2], [0, 1, 4, 3], [0, 2, 4, 1]], num_items=5)
     assert data.train_counts.tolist() == [3, 2, 1, 0, 0]
-    kept = evaluate(popularity_model([3, 2, 1, 0, 0]), data, seen="keep")
+    kept = evaluate(popularity_model([3, 2, 1, 0, 0]), data, filter_seen=False)
     assert kept.ranks.tolist() == [3, 5, 2]
     removed = evaluate(popularity_model([3, 2, 1, 0, 0]), data)
     assert removed.ranks.tolist() == [1, 2, 1]
@@ -180,7 +180,7 @@ def test_a_model_of_popularity_by_hand() -> None:
 
 def test_cutoffs_beyond_the_catalogue_count_all_of_it() -> None:
     data = make_dataset([[0, 1, 2], [1, 2, 0]], num_items=3)
-    metrics = evaluate(successor_model(3), data, seen="keep", cutoffs=(1, 3, 50)).metrics
+    metrics = evaluate(successor_model(3), data, filter_seen=False, cutoffs=(1, 3, 50)).metrics
     assert metrics["hr@3"] == metrics["hr@50"] == 1.0
     assert metrics["ndcg@3"] == metrics["ndcg@50"]
 
@@ -188,7 +188,7 @@ def test_cutoffs_beyond_the_catalogue_count_all_of_it() -> None:
 def test_a_catalogue_of_one_item() -> None:
     data = make_dataset([[0, 0, 0]], num_items=1)
     model = LastItemModel(torch.ones(1, 2))
-    assert evaluate(model, data, seen="keep").ranks.tolist() == [1]
+    assert evaluate(model, data, filter_seen=False).ranks.tolist() == [1]
     removed = evaluate(model, data)
     assert removed.ranks.tolist() == [NO_CANDIDATE]
     assert removed.metrics["hr@20"] == removed.metrics["coverage@10"] == removed.metrics["popularity@10"] == 0.0
@@ -196,12 +196,12 @@ def test_a_catalogue_of_one_item() -> None:
 
 def test_validation_ndcg_is_that_of_evaluate(integer_table: torch.Tensor) -> None:
     data, model = random_dataset(80, 30), LastItemModel(integer_table)
-    for seen in ("keep", "remove"):
-        full = evaluate(model, data, split="valid", seen=seen)
-        assert validation_ndcg(model, data, seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
-        sample = evaluate(model, data, split="valid", seen=seen, max_users=20, seed=3)
+    for filter_seen in (True, False):
+        full = evaluate(model, data, split="valid", filter_seen=filter_seen)
+        assert validation_ndcg(model, data, filter_seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
+        sample = evaluate(model, data, split="valid", filter_seen=filter_seen, max_users=20, seed=3)
         assert sample.users == 20
-        assert validation_ndcg(model, data, seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
+        assert validation_ndcg(model, data, filter_seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
 
 
 def test_a_sample_is_the_same_for_the_same_seed(integer_table: torch.Tensor) -> None:
@@ -227,28 +227,43 @@ def test_an_empty_split_is_named(split: str) -> None:
 
 def test_unknown_settings_are_named() -> None:
     data, model = random_dataset(3, 30), successor_model(30)
-    for wrong in ({"split": "train"}, {"seen": "hide"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}):
+    for wrong in ({"split": "train"}, {"filter_seen": "keep"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}):
         with pytest.raises(ConfigError):
             evaluate(model, data, **wrong)  # type: ignore[arg-type]
 
 
 def test_json_keys_are_the_published_ones(integer_table: torch.Tensor) -> None:
-    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), model="llm", stage="alone")
+    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), model="llm", stage="undistilled")
     value = json.loads(json.dumps(result.to_json()))
-    assert set(value) == {"metrics", "slices", "users", "model", "stage", "seen", "split"}
-    assert (value["model"], value["stage"], value["seen"], value["split"]) == ("llm", "alone", "remove", "test")
+    assert set(value) == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
+    assert (value["model"], value["stage"], value["filter_seen"], value["split"]) == (
+        "llm",
+        "undistilled",
+        True,
+        "test",
+    )
     assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= set(value["metrics"])
 
 
 def test_saving_and_loading(tmp_path: Path, integer_table: torch.Tensor) -> None:
     result = evaluate(LastItemModel(integer_table), random_dataset(9, 30))
-    result.save(tmp_path / "crm")
-    result.save(tmp_path / "crm")
-    loaded = Evaluation.load(tmp_path / "crm")
+    result.save(tmp_path / "model")
+    result.save(tmp_path / "model")
+    loaded = Evaluation.load(tmp_path / "model")
     assert loaded.to_json() == result.to_json()
     assert loaded.per_user.equals(result.per_user)
     assert np.array_equal(loaded.top, result.top)
-    assert [path.name for path in tmp_path.iterdir()] == ["crm"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_evaluation_of_another_format_is_named(tmp_path: Path, integer_table: torch.Tensor) -> None:
+    evaluate(LastItemModel(integer_table), random_dataset(9, 30)).save(tmp_path / "model")
+    path = tmp_path / "model" / "evaluation.json"
+    head = json.loads(path.read_text())
+    del head["format"], head["filter_seen"]
+    path.write_text(json.dumps({**head, "seen": "remove"}))
+    with pytest.raises(RunError, match="an evaluation of format 1; this version of llmd4rec reads 2"):
+        Evaluation.load(tmp_path / "model")
 
 
 def test_a_damaged_or_missing_evaluation_is_named(tmp_path: Path, integer_table: torch.Tensor) -> None:
@@ -258,16 +273,16 @@ def test_a_damaged_or_missing_evaluation_is_named(tmp_path: Path, integer_table:
     result = evaluate(LastItemModel(integer_table), random_dataset(9, 30))
     with pytest.raises(RunError, match="other files"):
         result.save(tmp_path)
-    result.save(tmp_path / "crm")
-    pl.read_parquet(tmp_path / "crm/per_user.parquet").head(3).write_parquet(tmp_path / "crm/per_user.parquet")
+    result.save(tmp_path / "model")
+    pl.read_parquet(tmp_path / "model/per_user.parquet").head(3).write_parquet(tmp_path / "model/per_user.parquet")
     with pytest.raises(RunError, match="do not agree"):
-        Evaluation.load(tmp_path / "crm")
-    result.per_user.with_columns(rank=pl.lit(0)).write_parquet(tmp_path / "crm/per_user.parquet")
+        Evaluation.load(tmp_path / "model")
+    result.per_user.with_columns(rank=pl.lit(0)).write_parquet(tmp_path / "model/per_user.parquet")
     with pytest.raises(RunError, match="do not agree"):
-        Evaluation.load(tmp_path / "crm")
-    result.per_user.drop("rank").write_parquet(tmp_path / "crm/per_user.parquet")
+        Evaluation.load(tmp_path / "model")
+    result.per_user.drop("rank").write_parquet(tmp_path / "model/per_user.parquet")
     with pytest.raises(RunError, match="damaged"):
-        Evaluation.load(tmp_path / "crm")
-    (tmp_path / "crm/per_user.parquet").write_bytes(b"PAR1")
+        Evaluation.load(tmp_path / "model")
+    (tmp_path / "model/per_user.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="damaged"):
-        Evaluation.load(tmp_path / "crm")
+        Evaluation.load(tmp_path / "model")

@@ -34,9 +34,9 @@ def evaluation(ranks: np.ndarray, **changes: object) -> Evaluation:
         metrics=mean_metrics(ranks),
         slices={},
         users=users,
-        model="crm",
-        stage="alone",
-        seen="remove",
+        model="model",
+        stage="undistilled",
+        filter_seen=True,
         split="test",
         per_user=per_user,
         top=np.zeros((users, 20), dtype=np.int32),
@@ -102,7 +102,7 @@ def test_differences_by_hand() -> None:
     assert (hit.first, hit.second, hit.difference, hit.relative) == (0.5, 0.75, 0.25, 50.0)
     assert (hit.better, hit.worse) == (1, 0)
     assert result.overall.metrics["mrr@5"].better == 2
-    assert (result.first, result.second) == ("crm alone", "crm distilled")
+    assert (result.first, result.second) == ("undistilled (model)", "distilled (model)")
     assert (result.overlap.both, result.overlap.only_first, result.overlap.only_second) == (2, 0, 1)
     assert result.overlap.neither == 1
     assert "tail" in result.slices
@@ -156,8 +156,8 @@ def test_users_are_joined_by_name_not_by_place() -> None:
 
 def test_what_cannot_be_compared_is_named() -> None:
     first = evaluation(np.array([1, 2, 3]))
-    with pytest.raises(RunError, match="seen is 'remove' and 'keep'"):
-        compare(first, evaluation(np.array([1, 2, 3]), seen="keep"))
+    with pytest.raises(RunError, match="filter_seen is True and False"):
+        compare(first, evaluation(np.array([1, 2, 3]), filter_seen=False))
     with pytest.raises(RunError, match="split is 'test' and 'valid'"):
         compare(first, evaluation(np.array([1, 2, 3]), split="valid"))
     with pytest.raises(RunError, match=r"1 users of the second evaluation .*'u3'"):
@@ -181,7 +181,7 @@ def test_from_folders_to_json_and_a_table(tmp_path: Path) -> None:
     console.print(result.table())
     text = console.export_text()
     assert "ndcg@10" in text
-    assert "crm distilled compared with crm alone" in text
+    assert "distilled (model) compared with undistilled (model)" in text
 
 
 def test_thirty_thousand_users_take_seconds() -> None:

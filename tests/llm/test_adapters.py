@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from llmd4rec.models.dropout import kept
+from llmd4rec.models.dropout import dropout_mask
 from llmd4rec.models.llm.adapters import AdaptedLinear
 from llmd4rec.models.llm.backbone import LoRA, add_lora, load_backbone
 
@@ -69,7 +69,7 @@ def test_dropout_is_on_the_adapters_input_alone(kind: str) -> None:
     torch.manual_seed(5)
     result = _gradients(ours, x)
     torch.manual_seed(5)
-    keep = kept(x, 0.25)
+    keep = dropout_mask(x, 0.25)
     layer.lora_dropout["default"] = type("Same", (nn.Module,), {"forward": lambda _, x: x * keep / 0.75})()
     for one, other in zip(result, _gradients(layer, x), strict=True):
         assert_close(one, other)

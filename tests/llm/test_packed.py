@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
 
 from llmd4rec.data.batching import TrainingWindows
-from llmd4rec.distillation.cache import publish
+from llmd4rec.distillation.cache import write_cache
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
 
@@ -132,11 +132,11 @@ def test_no_work_on_padding_and_one_pass_per_batch(llama: str) -> None:
 def test_publishing_is_one_forward_pass(llama: str, chain_data: Any, tmp_path: Path) -> None:
     """Every training position is read once, and the prompt once per batch."""
     items = chain_data.num_items
-    network = _network(llama, items="text", text_vectors=torch.randn(items, 5), num_items=items)
+    network = _network(llama, item_features="text", text_vectors=torch.randn(items, 5), num_items=items)
     counts = _count_tokens(network)
     windows = TrainingWindows(chain_data, network.max_length)
     read = sum(int(windows.batch(np.array([w])).lengths_B) for w in range(len(windows)))
-    publish(network, chain_data, tmp_path / "teacher", label="llm", batch_items=50)
+    write_cache(network, chain_data, tmp_path / "teacher", label="llm", batch_items=50)
     batches = sum(1 for _ in windows.in_order(50))
     assert len(counts) == batches
     assert sum(counts) == read + batches * len(network._prompt_tokens)

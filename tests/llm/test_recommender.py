@@ -11,11 +11,12 @@ from tiny_llama import llama_model, save
 from torch import Tensor
 
 from llmd4rec.errors import ConfigError, ModelError
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm import recommender
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.backbone import LoRA, embedding_rms, load_backbone
-from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 ITEMS, ID_DIM, TEXT_DIM = 11, 6, 5
 LENGTHS = torch.tensor([4, 1, 7])
@@ -36,17 +37,17 @@ def _histories() -> Tensor:
     return torch.randint(ITEMS, (3, 7), generator=torch.Generator().manual_seed(3))
 
 
-def _network(folder: str, **settings: Any) -> LLMRecommenderNetwork:
+def _network(folder: str, **settings: Any) -> LLMNetwork:
     values = {
         "num_items": ITEMS,
-        "items": "id+text",
+        "item_features": "id+text",
         "id_dim": ID_DIM,
         "text_vectors": _texts(),
         "max_length": 7,
         "dim": 8,
     }
     values |= {"lora": LoRA(r=4, dropout=0.0), "prompt": "given the items", "response": " predict :"}
-    network = LLMRecommenderNetwork(load_backbone(folder, layers=2), **(values | settings))
+    network = LLMNetwork(load_backbone(folder, layers=2), **(values | settings))
     if network.uses_id:
         network.inject(_table())
     for name, parameter in network.named_parameters():
@@ -55,7 +56,7 @@ def _network(folder: str, **settings: Any) -> LLMRecommenderNetwork:
     return network.eval()
 
 
-def _one_by_one(network: LLMRecommenderNetwork, items: Tensor, lengths: Tensor) -> list[Tensor]:
+def _one_by_one(network: LLMNetwork, items: Tensor, lengths: Tensor) -> list[Tensor]:
     """The states the long way: each history alone, prompt embeddings and items in one sequence, no cache."""
     decoder: Any = network.decoder
     prompt = decoder.get_input_embeddings()(network._prompt_tokens)
@@ -114,7 +115,7 @@ def test_padding_and_later_items_change_nothing(llama: str) -> None:
     torch.testing.assert_close(other[0, :4], states[0, :4])
     torch.testing.assert_close(other[2, :5], states[2, :5])
     assert not torch.allclose(other[2, 5:], states[2, 5:])
-    assert isinstance(network, Ranker)
+    assert isinstance(network, SequenceEncoder)
     torch.testing.assert_close(last_states(network, items[:1, :4], LENGTHS[:1])[0], states[0, 3])
 
 
@@ -126,7 +127,7 @@ def test_the_prompt_matters(llama: str) -> None:
 
 @pytest.mark.parametrize("items", ["id", "text", "id+text"])
 def test_soft_tokens_start_at_the_size_of_token_embeddings(llama: str, items: str) -> None:
-    network = _network(llama, items=items, text_vectors=100 * _texts())
+    network = _network(llama, item_features=items, text_vectors=100 * _texts())
     if network.uses_id:
         network.inject(1000 * _table())
     size = network.item_tokens(torch.arange(ITEMS)).detach().square().mean().sqrt()
@@ -147,18 +148,18 @@ def test_injection_replaces_only_the_frozen_table(llama: str) -> None:
 
 
 def test_states_before_injection_are_refused(llama: str) -> None:
-    network = LLMRecommenderNetwork(load_backbone(llama, layers=1), ITEMS, id_dim=ID_DIM, lora=LoRA())
+    network = LLMNetwork(load_backbone(llama, layers=1), ITEMS, id_dim=ID_DIM, lora=LoRA())
     with pytest.raises(ModelError, match="injected"):
         network.states(_histories(), LENGTHS)
 
 
-def test_table_can_start_at_the_crms(llama: str) -> None:
-    network = _network(llama, items="id", dim=ID_DIM, init_table_from_crm=True)
+def test_table_can_start_at_another_models(llama: str) -> None:
+    network = _network(llama, item_features="id", dim=ID_DIM, init_table_from_model=True)
     assert torch.equal(network.item_table(), _table())
     network.item_table().sum().backward()
     assert network.table.grad is not None
     with pytest.raises(ConfigError, match="dim"):
-        _network(llama, items="id", dim=ID_DIM + 1, init_table_from_crm=True)
+        _network(llama, item_features="id", dim=ID_DIM + 1, init_table_from_model=True)
 
 
 def test_only_what_is_learned_is_trained_and_saved(llama: str) -> None:
@@ -208,7 +209,7 @@ def test_contradictions(llama: str) -> None:
     with pytest.raises(ModelError, match="reads 64 tokens"):
         _network(llama, max_length=62)
     with pytest.raises(ValueError, match="extra"):
-        LLMRecommender(colour="red")  # type: ignore[call-arg]
+        LLM(colour="red")  # type: ignore[call-arg]
 
 
 def test_it_learns_a_cycle(llama: str) -> None:
@@ -229,7 +230,7 @@ def test_it_learns_a_cycle(llama: str) -> None:
 @pytest.mark.parametrize("items", ["id", "text", "id+text"])
 def test_rows_of_the_table_are_those_of_the_whole(llama: str, items: str) -> None:
     """A large catalogue asks only for its candidates' rows, and their gradients are the same."""
-    network = _network(llama, items=items, dim=8)
+    network = _network(llama, item_features=items, dim=8)
     wanted = torch.tensor([3, 0, 3, 5])
     whole, rows = network.item_table()[wanted], network.item_table(wanted)
     torch.testing.assert_close(rows, whole)
@@ -244,7 +245,7 @@ def test_rows_of_the_table_are_those_of_the_whole(llama: str, items: str) -> Non
 
 @pytest.mark.parametrize("items", ["id", "text", "id+text"])
 def test_a_tied_table_is_also_what_is_read(llama: str, items: str) -> None:
-    network = _network(llama, items=items, tie_table=True)
+    network = _network(llama, item_features=items, tie_table=True)
     asked = torch.tensor([[3, 0], [3, 9]])
     before = network.item_tokens(asked)
     with torch.no_grad():
@@ -252,13 +253,13 @@ def test_a_tied_table_is_also_what_is_read(llama: str, items: str) -> None:
     moved = (network.item_tokens(asked) - before).abs().amax(-1)
     assert (moved[:, 0] > 0).all()
     assert (moved[:, 1] == 0).all()
-    tokens = _network(llama, items=items, tie_table=True).item_tokens(torch.arange(ITEMS))
+    tokens = _network(llama, item_features=items, tie_table=True).item_tokens(torch.arange(ITEMS))
     assert 0.5 < float(tokens.detach().square().mean().sqrt()) / embedding_rms(network.decoder) < 2
 
 
 @pytest.mark.parametrize("size", [0.01, 100.0])
-def test_a_tied_table_that_starts_at_the_crms_is_read_at_its_own_size(llama: str, size: float) -> None:
-    network = _network(llama, tie_table=True, dim=ID_DIM, init_table_from_crm=True)
+def test_a_tied_table_that_starts_at_another_models_is_read_at_its_own_size(llama: str, size: float) -> None:
+    network = _network(llama, tie_table=True, dim=ID_DIM, init_table_from_model=True)
     network.inject(size * _table())
     tokens = network.item_tokens(torch.arange(ITEMS))
     assert 0.5 < float(tokens.detach().square().mean().sqrt()) / embedding_rms(network.decoder) < 2
@@ -292,6 +293,6 @@ def test_branches_of_a_deep_model_drop_less(
     rates: list[float] = []
     monkeypatch.setattr(recommender, "drop_branches", lambda _, rate: rates.append(rate))
     model = save(tmp_path, llama_model(9))
-    settings = LLMRecommender(model, layers=kept, items="id", max_length=7, branch_dropout=rate)
+    settings = LLM(model, layers=kept, item_features="id", max_length=7, branch_dropout=rate)
     build_llm(settings, ITEMS, ID_DIM, None, seed=0, device=torch.device("cpu"))
     assert rates == ([] if expected is None else [pytest.approx(expected)])

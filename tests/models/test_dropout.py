@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from llmd4rec.models.dropout import Dropout, causal_attention, kept
+from llmd4rec.models.dropout import Dropout, causal_attention, dropout_mask
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_rate_and_independence(rate: float) -> None:
     torch.manual_seed(0)
-    keep = kept(torch.empty(1000, 1001), rate)
+    keep = dropout_mask(torch.empty(1000, 1001), rate)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     deviation = (rate * (1 - rate)) ** 0.5
     assert abs(float(keep.mean()) - (1 - rate)) < 4 * deviation / 1000
@@ -25,8 +25,8 @@ def test_rate_and_independence(rate: float) -> None:
 
 
 def test_extreme_rates_do_not_overflow() -> None:
-    assert float(kept(torch.empty(100_000), 1e-6).mean()) > 0.999
-    assert float(kept(torch.empty(100_000), 1 - 1e-6).mean()) < 0.001
+    assert float(dropout_mask(torch.empty(100_000), 1e-6).mean()) > 0.999
+    assert float(dropout_mask(torch.empty(100_000), 1 - 1e-6).mean()) < 0.001
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 1), (2, 3, 7)])
@@ -35,7 +35,7 @@ def test_survivors_are_scaled_and_gradients_follow(shape: tuple[int, ...]) -> No
     torch.manual_seed(1)
     result = Dropout(0.25).train()(x)
     torch.manual_seed(1)
-    keep = kept(x, 0.25)
+    keep = dropout_mask(x, 0.25)
     assert keep.dtype == x.dtype
     assert_close(result, x * keep / 0.75)
     result.sum().backward()

@@ -20,11 +20,11 @@ import llmd4rec
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest import unpack
-from llmd4rec.data.ingest.prepare import prepare_files
 from llmd4rec.data.ingest.unpack import unpacked
+from llmd4rec.data.prepare import prepare_files
 from llmd4rec.data.sources.source import Files, MissingFileError
-from llmd4rec.distillation.settings import MutualDistillation
 from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.estimators import Distillation
 from llmd4rec.io.files import atomic_dir, atomic_file
 
 SECRET, MINE = b"of somebody else", b"1\t2\t3\t4\n"
@@ -207,16 +207,16 @@ def test_a_text_cut_inside_a_character_is_noticed(tmp_path: Path) -> None:
 def test_settings_run_no_code(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.yaml").write_text(text.replace("{file}", str(tmp_path / "proof")))
     with pytest.raises(ConfigError):
-        load_settings(MutualDistillation, tmp_path / "run.yaml")
+        load_settings(Distillation, tmp_path / "run.yaml")
     assert not (tmp_path / "proof").exists()
 
 
 def test_a_value_made_long_by_aliases_is_quoted_in_short(tmp_path: Path) -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-    (tmp_path / "run.yaml").write_text("\n".join([*lines, "rounds: *a29", "crm: *a29"]))
+    (tmp_path / "run.yaml").write_text("\n".join([*lines, "rounds: *a29", "model: *a29", "wides: *a29"]))
     with pytest.raises(ConfigError) as caught:
-        load_settings(MutualDistillation, tmp_path / "run.yaml")
+        load_settings(Distillation, tmp_path / "run.yaml")
     assert len(str(caught.value)) < 20_000
 
 

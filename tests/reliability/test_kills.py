@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_another_process import DISK_FULL, changed, outcome, start, train_and_score
+from in_another_process import DISK_FULL, outcome, start, train_and_score
+from settings_of import changed
 
 KILLS = 25
 #: Different stages of a run that they must have met.
@@ -31,9 +32,9 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, cha
     rng = random.Random(seed)
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
     settings = changed(
-        tiny_settings, rounds=2, continue_by=2, llm__items="id+text", llm__encoder="llm", ranks="round-start",
-        teacher="consensus", crm__items="id+text", training__crm__average=0.9, training__crm__checkpoint_seconds=0,
-        training__llm__checkpoint_seconds=0.03,
+        tiny_settings, rounds=2, distill__rollout_length=2, distill__student_ranks="round-start",
+        distill__source="ensemble", texts__encoder="llm", llm__item_features="id+text", model__item_features="id+text",
+        training__model__ema=0.9, training__model__checkpoint_seconds=0, training__llm__checkpoint_seconds=0.03,
     )  # fmt: skip
 
     def run(folder: Path, die_at: int = 0, kill_after: float | None = None, count: Path | None = None) -> int:
@@ -102,8 +103,9 @@ def test_a_run_whose_disk_fills_up_ends_as_one_with_room(tiny_settings, chain_da
     """Wherever it fills up, the run says so, and goes on when there is more space."""
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
     settings = changed(
-        tiny_settings, continue_by=2, teacher="consensus", llm__encoder="llm", llm__items="id+text",
-        crm__items="id+text", training__crm__checkpoint_seconds=0, training__llm__checkpoint_seconds=0,
+        tiny_settings, distill__rollout_length=2, distill__source="ensemble", texts__encoder="llm",
+        llm__item_features="id+text", model__item_features="id+text",
+        training__model__checkpoint_seconds=0, training__llm__checkpoint_seconds=0,
     )  # fmt: skip
     code, full = None, 0
     rng = random.Random(0)

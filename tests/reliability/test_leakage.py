@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs import pipeline as rounds
-from llmd4rec.runs.run import Run, parse_settings
-from llmd4rec.training import fit
+from llmd4rec.runs import pipeline, teachers
+from llmd4rec.runs.run import Run
+from llmd4rec.training import trainer
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
 MARKER = "marker"
@@ -61,38 +61,35 @@ def trained_items(data: Dataset) -> set[str]:
 def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Trains with an empty cache and gives everything that came of it; the same training only once.
 
-    With `chosen=False` validation has no say in which epoch is kept, which is always the last, nor in how much each
-    teacher counts.
+    With `chosen=False` validation has no say in which epoch is kept, which is always the last, nor in the ensemble
+    weights.
     """
 
-    def keep_published(publish: Callable[..., None], into: Path) -> Callable[..., None]:
-        def publishing(ranker: Any, data: Dataset, folder: Path, **more: Any) -> None:
-            publish(ranker, data, folder, **more)
+    def keep_caches(write_cache: Callable[..., None], into: Path) -> Callable[..., None]:
+        def writing(model: Any, histories: Any, folder: Path, **more: Any) -> None:
+            write_cache(model, histories, folder, **more)
             shutil.copytree(folder, into / f"{len(list(into.iterdir()))} {folder.name}")
 
-        return publishing
+        return writing
 
     @functools.cache
     def training(fingerprint: str, chosen: bool, way: tuple[tuple[str, int], ...]) -> dict[str, Any]:
         place = tmp_path_factory.mktemp("leakage")
-        (place / "published").mkdir()
+        (place / "caches").mkdir()
         values = itertools.count(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
-            patch.setattr(fit, "MIN_STEPS", 4)
-            patch.setattr(rounds, "publish", keep_published(rounds.publish, place / "published"))
+            patch.setattr(trainer, "MIN_STEPS", 4)
+            patch.setattr(teachers, "write_cache", keep_caches(teachers.write_cache, place / "caches"))
             if not chosen:
-                patch.setattr(rounds, "validation_ndcg", lambda *_: next(values) / 1000)
-                patch.setattr(rounds, "best_counts", lambda judge, start: (tuple(start), 0.0))
-            settings = {
-                **tiny_settings,
-                "teacher": "consensus",
-                "ranks": "round-start",
-                "continue_by": 3,
-                "crm": {**tiny_settings["crm"], "items": "id+text"},
-                "llm": {**tiny_settings["llm"], "items": "id+text", "encoder": "llm"},
-                "training": {name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
-            }
+                patch.setattr(pipeline, "validation_ndcg", lambda *_: next(values) / 1000)
+                patch.setattr(teachers, "choose_weights", lambda judge, start: (tuple(start), 0.0))
+            settings = changed(
+                tiny_settings, distill__source="ensemble", distill__student_ranks="round-start",
+                distill__rollout_length=3, model__item_features="id+text", llm__item_features="id+text",
+                texts__encoder="llm",
+                training={name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
+            )  # fmt: skip
             run = parse_settings(settings).fit(known[fingerprint], place / "run")
         return outcome(run, place)
 
@@ -106,12 +103,12 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
 
 
 def outcome(run: Run, place: Path) -> dict[str, Any]:
-    """Weights, teachers, text vectors, the cache, and what was logged and chosen; without times and the data's name."""
+    """Weights, teachers, text vectors, the user's cache, what was logged and chosen; without times and data's name."""
     stages = {name: {**stage, "seconds": None} for name, stage in run.record.stages.items()}
-    lines = [{**json.loads(line), "seconds": None} for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [*run.folder.rglob("*.safetensors"), *(place / "published").rglob("*.npy"), *(place / "cache").rglob("*")]
+    lines = [{**line, "seconds": None} for line in run.metrics()]
+    kept = [*run.folder.rglob("*.safetensors"), *(place / "caches").rglob("*.npy"), *(place / "cache").rglob("*")]
     files = {str(path.relative_to(place)): path.read_bytes() for path in kept if path.is_file()}
-    assert any("published" in name for name in files)
+    assert any(name.startswith("caches/") for name in files)
     assert any(name.startswith("cache/texts") for name in files)
     assert "run/text_vectors.safetensors" in files
     return {"chosen": (stages, run.record.stopped_because), "log": lines, **files}
@@ -122,7 +119,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 #: With the full softmax, and with candidates drawn from the catalogue as if it were large.
-WAYS = pytest.mark.parametrize("way", [{}, {"full_softmax_items": 4, "candidates": 6}], ids=["full", "drawn"])
+WAYS = pytest.mark.parametrize("way", [{}, {"full_softmax_items": 4, "num_candidates": 6}], ids=["full", "drawn"])
 
 
 @WAYS
@@ -150,8 +147,8 @@ def test_validation_does_choose(leaves: Any) -> None:
 def test_one_training_item_changes_everything(leaves: Any) -> None:
     other = prepared(log(lambda user, at: MARKER if (user, at) == (0, 1) else None))
     differ = differing(leaves(prepared(log()), chosen=False), leaves(other, chosen=False))
-    assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("crm-alone", "llm-round-1")} <= {*differ}
-    assert sum(name.startswith("published") for name in differ) > 4
+    assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("undistilled", "llm-round-1")} <= {*differ}
+    assert sum(name.startswith("caches/") for name in differ) > 4
 
 
 def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any) -> None:

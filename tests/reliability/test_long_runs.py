@@ -15,12 +15,14 @@ import torch
 from evaluation.examples import chain_dataset
 
 from llmd4rec import log as progress
-from llmd4rec.distillation.cache import open_teacher, publish
+from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.softmax import Distill, RankingObjective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential import SASRec
-from llmd4rec.training.fit import Training, fit
+from llmd4rec.training.settings import Training
 from llmd4rec.training.tracking import MetricsLog
+from llmd4rec.training.trainer import fit
 
 STEPS, EPOCHS = 2400, 60
 
@@ -38,8 +40,8 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
-    publish(SASRec(dim=8, layers=1, max_length=8).build(20, 1), data, tmp_path / "teacher", label="t")
-    teacher = open_teacher(tmp_path / "teacher", data, torch.device("cpu"), "int8")
+    write_cache(SASRec(dim=8, layers=1, max_length=8).build(20, 1), data, tmp_path / "teacher", label="t")
+    teacher = open_cache(tmp_path / "teacher", data, torch.device("cpu"), "int8")
     steps: list[int] = []
     sizes: list[int] = []
 
@@ -53,11 +55,11 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
         return validation_ndcg(model, data) + len(sizes)  # every epoch is a better one
 
     network.norm_in.register_forward_hook(watch)
-    settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, average=0.9, clip=1.0, checkpoint_seconds=0.05)
+    settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, ema=0.9, clip=1.0, checkpoint_seconds=0.05)
     fit(
-        network, data, settings, tmp_path / "fit", phase="crm-alone", seed=0, validate=validate,
+        network, data, settings, tmp_path / "fit", stage="undistilled", seed=0, validate=validate,
         log=MetricsLog(tmp_path / "metrics.jsonl"),
-        objective=RankingObjective(settings, teacher, Distill()),
+        objective=RankingObjective(settings, teacher, DistillationTerm()),
     )  # fmt: skip
     assert len(steps) >= STEPS
     later = np.asarray(steps[400:], dtype=float)
@@ -102,14 +104,14 @@ def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_b
 
 def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypatch):
     looked: list[int] = []
-    monkeypatch.setattr("llmd4rec.training.fit.SpareMemory", lambda: lambda: looked.append(1))
+    monkeypatch.setattr("llmd4rec.training.trainer.SpareMemory", lambda: lambda: looked.append(1))
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=8, layers=1, max_length=8).build(20, 0)
     steps: list[int] = []
     network.norm_in.register_forward_hook(lambda module, *_: steps.append(1) if module.training else None)
     settings = Training(epochs=2, patience=2, batch=10)
     fit(
-        network, data, settings, tmp_path / "fit", phase="crm-alone", seed=0,
+        network, data, settings, tmp_path / "fit", stage="undistilled", seed=0,
         validate=lambda model: validation_ndcg(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
         objective=RankingObjective(settings),
     )  # fmt: skip
@@ -123,7 +125,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
     def train(folder: Path) -> list[str]:
         capsys.readouterr()
         fit(
-            SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, phase="crm-alone", seed=0,
+            SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, stage="undistilled", seed=0,
             validate=lambda model: validation_ndcg(model, data), log=MetricsLog(folder / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )  # fmt: skip
@@ -131,10 +133,10 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
 
     assert train(tmp_path / "a") == []  # what takes less than a minute needs no line
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    lines = [line for line in train(tmp_path / "b") if line.startswith("crm-alone")]
+    lines = [line for line in train(tmp_path / "b") if line.startswith("undistilled")]
     assert len(lines) > 90
     pattern = (
-        r"crm-alone epoch (\d) of at most 3: (\d+) of \d+ steps, .* steps/s, \d+ s left; "
+        r"undistilled epoch (\d) of at most 3: (\d+) of \d+ steps, .* steps/s, \d+ s left; "
         r"loss [\d.]+, best [\d.]+, stage at most \d+ s"
     )
     assert all(re.fullmatch(pattern, line) for line in lines)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from in_another_process import changed, outcome, start, train, train_as
+from in_another_process import outcome, start, train, train_as
+from settings_of import changed
 
 from llmd4rec.runs.run import Run
 
@@ -33,18 +34,16 @@ def finish(processes: list[Any]) -> None:
 def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
     """Without dropout, of which each process draws its own. A batch of 50 positions has 10 windows, or 5 of each."""
     return changed(
-        tiny_settings, continue_by=2, teacher="consensus", crm__dropout=0.0, llm__dropout=0.0,
+        tiny_settings, distill__rollout_length=2, distill__source="ensemble", model__dropout=0.0, llm__dropout=0.0,
         llm__lora={"r": 2, "dropout": 0.0},
-        training__crm__average=0.9, training__crm__clip=1.0, training__llm__epochs=8, training__llm__patience=8,
-        training__crm__checkpoint_seconds=0.0, training__llm__checkpoint_seconds=0.0,
+        training__model__ema=0.9, training__model__clip=1.0, training__llm__epochs=8, training__llm__patience=8,
+        training__model__checkpoint_seconds=0.0, training__llm__checkpoint_seconds=0.0,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def by_two(settings, chain_data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two") / "run"
-    finish(together(settings, chain_data.path, folder))
-    return folder
+def by_two(settings, chain_data, made_once) -> Path:
+    return made_once("two", lambda folder: finish(together(settings, chain_data.path, folder / "run"))) / "run"
 
 
 def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):
@@ -52,10 +51,10 @@ def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_p
     finish([start(train, settings, chain_data.path, tmp_path / "one")])
     one, two = Run.open(tmp_path / "one"), Run.open(by_two)
     assert list(one.record.stages) == list(two.record.stages)
-    for a, b in zip(one.log.read(), two.log.read(), strict=True):
-        assert (a["phase"], a["epoch"]) == (b["phase"], b["epoch"])
+    for a, b in zip(one.metrics(), two.metrics(), strict=True):
+        assert (a["stage"], a["epoch"]) == (b["stage"], b["epoch"])
         for name in {"ce", "kl", "weight_mean", "validation_ndcg"} & a.keys():
-            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3), (a["phase"], a["epoch"], name)
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3), (a["stage"], a["epoch"], name)
         assert sum(a.get("weight_counts", [])) == sum(b.get("weight_counts", []))
     for stage in one.record.stages:
         ours, theirs = one.weights_of(stage), two.weights_of(stage)
@@ -67,9 +66,9 @@ def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_p
 def test_two_processes_that_are_killed_or_stopped_go_on_to_the_same_bits(settings, by_two, chain_data, tmp_path):
     folder = tmp_path / "run"
     for stage, number in (
-        ("crm-alone", signal.SIGKILL),
-        ("llm-alone", signal.SIGTERM),
-        ("crm-round-1", signal.SIGKILL),
+        ("undistilled", signal.SIGKILL),
+        ("llm", signal.SIGTERM),
+        ("distilled-round-1", signal.SIGKILL),
     ):
         processes = together(settings, chain_data.path, folder)
         end = time.monotonic() + 120

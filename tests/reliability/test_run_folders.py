@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_another_process import changed, outcome, start, train
+from in_another_process import outcome, start, train
+from settings_of import changed, parse_settings
 
 from llmd4rec import __file__ as package
-from llmd4rec.distillation.cache import open_teacher
+from llmd4rec.distillation.cache import open_cache
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.runs.results import score
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 from llmd4rec.training import checkpoint
 
 
@@ -48,63 +49,67 @@ def best(run: Path, stage: str) -> Path:
 def test_an_altered_weight_is_never_served_and_its_stage_can_be_trained_again(
     run, chain_run, tiny_settings, chain_data, capsys
 ):
-    flip(best(run, "llm-alone"))
-    with pytest.raises(RunError, match=r"llm-alone/best\.safetensors is damaged: its checksum") as caught:
-        Run.open(run).load("llm", "alone")
+    flip(best(run, "llm"))
+    with pytest.raises(RunError, match=r"llm/best\.safetensors is damaged: its checksum") as caught:
+        Run.open(run).load("llm")
     assert "delete it and run `train` again" in caught.value.remedy
-    assert Run.open(run).load("crm", "alone").num_items == 12  # the others are as good as before
-    best(run, "llm-alone").unlink()
+    assert Run.open(run).load("undistilled").num_items == 12  # the others are as good as before
+    best(run, "llm").unlink()
     parse_settings(tiny_settings).fit(chain_data, run)
-    assert "llm-alone has no weights: llm-alone, llm-round-1, crm-round-1 are trained again" in capsys.readouterr().err
+    assert (
+        "weights are missing, so these stages are trained again: llm, llm-round-1, distilled-round-1"
+        in capsys.readouterr().err
+    )
     assert outcome(run) == outcome(chain_run)
 
 
 def test_weights_of_another_stage_are_noticed(run):
-    shutil.copy(best(run, "crm-alone"), best(run, "crm-round-1"))
-    with pytest.raises(RunError, match="is not what crm-round-1 ended with"):
-        Run.open(run).load("crm", "distilled")
+    shutil.copy(best(run, "undistilled"), best(run, "distilled-round-1"))
+    with pytest.raises(RunError, match="is not what distilled-round-1 ended with"):
+        Run.open(run).load("distilled")
 
 
 def test_altered_text_vectors_are_noticed_and_made_anew(tiny_settings, chain_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
-    settings = changed(tiny_settings, llm__items="text", llm__encoder="llm", training__llm__epochs=0)
+    settings = changed(tiny_settings, llm__item_features="text", texts__encoder="llm", training__llm__epochs=0)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     path = run.folder / "text_vectors.safetensors"
     before = path.read_bytes()
     for spoil in (flip, Path.unlink):
         spoil(path)
         with pytest.raises(RunError, match=r"text_vectors\.safetensors is missing or not what the run was trained"):
-            Run.open(run.folder).load("llm", "alone")
+            Run.open(run.folder).load("llm")
     parse_settings(settings).fit(chain_data, run.folder)
     assert path.read_bytes() == before
-    assert Run.open(run.folder).load("llm", "alone").num_items == 12
+    assert Run.open(run.folder).load("llm").num_items == 12
 
 
 # ---- unfinished ones --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
     more = {"training__llm__round_epochs": 40, "training__llm__patience": 40, "training__llm__checkpoint_seconds": 0.0}
-    return changed(tiny_settings, direction="down", training__crm__checkpoint_seconds=0.0, **more)
+    return changed(tiny_settings, distill__students=["llm"], training__model__checkpoint_seconds=0.0, **more)
 
 
 @pytest.fixture(scope="module")
-def killed(long_settings, chain_data, tmp_path_factory) -> tuple[Path, Path]:
-    """A run killed while the language model listened to the CRM, and one that was not."""
-    folder = tmp_path_factory.mktemp("killed")
-    process = start(train, long_settings, chain_data.path, folder / "parts")
-    last, end = (
-        folder / "parts" / "checkpoints" / "llm-round-1" / "training" / "before-last.safetensors",
-        time.monotonic(),
-    )
-    while not last.exists():
-        assert time.monotonic() < end + 60
+def killed(long_settings, chain_data, made_once) -> tuple[Path, Path]:
+    """A run killed while the language model was taught by the served one, and one that was not."""
+    folder = made_once("killed", lambda folder: kill_one_of_two(long_settings, chain_data.path, folder))
+    return folder / "parts", folder / "whole"
+
+
+def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
+    process = start(train, long_settings, data, folder / "parts")
+    training, begun = folder / "parts" / "checkpoints" / "llm-round-1" / "training", time.monotonic()
+    while not (training / "before-last.safetensors").exists():
+        assert time.monotonic() < begun + 60
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    process = start(train, long_settings, chain_data.path, folder / "whole")
+    process = start(train, long_settings, data, folder / "whole")
     process.join(120)
-    return folder / "parts", folder / "whole"
+    assert process.exitcode == 0
 
 
 @pytest.fixture
@@ -113,20 +118,20 @@ def unfinished(killed: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 def teacher_of(run: Path) -> Path:
-    return run / "teachers" / "crm-alone"
+    return run / "teachers" / "undistilled"
 
 
 def of_other_weights(run: Path) -> None:
     head = json.loads((teacher_of(run) / "teacher.json").read_text())
-    head["made_of"]["crm-alone"] = "0" * 64
+    head["made_of"]["undistilled"] = "0" * 64
     (teacher_of(run) / "teacher.json").write_text(json.dumps(head))
 
 
 SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a state": (lambda run: flip(teacher_of(run) / "states.npy"), "states.npy is damaged"),
     "the table": (lambda run: flip(teacher_of(run) / "table.npy"), "table.npy is damaged"),
-    "half of it gone": (lambda run: (teacher_of(run) / "rank.npy").unlink(), "published anew"),
-    "other weights": (of_other_weights, "of other weights than the run has now"),
+    "half of it gone": (lambda run: (teacher_of(run) / "rank.npy").unlink(), "it is made anew"),
+    "other weights": (of_other_weights, "was made of other models than the run has now"),
     "all of it gone": (lambda run: shutil.rmtree(run / "teachers"), ""),
     "the last checkpoint": (
         lambda run: flip(run / "checkpoints" / "llm-round-1" / "training" / "last.safetensors"),
@@ -206,13 +211,13 @@ def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], 
         run / "run.json": lambda: Run.open(run),
         run / "config.yaml": lambda: Run.open(run),
         run / "environment.json": lambda: Run.open(run).note_environment(),
-        run / "metrics.jsonl": lambda: Run.open(run).log.read(),
-        run / "catalogue.parquet": lambda: Run.open(run).crm,
+        **{path: lambda: Run.open(run).metrics() for path in run.glob("checkpoints/*/metrics.jsonl")},
+        run / "catalogue.parquet": lambda: Run.open(run).recommender(),
         run / "text_vectors.safetensors": lambda: Run.open(run).text_vectors(),
         **{best(run, stage): partial(Run.open(run).weights_of, stage) for stage in Run.open(run).record.stages},
         **{path: partial(Evaluation.load, path.parent) for folder in evaluations for path in folder.iterdir()},
         **{path: partial(checkpoint.load, path) for path in training.iterdir()},
-        **{path: lambda: open_teacher(teacher_of(unfinished), data, cpu) for path in teacher_of(unfinished).iterdir()},
+        **{path: lambda: open_cache(teacher_of(unfinished), data, cpu) for path in teacher_of(unfinished).iterdir()},
     }
 
 
@@ -220,7 +225,7 @@ def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], 
 def test_no_file_of_a_strangers_run_is_executed(kind, run, unfinished, chain_data, tmp_path):
     poison = poisons(tmp_path / "marker")[kind]
     opened = Run.open(run)
-    score(opened, chain_data, "crm", "alone")
+    score(opened, chain_data, "undistilled")
     (run / "text_vectors.safetensors").write_bytes(b"")
     read = attempts(run, unfinished, chain_data)
     every = {path for folder in (run, unfinished) for path in folder.rglob("*") if path.is_file()}

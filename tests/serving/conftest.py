@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 import shop
 import torch
 from evaluation.examples import chain_dataset
+from made_once import MadeOnce
+from settings_of import parse_settings
 from tiny_llama import WORDS, save
 
+from llmd4rec import Engine
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.runs.run import Run
 
 ITEMS = 20
 
@@ -41,45 +45,72 @@ def catalogue() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> str:
+def sentences(made_once: MadeOnce) -> str:
     """A tiny sentence encoder."""
     from transformers import BertConfig, BertModel
 
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS) + 2,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        initializer_range=0.5,
-    )
-    return save(tmp_path_factory.mktemp("sentences"), BertModel(config))
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(WORDS) + 2,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            initializer_range=0.5,
+        )
+        save(folder, BertModel(config))
+
+    return str(made_once("sentences", make))
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any], sentences: str) -> Store:
+def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) -> Store:
     """Export with both models, the text encoder and three example histories."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMD4REC_CACHE", str(folder / "cache"))
-        data = chain_dataset(users=40, items=ITEMS, length=8)
-        data = dataclasses.replace(data, catalogue=catalogue(), text_fields=("title", "brand"))
-        data.save(folder / "data")
-        data = Dataset.load(folder / "data")
-        settings = {**tiny_settings, "crm": {**tiny_settings["crm"], "items": "id+text"}}
-        settings["llm"] = {**tiny_settings["llm"], "items": "id+text", "encoder": sentences}
-        run = parse_settings(settings).fit(data, folder / "run")
-        options = ExportOptions(both=True, text_encoder=True, example_histories=3)
-        export_run(run, data, folder / "export", "distilled", options=options)
-    return Store(run, data, folder / "export")
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LLMD4REC_CACHE", str(folder / "cache"))
+            data = chain_dataset(users=40, items=ITEMS, length=8)
+            data = dataclasses.replace(data, catalogue=catalogue(), text_fields=("title", "brand"))
+            data.save(folder / "data")
+            data = Dataset.load(folder / "data")
+            settings = {**tiny_settings, "model": {**tiny_settings["model"], "item_features": "id+text"}}
+            settings["llm"] = {**tiny_settings["llm"], "item_features": "id+text"}
+            settings["texts"] = {"encoder": sentences}
+            run = parse_settings(settings).fit(data, folder / "run")
+            options = ExportOptions(both=True, text_encoder=True, example_histories=3)
+            export_run(run, data, folder / "export", "distilled", options=options)
+
+    folder = made_once("store", make)
+    return Store(Run.open(folder / "run"), Dataset.load(folder / "data"), folder / "export")
+
+
+@pytest.fixture
+def engine(store: Store) -> Engine:
+    return Engine.load(store.export)
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Path:
-    """A shop's exports: `both`, with the model before and examples, and `bare`, without either."""
-    folder = tmp_path_factory.mktemp("shop")
-    run, data = shop.make_run(folder, tiny_settings)
-    both = shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
-    shop.bare(both, folder / "models" / "bare")
-    return folder / "models"
+def models(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
+    """A shop's exports: `both`, with the undistilled model and examples, and `bare`, without either."""
+
+    def make(folder: Path) -> None:
+        run, data = shop.make_run(folder, tiny_settings)
+        both = shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
+        shop.bare(both, folder / "models" / "bare")
+
+    return made_once("shop", make) / "models"
+
+
+@pytest.fixture(scope="module")
+def process(models: Path) -> Iterator[shop.Process]:
+    with shop.running(
+        models / "both", "--allow-changes", "--models", models, "--max-k", 50, "--max-history", 100, "--max-batch", 8
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(process: shop.Process) -> shop.Client:
+    return process.client

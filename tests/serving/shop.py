@@ -24,10 +24,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import polars as pl
 from evaluation.examples import chain_dataset
+from prometheus_client.parser import text_string_to_metric_families
+from settings_of import parse_settings
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
-from llmd4rec.runs.run import parse_settings
 
 ITEMS = {
     "plain": "Rose water",
@@ -71,7 +72,7 @@ def export(run: Any, data: Dataset, folder: Path, **options: Any) -> Path:
     head = json.loads((folder / "export.json").read_text())
     head["new_items"] = {"encoder": "two numbers", "width": 2}
     head.setdefault("text_fields", ["title"])
-    places = [folder, *([folder / "before"] if options.get("both") else [])]
+    places = [folder, *([folder / "undistilled"] if options.get("both") else [])]
     for place in places:
         path = place / "text_map.npy"
         np.save(path, np.full((3, head["dim"]), 0.1, dtype=np.float32))
@@ -81,10 +82,10 @@ def export(run: Any, data: Dataset, folder: Path, **options: Any) -> Path:
 
 
 def bare(whole: Path, folder: Path) -> Path:
-    """The same export without the model before and without examples."""
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("before", "histories.json"))
+    """The same export without the undistilled model and without examples."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("undistilled", "histories.json"))
     head = json.loads((folder / "export.json").read_text())
-    del head["before"]
+    del head["undistilled"]
     head["files"] = {name: digest for name, digest in head["files"].items() if (folder / name).exists()}
     (folder / "export.json").write_text(json.dumps(head))
     return folder
@@ -146,6 +147,16 @@ class Reply:
         assert body["error"].keys() <= {"code", "message", "request_id", "field", "remedy", "details"}
         assert {"code", "message", "request_id"} <= body["error"].keys()
         return body["error"]
+
+
+def figures(client: Client) -> dict[tuple[Any, ...], float]:
+    """All figures of /metrics, by name and labels."""
+    reply = client.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain")
+    families = text_string_to_metric_families(reply.content.decode())
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value for family in families for sample in family.samples
+    }
 
 
 def answered(connection: socket.socket) -> Reply:

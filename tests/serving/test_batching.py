@@ -29,12 +29,16 @@ class Kitchen:
         return [ValueError("bad") if number < 0 else 2 * number for number in numbers]
 
 
-def run(work: Callable[[Kitchen, Batcher[int, int]], Awaitable[None]], *, most: int = 4, queue: int = 100) -> Kitchen:
+def run(
+    work: Callable[[Kitchen, Batcher[int, int]], Awaitable[None]], *, max_batch: int = 4, max_queue: int = 100
+) -> Kitchen:
     kitchen = Kitchen()
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
-            await work(kitchen, Batcher(kitchen, most=most, queue=queue, metrics=Metrics(), pool=pool))
+            await work(
+                kitchen, Batcher(kitchen, max_batch=max_batch, max_queue=max_queue, metrics=Metrics(), pool=pool)
+            )
 
     asyncio.run(asyncio.wait_for(main(), 20))
     return kitchen
@@ -120,7 +124,7 @@ def test_a_batch_heavier_than_the_queue_is_taken_whole_while_there_is_room():
         assert await asyncio.gather(first, *heavy) == [8, 10, 12, 14]
         assert await batcher.ask(10) == 20
 
-    assert not any({8, 9} & set(batch) for batch in run(work, queue=10).batches)
+    assert not any({8, 9} & set(batch) for batch in run(work, max_queue=10).batches)
 
 
 def test_a_full_queue_sends_away():
@@ -136,4 +140,4 @@ def test_a_full_queue_sends_away():
         assert await asyncio.gather(*waiting) == [4, 6]
         assert await batcher.ask(5) == 10
 
-    run(work, queue=10)
+    run(work, max_queue=10)

@@ -118,8 +118,8 @@ def recommended(service: Any, history: list[str], **more: Any) -> list[str]:
 
 def test_search_click_and_the_lists_change(page, service):
     assert page.titles("served") == recommended(service, [])
-    assert "Most chosen" in page.text("#served-title")
-    assert not page.find("#before-column").is_displayed()
+    assert "Most popular" in page.text("#served-title")
+    assert not page.find("#undistilled-column").is_displayed()
     found = page.search("soap")
     assert len(found) == 5
     page.find("#search").send_keys(Keys.ARROW_DOWN, Keys.ENTER)
@@ -127,14 +127,14 @@ def test_search_click_and_the_lists_change(page, service):
     assert page.history[0] in found[1]
     first = next(item_id for item_id, title in ITEMS.items() if title == page.history[0])
     page.until(lambda: page.titles("served") == recommended(service, [first]))
-    assert page.titles("before") == recommended(service, [first], model="before")
+    assert page.titles("undistilled") == recommended(service, [first], model="undistilled")
 
     chosen = page.titles("served")[2]
     page.browser.find_elements(By.CSS_SELECTOR, "#served .pick")[2].click()
     page.until(lambda: page.history == [page.history[0], chosen])
     second = next(item_id for item_id, title in ITEMS.items() if title == chosen)
     page.until(lambda: page.titles("served") == recommended(service, [first, second]))
-    assert page.find("#before-column").is_displayed()
+    assert page.find("#undistilled-column").is_displayed()
     page.until(lambda: f"the first is {page.titles('served')[0]}" in page.find("#live").get_attribute("textContent"))
     inside, both = re.fullmatch(
         r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time")
@@ -199,7 +199,7 @@ def test_titles_are_text_and_nothing_else(page):
     assert page.said == []
 
 
-def test_filters_and_variety(page, service):
+def test_filters_and_options(page, service):
     page.add("rose")
     page.find("#tune summary").click()
     page.browser.execute_script(
@@ -213,8 +213,8 @@ def test_filters_and_variety(page, service):
     page.until(lambda: "Nothing fits" in page.text("#served"))
     page.find("#reset").click()
     page.until(lambda: page.titles("served") == recommended(service, ["plain"]))
-    page.find("#seen").click()
-    page.until(lambda: page.titles("served") == recommended(service, ["plain"], seen="keep"))
+    page.find("#filter-seen").click()
+    page.until(lambda: page.titles("served") == recommended(service, ["plain"], filter_seen=False))
 
 
 def test_an_example_and_why(page, service):
@@ -272,9 +272,9 @@ def test_on_a_phone(page):
         page.until(lambda: page.find("#switch").is_displayed())
         assert page.browser.execute_script("return document.documentElement.scrollWidth") == 390
         assert page.find("#served").is_displayed()
-        assert not page.find("#before").is_displayed()
-        page.find('[data-show="before"]').click()
-        assert page.find("#before").is_displayed()
+        assert not page.find("#undistilled").is_displayed()
+        page.find('[data-show="undistilled"]').click()
+        assert page.find("#undistilled").is_displayed()
         assert not page.find("#served").is_displayed()
         small = page.browser.execute_script(
             "return [...document.querySelectorAll('button, input:not([type=checkbox]), select')]"
@@ -333,7 +333,7 @@ def test_what_goes_wrong_is_said_kindly(models, browser):
     with running(models / "both") as process:
         page = Page(browser, process.client.url)
         page.add("rose")
-        page.until(lambda: page.titles("before"))
+        page.until(lambda: page.titles("undistilled"))
         process.process.kill()
         process.process.wait(10)
         # By keyboard: the middle of a card, where a click would go, may belong to a reason.
@@ -357,7 +357,7 @@ def test_a_key_is_asked_for(models, browser):
         page.browser = browser
         page.until(lambda: page.find("#key").is_displayed())
         page.find("#key-input").send_keys(Keys.ESCAPE)
-        page.until(lambda: "Without a key" in page.text("#error"))
+        page.until(lambda: "without a key" in page.text("#error"))
         page.find("#retry").click()
         page.until(lambda: page.find("#key").is_displayed())
         page.find("#key-input").send_keys("wrong" + Keys.ENTER)
@@ -366,5 +366,5 @@ def test_a_key_is_asked_for(models, browser):
         page.until(lambda: page.titles("served"))
         assert not page.find("#key").is_displayed()
         assert not page.find("#switch").is_displayed()  # this export has one model only
-        assert page.text("#served-title") == "Most chosen"
+        assert page.text("#served-title") == "Most popular"
         browser.execute_script("sessionStorage.clear()")

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from evaluation.examples import chain_dataset
+from settings_of import changed, parse_settings
 
 from llmd4rec import Engine
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
@@ -25,21 +26,25 @@ from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
-from llmd4rec.models.sequential import CRMName, SASRec
-from llmd4rec.runs.run import Run, parse_settings
+from llmd4rec.models.sequential import NetworkName, SASRec
+from llmd4rec.runs.run import Run
+
+STAGES = ("undistilled", "distilled")
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, chain_run, chain_data) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("exports")
-    for stage in ("alone", "distilled"):
-        assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
-    return {stage: folder / stage for stage in ("alone", "distilled")}
+def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
+    def make(folder: Path) -> None:
+        for stage in STAGES:
+            assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+
+    folder = made_once("exports", make)
+    return {stage: folder / stage for stage in STAGES}
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
 def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, length):
-    model = Run.open(chain_run).load("crm", "distilled")
+    model = Run.open(chain_run).load("distilled")
     rng = np.random.default_rng(0)
     items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
     session = onnxruntime.InferenceSession(exports["distilled"] / "encoder.onnx")
@@ -71,20 +76,20 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert head["files"].keys() == {path.name for path in folder.iterdir()} - {"export.json"}
     for name, checksum in head["files"].items():
         assert sha256_file(folder / name) == checksum
-    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled")
+    assert (head["items"], head["dim"], head["max_length"], head["stage"]) == (12, 8, 6, "distilled-round-1")
     assert head["data"] == chain_data.fingerprint
     ids = pl.read_parquet(folder / "catalogue.parquet")["item_id"].to_list()
     assert ids == chain_data.item_ids
 
     history = ["i3", "i4", "i5"]
     printed = run_card(folder, history)
-    expected = Run.open(chain_run).crm.recommend(history, k=9)  # all there are but those seen
+    expected = Run.open(chain_run).recommender().recommend(history, k=9)  # all there are but those seen
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
-def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(exports):
-    graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("alone", "distilled")]
-    alone, distilled = (
+def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports):
+    graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("undistilled", "distilled")]
+    undistilled, distilled = (
         {
             "nodes": [(node.op_type, list(node.input), list(node.output)) for node in graph.node],
             "weights": [(tensor.name, tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer],
@@ -93,20 +98,29 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_one_trained_alone(expor
         }
         for graph in graphs
     )
-    assert alone == distilled
-    assert len(alone["nodes"]) > 10
+    assert undistilled == distilled
+    assert len(undistilled["nodes"]) > 10
+
+
+@pytest.fixture(scope="module")
+def small_table(made_once, store) -> Path:
+    """The store's export with an 8-bit table, both models."""
+    options = ExportOptions(both=True, table="int8")
+    folder = made_once(
+        "store int8", lambda folder: export_run(store.run, store.data, folder / "export", "distilled", options=options)
+    )
+    return folder / "export"
 
 
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path, table):
+def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_table, table):
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
-    options = ExportOptions(both=True, table=table)
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=options)
-    before = {path.name: path for path in (tmp_path / "export" / "before").iterdir()}
-    assert before.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
-    assert ("item_scales.npy" in before) == (table == "int8")
-    for name, path in before.items():
-        other = tmp_path / "export" / name
+    export = small_table if table == "int8" else store.export
+    undistilled = {path.name: path for path in (export / "undistilled").iterdir()}
+    assert undistilled.keys() >= {"encoder.onnx", "item_table.npy", "text_map.npy"}
+    assert ("item_scales.npy" in undistilled) == (table == "int8")
+    for name, path in undistilled.items():
+        other = export / name
         assert other.stat().st_size == path.stat().st_size
         assert other.read_bytes() != path.read_bytes()
         if name.endswith(".npy"):
@@ -114,44 +128,41 @@ def test_what_is_served_after_distillation_is_as_large_as_before(store, tmp_path
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
-def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, tmp_path):
-    export_run(store.run, store.data, tmp_path / "export", "distilled", options=ExportOptions(table="int8"))
-    head = json.loads((tmp_path / "export" / "export.json").read_text())
-    assert np.load(tmp_path / "export" / "item_table.npy").dtype == np.int8
-    stage = store.run.record.stages["crm-round-1"]
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, small_table):
+    head = json.loads((small_table / "export.json").read_text())
+    assert np.load(small_table / "item_table.npy").dtype == np.int8
+    stage = store.run.record.stages["distilled-round-1"]
     assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
-    small, plain = Engine.load(tmp_path / "export"), Engine.load(store.export)
+    small, plain = Engine.load(small_table), Engine.load(store.export)
     for item in ("i3", "i11"):
         ours, theirs = (
             {found.item_id: found.score for found in engine.recommend([item], 19).items} for engine in (small, plain)
         )
         most = max(abs(score) for score in theirs.values())
         assert ours == pytest.approx(theirs, abs=0.03 * most)
-    assert run_card(tmp_path / "export", ["i3", "i4"]) == [
-        item.item_id for item in small.recommend(["i3", "i4"], 10).items
-    ]
+    assert run_card(small_table, ["i3", "i4"]) == [item.item_id for item in small.recommend(["i3", "i4"], 10).items]
 
 
 def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data, tmp_path):
     """A model selected with seen items among the candidates answers with them, and its figures are of that."""
     folder = Path(shutil.copytree(chain_run, tmp_path / "run"))
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["evaluation"]["seen"] = "keep"
+    config["evaluation"]["filter_seen"] = False
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     run, history = Run.open(folder), ["i3", "i4", "i5"]
-    export_run(run, chain_data, tmp_path / "export", "alone", options=ExportOptions(table="int8"))
+    export_run(run, chain_data, tmp_path / "export", "undistilled", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
-    ranker = run.load("crm", "alone")
-    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, seen="keep"), abs=1e-6)
+    ranker = run.load("undistilled")
+    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
     assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
     engine = Engine.load(tmp_path / "export")
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
     assert kept[:10] == run_card(tmp_path / "export", history)
-    assert engine_of_run(run, "crm", "alone").info.seen == "keep"
-    assert {item.item_id for item in run.recommender("crm", "alone").recommend(history, 12)} == set(kept)
-    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, seen="remove").items}
+    assert engine_of_run(run, "undistilled").info.filter_seen is False
+    assert {item.item_id for item in run.recommender("undistilled").recommend(history, 12)} == set(kept)
+    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, filter_seen=True).items}
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):
@@ -165,22 +176,22 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store):
         assert values == sorted(values)
         assert found[name]["@50"] == (1 if name != "recall" else pytest.approx(1))  # of 20 items
     card = (store.export / "README.md").read_text()
-    assert f"| rows made from texts | {found['recall']['@10']:.4f} |" in card
+    assert f"| embeddings made from texts | {found['recall']['@10']:.4f} |" in card
     assert head["text_encoder"]["precision"] in ("int8", "float32")
-    assert head["text_encoder"]["cosine_least"] >= 0.99
+    assert head["text_encoder"]["cosine_min"] >= 0.99
     assert head["text_encoder"]["bytes"] == sum(
         path.stat().st_size for path in (store.export / "text_encoder").iterdir()
     )
-    assert head["before"]["new_items"]["recall"] != {}
+    assert head["undistilled"]["new_items"]["recall"] != {}
 
 
 @pytest.mark.parametrize(
     ("options", "stage", "message"),
     [
-        (ExportOptions(both=True), "alone", "exported already"),
-        (ExportOptions(text_encoder=True), "alone", "no item of this data set has a text"),
-        (ExportOptions(new_items=True), "alone", "no item of this data set has a text"),
-        (ExportOptions(text_encoder=True, new_items=False), "alone", "of no use without --new-items"),
+        (ExportOptions(both=True), "undistilled", "the undistilled model is what is exported"),
+        (ExportOptions(text_encoder=True), "undistilled", "no item of this data set has a text"),
+        (ExportOptions(new_items=True), "undistilled", "no item of this data set has a text"),
+        (ExportOptions(text_encoder=True, new_items=False), "undistilled", "of no use without --new-items"),
     ],
 )
 def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, stage, message):
@@ -192,14 +203,60 @@ def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stage", ["llm", "llm-round-1"])
+def test_a_language_model_is_not_exported(chain_run, chain_data, tmp_path, stage):
+    with pytest.raises(ConfigError, match=f"{stage} is a language model") as caught:
+        export_run(Run.open(chain_run), chain_data, tmp_path / "export", stage)
+    assert "--stage" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def taught_run(made_once, tiny_settings, chain_data) -> Run:
+    """A run with a teacher of another kind and width."""
+    settings = {**tiny_settings, "llm": None, "teachers": [{"name": "gru4rec", "dim": 12}]}
+    settings = changed(settings, distill__source="ensemble")
+    folder = made_once("taught run", lambda folder: parse_settings(settings).fit(chain_data, folder / "run"))
+    return Run.open(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "network", "dim"), [("teacher-1", "gru4rec", 12), ("distilled-round-1", "sasrec", 8)]
+)
+def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_path, stage, network, dim):
+    assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
+    engine, of_run = Engine.load(tmp_path / "export"), engine_of_run(taught_run, stage, chain_data)
+    for info in (engine.info, of_run.info):
+        assert (info.stage, info.model, info.dim) == (stage, network, dim)
+        assert info.validation == taught_run.validation_of(stage)
+    history = ["i3", "i4", "i5"]
+    expected = taught_run.recommender(stage).recommend(history, k=9)
+    for asked in (engine, of_run):
+        answer = asked.recommend(history, 9).items
+        assert [item.item_id for item in answer] == [item.item_id for item in expected]
+        assert [item.score for item in answer] == pytest.approx([item.score for item in expected], abs=1e-4)
+
+
+def test_the_undistilled_model_stands_beside_the_same_network_only(taught_run, chain_data, tmp_path):
+    with pytest.raises(ConfigError, match="teacher-1 is another network than the undistilled model"):
+        export_run(taught_run, chain_data, tmp_path / "export", "teacher-1", options=ExportOptions(both=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_validation_chose_is_exported_by_default(chain_run, chain_data, tmp_path):
+    run = Run.open(chain_run)
+    export_run(run, chain_data, tmp_path / "export")
+    assert Engine.load(tmp_path / "export").info.stage == run.resolve("served")
+
+
 def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):
     run = Run.open(chain_run)
-    target = Path(shutil.copytree(exports["alone"], tmp_path / "export"))
+    target = Path(shutil.copytree(exports["undistilled"], tmp_path / "export"))
     with pytest.raises(DataError, match="already exists"):
         export_run(run, chain_data, target, "distilled")
-    assert json.loads((target / "export.json").read_text())["stage"] == "alone"
+    assert json.loads((target / "export.json").read_text())["stage"] == "undistilled"
     export_run(run, chain_data, target, "distilled", overwrite=True)
-    assert json.loads((target / "export.json").read_text())["stage"] == "distilled"
+    assert json.loads((target / "export.json").read_text())["stage"] == "distilled-round-1"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -214,8 +271,8 @@ def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place)
     else:
         precious.write_text("years")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(RunError, match="is no export: it is not replaced"):
-        export_run(Run.open(chain_run), chain_data, precious, "alone", overwrite=True)
+    with pytest.raises(RunError, match="is not an export: it is not replaced"):
+        export_run(Run.open(chain_run), chain_data, precious, "undistilled", overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
@@ -228,12 +285,12 @@ def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, mon
 
     monkeypatch.setattr("llmd4rec.export.write.write_encoder", wrong)
     with pytest.raises(ModelError, match="the exported graph differs from the model"):
-        export_run(run, chain_data, tmp_path / "export", "alone")
+        export_run(run, chain_data, tmp_path / "export", "undistilled")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
-    model = Run.open(chain_run).load("crm", "distilled")
+    model = Run.open(chain_run).load("distilled")
     table = np.load(exports["distilled"] / "item_table.npy")
     path = exports["distilled"] / "encoder.onnx"
     assert check_parity(model, path, table, chain_data) < 1e-4
@@ -244,7 +301,7 @@ def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
 
 def test_other_data_is_refused(chain_run, tmp_path):
     with pytest.raises(RunError, match="was trained on other data"):
-        export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "alone")
+        export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "undistilled")
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
@@ -257,12 +314,12 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", get_args(CRMName))
+@pytest.mark.parametrize("name", get_args(NetworkName))
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
-    crm = {"name": name, "dim": 8, "max_length": 6, "items": "id"}
-    run = parse_settings({**tiny_settings, "rounds": 0, "crm": crm}).fit(chain_data, tmp_path / "run")
-    assert "agree" in export_run(run, chain_data, tmp_path / "export", "alone")
-    model = run.load("crm", "alone")
+    model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
+    run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")
+    assert "agree" in export_run(run, chain_data, tmp_path / "export", "undistilled")
+    model = run.load("undistilled")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])
     session = onnxruntime.InferenceSession(tmp_path / "export" / "encoder.onnx")
     table = np.load(tmp_path / "export" / "item_table.npy")

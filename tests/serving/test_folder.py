@@ -64,7 +64,7 @@ def catalogue(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Change:
 
 FILES = [
     "encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy", "README.md", "text_map.npy", "histories.json",
-    "text_encoder/encoder.onnx", "before/item_table.npy",
+    "text_encoder/encoder.onnx", "undistilled/item_table.npy",
 ]  # fmt: skip
 
 
@@ -89,18 +89,20 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "export.json").unlink(), "is no export folder"),
+        (lambda folder: (folder / "export.json").unlink(), "is not an export folder"),
         (shutil.rmtree, "does not exist"),
         (cut("export.json"), "export.json is not valid JSON"),
-        (written("export.json", b"[1]"), "has export format None; this version reads 2"),
-        (head_with(format=1), "has export format 1; this version reads 2"),
-        (head_with(format="2"), "has export format '2'"),
+        (written("export.json", b"[1]"), "has export format None; this version of llmd4rec reads format 3"),
+        (head_with(format=2), r"was made by an older version of llmd4rec \(export format 2, now 3\)"),
+        (head_with(format=4), "has export format 4; this version of llmd4rec reads format 3"),
+        (head_with(format="3"), "has export format '3'"),
+        (head_with(filter_seen="keep"), "'filter_seen' is missing or of the wrong kind"),
         (head_with(dim=None), "'dim' is missing or of the wrong kind"),
         (head_with(files={}), "does not list encoder.onnx"),
         (head_with(items=0), "must be at least 1"),
         (head_with(items=21), "catalogue.parquet has 20 items, export.json names 21"),
-        (head_with(fields={"colour": "category"}), "lacks the field 'colour'"),
-        (head_with(fields={"brand": "mood"}), "'mood' is no kind of field 'brand'"),
+        (head_with(fields={"colour": "category"}), "has no field 'colour'"),
+        (head_with(fields={"brand": "mood"}), "'mood' is not a kind of field"),
         (head_with(untrained_rows=[20]), "untrained_rows names rows"),
     ],
 )
@@ -123,9 +125,9 @@ def test_no_file_outside_the_folder_is_read(folder, name):
     ("change", "message"),
     [
         (saved("item_table.npy", lambda table: table[1:]), r"item_table.npy has shape \(19, 8\), but 20 x 8 is needed"),
-        (saved("item_table.npy", lambda table: table.astype(np.float64)), "holds float64, but float32 is needed"),
-        (saved("item_table.npy", lambda table: np.where(table > 0, np.nan, table)), "item_table.npy holds NaN"),
-        (saved("before/item_table.npy", lambda table: table + np.float32(np.inf)), "before/item_table.npy holds NaN"),
+        (saved("item_table.npy", lambda table: table.astype(np.float64)), "contains float64, but float32 is needed"),
+        (saved("item_table.npy", lambda table: np.where(table > 0, np.nan, table)), "item_table.npy contains NaN"),
+        (saved("undistilled/item_table.npy", lambda table: table + np.inf), "undistilled/item_table.npy contains N"),
         (saved("counts.npy", lambda counts: counts.astype(object), allow_pickle=True), "counts.npy cannot be read"),
         (written("item_table.npy", b""), "cannot be read as a NumPy array"),
         (written("item_table.npy", b"PK\x03\x04"), "cannot be read as a NumPy array"),
@@ -136,13 +138,13 @@ def test_no_file_outside_the_folder_is_read(folder, name):
         (written("encoder.onnx", b""), "encoder.onnx"),
         (
             lambda folder: shutil.copy(folder / "text_encoder" / "encoder.onnx", folder / "encoder.onnx"),
-            "encoder.onnx is no user encoder of width 8: its inputs are tokens, mask",
+            "encoder.onnx is not a user encoder of width 8: its inputs are tokens, mask",
         ),
         (written("catalogue.parquet", b"no"), "catalogue.parquet cannot be read"),
         (catalogue(lambda frame: frame.head(19)), "has 19 items, export.json names 20"),
         (catalogue(lambda frame: frame.drop("item_id")), "has no column item_id"),
         (catalogue(lambda frame: frame.with_columns(item_id=pl.lit("x"))), "an item_id is missing or repeated"),
-        (catalogue(lambda frame: frame.drop("brand")), "lacks the field 'brand'"),
+        (catalogue(lambda frame: frame.drop("brand")), "has no field 'brand'"),
         (written("histories.json", b'[{"history": [1], "next": null}]'), "histories.json is damaged"),
         (written("histories.json", b"[3]"), "histories.json is damaged"),
     ],

@@ -32,9 +32,9 @@ def test_copies_and_pickles_answer_alike_and_share_nothing(store):
         assert best(other) == best(engine)
         other.add_items([NewItem("new", "red film")])
         assert engine.item("new") is None
-    assert engine.before is not None
-    before = pickle.loads(pickle.dumps(engine.before))
-    assert best(before) == best(engine.before) != best(engine)
+    assert engine.undistilled is not None
+    undistilled = pickle.loads(pickle.dumps(engine.undistilled))
+    assert best(undistilled) == best(engine.undistilled) != best(engine)
     assert len(pickle.dumps(engine)) < 5000, "the folder's name goes, not the model"
 
 
@@ -77,7 +77,7 @@ def test_what_would_be_lost_is_refused(store):
     assert "save_pretrained" in caught.value.remedy
     engine = Engine.load(store.export)
     engine.remove_items(["i1"])
-    for one in (engine, engine.before):
+    for one in (engine, engine.undistilled):
         with pytest.raises(RunError, match="items were added or removed"):
             copy.deepcopy(one)
 
@@ -95,12 +95,12 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
     with pytest.raises(RunError, match="is gone"):
         pickle.dumps(engine)
     shutil.copytree(tmp_path / "smaller", folder)
-    with pytest.raises(RunError, match="holds another export"):
+    with pytest.raises(RunError, match="contains another export"):
         pickle.loads(data)
 
 
 def test_an_engine_of_a_run_says_what_to_do(store):
-    engine = engine_of_run(store.run, "crm", "distilled", store.data)
+    engine = engine_of_run(store.run, "distilled", store.data)
     with pytest.raises(RunError, match="made from a run") as caught:
         pickle.dumps(engine)
     assert "Export the run" in caught.value.remedy

@@ -13,17 +13,16 @@ from test_cli import answer, ids, llmd4rec, refused
 from llmd4rec import Dataset, Engine
 
 
-@pytest.fixture
-def engine(store: Any) -> Engine:
-    return Engine.load(store.export)
-
-
 def test_an_export_answers_as_its_run_does(store):
-    for stage in ("distilled", "alone"):
+    for stage, stage_id in (
+        ("distilled", "distilled-round-1"),
+        ("distilled-round-1", "distilled-round-1"),
+        ("undistilled", "undistilled"),
+    ):
         of_run = answer("recommend", store.run.folder, "--history", "i3,i4", "--stage", stage)
         of_export = answer("recommend", store.export, "--history", "i3,i4", "--stage", stage)
         assert ids(of_export) == ids(of_run)
-        assert of_export["stage"] == of_run["stage"] == stage
+        assert of_export["stage"] == of_run["stage"] == stage_id
         for ours, theirs in zip(of_export["recommendations"], of_run["recommendations"], strict=True):
             assert ours["title"] == theirs["title"]
             assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
@@ -37,7 +36,7 @@ def test_conditions_reasons_and_exclusions(store, source):
         "--filter", "price>=6", "--filter", "price<= 13", "--exclude", "i12,who?", "--explain",
     )  # fmt: skip
     assert sorted(ids(found)) == ["i10", "i13", "i6"]
-    assert found["recommendations"][0]["because"][0]["item_id"] == "i3"
+    assert found["recommendations"][0]["reasons"][0]["item_id"] == "i3"
     shown = llmd4rec("recommend", folder, "--history", "i3", "--explain").stdout
     assert "red film 3" in shown
 
@@ -79,14 +78,14 @@ def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
         (["--history", "i3", "--users", "all"], "give either --history or --users"),
         (["--users", "all"], "--users needs a file"),
         (["--history", "i3", "--out", "x.csv"], "--out is for --users"),
-        (["--users", "all", "--out", "x.xls"], "ending '.xls' is of no known format"),
+        (["--users", "all", "--out", "x.xls"], "ending '.xls' is not a known format"),
         (["--users", "all", "--out", "x.csv"], "holds no users"),
         (["--users", "u1,nobody", "--out", "x.csv", "--data", "DATA"], "has no user 'nobody'"),
         (["--history", "i3", "--filter", "brand"], "--filter 'brand' is no condition"),
         (["--history", "i3", "--filter", "price>=cheap"], "'cheap' is no number"),
         (["--history", "i3", "--filter", "colour=red"], "no field 'colour'"),
         (["--history", "i3", "--diversity", "2"], "diversity is 2.0"),
-        (["--history", "i3", "--model", "llm"], "which holds the CRM only"),
+        (["--history", "i3", "--stage", "llm"], "is an export of distilled-round-1 and undistilled, not of llm"),
         (["--history", "i33"], "nearest known: 'i3'"),
         (["--history", "[3"], "the history is not a JSON list"),
     ],
@@ -114,12 +113,30 @@ def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path
 def test_an_export_of_one_model_has_no_other(store, tmp_path):
     from llmd4rec.export.write import export_run
 
-    export_run(store.run, store.data, tmp_path / "export", "alone")
-    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "alone"
-    assert Engine.load(tmp_path / "export").before is None
-    assert "holds no distilled CRM" in refused(
-        "recommend", tmp_path / "export", "--history", "i3", "--stage", "distilled"
-    )
+    export_run(store.run, store.data, tmp_path / "export", "undistilled")
+    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
+    assert Engine.load(tmp_path / "export").undistilled is None
+    for stage in ("distilled", "distilled-round-1", "llm"):
+        said = refused("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        assert f"is an export of undistilled, not of {stage}" in said
+    for stage in ("undistilled", "served"):
+        found = answer("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        assert found["stage"] == "undistilled"
+
+
+def test_an_export_holds_the_stages_it_names(store):
+    """The other model is picked by its stage; `served` is what the export is of; no other stage is there."""
+    found = {
+        stage: answer("recommend", store.export, "--history", "i3", *(["--stage", stage] if stage else []))
+        for stage in ("", "served", "undistilled")
+    }
+    assert found[""] == found["served"]
+    assert found["undistilled"]["stage"] == "undistilled"
+    assert found["undistilled"]["recommendations"] != found[""]["recommendations"]
+    for stage in ("distilled-round-2", "alone", "teacher-1"):
+        said = refused("recommend", store.export, "--history", "i3", "--stage", stage)
+        assert f"is an export of distilled-round-1 and undistilled, not of {stage}" in said
+        assert "Leave out --stage, or name one of them." in said
 
 
 def newer_than(store: Any, folder: Any) -> Dataset:
@@ -135,8 +152,9 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
-    stage = engine.info.stage
-    ran = llmd4rec("recommend", folder, "--data", newer.path, "--users", "all", "--out", out, "-k", 3, "--stage", stage)
+    ran = llmd4rec(
+        "recommend", folder, "--data", newer.path, "--users", "all", "--out", out, "-k", 3, "--stage", "distilled"
+    )
     assert ran.exit_code == 0, ran.output
     table = pl.read_csv(out)
     for user, history in (("x", ["i3", "i4", "new"]), ("y", ["i5", "i6", "i3"])):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmd4rec.inference import topk
+from llmd4rec.inference.folder_writer import to_int8
 from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.new_items import Cases, fit_cold_start, fit_map, with_one
-from llmd4rec.inference.store import to_int8
+from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
 from llmd4rec.inference.topk import exact_among, exact_top, top_columns
 
 
@@ -28,13 +28,13 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
     rng = np.random.default_rng(seed)
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
     vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
-    banned = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
+    excluded = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "BLOCK_ELEMENTS", block)
-        rows, scores = exact_top(vectors, table, k, banned)
+        rows, scores = exact_top(vectors, table, k, excluded)
     for place in range(states):
         every = table @ vectors[place]
-        allowed = np.setdiff1d(np.arange(height), banned[place])
+        allowed = np.setdiff1d(np.arange(height), excluded[place])
         order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
         np.testing.assert_array_equal(scores[place], every[order])
         among, among_scores = exact_among(vectors[place], table, k, allowed)
@@ -47,7 +47,7 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
 @pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
 @pytest.mark.parametrize("k", [1, 10, 15])
 def test_the_largest_of_wide_rows(width, k):
-    """Wide rows are searched by groups; what is banned is minus infinity, whole groups of it too."""
+    """Wide rows are searched by groups; what is excluded is minus infinity, whole groups of it too."""
     rng = np.random.default_rng(width)
     scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
     scores[::3, :: width // 64] = -np.inf
@@ -110,7 +110,7 @@ def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telli
     states = table[targets] + 0.1 * rng.standard_normal((900, 12)).astype(np.float32)
     seen = [np.array([(target + 1) % 600]) for target in targets]
     cases = Cases(states.astype(np.float32), targets, seen)
-    text_map, report = fit_cold_start(texts if telling else rng.permutation(texts), table, cases, cases)
+    text_map, report = fit_text_map(texts if telling else rng.permutation(texts), table, cases, cases)
     assert report["cases"] == 900
     assert report["recall_trained_rows"]["@10"] > 0.8
     assert report["recall_by_chance"]["@10"] == pytest.approx(10 / 600)
@@ -130,13 +130,13 @@ def test_new_items_take_as_many_places_as_trained_ones_do():
     targets = rng.integers(0, 800, 800)
     states = (table[targets] - table.mean(axis=0)) / 2 + rng.standard_normal((800, 12)).astype(np.float32) / 2
     cases = Cases(states, targets, [np.array([(target + 1) % 800]) for target in targets])
-    text_map, report = fit_cold_start(texts, table, cases, cases)
-    assert report["stretch"] > 1.1
+    text_map, report = fit_text_map(texts, table, cases, cases)
+    assert report["scale"] > 1.1
     assert report["share_of_top10"] == pytest.approx(report["share_of_top10_trained_rows"], abs=0.02)
     plain = fit_map(texts, table, report["strength"])
     mean = table.mean(axis=0)
     np.testing.assert_allclose(
-        with_one(texts) @ text_map - mean, report["stretch"] * (with_one(texts) @ plain - mean), atol=1e-4
+        with_one(texts) @ text_map - mean, report["scale"] * (with_one(texts) @ plain - mean), atol=1e-4
     )
 
 
@@ -146,8 +146,8 @@ def test_items_without_text_take_no_part():
     texts[:20] = 0
     table = rng.standard_normal((50, 3)).astype(np.float32)
     none = Cases(np.empty((0, 3), np.float32), np.empty(0, np.int64), [])
-    text_map, report = fit_cold_start(texts, table, none, none)
+    text_map, report = fit_text_map(texts, table, none, none)
     assert (report["items"], report["cases"], report["recall"]["@10"]) == (30, 0, 0.0)
     table[:20] = 99
-    again, _ = fit_cold_start(texts, table, none, none)
+    again, _ = fit_text_map(texts, table, none, none)
     np.testing.assert_array_equal(text_map, again)

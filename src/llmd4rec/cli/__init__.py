@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,12 @@ from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, re
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.extras import explanation
 from llmd4rec.startup import set_environment
+
+#: Options that were once called otherwise.
+_RENAMED_OPTIONS = {
+    "--model": "--stage (undistilled, teacher-1, llm, distilled, served, ...)",
+    "--seen": "--filter-seen or --no-filter-seen",
+}
 
 
 class _Commands(TyperGroup):
@@ -56,6 +63,12 @@ class _Commands(TyperGroup):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _fail(f"the disk is full: {error.filename or ''}\n  Free some space, then run the same command again.", 2)
+        except Exception as error:  # an option that there is not; click's class for that is private to typer
+            option = getattr(error, "option_name", None)
+            new = _RENAMED_OPTIONS.get(option or "", "")
+            if new and any(name.startswith(new.split()[0]) for name in _options_of(error)):
+                error.message = f"{option} is now {new}"  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(
@@ -66,7 +79,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Sequential recommenders that cost no more to serve than SASRec, taught by a language model.\n\n"
+        "Sequential recommenders that cost no more to serve than SASRec, and learn from stronger models.\n\n"
         "A first run, from a log to recommendations:\n\n"
         "  llmd4rec prepare --interactions log.csv --items items.csv --out data/mine\n\n"
         "  llmd4rec train --data data/mine --run runs/first\n\n"
@@ -82,6 +95,12 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+
+
+def _options_of(error: Exception) -> list[str]:
+    """The options of the command that refused one."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    return [name for parameter in getattr(command, "params", ()) for name in parameter.opts]
 
 
 def _version(value: bool) -> None:
@@ -101,9 +120,10 @@ def _main(
 def main() -> None:
     """Entry point."""
     set_environment()
-    for stream in (sys.stdout, sys.stderr):  # as progress.never_fail, which is slow to import
+    for stream in (sys.stdout, sys.stderr):  # as log.never_fail, which is slow to import
         if isinstance(stream, io.TextIOWrapper) and stream.errors not in ("replace", "backslashreplace"):
             stream.reconfigure(errors="replace")
+    logging.getLogger("llmd4rec").propagate = False  # messages are ours to show, whatever a library does to the root
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     app()

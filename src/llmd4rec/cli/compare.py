@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from llmd4rec.cli.evaluate import Model, Seen, Stage
+from llmd4rec.cli.evaluate import STAGES
 
 
 def compare(
     run_a: Annotated[Path, typer.Argument(help="A run folder: what is compared against.")],
     run_b: Annotated[Path, typer.Argument(help="Another run folder, or the same one.")],
-    model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
-    stage_a: Annotated[Stage | None, typer.Option(help="Of the first run \\[default: distilled if it has it].")] = None,
-    stage_b: Annotated[
-        Stage | None, typer.Option(help="Of the second run \\[default: distilled if it has it].")
-    ] = None,
-    seen: Annotated[
-        Seen | None, typer.Option(help="Whether items of the history are candidates \\[default: as in the second run].")
+    stage_a: Annotated[str, typer.Option(metavar="ID", help=f"Of the first run: {STAGES}.")] = "served",
+    stage_b: Annotated[str, typer.Option(metavar="ID", help="Of the second run.")] = "served",
+    filter_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter-seen/--no-filter-seen",
+            help="Leave items of the history out of the ranking, or keep them \\[default: as in the second run].",
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The runs' data set, if it is not where it was.")
@@ -30,9 +31,9 @@ def compare(
 
     Examples:
 
-      llmd4rec compare runs/first runs/first --stage-a alone --stage-b distilled
+      llmd4rec compare runs/first runs/first --stage-a undistilled --stage-b served
 
-      llmd4rec compare runs/sasrec runs/mutual --json
+      llmd4rec compare runs/sasrec runs/default --json
     """
     from llmd4rec.evaluation.significance import compare as compare_evaluations
     from llmd4rec.log import print_json, stdout_console
@@ -40,10 +41,9 @@ def compare(
     from llmd4rec.runs.run import Run
 
     a, b = Run.open(run_a), Run.open(run_b)
-    name = model
-    chosen_seen = seen or b.settings.evaluation.seen
-    first = saved_or_scored(a, name, stage_a or a.default_stage(name), chosen_seen, data)
-    second = saved_or_scored(b, name, stage_b or b.default_stage(name), chosen_seen, data)
+    filtered = b.settings.evaluation.filter_seen if filter_seen is None else filter_seen
+    first = saved_or_scored(a, stage_a, filtered, data)
+    second = saved_or_scored(b, stage_b, filtered, data)
     result = compare_evaluations(first, second)
     if json_output:
         print_json(result.to_json())

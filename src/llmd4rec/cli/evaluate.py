@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-Model = Literal["crm", "llm", "wide"]
-Stage = Literal["alone", "distilled"]
-Seen = Literal["keep", "remove"]
+FilterSeen = Annotated[
+    bool | None,
+    typer.Option(
+        "--filter-seen/--no-filter-seen",
+        help="Leave items of the history out of the ranking, or keep them \\[default: as in the run].",
+    ),
+]
+STAGES = "undistilled, teacher-1, llm, llm-round-1, distilled-round-1, distilled (the last round) or served"
 Split = Literal["test", "valid"]
 
 
@@ -19,13 +23,10 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
-    model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation \\[default: distilled if the run has it].")
-    ] = None,
-    seen: Annotated[
-        Seen | None, typer.Option(help="Whether items of the history are candidates \\[default: as in the run].")
-    ] = None,
+        str, typer.Option(metavar="ID", help=f"Which trained model: {STAGES}, which validation chose.")
+    ] = "served",
+    filter_seen: FilterSeen = None,
     split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
     other_data: Annotated[
         bool,
@@ -45,11 +46,11 @@ def evaluate(
 
       llmd4rec evaluate runs/first
 
-      llmd4rec evaluate runs/first --model llm --stage alone --seen keep --json
+      llmd4rec evaluate runs/first --stage llm --no-filter-seen --json
 
       llmd4rec evaluate runs/first --data data/newer --other-data
     """
-    from llmd4rec.log import print_json, stdout_console
+    from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
     from llmd4rec.runs.run import Run
 
@@ -57,14 +58,13 @@ def evaluate(
     result = score(
         opened,
         opened.load_data(data, other=other_data),
-        model,
-        stage or opened.default_stage(model),
-        seen=seen,
+        stage,
+        filter_seen=filter_seen,
         split=split,
         other_data=other_data,
     )
     if result.other_data is not None:
-        print(f"LOOK: {result.other_data['warning']}", file=sys.stderr)
+        logger.warning(result.other_data["warning"])
     if json_output:
         print_json(result.to_json())
         return

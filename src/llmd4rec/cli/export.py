@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmd4rec.cli.evaluate import Stage
+from llmd4rec.cli.evaluate import STAGES
 
 Table = Literal["float32", "int8"]
 
@@ -16,13 +16,13 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write \\[default: RUN/export].")] = None,
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation \\[default: the better on validation].")
-    ] = None,
+        str, typer.Option(metavar="ID", help=f"Which trained model, no language model: {STAGES}.")
+    ] = "served",
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
     both: Annotated[
-        bool, typer.Option("--both", help="The distilled CRM, and beside it the one before, for comparison.")
+        bool, typer.Option("--both", help="The distilled model, and beside it the undistilled one, for comparison.")
     ] = False,
     table: Annotated[
         Table, typer.Option(help="Numbers of the item table; the loss of accuracy by int8 is measured and written.")
@@ -49,7 +49,7 @@ def export(
     ] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
-    """Write the served CRM as a self-contained folder: ONNX graph, item table, catalogue, checksums, model card.
+    """Write the served model as a self-contained folder: ONNX graph, item table, catalogue, checksums, model card.
 
     The exported graph is run and compared with the trained model before anything is kept.
 
@@ -59,18 +59,21 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
+    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
     from llmd4rec.export.write import ExportOptions, export_run
     from llmd4rec.runs.run import Run
 
     opened = Run.open(run)
     folder = out or opened.folder / "export"
-    served = stage or ("distilled" if both else opened.served_stage("crm"))
+    chosen = opened.resolve(stage)
+    if both and stage == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
+        chosen = opened.resolve(DISTILLED)
     summary = export_run(
         opened,
         opened.load_data(data),
         folder,
-        served,
+        chosen,
         overwrite=overwrite,
         options=ExportOptions(both, table, new_items, text_encoder, example_histories),
     )
-    print(f"{folder}: the CRM {served}, {summary}")
+    print(f"{folder}: {chosen}, {summary}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmd4rec.data.ingest.settings import Duplicates, MissingTimes, Order, Quoting, Split, Ties
+from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Quoting, Split, Ties
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
@@ -201,9 +201,9 @@ def prepare(
 
       llmd4rec prepare --interactions reviews.jsonl.gz --out data/mine --k-core 5 --split temporal
     """
-    from llmd4rec.data.ingest.prepare import prepare_files
     from llmd4rec.data.ingest.separated import Layout
     from llmd4rec.data.ingest.settings import Prepare
+    from llmd4rec.data.prepare import prepare_files
 
     settings = Prepare(
         user_col=user_col,

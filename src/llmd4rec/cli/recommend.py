@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmd4rec.cli.evaluate import Model, Seen, Stage
+from llmd4rec.cli.evaluate import STAGES, FilterSeen
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
@@ -37,13 +37,10 @@ def recommend(
         typer.Option("--data", "-d", help="Data set with the users, which may be newer \\[default: the run's]."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
-    model: Annotated[Model, typer.Option(help="The served CRM, the language model or the wider CRM.")] = "crm",
     stage: Annotated[
-        Stage | None, typer.Option(help="Before or after distillation \\[default: the better on validation].")
+        str | None, typer.Option(metavar="ID", help=f"Which trained model of a run: {STAGES} \\[default: served].")
     ] = None,
-    seen: Annotated[
-        Seen | None, typer.Option(help="Whether items of the history may come back \\[default: as in the run].")
-    ] = None,
+    filter_seen: FilterSeen = None,
     exclude: Annotated[str, typer.Option(help="Items that must not come, written as the history is.")] = "",
     conditions: Annotated[
         list[str] | None,
@@ -83,24 +80,23 @@ def recommend(
         raise ConfigError("--out is for --users", "Leave it out, or write `--json > FILE`.")
     request = Request(
         k=k,
-        seen=seen,
+        filter_seen=filter_seen,
         exclude=identifiers(exclude, "--exclude"),
         filters=parse_filters(conditions or []),
         diversity=diversity,
         explain=explain,
     )
     if users is not None and out is not None:
-        _many(source, users, out, data, model, stage, request)
+        _many(source, users, out, data, stage, request)
     else:
-        _one(source, history or "", data, model, stage, request, skip_unknown, json_output)
+        _one(source, history or "", data, stage, request, skip_unknown, json_output)
 
 
 def _one(
     source: Path,
     history: str,
     data: Path | None,
-    model: Model,
-    stage: Stage | None,
+    stage: str | None,
     request: Request,
     skip_unknown: bool,
     json_output: bool,
@@ -109,14 +105,13 @@ def _one(
 
     from llmd4rec.log import print_json
 
-    engine, _ = _open(source, model, stage, data, with_fields=request.filters is not None)
+    engine, _ = _open(source, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
     _check_known(items, engine, skip_unknown)
     answer = engine.recommend_many([replace(request, history=items)])[0]
     if json_output:
         print_json(
             {
-                "model": model,
                 "stage": engine.info.stage,
                 "history": items,
                 "recommendations": [_plain(item) for item in answer.items],
@@ -128,8 +123,8 @@ def _one(
 
 def _plain(item: Any) -> dict[str, Any]:
     plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
-    if item.because is not None:
-        plain["because"] = [vars(reason) for reason in item.because]
+    if item.reasons is not None:
+        plain["reasons"] = [vars(reason) for reason in item.reasons]
     return plain
 
 
@@ -139,26 +134,24 @@ def _print(answer: Answer) -> None:
 
     from llmd4rec.log import stdout_console
 
-    reasons = any(item.because for item in answer.items)
-    columns = ["", "item", "title", "score", *(["because of"] if reasons else [])]
+    reasons = any(item.reasons for item in answer.items)
+    columns = ["", "item", "title", "score", *(["reasons"] if reasons else [])]
     table = Table(*columns, box=None, header_style="bold")
     for place, item in enumerate(answer.items, 1):
-        because = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.because or ())
+        why = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.reasons or ())
         cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
-        table.add_row(*cells, *([Text(because)] if reasons else []))
+        table.add_row(*cells, *([Text(why)] if reasons else []))
     stdout_console().print(table)
 
 
-def _many(
-    source: Path, users: str, out: Path, data: Path | None, model: Model, stage: Stage | None, request: Request
-) -> None:
+def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request) -> None:
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.batch import check_out, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
-    check_out(out)
-    engine, dataset = _open(source, model, stage, data, with_fields=True)
+    check_output_path(out)
+    engine, dataset = _open(source, stage, data, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
     wanted = None if users == "all" else identifiers(users, "--users")
@@ -169,27 +162,27 @@ def _many(
     print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
-def _open(
-    source: Path, model: Model, stage: Stage | None, data: Path | None, *, with_fields: bool
-) -> tuple[Engine, Dataset | None]:
+def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
     """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.distillation.stage_ids import SERVED, is_distilled
     from llmd4rec.errors import ConfigError
     from llmd4rec.inference.engine import Engine
 
     if (source / "export.json").is_file():
-        if model != "crm":
-            raise ConfigError(f"{source} is an export, which holds the CRM only", "Leave out --model.")
         engine = Engine.load(source)
-        if stage is not None and stage != engine.info.stage:
-            if engine.before is None or stage != engine.before.info.stage:
-                raise ConfigError(f"{source} holds no {stage} CRM", "Leave out --stage, or export with --both.")
-            engine = engine.before
+        names = {engine.info.stage, SERVED, *(["distilled"] if is_distilled(engine.info.stage) else [])}
+        if stage is not None and stage not in names:
+            other = engine.undistilled
+            if other is None or stage != other.info.stage:
+                have = engine.info.stage + (f" and {other.info.stage}" if other is not None else "")
+                raise ConfigError(
+                    f"{source} is an export of {have}, not of {stage}", "Leave out --stage, or name one of them."
+                )
+            engine = other
         return engine, Dataset.load(data) if data is not None else None
-    import polars as pl
-
     from llmd4rec.export.from_run import engine_of_run
-    from llmd4rec.log import warn
+    from llmd4rec.log import logger
     from llmd4rec.runs.run import Run
 
     run = Run.open(source)
@@ -197,13 +190,13 @@ def _open(
     own = dataset
     if dataset is not None and not dataset.is_known_as(run.record.data):
         own = _own_data(run) or dataset
-        known = pl.read_parquet(run.folder / "catalogue.parquet", columns=["item_id"])["item_id"]
+        known = run.catalogue()["item_id"]
         unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
-        warn(
+        logger.warning(
             f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
             f"{dataset.num_items:,} items, which the model does not know, are left out"
         )
-    return engine_of_run(run, model, stage or run.served_stage(model), own, other=True), dataset
+    return engine_of_run(run, stage or "served", own, other=True), dataset
 
 
 def _own_data(run: Run) -> Dataset | None:

@@ -15,15 +15,17 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write it \\[default: RUN/report.html].")] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, and print its before/after table.
+    """Write one self-contained HTML page about a run, and print its table of results.
 
     Example:
 
       llmd4rec report runs/first
     """
+    from llmd4rec.report.from_run import write_run_report
     from llmd4rec.runs.results import print_table, score_run
     from llmd4rec.runs.run import Run
 
     opened = Run.open(run)
-    results = score_run(opened, opened.load_data(data), report_path=out)
-    print_table(results, opened, report_path=out)
+    dataset = opened.load_data(data)
+    results = score_run(opened, dataset)
+    print_table(results, opened, write_run_report(opened, dataset, results, out))

@@ -76,8 +76,8 @@ def serve(
         host=host,
         models=models,
         api_keys=read_keys(api_keys, os.environ.get(KEY, "")),
-        changes=allow_changes,
-        hosts=tuple(allow_host or ()),
+        allow_changes=allow_changes,
+        allowed_hosts=tuple(allow_host or ()),
         max_k=max_k,
         max_history=max_history,
         max_batch=max_batch,
@@ -100,7 +100,7 @@ def serve(
     def say(url: str, engine: Any) -> None:
         info = engine.info
         print(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items", flush=True)
-        if not settings.may_change:
+        if not settings.changes_allowed:
             who = "this machine" if settings.local else "anyone who reaches this machine"
             print(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.", flush=True)
         print(f"{url}  (Ctrl-C stops)", flush=True)

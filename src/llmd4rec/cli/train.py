@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from llmd4rec.distillation.settings import DistillationSettings
 
 
 def train(
@@ -17,28 +20,38 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
     ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Print what would be trained, and who teaches whom; train nothing.")
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Train so many independent stages side by side, each on its share of cores."
+        ),
+    ] = 1,
     evaluate: Annotated[
         bool, typer.Option(help="Afterwards score every model on the test items and write report.html.")
     ] = True,
     show_settings: Annotated[bool, typer.Option("--show-settings", help="Print every setting and stop.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the results (or the plan) as JSON.")] = False,
 ) -> None:
-    """Train a recommender and a language model that teach each other.
+    """Train a recommender that learns from stronger models.
 
-    Trains the served CRM (SASRec) alone, then wider CRMs that only teach (most of the time goes there), then the
-    language model, then language model and CRM in rounds of distillation. How much each teacher counts, epochs and
-    rounds are chosen on the validation items.
+    Trains the model that is served (SASRec) without a teacher, then wider models that only teach (most of the time goes
+    there), then a language model; then language model and model in rounds of distillation. Ensemble weights, epochs
+    and rounds are chosen on the validation items. `--plan` shows the stages.
 
     Whatever stops it, the same command goes on to the same numbers (on a GPU up to rounding). Settings may be changed
-    in between where no training that has begun depends on them, such as those of the language model before its turn.
+    in between where no stage that has begun depends on them, such as those of the language model before its turn.
     Ctrl-C and SIGTERM write a checkpoint first; a second one does not wait for it. Exit codes: 0 finished; 2 something
     is wrong that going on would not cure; 130 Ctrl-C; 143 SIGTERM, and 137 killed, where a scheduler should start it
     again:
 
       until llmd4rec train -d data/mine -r runs/first; do [ $? -gt 130 ] || break; done
 
-    Several processes share each batch, with results that differ by rounding and by what dropout draws (torchrun has
-    exit codes of its own):
+    `--jobs 2` trains independent stages side by side, to the numbers that one after the other gives with as many
+    threads each; `threads` sets them. Or several processes share each batch, with results that differ by rounding
+    and by what dropout draws (torchrun has exit codes of its own):
 
       torchrun --nproc-per-node 2 -m llmd4rec train -d data/mine -r runs/first
 
@@ -48,27 +61,69 @@ def train(
 
       llmd4rec train my.yaml -d data/mine -r runs/r3 --set rounds=3 --set llm.layers=8
 
-      llmd4rec train -d data/mine -r runs/alone --set rounds=0        (SASRec alone)
+      llmd4rec train --plan --set llm=null
+
+      llmd4rec train -d data/mine -r runs/plain --set rounds=0        (SASRec without a teacher)
     """
     from llmd4rec.config.settings import describe, load_settings
-    from llmd4rec.distillation.settings import MutualDistillation
+    from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 
     if show_settings:
-        _print_settings(describe(MutualDistillation))
+        _print_settings(describe(DistillationSettings))
         return
-    settings = load_settings(MutualDistillation, config, overrides or ())
+    settings = load_settings(DistillationSettings, config, overrides or (), base=dict(RECIPE))
+    if plan_only:
+        _print_plan(settings, run, json_output)
+        return
     if data is None or run is None:
         raise typer.BadParameter("give --data DATA and --run RUN (see --help for an example)")
     if json_output and not evaluate:
         raise typer.BadParameter("--json prints the scores, which --no-evaluate leaves out; give one of the two")
 
     from llmd4rec.data.dataset import Dataset
+    from llmd4rec.report.from_run import write_run_report
+    from llmd4rec.runs.pipeline import train as train_run
     from llmd4rec.runs.results import print_table, score_run
 
-    trained = settings.fit(Dataset.load(data), run)
+    trained = train_run(settings, Dataset.load(data), run, jobs=jobs)
     if evaluate and trained.writes:
-        results = score_run(trained, Dataset.load(data))
-        print_table(results, trained, as_json=json_output)
+        dataset = Dataset.load(data)
+        results = score_run(trained, dataset)
+        print_table(results, trained, write_run_report(trained, dataset, results), as_json=json_output)
+
+
+def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bool) -> None:
+    """The stages of the settings; beside those that a run folder holds, how long they took."""
+    from rich.table import Table
+
+    from llmd4rec.distillation.plan import plan, ready
+    from llmd4rec.log import duration, print_json, stdout_console
+    from llmd4rec.runs.invalidation import invalidated
+    from llmd4rec.runs.results import network_name
+    from llmd4rec.runs.run import Run
+
+    stages = plan(settings)
+    done: dict[str, Any] = {}
+    if folder is not None and (folder / "run.json").exists():
+        run = Run.open(folder)
+        lost = invalidated(run.settings, settings)
+        done = {stage: values for stage, values in run.record.stages.items() if stage not in lost}
+    if as_json:
+        print_json([stage.identity() | {"needs": stage.needs} for stage in stages])
+        return
+    table = Table("stage", "model", "taught by", "starts from", "at most", "", box=None, header_style="bold")
+    for stage in stages:
+        start = "scratch" if stage.starts_from is None else stage.starts_from
+        if stage.item_embeddings_of is not None:
+            start += f", item embeddings of {stage.item_embeddings_of}"
+        epochs = f"{stage.training.epochs} epochs"
+        seconds = done.get(stage.id, {}).get("seconds")
+        state = "" if seconds is None else f"done in {duration(seconds)}"
+        table.add_row(stage.id, network_name(stage), ", ".join(stage.teachers) or "-", start, epochs, state)
+    console = stdout_console()
+    console.print(table)
+    if len(ready(stages, ())) > 1:
+        console.print("Stages that need nothing of each other may be trained side by side: --jobs 2.")
 
 
 def _print_settings(rows: object) -> None:

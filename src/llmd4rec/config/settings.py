@@ -1,13 +1,16 @@
 """Settings of a run: one YAML, checked; every default written out; errors that name the nearest known key."""
 
+# Not by pydantic-settings: its YAML source takes the last of a key given twice, refuses a group left empty, names no
+# nearest key for an unknown one, and has no `--set`. All that is below would stay, for three lines that open the file.
+
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
@@ -22,13 +25,17 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
-def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:
+def load_settings(
+    kind: type[M], path: Path | None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None
+) -> M:
     """Reads a YAML file of settings and applies `key.key=value` overrides.
 
     Args:
         kind: the settings' model.
         path: the file; None for all defaults. An empty file or `{}` is valid.
         overrides: as given to `--set`; values are YAML, so `[5, 10]`, `null` and `true` mean what they say.
+        base: what holds where neither says otherwise. Groups are merged; a single value, a list, a null that means
+            something, or a group with another `name` takes the place of what `base` has there.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
@@ -45,6 +52,7 @@ def load_settings(kind: type[M], path: Path | None, overrides: Sequence[str] = (
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, not settings", "Write `key: value` lines.")
+    values = _merged(base or {}, _without_empty(kind, values))
     for override in overrides:
         _apply(values, override)
     return check(kind, _without_empty(kind, values), str(path) if path is not None else "the settings")
@@ -99,24 +107,80 @@ def _without_empty(kind: Any, values: Any) -> Any:
     for name, value in values.items():
         info = kind.model_fields.get(name)
         group = None if info is None else _group_of(info.annotation)
-        if value is None and info is not None and group is not None and type(None) not in get_args(info.annotation):
-            continue
+        if value is None and info is not None and group is not None:
+            # A list of groups is none of its groups: null says what the settings take it for.
+            listed = get_origin(info.annotation) in (tuple, list)
+            if not listed and type(None) not in get_args(info.annotation):
+                continue
         kept[name] = value if group is None else _without_empty(group, value)
     return kept
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    if "name" in base and over.get("name", base["name"]) != base["name"]:  # a group of another kind
+        return dict(over)
+    merged = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def check(kind: type[M], values: dict[str, Any], where: str) -> M:
     """Builds `kind` from plain values.
 
+    Keys of earlier versions are refused with what they are called now, by the table `renamed` of `kind`, a
+    `ClassVar[Mapping[str, str]]`: old dotted key, where `*` stands for any one part → the new key, whose `*` are filled
+    in turn, or, where no key takes its place, a sentence. An entry for a group holds for all in it; of several that
+    hold the longest counts.
+
     Raises:
         ConfigError: with every wrong key and value, and the nearest known key.
     """
+    old = _old_keys(getattr(kind, "renamed", {}), values)
+    cause: ValidationError | None = None
+    lines = list(old.values())
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
     except ValidationError as error:
-        lines = _explain(kind, error.errors())
-        remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
-        raise ConfigError(f"{where}: " + "; ".join(lines), remedy) from error
+        cause = error
+        lines += _explain(kind, error.errors(), set(old))
+    if not lines and cause is None:
+        return settings
+    remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
+    raise ConfigError(f"{where}: " + "; ".join(lines), remedy) from cause
+
+
+def _old_keys(renamed: Mapping[str, str], values: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """Each old key among the values, and what to say of it."""
+    found: dict[tuple[str, ...], str] = {}
+    for pattern in sorted(renamed, key=lambda key: (-key.count("."), key.count("*"))):
+        for path, value in _matches(pattern.split("."), values):
+            inside = tuple((*path, str(key)) for key in value) if isinstance(value, dict) else ()
+            for each in inside or (path,):
+                if not any(longer[: len(each)] == each for longer in found):
+                    found[each] = _say_new(pattern, renamed[pattern], each)
+    return dict(sorted(found.items()))
+
+
+def _matches(pattern: Sequence[str], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not pattern:
+        yield (), value
+        return
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        if pattern[0] in ("*", str(key)):
+            for path, end in _matches(pattern[1:], each):
+                yield (str(key), *path), end
+
+
+def _say_new(pattern: str, new: str, path: tuple[str, ...]) -> str:
+    old = pattern.split(".")
+    if " " in new:
+        return f"setting {'.'.join(path)!r} no longer exists: {new}"
+    starred = iter([part for part, sign in zip(path, old, strict=False) if sign == "*"])
+    parts = [next(starred) if part == "*" else part for part in new.split(".")]
+    return f"setting {'.'.join(path)!r} is now {'.'.join([*parts, *path[len(old) :]])!r}"
 
 
 def dump_settings(settings: BaseModel) -> str:
@@ -157,43 +221,45 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any
 
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
     """The dotted keys in which two settings of one kind differ, with both values."""
-    flat_a, flat_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    keys = dict.fromkeys([*flat_a, *flat_b])
-    return [f"{key}: {flat_a.get(key)!r} → {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
+    return list(_differences(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key in dict.fromkeys([*a, *b]):
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:  # a whole group that is there in one of them only is one line
+            shown = [f"{{{', '.join(value)}}}" if isinstance(value, dict) else repr(value) for value in (old, new)]
+            yield f"{prefix}{key}: {shown[0]} → {shown[1]}"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set training.crm.epochs=20")
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE", "For example: --set seed=7")
     try:
         value = _read_yaml(text, f"--set {key}")
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
-        if values.get(parent) is None:  # not there, or a block that was left empty
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
+        group = {} if values.get(parent) is None else values[parent]  # not there, or a block that was left empty
+        if not isinstance(group, dict):
             raise ConfigError(f"--set {key}: {parent!r} is no group of settings", "Check the key.")
+        values[parent] = values = dict(group)  # an alias of YAML may name the same one elsewhere
     values[last] = value
 
 
-def _explain(kind: type[BaseModel], problems: Iterable[Any]) -> list[str]:
-    """One line for each wrong setting; where a setting may be of several kinds, all that it failed to be."""
+def _explain(kind: type[BaseModel], problems: Iterable[Any], old: Iterable[tuple[str, ...]] = ()) -> list[str]:
+    """One line for each wrong setting that is not an `old` one; of several kinds, all that it failed to be."""
     reasons: dict[str, list[str]] = {}
     for problem in problems:
         path, known = _locate(kind, problem["loc"])
         key, given = ".".join(path), problem["input"]
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            if any(each[: len(path)] == tuple(path) or tuple(path[: len(each)]) == each for each in old):
+                continue
             reasons[_unknown(kind, path, known)] = []
         elif problem["type"] == "value_error":  # of a whole group of settings: what was given is not one value
             reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
@@ -256,7 +322,9 @@ def _group_of(annotation: Any) -> Any:
 def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:
     key = ".".join(path)
     nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-    if nearest:
+    elsewhere = any(name.split(".")[-1] == path[-1] for name, _, _ in describe(kind))
+    sure = difflib.get_close_matches(path[-1], nearest, n=1, cutoff=0.75)
+    if nearest and (sure or not elsewhere):  # a name that is right in another group is no misspelling
         return f"unknown setting {key!r}; did you mean {'.'.join([*path[:-1], nearest[0]])!r}?"
     everywhere = [name for name, _, _ in describe(kind)]
     same_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]

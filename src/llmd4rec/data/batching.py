@@ -1,7 +1,7 @@
 """Batches of training windows: every training position once per epoch, all positions of a window in one pass.
 
 A *training position* is a pair (history, next item) inside the training part of a user's sequence. They are numbered
-0..P-1 in (user, time) order; a published teacher has one state per number, whatever windows the student reads.
+0..P-1 in (user, time) order; a cached teacher has one state per number, whatever windows the student reads.
 
 A user's inputs longer than the model's window are cut into windows that overlap by half, and each position is trained
 in the window that shows it the most history. So nothing of a long sequence is thrown away.
@@ -71,10 +71,10 @@ class Batch:
         if device.type == "cpu":
             return self
         return Batch(
-            items_BL=sent(self.items_BL, device),
-            lengths_B=sent(self.lengths_B, device),
-            trained_N=sent(self.trained_N, device),
-            target_N=sent(self.target_N, device),
+            items_BL=to_device(self.items_BL, device),
+            lengths_B=to_device(self.lengths_B, device),
+            trained_N=to_device(self.trained_N, device),
+            target_N=to_device(self.target_N, device),
             position_N=self.position_N,
         )
 
@@ -83,7 +83,7 @@ class Batch:
         return states_BLD.flatten(0, 1).index_select(0, self.trained_N)
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU's tensor on `device`; a GPU is not waited for."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -170,11 +170,11 @@ class TrainingWindows:
             start += count
 
 
-def _split_by_sum(order: Int64Array, size: Int64Array, most: int) -> list[Int64Array]:
-    """Cuts `order` into runs whose sizes add up to about `most` each."""
+def _split_by_sum(order: Int64Array, size: Int64Array, max_sum: int) -> list[Int64Array]:
+    """Cuts `order` into runs whose sizes add up to about `max_sum` each."""
     if not len(order):
         return []
     total = np.cumsum(size[order])
-    parts = max(1, round(float(total[-1]) / most))
+    parts = max(1, round(float(total[-1]) / max_sum))
     cuts = np.searchsorted(total, np.arange(1, parts) * total[-1] / parts)
     return [part for part in np.split(order, np.unique(cuts)) if len(part)]

@@ -1,9 +1,10 @@
-"""Publishing a teacher: its states at every training position and its item table, in a memory-mapped folder.
+"""The cache of a teacher: its states at every training position and its item table, in a memory-mapped folder.
 
 From N × D numbers any block of the teacher's full output distribution is rebuilt by one matrix product, so nothing of
 size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
 
-    teacher.json   format, counts, share, data fingerprint, whose weights were published, size and checksum of each file
+    teacher.json   format, ensemble weights, logit adjustment, data fingerprint, checksums of the teachers' weights and
+                   of each file
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of
@@ -24,16 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmd4rec.data.batching import Histories, TrainingWindows, sent
+from llmd4rec.data.batching import Histories, TrainingWindows, to_device
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
+from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS, Lesson
+from llmd4rec.losses.softmax import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 FILES = ("states.npy", "table.npy", "rank.npy")
 
@@ -41,87 +43,86 @@ Precision = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """An opened published teacher."""
+class TeacherCache:
+    """The opened cache of a teacher, or of the mean of several."""
 
     states: NDArray[np.floating]
     table: Tensor | Int8Rows
     rank: NDArray[np.int32]
     #: The student's ranks at the start of the round, where the weights are to use those.
     student_rank: NDArray[np.int32] | None = None
-    #: How much each stage counts in it, by name.
-    counts: Mapping[str, int] = field(default_factory=dict)
-    #: How much of the items' popularity a student may leave out; None: it was not asked.
-    share: float | None = None
+    #: The weight of each stage's model in the mean, by stage id.
+    weights: Mapping[str, int] = field(default_factory=dict)
+    #: τ of logit adjustment that validation allows a student; None: it was not asked for.
+    tau: float | None = None
 
-    def lesson(self, position_N: Tensor, candidate_C: Tensor | None = None) -> Lesson:
-        """What the teacher says at the given training positions, over the catalogue or the candidates drawn from it."""
+    def batch(self, position_N: Tensor, candidate_C: Tensor | None = None) -> TeacherBatch:
+        """The teacher at the given training positions, over the catalogue or the candidates drawn from it."""
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
-        return Lesson(
-            states_NK=sent(torch.from_numpy(self.states[numbers]), device),
+        return TeacherBatch(
+            states_NK=to_device(torch.from_numpy(self.states[numbers]), device),
             table_IK=table,
-            rank_N=sent(torch.from_numpy(self.rank[numbers]), device),
+            rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
-                None if self.student_rank is None else sent(torch.from_numpy(self.student_rank[numbers]), device)
+                None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)
             ),
         )
 
 
 @torch.inference_mode()
-def publish(
-    ranker: Ranker,
+def write_cache(
+    model: SequenceEncoder,
     histories: Histories,
     folder: Path,
     *,
     label: str,
     made_of: Mapping[str, str | None] | None = None,
-    counts: Mapping[str, int] | None = None,
+    weights: Mapping[str, int] | None = None,
     batch_items: int = 4096,
     rank_items: int | None = None,
     precision: Precision = "float32",
-    share: float | None = None,
+    tau: float | None = None,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
     Args:
-        ranker: the model that will teach; its training flag is left as it was.
-        histories: whose training positions to answer: a data set, or others made of it.
+        model: the model that will teach; its training flag is left as it was.
+        histories: whose training positions: those of a data set, or of rollouts made from it.
         folder: replaced if it exists.
-        label: what is published, written into teacher.json.
-        made_of: checksums of the weights that teach, by stage; :func:`open_teacher` can ask for the same ones.
-        counts: how much each of those stages counts in a pool.
+        label: of the teachers, written into teacher.json.
+        made_of: checksums of the models' files, by stage; :func:`open_cache` can ask for the same ones.
+        weights: of each of those stages' models in the mean.
         batch_items: items read per forward pass.
         rank_items: estimate ranks among so many items drawn at random, for catalogues where ranking every training
             position among all items would take longer than training; None: exact.
         precision: what the ranks are those of: the distribution that the student will see.
-        share: how much of the items' popularity a student may leave out
-            (:mod:`llmd4rec.distillation.logit_adjustment`), kept beside what was published.
+        tau: what :mod:`llmd4rec.distillation.logit_adjustment` allows a student, kept beside the states.
 
     Raises:
         ModelError: a state is not a finite number.
     """
-    windows = TrainingWindows(histories, ranker.max_length)
-    was_training = ranker.training
-    ranker.eval()
-    device = next(ranker.parameters()).device
-    table = ranker.item_table().float()
+    windows = TrainingWindows(histories, model.max_length)
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    table = model.item_table().float()
     rivals, stands_for = _rivals(table, rank_items)
     if precision == "int8" and rivals is table:
         rivals = Int8Rows.of(table)
     try:
         with atomic_dir(folder, replace=True) as temporary:
-            shape = (windows.num_positions, ranker.dim)
+            shape = (windows.num_positions, model.dim)
             states = _allocate(temporary / "states.npy", np.float16, shape)
             rank = np.empty(windows.num_positions, dtype=np.int32)
-            with bar(f"publishing {label}", windows.num_positions, "positions") as progress:
+            with bar(f"caching {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
                     batch = windows.batch(chosen).to(device)
-                    states_ND = batch.trained(ranker.states(batch.items_BL, batch.lengths_B)).float()
+                    states_ND = batch.trained(model.states(batch.items_BL, batch.lengths_B)).float()
                     if not bool(torch.isfinite(states_ND).all()):
                         raise ModelError(
-                            f"cannot publish {label}: a state is not a finite number",
+                            f"cannot cache {label}: a state is not a finite number",
                             "Training diverged; lower its learning rate.",
                         )
                     if float(states_ND.abs().max()) > 6e4 and states.dtype == np.float16:
@@ -141,18 +142,18 @@ def publish(
                     "format": FORMAT_VERSION,
                     "label": label,
                     "made_of": dict(made_of or {}),
-                    "counts": dict(counts or {}),
-                    "share": share,
+                    "weights": dict(weights or {}),
+                    "tau": tau,
                     "data": histories.fingerprint,
                     "positions": windows.num_positions,
-                    "dim": ranker.dim,
-                    "items": ranker.num_items,
+                    "dim": model.dim,
+                    "items": model.num_items,
                     "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
                     "files": {name: identity(temporary / name) for name in FILES},
                 },
             )
     finally:
-        ranker.train(was_training)
+        model.train(was_training)
 
 
 def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> np.memmap:
@@ -194,7 +195,7 @@ def _true_ranks(
         states_nD, target_n1 = states_ND[block], target_N[block, None]
         scores_nR = buffers[0, : len(states_nD)]
         if isinstance(rivals, Int8Rows):
-            scores_nR = Int8Rows.of(states_nD).times(rivals, scores_nR)
+            scores_nR = Int8Rows.of(states_nD).matmul(rivals, scores_nR)
         else:
             scores_nR = product(states_nD, rivals, out=scores_nR)
         above_nR = buffers[1, : len(states_nD)]  # written as numbers, which is several times faster than as booleans
@@ -207,42 +208,42 @@ def _true_ranks(
     return ranks
 
 
-def open_teacher(
+def open_cache(
     folder: Path,
     histories: Histories,
     device: torch.device,
     precision: Precision = "float32",
     made_of: Mapping[str, str | None] | None = None,
-) -> Teacher:
-    """Opens a published teacher, states memory-mapped, table on `device`.
+) -> TeacherCache:
+    """Opens what :func:`write_cache` wrote, states memory-mapped, table on `device`.
 
     Args:
-        folder: what :func:`publish` wrote.
-        histories: it must have been published for.
-        device: of the table and of the lessons.
+        folder: of the cache.
+        histories: it must have been made for.
+        device: of the table and of the batches.
         precision: of the numbers that its scores are computed from; see :mod:`llmd4rec.losses.int8`.
         made_of: checksums of the weights it must have been made of; None: of whichever.
 
     Raises:
-        RunError: it is missing, damaged, of another format, or was published for other data or of other weights.
+        RunError: it is missing, damaged, of another format, or was made for other data or of other models.
     """
-    remedy = f"Delete {folder} and run `train` again: it is published anew."
+    remedy = f"Delete {folder} and run `train` again: it is made anew."
     try:
         head = read_json(folder / "teacher.json")
         if head.get("format") != FORMAT_VERSION or not histories.is_known_as(head.get("data", "")):
-            raise RunError(f"{folder} was published for other data or by another version", remedy)
+            raise RunError(f"{folder} was made for other data or by another version", remedy)
         if made_of is not None and head["made_of"] != dict(made_of):
-            raise RunError(f"{folder} was published of other weights than the run has now", remedy)
+            raise RunError(f"{folder} was made of other models than the run has now", remedy)
         for name in FILES:
             if head["files"][name] != identity(folder / name):
                 raise RunError(f"{folder / name} is damaged: its checksum is not the one in teacher.json", remedy)
         table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
-        return Teacher(
+        return TeacherCache(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
             table=Int8Rows.of(table) if precision == "int8" else table,
             rank=np.load(folder / "rank.npy", allow_pickle=False),
-            counts={str(stage): int(count) for stage, count in head["counts"].items()},
-            share=None if head["share"] is None else float(head["share"]),
+            weights={str(stage): int(weight) for stage, weight in head["weights"].items()},
+            tau=None if head["tau"] is None else float(head["tau"]),
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"

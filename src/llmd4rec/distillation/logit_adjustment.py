@@ -1,11 +1,11 @@
-"""How much of the items' popularity a CRM need not learn from its teachers: logit adjustment (Menon et al., ICLR 2021).
+"""Logit adjustment: popularity that a student need not learn from its teachers (Menon et al., ICLR 2021).
 
-    while it learns   scores = states @ table.T + share · log(1 + count)
+    while it learns   scores = states @ table.T + tau · log(1 + count)
     when it serves    scores = states @ table.T
 
 A mean of teachers keeps what they agree on, which is popular items, and thins out what each of them alone sees in rare
-ones; its student has the same leaning. Whoever learns scores that are read with such a prior, and serves them without,
-gives rare items some of that back. Nothing is added to what is served.
+ones; its student has the same leaning. A student that learns with such a prior, and serves without it, gives rare items
+some of that back. Nothing is added to what is served.
 
 How much is asked of the teachers, on validation: a fifth, or less where their mean without so much of it ranks worse by
 more than next to nothing. (A student leans more than its teachers: what it takes to balance them is too little for it.)
@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 #: What may be chosen, from most to least.
-SHARES = (0.2, 0.15, 0.1, 0.05)
-#: What a share may cost of the teachers' mean NDCG.
-BEARABLE = 0.005
+TAUS = (0.2, 0.15, 0.1, 0.05)
+#: The largest relative loss of the teachers' mean NDCG.
+MAX_LOSS = 0.005
 
 
-def popularity_prior(counts_I: Tensor, share: float) -> Tensor:
-    """`share` · log(1 + count) for each item, [I] in 32 bits.
+def popularity_prior(counts_I: Tensor, tau: float) -> Tensor:
+    """`tau` · log(1 + count) for each item, [I] in 32 bits.
 
     Args:
         counts_I: how often each item occurs in training.
-        share: with 1, all of the items' popularity would be left to the prior.
+        tau: with 1, all of the items' popularity would be left to the prior.
     """
-    return counts_I.double().log1p().mul(share).float()
+    return counts_I.double().log1p().mul(tau).float()
 
 
-def bearable_share(judge: Callable[[float], NDArray[np.float64]]) -> float:
-    """The largest of :data:`SHARES` that costs the teachers at most :data:`BEARABLE` of their NDCG, or 0.
+def choose_tau(judge: Callable[[float], NDArray[np.float64]]) -> float:
+    """The largest of :data:`TAUS` that costs the teachers at most :data:`MAX_LOSS` of their NDCG, or 0.
 
     Args:
         judge: NDCG of the teachers' scores, with so much of the prior *taken away*, for each validation target.
     """
-    least = (1 - BEARABLE) * judge(0.0).mean()
-    return next((share for share in SHARES if judge(share).mean() >= least), 0.0)
+    min_ndcg = (1 - MAX_LOSS) * judge(0.0).mean()
+    return next((tau for tau in TAUS if judge(tau).mean() >= min_ndcg), 0.0)

@@ -1,18 +1,16 @@
-"""Histories that go on: where else a teacher can be asked.
+"""Rollouts: more histories on which a teacher can be imitated (on-policy distillation).
 
-A log asks a teacher about the histories in it, and a student that hears only those answers has few to learn from, the
-longest of each user not among them: the last training item is nothing but a target. So each history is continued by a
-few items that a model draws one after the other by its own scores, and the teachers answer there too. What is drawn is
-no fact, and need not be: the student learns the teachers' whole distribution at each position, of which the next item
-drawn is one sample. Labels and sample weights treat what is drawn like the rest; without weights, or with the drawn
-positions alone, the student was the same (docs/findings.md). (Learning on histories of one's own making is known as
-on-policy distillation.)
+A log holds few histories, and the whole history of a user is not among the training positions: its last item is only a
+target. So each history is continued by a few items that a model draws one after the other by its own scores, and the
+student learns the teachers' distribution there too. What is drawn is no fact, and need not be: the next item drawn is
+one sample of the whole distribution that is learned. Labels and sample weights treat what is drawn like the rest;
+without weights, or with the drawn positions alone, the student was the same (docs/research/findings.md).
 
-    histories.json   format, what was asked for, data fingerprint, whose scores were drawn by, each file's checksum
+    rollouts.json    format, settings, data fingerprint, the model that drew them, each file's checksum
     offsets.npy      int64  [U + 1]
     items.npy        int32  [N + U · length]
 
-Nothing that is held out is read: a continued history begins as the training part of its user.
+Nothing that is held out is read: a rollout begins with the training part of its user.
 """
 
 from __future__ import annotations
@@ -34,22 +32,22 @@ from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
 FORMAT_VERSION = 1
 
 FILES = ("offsets.npy", "items.npy")
 
-#: At most so many histories are continued, drawn at random: a log that has more leaves fewer questions open.
-MOST_HISTORIES = 100_000
-#: And at most so many as let so many scores be computed to draw from, for large catalogues.
-MOST_SCORES = 10_000_000_000
+#: At most so many histories are continued, drawn at random: a larger log needs fewer of them.
+MAX_HISTORIES = 100_000
+#: For large catalogues: at most so many scores are computed to draw from.
+MAX_SCORES = 10_000_000_000
 #: Elements of one block of scores, 16 MB.
 BLOCK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
-class ContinuedHistories:
+class Rollouts:
     """Training histories with items drawn behind them, to be read like the training part of a data set.
 
     Attributes:
@@ -67,7 +65,7 @@ class ContinuedHistories:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the content: what is published for these histories is for no others."""
+        """Of the content: a teacher cache made for these histories is for no others."""
         digest = hashlib.sha256()
         for array in (self.offsets, self.items):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -77,22 +75,22 @@ class ContinuedHistories:
         """Whether a fingerprint that was written down is that of these histories."""
         return fingerprint == self.fingerprint
 
-    def save(self, folder: Path, asked: Mapping[str, Any], dataset: Dataset) -> None:
-        """Writes the folder, all or nothing; `asked` is what :func:`open_continued` will have to be asked for."""
+    def save(self, folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> None:
+        """Writes the folder, all or nothing; :func:`open_rollouts` has to be given the same settings."""
         with atomic_dir(folder, replace=True) as temporary:
             write_array(temporary / "offsets.npy", self.offsets)
             write_array(temporary / "items.npy", self.items)
-            head = {"format": FORMAT_VERSION, "asked": dict(asked), "data": dataset.fingerprint}
+            head = {"format": FORMAT_VERSION, "settings": dict(settings), "data": dataset.fingerprint}
             files = {name: identity(temporary / name) for name in FILES}
-            write_json(temporary / "histories.json", head | {"files": files})
+            write_json(temporary / "rollouts.json", head | {"files": files})
 
 
-def open_continued(folder: Path, asked: Mapping[str, Any], dataset: Dataset) -> ContinuedHistories:
-    """Opens what :meth:`ContinuedHistories.save` wrote.
+def open_rollouts(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -> Rollouts:
+    """Opens what :meth:`Rollouts.save` wrote.
 
     Args:
         folder: to open.
-        asked: what the histories follow from (by whose weights they were drawn, how long they are), as it was saved.
+        settings: what the histories follow from (by whose weights they were drawn, how long they are), as saved.
         dataset: whose histories they must continue.
 
     Raises:
@@ -100,32 +98,32 @@ def open_continued(folder: Path, asked: Mapping[str, Any], dataset: Dataset) -> 
     """
     remedy = f"Delete {folder} and run `train` again: they are drawn anew."
     try:
-        head = read_json(folder / "histories.json")
+        head = read_json(folder / "rollouts.json")
         if head.get("format") != FORMAT_VERSION or not dataset.is_known_as(head.get("data", "")):
             raise RunError(f"{folder} holds histories of other data or of another version", remedy)
-        if head["asked"] != dict(asked):
-            raise RunError(f"{folder} holds other histories than the run asks for now", remedy)
+        if head["settings"] != dict(settings):
+            raise RunError(f"{folder} holds rollouts of other settings than the run's", remedy)
         for name in FILES:
             if head["files"][name] != identity(folder / name):
-                raise RunError(f"{folder / name} is damaged: its checksum is not the one in histories.json", remedy)
+                raise RunError(f"{folder / name} is damaged: its checksum is not the one in rollouts.json", remedy)
         offsets, items = (np.load(folder / name, allow_pickle=False) for name in FILES)
-        return ContinuedHistories(items, offsets)
+        return Rollouts(items, offsets)
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"
         raise RunError(what, remedy) from error
 
 
 @torch.inference_mode()
-def continue_histories(
-    ranker: Ranker, dataset: Dataset, length: int, seed: int, *, repeat: bool = False
-) -> ContinuedHistories:
+def draw_rollouts(
+    model: SequenceEncoder, dataset: Dataset, length: int, seed: int, *, repeat: bool = False
+) -> Rollouts:
     """The training part of each user's history, and `length` items behind it drawn by a model's softmax.
 
-    Users with nothing to train on stay as they are, and on large data those beyond :data:`MOST_HISTORIES` and
-    :data:`MOST_SCORES`.
+    Users with nothing to train on stay as they are, and on large data those beyond :data:`MAX_HISTORIES` and
+    :data:`MAX_SCORES`.
 
     Args:
-        ranker: the model that draws; its training flag is left as it was.
+        model: the model that draws; its training flag is left as it was.
         dataset: whose histories.
         length: how many items each is continued by, at least 1.
         seed: of what is drawn; the same seed draws the same.
@@ -136,32 +134,32 @@ def continue_histories(
     """
     starts, ends = np.asarray(dataset.offsets[:-1]), np.asarray(dataset.train_end)
     users = np.flatnonzero(ends > starts)
-    most = max(1, min(MOST_HISTORIES, MOST_SCORES // (dataset.num_items * length)))
-    if len(users) > most:
-        users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
+    limit = max(1, min(MAX_HISTORIES, MAX_SCORES // (dataset.num_items * length)))
+    if len(users) > limit:
+        users = np.sort(np.random.default_rng(seed).choice(users, limit, replace=False))
     drawn_UM = np.empty((len(users), length), dtype=np.int32)
-    was_training = ranker.training
-    ranker.eval()
+    was_training = model.training
+    model.eval()
     try:
-        device = next(ranker.parameters()).device
+        device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
-        table_ID = ranker.item_table().float()
+        table_ID = model.item_table().float()
         # Histories of similar length share a batch, which leaves less padding to compute.
         order = np.argsort(ends[users] - starts[users], kind="stable")
         rows = min(512, max(16, BLOCK_ELEMENTS // dataset.num_items))
-        with bar("continuing histories", len(users), "users") as progress:
+        with bar("drawing rollouts", len(users), "users") as progress:
             for chosen in (order[start : start + rows] for start in range(0, len(order), rows)):
                 known = [dataset.items[starts[user] : ends[user]] for user in users[chosen]]
-                drawn_UM[chosen] = _drawn(ranker, table_ID, known, length, generator, repeat)
+                drawn_UM[chosen] = _drawn(model, table_ID, known, length, generator, repeat)
                 progress.advance(len(chosen))
     finally:
-        ranker.train(was_training)
+        model.train(was_training)
     return _joined(dataset.items, starts, ends, users, drawn_UM)
 
 
 def _joined(
     items: Int32Array, starts: Int64Array, ends: Int64Array, users: Int64Array, drawn_UM: NDArray[np.int32]
-) -> ContinuedHistories:
+) -> Rollouts:
     """Each training part with what was drawn for its user behind it."""
     more = np.zeros(len(starts), dtype=np.int64)
     more[users] = drawn_UM.shape[1]
@@ -172,15 +170,20 @@ def _joined(
     joined[np.repeat(offsets[:-1], known) + within] = items[np.repeat(starts, known) + within]
     behind = (offsets[:-1] + known)[users, None] + np.arange(drawn_UM.shape[1])
     joined[behind] = drawn_UM
-    return ContinuedHistories(joined, offsets)
+    return Rollouts(joined, offsets)
 
 
 def _drawn(
-    ranker: Ranker, table_ID: Tensor, known: list[Int32Array], length: int, generator: torch.Generator, repeat: bool
+    model: SequenceEncoder,
+    table_ID: Tensor,
+    known: list[Int32Array],
+    length: int,
+    generator: torch.Generator,
+    repeat: bool,
 ) -> NDArray[np.int32]:
     """Items drawn one after the other behind each of a batch of histories, [B, length]."""
     device = table_ID.device
-    reach = ranker.max_length
+    reach = model.max_length
     had = torch.tensor([min(len(history), reach) for history in known])
     read_BT = torch.zeros(len(known), int(had.max()) + length, dtype=torch.int64)
     for row, history in enumerate(known):
@@ -196,10 +199,10 @@ def _drawn(
         first = (end - reach).clamp(min=0)
         column = torch.arange(int((end - first).max()), device=device)
         window_BL = read_BT.gather(1, (first[:, None] + column).clamp(max=read_BT.shape[1] - 1))
-        scores_BI = product(last_states(ranker, window_BL, end - first).float(), table_ID)
+        scores_BI = product(last_states(model, window_BL, end - first).float(), table_ID)
         if not bool(torch.isfinite(scores_BI).all()):
             raise ModelError(
-                "histories cannot be continued: a score is not a finite number",
+                "rollouts cannot be drawn: a score is not a finite number",
                 "Training diverged; lower its learning rate.",
             )
         free_BI = ~seen_BI | seen_BI.all(1, keepdim=True)  # where every item has been, any may come again

@@ -1,9 +1,9 @@
-"""The settings of a run: what learns, from whom, in how many rounds. `MutualDistillation` is the whole config."""
+"""The settings of a run: which models are trained, who teaches whom, in how many rounds. One class, one YAML file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,37 +16,39 @@ from pydantic import (
     model_validator,
 )
 
+from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import LLMD4Rec, Method
-from llmd4rec.losses.softmax import Distill
-from llmd4rec.models.embedding import ItemPart, ItemSettings
-from llmd4rec.models.llm.recommender import LLMRecommender
-from llmd4rec.models.sequential import CRM, CRMName, SASRec
-from llmd4rec.training.fit import Training
+from llmd4rec.distillation.renamed import RENAMED
+from llmd4rec.features.item_features import ItemPart
+from llmd4rec.features.text_settings import TextSettings
+from llmd4rec.models.embedding import ItemSettings
+from llmd4rec.models.llm.settings import LLM
+from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
+from llmd4rec.training.settings import Training
 
-if TYPE_CHECKING:
-    from llmd4rec.data.dataset import Dataset
-    from llmd4rec.runs.run import Run
+#: A model that teachers can teach: the served one, and the language model.
+Student = Literal["model", "llm"]
 
-#: A model that learns: the served CRM, the language model, and the CRM that is wider than the served one.
-Student = Literal["crm", "llm", "wide"]
+#: How many times wider than the served model a teacher is, where it does not say.
+TEACHER_WIDTH = 4
 
 
 # Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
 # that names one setting of a model must leave its others as they are.
-class CRMTraining(Training):
-    """How the conventional model is trained."""
+class ModelTraining(Training):
+    """How the served model and the teachers are trained."""
 
     epochs: int = Field(200, ge=0, description="at most so many epochs")
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     # What teachers say has no noise that a slow rate would have to average out.
     round_learning_rate: float | None = Field(
-        4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as alone)"
+        4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
     )
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
-    average: float = Field(
-        0.999, ge=0, lt=1, description="validate and keep a running average of the weights with this decay per step"
+    ema: float = Field(
+        0.999, ge=0, lt=1, description="validate and keep an exponential moving average of the weights with this decay"
     )
-    # A step over a large catalogue costs mostly the update of its table, whatever it reads.
+    # A step over a large catalogue costs mostly the update of its embeddings, whatever it reads.
     large_catalogue_batch: int = Field(
         8, ge=1, description="so many times more positions per step where candidates are drawn"
     )
@@ -57,7 +59,7 @@ class LLMTraining(Training):
 
     epochs: int = Field(6, ge=0, description="at most so many epochs")
     round_epochs: int | None = Field(
-        3, ge=0, description="at most so many epochs in a round of distillation (null: as many as alone)"
+        3, ge=0, description="at most so many epochs in a round of distillation (null: as many as without a teacher)"
     )
     patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation NDCG@10")
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
@@ -70,11 +72,11 @@ class LLMTraining(Training):
 
 
 class Trainings(BaseModel):
-    """How each of the two models is trained."""
+    """How each kind of model is trained."""
 
     model_config = ConfigDict(extra="forbid")
 
-    crm: CRMTraining = Field(default_factory=CRMTraining)
+    model: ModelTraining = Field(default_factory=ModelTraining)
     llm: LLMTraining = Field(default_factory=LLMTraining)
 
 
@@ -83,234 +85,238 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seen: Literal["keep", "remove"] = Field("remove", description="whether items of the history are candidates")
+    filter_seen: bool = Field(True, description="whether items of the user's history are left out of the ranking")
     cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of HR, NDCG and MRR")
     validation_users: int | None = Field(
         20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
     )
 
 
-class Wide(BaseModel):
-    """In what a wider CRM differs from the served one but for its width and chance."""
+class Teacher(BaseModel):
+    """A model that teaches and is not served: a network, its width, and whatever else of its settings is named."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: NetworkName | None = Field(None, description="its network (null: that of `model`)")
+    dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
+    without: tuple[ItemPart, ...] = Field(
+        (), description="item features of `model` that this teacher does without, such as [text]"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_model(cls, value: Any) -> Any:
+        """A model's own settings say all that there is to say of a teacher."""
+        return value.model_dump() if isinstance(value, ItemSettings) else value
+
+    def network(self, model: SequentialModel) -> SequentialModel:
+        """The teacher's settings beside a served model: what is not named here is as there, if both have it.
+
+        Raises:
+            ValueError: the width does not fit the network, or a setting is none of its own.
+        """
+        if self.name in (None, model.name):
+            values = model.model_dump()
+        else:
+            values = model.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
+        features = "+".join(part for part in model.item_features.split("+") if part not in self.without)
+        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, "item_features": features, **(self.model_extra or {})}
+        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
+        try:
+            found: SequentialModel = TypeAdapter(SequentialModel).validate_python(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            what = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                what = f"{problem['loc'][-1]!r} is no setting of {values['name']}"
+            raise ValueError(f"a teacher ({values['name']}, dim = {values['dim']}): {what}") from error
+        return found
+
+
+#: `teachers: default`. Models that err differently are better together: one attends, one recurs, one filters.
+DEFAULT_TEACHERS: tuple[dict[str, Any], ...] = ({}, {"name": "gru4rec"}, {"name": "bsarec"})
+
+
+def _teachers(value: Any) -> Any:
+    """`default`, `null`, a number of teachers that differ by their seeds alone, or a list."""
+    if value is None:
+        return ()
+    if value == "default":
+        return DEFAULT_TEACHERS
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return [{}] * value
+    if isinstance(value, str | int | float):
+        raise ValueError("must be `default`, null, a number, or a list such as [{name: gru4rec, dim: 256}]")
+    return value
+
+
+class PerStudent(BaseModel):
+    """A number for each model that is taught."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: CRMName | None = Field(
-        None, description="its network, with that network's own defaults (null: the served one's, as it is set)"
+    model: float
+    llm: float
+
+
+class DistillationWeights(PerStudent):
+    """λ of the distillation term."""
+
+    model: float = Field(64.0, ge=0, description="weight of the distillation term when the model is taught (λ2)")
+    llm: float = Field(8.0, ge=0, description="the same when the language model is taught (λ1)")
+
+
+class Temperatures(PerStudent):
+    """T of both distributions."""
+
+    model: float = Field(1.0, gt=0, description="softens both distributions when the model is taught (T2)")
+    llm: float = Field(1.0, gt=0, description="the same when the language model is taught (T1)")
+
+
+class DistillSettings(BaseModel):
+    """Who is taught, by whom and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    students: tuple[Student, ...] = Field(("model", "llm"), min_length=1, description="which models are taught")
+    source: Literal["ensemble", "partner", "self"] = Field(
+        "ensemble",
+        description="who teaches a student. ensemble: the mean of all other models, and of the student as it was; "
+        "partner: the model is taught by the language model, and the language model by all others; self: a control, "
+        "only models of the student's own kind",
     )
-    without: tuple[ItemPart, ...] = Field(
-        (), description="what of the served one's `items` its table is not trained from"
+    weight: DistillationWeights = Field(default_factory=DistillationWeights)
+    temperature: Temperatures = Field(default_factory=Temperatures)
+    scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
+    sample_weights: Literal["rank", "none"] = Field(
+        "rank", description="weight each training position by who ranks its true item better, student or teacher"
     )
-
-    def of(self, served: CRM, width: int) -> CRM:
-        """The settings of the wider CRM beside a served one."""
-        if self.name in (None, served.name):
-            values = served.model_dump()
-        else:
-            values = served.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
-        items = "+".join(part for part in served.items.split("+") if part not in self.without)
-        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
-        try:
-            wider: CRM = TypeAdapter(CRM).validate_python(values | {"dim": width, "items": items})
-        except ValidationError as error:
-            why = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(f"wide = {width} does not fit its network, {values['name']}: {why}") from error
-        return wider
-
-
-def _so_many_alike(value: Any) -> Any:
-    """A number in place of a list says how many, which differ by chance alone."""
-    several = [{}] * value if isinstance(value, int) and not isinstance(value, bool) else value
-    if several == []:
-        raise ValueError("must be one at least; `wide: null` is for none")
-    return several
-
-
-class MutualDistillation(BaseModel):
-    """Mutual distillation between a conventional model (CRM) and a language model (LLM): all settings of a run."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    seed: int = Field(0, ge=0, description="everything random in the run follows from it")
-    rounds: int = Field(2, ge=0, description="at most so many rounds; 0 trains the CRM alone")
-    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
-    direction: Literal["both", "up", "down"] = Field(
-        "both", description="up: only the LLM teaches the CRM; down: only the CRM teaches the LLM"
-    )
-    teacher: Literal["partner", "consensus", "self"] = Field(
-        "consensus",
-        description="whose scores a student learns: the other model's (a language model's partners are all the CRMs), "
-        "the mean of all models', or (a control) those of models of its own kind",
-    )
-    consensus: Literal["validation", "equal"] = Field(
-        "validation",
-        description="how much each model counts in a mean: the wide ones once and any of them more or less, or another "
-        "model too, where that makes the mean better on validation by more than one standard error; or all the same",
-    )
-    weights: Literal["rank", "none"] = Field("rank", description="sample weights by who ranks the true item better")
-    ranks: Literal["current", "round-start"] = Field(
+    student_ranks: Literal["current", "round-start"] = Field(
         "current",
-        description="the student's rank in the weights: as it is now, with its dropout if it has any (which makes "
+        description="the student's rank in these weights: as it is now, with its dropout if it has any (which makes "
         "ranks worse and weights larger), or at the start of the round",
     )
-    inject: Literal["every-round", "once", "never"] = Field(
-        "every-round", description="when the CRM's item table becomes the LLM's item embedding"
-    )
-    lambda_down: float = Field(8.0, ge=0, description="λ1, weight of the distillation term when the LLM learns")
-    lambda_up: float = Field(64.0, ge=0, description="λ2, weight of the distillation term when the CRM learns")
-    temperature_down: float = Field(1.0, gt=0, description="T1, softens both distributions when the LLM learns")
-    temperature_up: float = Field(1.0, gt=0, description="T2, softens both distributions when the CRM learns")
-    scale_by_t2: bool = Field(True, description="multiply the distillation term by T²")
     logit_adjustment: Literal["auto"] | Annotated[float, Field(ge=-1, le=1)] = Field(
         "auto",
-        description="how much of the items' popularity the served CRM leaves out: its scores have so many times "
-        "log(1 + count) more while it is taught than when it serves, which gives rare items back what a mean of "
-        "teachers takes from them; auto: .2, or less where that costs the teachers more than next to nothing on "
-        "validation; 0: nothing, as in the paper",
+        description="τ of logit adjustment: while the model is taught, τ · log(1 + training count) is added to its "
+        "scores, and left out when it serves, which favours rare items; auto: 0.2, or less where the teachers' own "
+        "NDCG@10 would fall by more than 0.5% on validation; 0: none, as in the paper",
     )
     method: Method = Field(default_factory=LLMD4Rec)
     teacher_precision: Literal["int8", "float32"] = Field(
         "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
     )
-    crm_start: Literal["restart", "continue"] = Field(
-        "restart", description="each round trains the CRM from scratch, or goes on from the round before"
+    warm_start: tuple[Student, ...] = Field(
+        ("llm",),
+        description="which students go on from their weights of the round before; the others are trained from scratch",
     )
-    llm_start: Literal["restart", "continue"] = Field("continue", description="the same for the LLM")
-    continue_by: int = Field(
+    rollout_length: int = Field(
         0,
         ge=0,
-        description="teach on histories as they might go on too: so many items (say 12) are drawn behind each by the "
-        "served CRM as it is before the round; helps a language model on a small log; 0: the log alone",
+        description="teach on longer histories too: so many items (say 12) are drawn behind each by the model as it is "
+        "before the round; helps a language model on a small log; 0: the log alone",
     )
-    wide: Literal["auto"] | PositiveInt | None = Field(
-        "auto",
-        description="width of further CRMs that are never served (auto: four times the served one's), of their items "
-        "and states (a GRU4Rec's recurrent state keeps its own): the language model reads the items of the first, and "
-        "they teach the served one with it; null: none, as in the paper",
-    )
-    wides: Annotated[tuple[Wide, ...], BeforeValidator(_so_many_alike)] = Field(
-        (Wide(), Wide(name="gru4rec"), Wide(name="bsarec")),
-        description="in what each of them differs from the served one, `{name: gru4rec, without: [text]}`, as models "
-        "that err differently are better together; or how many there are that differ by chance alone",
-    )
-    taught_dropout: float | None = Field(
+    dropout: float | None = Field(
         0.0,
         ge=0,
         lt=1,
-        description="dropout of a model while it is taught, and how often an item's own row is left out then: what "
-        "teachers say keeps it from learning by heart; a language model's adapters keep theirs (null: as when it "
-        "learns alone)",
+        description="dropout of a student while it is taught, and how often an item's ID embedding is left out then: "
+        "teachers keep it from overfitting; adapters of a language model keep theirs (null: as without a teacher)",
     )
-    crm: CRM = Field(default_factory=SASRec)
-    llm: LLMRecommender = Field(default_factory=LLMRecommender)
+
+
+class EnsembleSettings(BaseModel):
+    """How several teachers are averaged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: Literal["validation", "equal"] = Field(
+        "validation",
+        description="of each model's scores in the mean. validation: hill climbing from one for each teacher and 0 for "
+        "the others, where a change makes the mean better by more than one standard error; equal: all the same",
+    )
+
+
+class DistillationSettings(BaseModel):
+    """All settings of a run: models, teachers, distillation, training, evaluation.
+
+    In Python, what is not named is not trained: `llm` and `teachers` are none by default. The command line adds
+    :data:`RECIPE` below what a file says.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    #: Old keys, each with its new name or what to do.
+    renamed: ClassVar[Mapping[str, str]] = RENAMED
+
+    seed: int = Field(0, ge=0, description="everything random in the run follows from it")
+    rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: no teacher, no language model")
+    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
+    model: SequentialModel = Field(default_factory=SASRec)
+    teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
+        (),
+        description="models that teach and are never served, `[{name: gru4rec, dim: 256, without: [text]}, ...]`; "
+        "default: SASRec (or what `model` is), GRU4Rec and BSARec, four times as wide as `model`; a number: so many "
+        "that differ by their seeds alone; null: none, as in the paper",
+    )
+    llm: LLM | None = Field(None, description="the language model; null: none")
+    texts: TextSettings = Field(default_factory=TextSettings)
+    distill: DistillSettings = Field(default_factory=DistillSettings)
+    ensemble: EnsembleSettings = Field(default_factory=EnsembleSettings)
     training: Trainings = Field(default_factory=Trainings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: int | None = Field(None, ge=1, description="CPU threads (null: torch's choice)")
 
     @model_validator(mode="after")
-    def _widths_agree(self) -> Self:
-        width, _ = self.partner_crm.dim, self.wide_crms  # which are checked in being made
-        if self.llm.init_table_from_crm is True and "id" not in self.llm.items.split("+"):
-            raise ValueError("llm.init_table_from_crm needs items read by identifier; set llm.items to id or id+text")
-        if not self.llm.pretrained and self.llm.encoder == "llm":
+    def _fit_together(self) -> Self:
+        width = self.item_source.dim  # which is checked in being made, as all teachers are
+        for teacher in self.teachers:
+            teacher.network(self.model)
+        distill, llm = self.distill, self.llm
+        if self.rounds and llm is None and not self.teachers and distill.source != "self":
             raise ValueError(
-                "llm.encoder = llm would read the texts with the weights that llm.pretrained = false is to do without; "
-                "set llm.encoder to a sentence encoder"
+                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model "
+                "without a teacher"
             )
-        if self.method.name != "llmd4rec" and self.direction == "down":
+        if self.rounds and llm is None and distill.source == "partner":
             raise ValueError(
-                f"method = {self.method.name} is how the served CRM is taught, and direction = down teaches none; set "
-                "direction to both or up"
+                "distill.source = partner has the language model teach the model, and llm is null; set llm, or "
+                "distill.source: ensemble"
             )
-        if self.inject == "never" and self.llm.init_table_from_crm is True:
-            raise ValueError("llm.init_table_from_crm needs an injected table; set inject to once or every-round")
-        if self.llm.starts_from_crm(width) and self.llm.width(width) != width:
-            raise ValueError("llm.init_table_from_crm needs the width of the CRM; set llm.dim to crm")
+        if self.rounds and llm is None and "model" not in distill.students:
+            raise ValueError("distill.students names only the language model, and llm is null; name the model too")
+        if distill.method.name != "llmd4rec" and "model" not in distill.students:
+            raise ValueError(
+                f"distill.method = {distill.method.name} is how the model is taught, and distill.students leaves it "
+                "out; name it"
+            )
+        if self.texts.encoder == "llm" and llm is None:
+            raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")
+        if llm is None:
+            return self
+        if not llm.pretrained and self.texts.encoder == "llm":
+            raise ValueError(
+                "texts.encoder = llm would read the texts with the weights that llm.pretrained = false is to do "
+                "without; set texts.encoder to a sentence encoder"
+            )
+        if llm.starts_from_model(width) and llm.width(width) != width:
+            raise ValueError("llm.init_table_from_model needs the width of the model; set llm.dim to model")
         return self
 
     @property
-    def partner(self) -> Student:
-        """The CRM whose items the language model reads and with whom it teaches."""
-        return "crm" if self.wide is None else "wide"
+    def item_source(self) -> SequentialModel:
+        """The model whose item embeddings the language model reads: the first teacher, or the served model."""
+        return self.teachers[0].network(self.model) if self.teachers else self.model
 
-    @property
-    def partner_crm(self) -> CRM:
-        """That CRM's settings: the served one's, or the first wide one's."""
-        return self.crm if self.wide is None else self.wide_crms[0]
 
-    @property
-    def wide_crms(self) -> tuple[CRM, ...]:
-        """The settings of the CRMs that are not served."""
-        if self.wide is None:
-            return ()
-        width = 4 * self.crm.dim if self.wide == "auto" else self.wide
-        return tuple(wide.of(self.crm, width) for wide in self.wides)
+#: What the command line trains where a file of settings does not say otherwise.
+RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default"}
 
-    @property
-    def wide_stages(self) -> tuple[str, ...]:
-        """The trainings of the CRMs that are not served, of those that anybody reads or may listen to."""
-        if self.wide is None:
-            return ()
-        # A student listens to them but where the language model is its one partner, or where that hears itself alone.
-        deaf = {"crm": "partner", "llm": "self"}
-        if any(self.teacher != deaf[student] for student in self.students):
-            return self._all_wide_stages
-        return self._all_wide_stages[:1] if self.uses_llm and self.inject != "never" else ()
 
-    @property
-    def _all_wide_stages(self) -> tuple[str, ...]:
-        return ("wide-alone", *(f"wide-alone-{number}" for number in range(2, len(self.wides) + 1)))
+def parse_settings(values: dict[str, Any]) -> DistillationSettings:
+    """Checks plain values as settings of a run.
 
-    def crm_in(self, stage: str) -> CRM:
-        """The settings of the CRM trained in a stage: wide ones differ as `wides` say, a taught one in its dropout."""
-        if stage.startswith("wide"):
-            return self.wide_crms[self._all_wide_stages.index(stage)]
-        return self.crm.model_copy(update=self._taught(stage, "dropout", "id_dropout"))
-
-    def llm_in(self, stage: str) -> LLMRecommender:
-        """The settings of the language model in a stage: a taught one differs in dropout."""
-        changes: dict[str, Any] = self._taught(stage, "dropout", "state_dropout", "branch_dropout")
-        if self.inject == "never" and self.llm.init_table_from_crm == "auto":  # there is none to start from
-            changes["init_table_from_crm"] = False
-        return self.llm.model_copy(update=changes)
-
-    def _taught(self, stage: str, *rates: str) -> dict[str, float]:
-        """What dropout rates become in a stage where a model is taught."""
-        return (
-            dict.fromkeys(rates, self.taught_dropout) if "-round-" in stage and self.taught_dropout is not None else {}
-        )
-
-    @property
-    def students(self) -> tuple[Student, ...]:
-        """The models that are taught, in the order of a round."""
-        return {"both": ("llm", "crm"), "up": ("crm",), "down": ("llm",)}[self.direction]  # type: ignore[return-value]
-
-    @property
-    def uses_llm(self) -> bool:
-        """Whether the language model learns or teaches at all: not where the CRM only learns from CRMs."""
-        return self.rounds > 0 and not (self.teacher == "self" and self.direction == "up")
-
-    def training_of(self, student: Student) -> Training:
-        """How the given student is trained."""
-        return self.training.llm if student == "llm" else self.training.crm
-
-    def distill(self, student: Student) -> Distill:
-        """How the given student listens to its teachers."""
-        down = student == "llm"
-        return Distill(
-            strength=self.lambda_down if down else self.lambda_up,
-            temperature=self.temperature_down if down else self.temperature_up,
-            weighting=self.weights,
-            scale_by_t2=self.scale_by_t2,
-        )
-
-    def fit(self, data: Dataset, folder: Path | str | None = None) -> Run:
-        """Trains on `data`; continues an unfinished run found in `folder` (a temporary folder when None).
-
-        Raises:
-            RunError: the folder holds a run of other data or settings.
-        """
-        from llmd4rec.runs.pipeline import train
-
-        return train(self, data, folder)
+    Raises:
+        ConfigError: with every wrong key and value, and the nearest known key.
+    """
+    return check(DistillationSettings, values, "the settings")

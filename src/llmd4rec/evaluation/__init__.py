@@ -1,4 +1,4 @@
-"""Ranks over the whole catalogue, metrics, slices, significance and the report of a run."""
+"""Ranks over the whole catalogue, metrics, slices, significance."""
 
 from llmd4rec.evaluation.evaluate import evaluate, validation_ndcg
 from llmd4rec.evaluation.evaluation import Evaluation

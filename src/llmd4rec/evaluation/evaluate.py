@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,9 +20,9 @@ from llmd4rec.evaluation.metrics import CUTOFFS, coverage, mean_metrics, ndcg, p
 from llmd4rec.evaluation.ranking import Ranking, Seen, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
-SeenItems = Literal["keep", "remove"]
+#: `filter_seen` in the words of run settings, exports and inference.
 
 #: Coverage and popularity are those of this many items per user.
 SHOWN = 10
@@ -31,13 +31,13 @@ USERS_AT_ONCE = 4096
 
 
 def evaluate(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
     *,
     split: SplitName = "test",
-    seen: SeenItems = "remove",
+    filter_seen: bool = True,
     cutoffs: Sequence[int] = CUTOFFS,
-    model: str = "crm",
+    model: str = "model",
     stage: str = "distilled",
     batch_size: int = 256,
     max_users: int | None = None,
@@ -54,11 +54,11 @@ def evaluate(
         ranker: the model; put into evaluation mode and set back afterwards.
         dataset: the data set the model was made for.
         split: `test`, or `valid` (never choose settings on `test`).
-        seen: `remove`: items of the whole history are no candidates, and a target that is itself in the
-            history is a miss; `keep`: every item is a candidate.
+        filter_seen: items of the whole history are no candidates, and a target that is itself in the history is a
+            miss; False: every item is a candidate.
         cutoffs: the k of HR, NDCG and MRR.
-        model: which model this is (`crm` or `llm`); carried along.
-        stage: which state of it (`alone` or `distilled`); carried along.
+        model: which model this is (`model`, `llm`, ...); carried along.
+        stage: which state of it (`undistilled` or `distilled`); carried along.
         batch_size: histories encoded at once.
         max_users: evaluate a random sample of this many users; None: all.
         seed: of that sample.
@@ -67,14 +67,14 @@ def evaluate(
     Raises:
         DataError: the split has no target with a history.
         ModelError: the model was made for another catalogue, or its scores are NaN or infinite.
-        ConfigError: a cutoff is below 1, or `split` or `seen` is unknown.
+        ConfigError: a cutoff is below 1, `split` is unknown, or `filter_seen` is no boolean.
     """
     if not cutoffs or min(cutoffs) < 1:
         raise ConfigError(f"cutoffs are {list(cutoffs)}", "Give at least one whole number from 1.")
     positions = _targets(dataset, split, max_users, seed)
     k = max(SHOWN, *cutoffs)
     what = f"evaluating {model} {stage}"
-    ranking = _rank(ranker, dataset, positions, seen, k=k, batch_size=batch_size, device=device, what=what)
+    ranking = _rank(ranker, dataset, positions, filter_seen, k=k, batch_size=batch_size, device=device, what=what)
 
     users, targets = dataset.users_of(positions), dataset.items[positions]
     masks = slice_masks(dataset, positions)
@@ -101,7 +101,7 @@ def evaluate(
         users=len(positions),
         model=model,
         stage=stage,
-        seen=seen,
+        filter_seen=filter_seen,
         split=split,
         per_user=per_user,
         top=ranking.top,
@@ -109,9 +109,9 @@ def evaluate(
 
 
 def validation_ndcg(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
-    seen: SeenItems = "remove",
+    filter_seen: bool = True,
     max_users: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -128,18 +128,18 @@ def validation_ndcg(
         ModelError: as for :func:`evaluate`.
     """
     positions = _targets(dataset, "valid", max_users, seed)
-    ranking = _rank(ranker, dataset, positions, seen, k=0, batch_size=batch_size, device=None, what="validating")
+    ranking = _rank(ranker, dataset, positions, filter_seen, k=0, batch_size=batch_size, device=None, what="validating")
     return float(ndcg(ranking.ranks, k).mean())
 
 
-class PoolValidation:
+class EnsembleValidation:
     """The validation NDCG of any weighted mean of some models, each of which reads the histories once.
 
     Args:
         rankers: the models, on one device; histories are read as far back as all of them can, as by a
-            :class:`~llmd4rec.models.ensemble.Pool` of them.
+            :class:`~llmd4rec.models.ensemble.Ensemble` of them.
         dataset: the data set that they were made for.
-        seen, max_users, seed: as for :func:`validation_ndcg`, whose value a pool of one model has.
+        filter_seen, max_users, seed: as for :func:`validation_ndcg`, whose value an ensemble of one model has.
         batch_size: histories encoded at once.
 
     Attributes:
@@ -151,9 +151,9 @@ class PoolValidation:
 
     def __init__(
         self,
-        rankers: Sequence[Ranker],
+        rankers: Sequence[SequenceEncoder],
         dataset: Dataset,
-        seen: SeenItems = "remove",
+        filter_seen: bool = True,
         max_users: int | None = None,
         seed: int = 0,
         batch_size: int = 256,
@@ -161,7 +161,7 @@ class PoolValidation:
         self.positions = positions = _targets(dataset, "valid", max_users, seed)
         starts = dataset.offsets[dataset.users_of(positions)]
         self._targets = dataset.items[positions].astype(np.int64)
-        self._seen = _seen(dataset, starts, positions) if seen == "remove" else None
+        self._seen = _seen(dataset, starts, positions) if _is_bool(filter_seen) else None
         self._states, self._tables = [], []
         length = min(ranker.max_length for ranker in rankers)
         order = np.argsort(np.minimum(positions - starts, length), kind="stable")
@@ -177,15 +177,15 @@ class PoolValidation:
                     self._tables.append(ranker.item_table().float())
 
     def __call__(self, weights: Sequence[float], bias_I: Tensor | None = None) -> NDArray[np.float64]:
-        """NDCG@10 of the models' mean scores, weighted, for each target; a model without weight is not asked.
+        """NDCG@10 of the models' mean scores, weighted, for each target; a model of weight 0 is not used.
 
         Args:
             weights: one for each model.
             bias_I: added to every mean score, [I].
         """
-        heard = [number for number, weight in enumerate(weights) if weight]
-        states = [weights[number] / sum(weights) * self._states[number] for number in heard]
-        tables = [self._tables[number] for number in heard]
+        used = [number for number, weight in enumerate(weights) if weight]
+        states = [weights[number] / sum(weights) * self._states[number] for number in used]
+        tables = [self._tables[number] for number in used]
         if bias_I is not None:
             states.append(torch.ones_like(states[0][:, :1]))
             tables.append(bias_I.to(tables[0])[:, None])
@@ -212,10 +212,10 @@ def _targets(dataset: Dataset, split: SplitName, max_users: int | None, seed: in
 
 
 def _rank(
-    ranker: Ranker,
+    ranker: SequenceEncoder,
     dataset: Dataset,
     positions: NDArray[np.int64],
-    seen: SeenItems,
+    filter_seen: bool,
     *,
     k: int,
     batch_size: int,
@@ -223,8 +223,7 @@ def _rank(
     what: str,
 ) -> Ranking:
     """Ranks in the order of `positions`."""
-    if seen not in ("keep", "remove"):
-        raise ConfigError(f"seen is {seen!r}", "Choose 'keep' or 'remove'.")
+    _is_bool(filter_seen)
     if ranker.num_items != dataset.num_items:
         raise ModelError(
             f"the model knows {ranker.num_items} items, the catalogue has {dataset.num_items}",
@@ -247,11 +246,18 @@ def _rank(
                 torch.cat(states_BD),
                 table_ID,
                 dataset.items[positions[chunk]].astype(np.int64),
-                _seen(dataset, starts[chunk], positions[chunk]) if seen == "remove" else None,
+                _seen(dataset, starts[chunk], positions[chunk]) if filter_seen else None,
                 k,
             )
             ranks[chunk], top[chunk] = ranking.ranks, ranking.top
     return Ranking(ranks, top)
+
+
+def _is_bool(filter_seen: bool) -> bool:
+    """`filter_seen` itself."""
+    if not isinstance(filter_seen, bool):  # "keep" would count as True
+        raise ConfigError(f"filter_seen is {filter_seen!r}", "Choose True or False.")
+    return filter_seen
 
 
 def _split(values: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -280,7 +286,7 @@ def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) 
 
 
 @contextlib.contextmanager
-def _evaluation_mode(ranker: Ranker, device: torch.device | str | None) -> Iterator[torch.device]:
+def _evaluation_mode(ranker: SequenceEncoder, device: torch.device | str | None) -> Iterator[torch.device]:
     """Evaluation mode without gradients; yields the device of the model and restores its training flag."""
     if device is not None:
         ranker.to(device)

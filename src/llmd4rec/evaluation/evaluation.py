@@ -15,6 +15,8 @@ from llmd4rec.errors import RunError
 from llmd4rec.io.files import atomic_dir, read_json, write_json
 
 HEAD, PER_USER, TOP = "evaluation.json", "per_user.parquet", "top.npy"
+#: Of a saved evaluation. 1 had `seen` in place of `filter_seen`, and `later_day` in place of `next_day`.
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Evaluation:
         slices: name → {"users": how many, and the ranking metrics over them; only `users` where nobody is in
             it}.
         users: how many targets were ranked.
-        model: `crm` or `llm`.
-        stage: `alone` or `distilled`.
-        seen: `keep` or `remove`: whether items of the history were candidates.
+        model: which network this is, such as `SASRec 64`.
+        stage: the id of the stage that it was trained in, such as `undistilled`.
+        filter_seen: whether items of the history were no candidates.
         split: `valid` or `test`.
         per_user: one row per target in the order of the data set: `user_id`, `item_id` (the true item),
             `rank`, `history_length`, `train_count` (of the true item), and a boolean column per slice.
@@ -42,7 +44,7 @@ class Evaluation:
     users: int
     model: str
     stage: str
-    seen: str
+    filter_seen: bool
     split: str
     per_user: pl.DataFrame
     top: NDArray[np.int32]
@@ -61,7 +63,7 @@ class Evaluation:
             "users": self.users,
             "model": self.model,
             "stage": self.stage,
-            "seen": self.seen,
+            "filter_seen": self.filter_seen,
             "split": self.split,
             **({} if self.other_data is None else {"other_data": self.other_data}),
         }
@@ -79,7 +81,7 @@ class Evaluation:
         if foreign:
             raise RunError(f"{folder} holds other files ({min(foreign)})", "Choose a folder of its own.")
         with atomic_dir(folder, replace=True) as temporary:
-            write_json(temporary / HEAD, self.to_json())
+            write_json(temporary / HEAD, {"format": FORMAT_VERSION, **self.to_json()})
             self.per_user.write_parquet(temporary / PER_USER)
             np.save(temporary / TOP, self.top, allow_pickle=False)
 
@@ -88,12 +90,18 @@ class Evaluation:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            RunError: the folder holds no evaluation, or a damaged one.
+            RunError: the folder holds no evaluation, a damaged one, or one of another format version.
         """
         folder = Path(folder)
         if not (folder / HEAD).is_file():
             raise RunError(f"{folder} holds no evaluation", "Make one with: llmd4rec evaluate RUN")
         head = read_json(folder / HEAD)
+        version = head.pop("format", 1)
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"{folder} holds an evaluation of format {version!r}; this version of llmd4rec reads {FORMAT_VERSION}",
+                "Run `llmd4rec evaluate` again.",
+            )
         try:
             per_user = pl.read_parquet(folder / PER_USER)
             top = np.load(folder / TOP, allow_pickle=False)

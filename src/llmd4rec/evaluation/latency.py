@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.base import Ranker, last_states
+from llmd4rec.models.base import SequenceEncoder, last_states
 
 
 @torch.inference_mode()
 def milliseconds_per_request(
-    rankers: Sequence[Ranker], dataset: Dataset, requests: int = 60, seed: int = 0
+    rankers: Sequence[SequenceEncoder], dataset: Dataset, requests: int = 60, seed: int = 0
 ) -> list[float]:
     """The median time of answering one history at a time, per model, in milliseconds.
 

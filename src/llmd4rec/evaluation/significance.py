@@ -90,9 +90,9 @@ class Comparison:
     """Two evaluations over the same users; see :func:`compare`.
 
     Attributes:
-        first: what the first is called, such as `crm alone`.
+        first: what the first is called, such as `model undistilled`.
         second: what the second is called.
-        seen: `keep` or `remove`.
+        filter_seen: whether items of the history were no candidates.
         split: `valid` or `test`.
         overall: all users.
         slices: the slices of the evaluations that hold at least one user.
@@ -103,7 +103,7 @@ class Comparison:
 
     first: str
     second: str
-    seen: str
+    filter_seen: bool
     split: str
     overall: GroupComparison
     slices: dict[str, GroupComparison]
@@ -136,7 +136,8 @@ class Comparison:
 
     def table(self) -> Table:
         """For a terminal: every metric over all users, then NDCG@10 (or the first metric) over each slice."""
-        table = Table(title=f"{self.second} compared with {self.first} ({self.split}, seen items: {self.seen})")
+        seen = f"seen items {'filtered' if self.filter_seen else 'kept'}"
+        table = Table(title=f"{self.second} compared with {self.first} ({self.split}, {seen})")
         for name in ("", "users", "first", "second", "gain", "95% interval", "p", "better / worse"):
             table.add_column(name, justify="left" if not name else "right")
         for name, difference in self.overall.metrics.items():
@@ -168,7 +169,7 @@ def compare(
     Args:
         first: the baseline: an evaluation or the folder of a saved one.
         second: what should be better.
-        names: what to call them; default: model and stage, such as `crm alone`.
+        names: what to call them; default: stage and model, such as `undistilled (SASRec 64)`.
         resamples: of the bootstrap.
         flips: random sign flips of the permutation test; the smallest possible p is 1 / (flips + 1).
         seed: of both.
@@ -180,7 +181,7 @@ def compare(
     a = first if isinstance(first, Evaluation) else Evaluation.load(first)
     b = second if isinstance(second, Evaluation) else Evaluation.load(second)
     table = join_users(a, b)
-    first_name, second_name = names or (f"{a.model} {a.stage}", f"{b.model} {b.stage}")
+    first_name, second_name = names or (f"{a.stage} ({a.model})", f"{b.stage} ({b.model})")
     rng = np.random.default_rng(seed)
     ranks_a, ranks_b = table["rank"].to_numpy(), table["rank_second"].to_numpy()
     cutoffs = _common_cutoffs(a, b)
@@ -193,7 +194,7 @@ def compare(
     return Comparison(
         first=first_name,
         second=second_name,
-        seen=a.seen,
+        filter_seen=a.filter_seen,
         split=a.split,
         overall=group(np.ones(table.height, dtype=np.bool_)),
         slices={name: group(mask) for name, mask in masks.items() if mask.any()},
@@ -214,7 +215,7 @@ def join_users(a: Evaluation, b: Evaluation) -> pl.DataFrame:
     Raises:
         RunError: the evaluations are not about the same question; the message names the first mismatch.
     """
-    for name in ("split", "seen"):
+    for name in ("split", "filter_seen"):
         if getattr(a, name) != getattr(b, name):
             raise RunError(
                 f"the evaluations cannot be compared: {name} is {getattr(a, name)!r} and {getattr(b, name)!r}",

@@ -25,7 +25,7 @@ SLICE_NAMES = {
     "cold": "true item never seen in training",
     "short_history": f"history of at most {SHORT_HISTORY} items",
     "long_history": f"history of more than {SHORT_HISTORY} items",
-    "later_day": "true item on a later day than the one before",
+    "next_day": "next-day targets (true item on a later day than the one before)",
     "same_day": "true item on the same day as the one before",
 }
 
@@ -38,7 +38,7 @@ def slice_masks(dataset: Dataset, positions: NDArray[np.int64]) -> dict[str, Mas
         positions: flat positions of the targets, [P].
 
     Returns:
-        name → [P] booleans, names as in :data:`SLICE_NAMES`. `later_day` and `same_day` compare UTC days;
+        name → [P] booleans, names as in :data:`SLICE_NAMES`. `next_day` and `same_day` compare UTC days;
         they are there only if the data set has times, and a target whose time or whose predecessor's time is
         unknown is in neither.
     """
@@ -59,7 +59,7 @@ def slice_masks(dataset: Dataset, positions: NDArray[np.int64]) -> dict[str, Mas
         now, before = dataset.times[positions], dataset.times[np.where(has_before, positions - 1, positions)]
         known = has_before & (now != NO_TIME) & (before != NO_TIME)
         day_now, day_before = now // SECONDS_PER_DAY, before // SECONDS_PER_DAY
-        masks["later_day"] = known & (day_now > day_before)
+        masks["next_day"] = known & (day_now > day_before)
         masks["same_day"] = known & (day_now == day_before)
     return masks
 

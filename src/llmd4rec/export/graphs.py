@@ -1,4 +1,4 @@
-"""PyTorch models to ONNX graphs, and the check that a graph does what its model does."""
+"""Conversion of PyTorch models to ONNX graphs, and the check that a graph gives the scores of its model."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from llmd4rec.errors import ModelError
 from llmd4rec.inference.encoder import OnnxEncoder
 from llmd4rec.inference.texts import GRAPH, TOKENIZER, TextEncoder
 from llmd4rec.io.files import atomic_file
-from llmd4rec.models.base import Ranker, last_states
-from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import SentenceEncoder
 
 Floats = NDArray[np.float32]
-#: Scores of the exported graph may differ from PyTorch's by this share of the largest (of 1 where all are smaller).
+#: Scores of the exported graph may differ from PyTorch's by this share of the largest score, or of 1 if that is larger.
 TOLERANCE = 1e-4
-#: The least cosine between a text's vector from the exported encoder and the one it was trained with.
-LEAST_COSINE = 0.99
+#: The minimum cosine between a text's vector from the exported encoder and the one used in training.
+MIN_COSINE = 0.99
 
 
 class _Encoder(nn.Module):
-    """The network behind its item table: it is handed the rows of a history instead of looking them up."""
+    """The network without its item embedding: its input is the embeddings of a history instead of its items."""
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: SequenceEncoder) -> None:
         super().__init__()
-        item_table_of(ranker)  # refuses a model without one
+        item_embedding_of(ranker)  # refuses a model without one
         self.ranker = copy.deepcopy(ranker)
         self.ranker.items = nn.Identity()
 
@@ -45,7 +45,7 @@ class _Encoder(nn.Module):
         return last_states(self.ranker, vectors, lengths)
 
 
-def write_encoder(ranker: Ranker, path: Path) -> None:
+def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
     """Writes the user encoder as one ONNX file with dynamic batch and length."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
     # A model that reads one item has no length to vary.
@@ -55,7 +55,7 @@ def write_encoder(ranker: Ranker, path: Path) -> None:
     _write(_Encoder(ranker), path, inputs, ["vectors", "lengths"], "states", shapes)
 
 
-def check_parity(ranker: Ranker, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
+def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
     """The largest difference of scores between the graph and PyTorch on real test histories.
 
     Raises:
@@ -63,7 +63,7 @@ def check_parity(ranker: Ranker, path: Path, table: Floats, data: Dataset, histo
     """
     encoder = OnnxEncoder(path, ranker.dim)
     positions = np.asarray(data.test if len(data.test) else data.train_end[np.diff(data.offsets) > 0])
-    worst = 0.0
+    max_difference = 0.0
     for position in positions[:: max(1, len(positions) // histories)]:
         items = np.asarray(data.history(int(position)), dtype=np.int64)[None, -ranker.max_length :]
         if not items.size:
@@ -72,16 +72,18 @@ def check_parity(ranker: Ranker, path: Path, table: Floats, data: Dataset, histo
         state = encoder(items, lengths, table)
         with torch.inference_mode():
             expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
-        ours, theirs = (state @ table.T)[0], (expected @ table.T)[0]
-        worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # which, unlike max(), keeps a NaN
-        allowed = TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+        graph_scores, torch_scores = (state @ table.T)[0], (expected @ table.T)[0]
+        max_difference = float(
+            np.maximum(max_difference, np.abs(graph_scores - torch_scores).max())
+        )  # which, unlike max(), keeps a NaN
+        tolerance = TOLERANCE * max(1.0, float(np.abs(torch_scores).max()))
         k = min(10, len(table))
-        best = np.argsort(-theirs, kind="stable")[:k]
-        if not worst <= allowed or ours[best].min() < np.sort(ours)[-k] - allowed:
+        best = np.argsort(-torch_scores, kind="stable")[:k]
+        if not max_difference <= tolerance or graph_scores[best].min() < np.sort(graph_scores)[-k] - tolerance:
             raise ModelError(
-                f"the exported graph differs from the model by {worst:.2g} in a score", "Report this as a bug."
+                f"the exported graph differs from the model by {max_difference:.2g} in a score", "Report this as a bug."
             )
-    return worst
+    return max_difference
 
 
 # ---- sentence encoder -----------------------------------------------------------------------------------------
@@ -101,17 +103,17 @@ class _Sentences(nn.Module):
 def write_text_encoder(
     name: str, folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int
 ) -> dict[str, Any]:
-    """Writes a sentence encoder into an export folder: in 8-bit numbers where these keep its vectors, else as it is.
+    """Writes a sentence encoder into an export folder: in int8 if its vectors stay close enough, else float32.
 
     Args:
         name: Hugging Face id or folder.
         folder: the export folder.
-        texts: of the catalogue, to compare on.
+        texts: of the catalogue, on which the vectors are compared.
         vectors: what they were encoded to for training, [n, T].
         max_tokens: longer texts are cut.
 
     Returns:
-        What was written: name, width, precision, least and mean cosine, bytes.
+        What was written: name, width, precision, minimum and mean cosine, bytes.
 
     Raises:
         ModelError: its vectors differ from those that the models were trained with.
@@ -129,11 +131,11 @@ def write_text_encoder(
     precision = "int8"
     store_in_int8(graph)
     cosines = _cosines(folder, texts, vectors, max_tokens)
-    if not cosines.min() >= LEAST_COSINE:
+    if not cosines.min() >= MIN_COSINE:
         precision = "float32"
         graph.write_bytes(whole)
         cosines = _cosines(folder, texts, vectors, max_tokens)
-    if not cosines.min() >= LEAST_COSINE:
+    if not cosines.min() >= MIN_COSINE:
         raise ModelError(
             f"the exported text encoder's vectors differ from those trained with (cosine {cosines.min():.4f})",
             "Export without --text-encoder, and hand vectors to the engine.",
@@ -143,19 +145,19 @@ def write_text_encoder(
         "width": vectors.shape[1],
         "max_tokens": max_tokens,
         "precision": precision,
-        "cosine_least": float(cosines.min()),
+        "cosine_min": float(cosines.min()),
         "cosine_mean": float(cosines.mean()),
         "bytes": sum(path.stat().st_size for path in graph.parent.iterdir()),
     }
 
 
-def store_in_int8(path: Path, least: int = 1 << 14) -> None:
-    """Rewrites a graph so that its large matrices are kept in 8-bit numbers with a scale per column, or per row where
-    rows are looked up. They are multiplied out when the graph is loaded: the file is a quarter as large, no slower.
+def store_in_int8(path: Path, min_size: int = 1 << 14) -> None:
+    """Rewrites a graph so that its large matrices are stored as int8 with a scale per column, or per row where rows are
+    looked up. They are multiplied out when the graph is loaded: the file is a quarter as large, and inference as fast.
 
     Args:
         path: the graph; replaced.
-        least: matrices with fewer numbers stay as they are.
+        min_size: matrices with fewer numbers are not changed.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -163,29 +165,29 @@ def store_in_int8(path: Path, least: int = 1 << 14) -> None:
     model = onnx.load(path)
     graph = model.graph
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    nodes, kept = [], []
+    nodes, weights = [], []
     for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.ndim != 2 or values.size < least:
-            kept.append(weight)
+        if values.dtype != np.float32 or values.ndim != 2 or values.size < min_size:
+            weights.append(weight)
             continue
         over = 1 if weight.name in looked_up else 0
         scales = np.abs(values).max(axis=over, keepdims=True) / np.float32(127)
         codes = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
         names = [f"{weight.name}.{part}" for part in ("codes", "scales", "float")]
-        kept += [numpy_helper.from_array(codes, names[0]), numpy_helper.from_array(scales, names[1])]
+        weights += [numpy_helper.from_array(codes, names[0]), numpy_helper.from_array(scales, names[1])]
         nodes.append(helper.make_node("Cast", [names[0]], [names[2]], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [names[2], names[1]], [weight.name]))
     every = [*nodes, *graph.node]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(every)
-    graph.initializer.extend(kept)
+    graph.initializer.extend(weights)
     onnx.save(model, path)
 
 
-def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int, most: int = 256) -> Floats:
+def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int, max_texts: int = 256) -> Floats:
     """Between the exported encoder's vectors and the given ones, on some texts spread over the catalogue."""
-    rows = [row for row in range(0, len(texts), max(1, len(texts) // most)) if texts[row].strip()]
+    rows = [row for row in range(0, len(texts), max(1, len(texts) // max_texts)) if texts[row].strip()]
     ours = TextEncoder(folder, max_tokens)([texts[row] for row in rows])
     theirs = vectors[rows]
     cosines: Floats = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
@@ -212,7 +214,7 @@ def _write(
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """The exporter's chatter about optional packages and progress is not for users."""
+    """Hides the exporter's messages about optional packages and progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

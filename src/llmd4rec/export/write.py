@@ -1,4 +1,4 @@
-"""Export of the served CRM: a folder that needs neither this package nor PyTorch to answer.
+"""Export of a trained model: a folder that needs neither this package nor PyTorch to answer.
 
 `folder.py` says what it holds. Histories are cut to their last `max_length` items; their rows of the table go into the
 graph, padded on the right with anything, and the state that comes out is compared with every row:
@@ -19,20 +19,22 @@ from numpy.typing import NDArray
 
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import SeenItems, validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_ndcg
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
-from llmd4rec.inference.catalogue import kinds_of
+from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.folder import FORMAT_VERSION
-from llmd4rec.inference.new_items import Cases, fit_cold_start
-from llmd4rec.inference.store import finish, refuse_foreign, to_int8, write_catalogue, write_table
+from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
+from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
-from llmd4rec.models.base import Ranker
-from llmd4rec.models.embedding import item_table_of
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
-from llmd4rec.models.llm.recommender import LLMRecommender
-from llmd4rec.runs.run import Run, Stage
+from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
 #: As `encode_texts` cuts them.
@@ -44,7 +46,7 @@ class ExportOptions:
     """What an export holds besides the model.
 
     Attributes:
-        both: the model before distillation too, in `before/`.
+        both: the undistilled model too, in `undistilled/`.
         table: numbers of the item table; int8 takes a quarter of the room and costs a measured bit of accuracy.
         new_items: the map that places new items by their texts; None: where the run reads texts.
         text_encoder: the sentence encoder, so that new items can be given as text.
@@ -63,17 +65,17 @@ def export_run(
     run: Run,
     data: Dataset,
     folder: Path,
-    stage: Stage,
+    name: str = "served",
     *,
     overwrite: bool = False,
     options: ExportOptions = ExportOptions(),
 ) -> str:
-    """Exports the CRM of a run; nothing is kept unless the graph agrees with PyTorch on real histories.
+    """Exports one model of a run; nothing is kept unless the graph agrees with PyTorch on real histories.
 
     Args:
         run, data: the run and its data set (for the catalogue and the parity check).
         folder: where to; must not exist unless `overwrite`, and even then only an export is replaced.
-        stage: `alone` or `distilled`.
+        name: its stage; see :meth:`Run.resolve`.
 
     Returns:
         A line about what was written and how well it agrees.
@@ -82,26 +84,37 @@ def export_run(
         ModelError: the graph and the model disagree.
         DataError: `folder` exists.
         RunError: `folder` holds something else, the data is not the run's, or the run has no such model.
-        ConfigError: options contradict each other or the data.
+        ConfigError: options contradict each other or the data, or the stage is a language model.
     """
     run.require(data)
     if overwrite:
-        refuse_foreign(folder)
-    if options.both and stage == "alone":
-        raise ConfigError("the model before distillation is exported already", "Leave out --both or --stage alone.")
+        require_export_or_new(folder)
+    stage = run.stage(name)
+    if stage.role == "llm":
+        raise ConfigError(
+            f"{stage.id} is a language model, which is too large to serve this way", "Export another stage (--stage)."
+        )
+    if options.both and stage.id == UNDISTILLED:
+        raise ConfigError("the undistilled model is what is exported", "Leave out --both, or name another --stage.")
+    if options.both and stage.role != "model":
+        raise ConfigError(
+            f"{stage.id} is another network than the undistilled model, which stands beside it with --both",
+            "Leave out --both, or name another --stage.",
+        )
     texts = _Texts.of(run, data, options)
     with atomic_dir(folder, replace=overwrite) as temporary:
         head: dict[str, Any] = {"format": FORMAT_VERSION, "llmd4rec": __version__, "data": data.fingerprint}
         head["items"] = data.num_items
-        head["seen"] = run.settings.evaluation.seen
+        head["filter_seen"] = run.settings.evaluation.filter_seen
         head["fields"] = kinds_of(data.catalogue, data.multi_fields)
         if data.multi_fields is not None:
             head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
         worst = _write_model(run, data, stage, temporary, options, texts, head)
         if options.both:
-            head["before"] = {}
-            _write_model(run, data, "alone", temporary / "before", options, texts, head["before"])
+            head["undistilled"] = {}
+            undistilled = run.stage(UNDISTILLED)
+            _write_model(run, data, undistilled, temporary / "undistilled", options, texts, head["undistilled"])
         write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
@@ -128,8 +141,8 @@ class _Texts:
     @classmethod
     def of(cls, run: Run, data: Dataset, options: ExportOptions) -> _Texts | None:
         """Where new items are to be placed by text; a run that read texts has them encoded already."""
-        settings = run.settings.llm
-        fields = tuple(data.text_fields if settings.text_fields is None else settings.text_fields)
+        settings = run.settings.texts
+        fields = tuple(data.text_fields if settings.fields is None else settings.fields)
         wanted = options.new_items
         if wanted is None:
             wanted = options.text_encoder or (run.folder / "text_vectors.safetensors").exists()
@@ -143,7 +156,7 @@ class _Texts:
                 return None
             raise ConfigError("no item of this data set has a text", "Leave out --new-items and --text-encoder.")
         # A language model is too large to serve; where it read the texts, the usual sentence encoder places new items.
-        encoder = settings.encoder if settings.encoder != "llm" else LLMRecommender().encoder
+        encoder = settings.encoder if settings.encoder != "llm" else TextSettings().encoder
         return cls(fields, lines, encoder, encode_texts(lines, encoder, max_tokens=MAX_TOKENS))
 
 
@@ -158,47 +171,47 @@ def _write_model(
 ) -> float:
     """Writes graph, table and text map of one model, describes it in `head`; gives the graph's worst difference."""
     folder.mkdir(exist_ok=True)
-    ranker = run.load("crm", stage).cpu()
-    write_encoder(ranker, folder / "encoder.onnx")
-    table_ID = item_table_of(ranker).table().detach().float().numpy().copy()
-    worst = check_parity(ranker, folder / "encoder.onnx", table_ID, data)
-    stage_name = run.stage_of("crm", stage)
+    model = run.load(stage.id).cpu()
+    write_encoder(model, folder / "encoder.onnx")
+    table_ID = item_embedding_of(model).table().detach().float().numpy().copy()
+    worst = check_parity(model, folder / "encoder.onnx", table_ID, data)
     head |= {
-        "model": run.settings.crm.model_dump(mode="json"),
-        "stage": stage,
-        "trained_in": stage_name,
-        "validation_ndcg@10": run.record.stages[stage_name]["validation_ndcg"],
-        "dim": ranker.dim,
-        "max_length": ranker.max_length,
+        "model": stage.network.model_dump(mode="json"),
+        "stage": stage.id,
+        "validation_ndcg@10": run.validation_of(stage.id),
+        "dim": model.dim,
+        "max_length": model.max_length,
     }
     write_table(folder, table_ID, int8=options.table == "int8")
     if options.table == "int8":
         codes_ID, scales_I = to_int8(table_ID)
         rounded_ID = codes_ID * scales_I[:, None]
-        loss = _loss_of(ranker, data, table_ID, rounded_ID, run.settings.evaluation.seen)
+        loss = _loss_of(model, data, table_ID, rounded_ID, run.settings.evaluation.filter_seen)
         head["table"] = {"numbers": "int8", **loss}
         table_ID = rounded_ID
     if texts is not None:
-        encoder = OnnxEncoder(folder / "encoder.onnx", ranker.dim)
+        encoder = OnnxEncoder(folder / "encoder.onnx", model.dim)
         valid, test = (
-            _cases(data, positions, encoder, table_ID, ranker.max_length) for positions in (data.valid, data.test)
+            _cases(data, positions, encoder, table_ID, model.max_length) for positions in (data.valid, data.test)
         )
-        text_map, report = fit_cold_start(texts.vectors_IT, table_ID, valid, test)
+        text_map, report = fit_text_map(texts.vectors_IT, table_ID, valid, test)
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
 
 
-def _loss_of(ranker: Ranker, data: Dataset, table_ID: Floats, rounded_ID: Floats, seen: SeenItems) -> dict[str, float]:
+def _loss_of(
+    model: SequenceEncoder, data: Dataset, table_ID: Floats, rounded_ID: Floats, filter_seen: bool
+) -> dict[str, float]:
     """Validation NDCG@10 of the model with its own table and with the rounded one, which its input reads too."""
     if not len(data.valid):
         return {}
-    weight = item_table_of(ranker).weight
+    weight = item_embedding_of(model).weight
     found = {}
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(rows_ID))
-        found[name] = validation_ndcg(ranker, data, seen=seen)
+        found[name] = validation_ndcg(model, data, filter_seen=filter_seen)
     return found
 
 
@@ -255,5 +268,5 @@ def _about_encoder(head: dict[str, Any]) -> str:
         return ""
     return (
         f"text encoder: {found['bytes'] / 2**20:.1f} MiB in {found['precision']}, cosine with the original "
-        f"at least {found['cosine_least']:.4f}"
+        f"at least {found['cosine_min']:.4f}"
     )

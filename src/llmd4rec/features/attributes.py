@@ -18,7 +18,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.several import BETWEEN, kept_parts
+from llmd4rec.data.ingest.multi_values import BETWEEN, stored_values
 
 #: Items that must have a part before it counts as an attribute.
 MIN_ITEMS = 3
@@ -28,7 +28,7 @@ SHARED_PARTS = 0.5
 #: A field of more words than this in the mean is no title.
 TITLE_WORDS = 32
 #: Words and pairs of them at most; nor are there ever more than items, so that what they cost in training is bounded.
-MOST_WORDS = 100_000
+MAX_WORDS = 100_000
 _STEPS, _ANY = re.compile(r">"), re.compile(r"[>;|,]")
 _WORD = r"\w+"
 
@@ -67,7 +67,7 @@ def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> 
 def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.csr_matrix | None:
     """Items × words and pairs of words, float32, TF-IDF: log(I / items that have it), each row of length 1.
 
-    Upper and lower case are the same. There are never more columns than items, nor than `MOST_WORDS`: the rarest go.
+    Upper and lower case are the same. There are never more columns than items, nor than `MAX_WORDS`: the rarest go.
 
     Args:
         dataset: its catalogue is read, nothing else.
@@ -90,7 +90,7 @@ def item_words(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.cs
         .len("items")
         .filter(pl.col("items").is_between(MIN_ITEMS, size - 1))
         .sort("items", "field", "word", descending=[True, False, False])
-        .head(min(size, MOST_WORDS))
+        .head(min(size, MAX_WORDS))
         .with_row_index("column")
     )
     if not len(known):
@@ -122,7 +122,7 @@ def _values(dataset: Dataset, field: str) -> pl.DataFrame:
     """The values of a field, a row each: columns item, value."""
     column = dataset.catalogue[field].cast(pl.String)
     if field in (dataset.multi_fields or {}):
-        column = kept_parts(column)
+        column = stored_values(column)
     values = column.alias("value").to_frame().with_row_index("item")
     return values.explode("value").drop_nulls() if column.dtype == pl.List else values
 

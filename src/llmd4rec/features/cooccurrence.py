@@ -1,4 +1,4 @@
-"""Which items stand together in training histories; a sparse matrix, items × items."""
+"""Co-occurrence of items in training histories; a sparse matrix, items × items."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import scipy.sparse as sp
 
 from llmd4rec.data.dataset import Dataset
 
-#: Two items of a history count as together up to this far apart; at distance g they count 1/g.
+#: Two items of a history co-occur up to this distance; at distance g they count 1/g.
 REACH = 3
 
 
-def together(dataset: Dataset) -> sp.csr_matrix:
-    """How often two items stand near each other in the training part of a history, D^-½ C D^-½ of the counts C.
+def co_occurrence(dataset: Dataset) -> sp.csr_matrix:
+    """How often two items occur near each other in the training part of a history, D^-½ C D^-½ of the counts C.
 
-    Symmetric, float32, no diagonal; rows of items without company are empty. Nothing held out is read.
+    Symmetric, float32, no diagonal; rows of items that co-occur with none are empty. Nothing held out is read.
     """
     items = np.asarray(dataset.items)
     user = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
@@ -38,11 +38,11 @@ def normalised(counts: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((scale @ counts @ scale).astype(np.float32))
 
 
-def strongest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
-    """The matrix with only the `count` largest entries of each row; of equal ones those of lower column stay."""
+def top_k_per_row(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
+    """The `count` largest entries of each row; of equal ones those of lower column."""
     matrix = sp.csr_matrix(matrix)
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, row))
     place = np.arange(len(order)) - matrix.indptr[row[order]]
-    kept = order[place < count]
-    return sp.csr_matrix((matrix.data[kept], (row[kept], matrix.indices[kept])), matrix.shape)
+    top = order[place < count]
+    return sp.csr_matrix((matrix.data[top], (row[top], matrix.indices[top])), matrix.shape)

@@ -1,1 +1,1 @@
-"""Answers: recommendations with filters, reasons, similar items, new items. Needs no PyTorch for exports."""
+"""Serving recommendations: filters, reasons, similar items, new items. An export is served without PyTorch."""

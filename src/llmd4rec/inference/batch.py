@@ -14,19 +14,20 @@ import polars as pl
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.engine import Engine, Ranked
+from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.ranking import Ranked
 from llmd4rec.inference.types import Request
 from llmd4rec.io.files import atomic_file
 from llmd4rec.log import bar
 
 #: Users ranked together.
-AT_ONCE = 1024
+BATCH_SIZE = 1024
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Users and what each has chosen, oldest first."""
+    """Users and their histories, oldest first."""
 
     users: list[str]
     items: list[list[str]]
@@ -64,17 +65,17 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
         request: how to recommend; its history is not read.
 
     Returns:
-        Columns user_id, rank (from 1), item_id, title, score; and how many users got popular items because no item of
+        Columns user_id, rank (from 1), item_id, title, score; and how many users got popular items, because no item of
         their history was known.
 
     Raises:
         DataError: the request is wrong.
     """
     users, ranks, rows, scores = [], [], [], []
-    popular = 0
+    num_popular = 0
     # Users with histories of similar length are encoded together; the table is in the order given.
     order = sorted(range(len(histories.users)), key=lambda user: len(histories.items[user]))
-    parts = [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
+    parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
     def ranked(part: list[int]) -> tuple[Catalogue, list[Ranked]]:
         return engine.rank_many([replace(request, history=histories.items[user]) for user in part])
@@ -84,7 +85,7 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
     with bar("Recommending", len(order), "users") as progress, ThreadPoolExecutor(workers) as pool:
         for chosen, (_, found) in zip(parts, pool.map(ranked, parts), strict=True):
             lengths = [len(each.rows) for each in found]
-            popular += sum(each.popular for each in found)
+            num_popular += sum(each.popular for each in found)
             users.append(np.repeat(np.array(chosen, dtype=np.int64), lengths))
             ranks.append(np.concatenate([np.arange(1, length + 1) for length in lengths]))
             rows.append(np.concatenate([each.rows for each in found]))
@@ -109,7 +110,7 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
             titles.gather(table["item"]).alias("title"),
             "score",
         ),
-        popular,
+        num_popular,
     )
 
 
@@ -117,15 +118,15 @@ def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
     return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype=dtype)
 
 
-def check_out(path: Path) -> None:
-    """Refuses a file that could not be written, before anything is computed.
+def check_output_path(path: Path) -> None:
+    """Refuses a file that cannot be written, before anything is computed.
 
     Raises:
-        DataError: its ending is of no known format, or it is a folder.
+        DataError: its ending is not a known format, or it is a folder.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(
-            f"{path}: the ending {path.suffix!r} is of no known format", f"Use one of {', '.join(SUFFIXES)}."
+            f"{path}: the ending {path.suffix!r} is not a known format", f"Use one of {', '.join(SUFFIXES)}."
         )
     if path.is_dir():
         raise DataError(f"{path} is a folder", "Give the name of a file.")

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, what it was measured to do, what it does not know."""
+"""The model card of an export: what it is, its measured accuracy, its limits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Scores every item of a catalogue of {head["items"]:,} as the next one after a hi
 
 def _about(head: dict[str, Any]) -> list[str]:
     lines = [
-        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['trained_in']}`, selected at validation NDCG@10 "
+        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation NDCG@10 "
         f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
-        "- Selected and measured with what a history holds "
-        + ("among the candidates: it may come back." if _keeps_seen(head) else "removed from the candidates."),
+        "- Selected and evaluated with the items of the history "
+        + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
         "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
     ]
-    if "before" in head:
+    if "undistilled" in head:
         lines.append(
-            f"- `before/` holds the same network without distillation, with validation NDCG@10 "
-            f"{head['before']['validation_ndcg@10']:.4f}; graph and table are of the same size."
+            f"- `undistilled/` is the same network trained without distillation, with validation NDCG@10 "
+            f"{head['undistilled']['validation_ndcg@10']:.4f}; graph and table have the same size."
         )
     if "table" in head:
         table = head["table"]
@@ -45,22 +45,22 @@ def _about(head: dict[str, Any]) -> list[str]:
     if "new_items" in head:
         new = head["new_items"]
         lines.append(
-            f"- New items are placed by their texts with `text_map.npy`, ridge regression on vectors of "
-            f"{new['encoder']}. Measured on {new['cases']:,} test interactions with items whose rows were withheld, "
-            "each ranked among the whole catalogue:"
+            f"- Embeddings of new items are made from their texts with `text_map.npy`, ridge regression on vectors of "
+            f"{new['encoder']}. Measured on {new['cases']:,} test interactions with items whose embeddings were held "
+            "out, each ranked among the whole catalogue:"
         )
         lines += ["", "  | recall | " + " | ".join(new["recall"]) + " |", "  |---" * (len(new["recall"]) + 1) + "|"]
         for name, key in (
-            ("rows made from texts", "recall"),
-            ("their trained rows", "recall_trained_rows"),
-            ("the mean row for all", "recall_without_texts"),
+            ("embeddings made from texts", "recall"),
+            ("their trained embeddings", "recall_trained_rows"),
+            ("the mean embedding for all", "recall_without_texts"),
             ("chance", "recall_by_chance"),
         ):
             lines.append(f"  | {name} | " + " | ".join(f"{value:.4f}" for value in new[key].values()) + " |")
         lines += [
             "",
-            f"  These items, a fifth of the catalogue at a time, then take {new['share_of_top10']:.1%} of the ten best "
-            f"places; with their trained rows {new['share_of_top10_trained_rows']:.1%}.",
+            f"  These items, a fifth of the catalogue at a time, then take {new['share_of_top10']:.1%} of the top ten; "
+            f"with their trained embeddings {new['share_of_top10_trained_rows']:.1%}.",
         ]
     else:
         lines.append("- Knows only the items of `catalogue.parquet`.")
@@ -69,21 +69,17 @@ def _about(head: dict[str, Any]) -> list[str]:
         lines += [
             "",
             f"- `text_encoder/` is {encoder['name']} in {encoder['precision']} ({encoder['bytes'] / 2**20:.1f} MiB); "
-            f"cosine with the original's vectors at least {encoder['cosine_least']:.4f}.",
+            f"cosine with the original's vectors at least {encoder['cosine_min']:.4f}.",
         ]
     return lines
-
-
-def _keeps_seen(head: dict[str, Any]) -> bool:
-    return bool(head.get("seen") == "keep")  # exports of before it was written down have none
 
 
 def _use(head: dict[str, Any]) -> str:
     table = 'np.load("item_table.npy")'
     if "table" in head:
         table += ' * np.load("item_scales.npy")[:, None]'
-    seen = "" if _keeps_seen(head) else "scores[history[0]] = -np.inf  # not what was seen already\n"
-    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("SEEN", seen)
+    filtering = "scores[history[0]] = -np.inf  # leave out seen items\n" if head["filter_seen"] else ""
+    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("FILTERING", filtering)
 
 
 _USE = """
@@ -107,6 +103,6 @@ ids = pl.read_parquet("catalogue.parquet")["item_id"].to_list()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
 states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
 scores = (states @ table.T)[0]
-SEENprint([ids[i] for i in np.argsort(-scores)[:10]])
+FILTERINGprint([ids[i] for i in np.argsort(-scores)[:10]])
 ```
 """

@@ -1,4 +1,4 @@
-"""The user encoder: rows of histories in, one state each out."""
+"""The user encoder: from a history, as rows of the item table, to a state."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ AT_ONCE = 256
 
 
 class Encoder(Protocol):
-    """Anything that reads histories."""
+    """A model that reads histories: the network of a run or the graph of an export."""
 
     def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
         """States [B, d] of histories of table rows, padded on the right with any row."""
 
 
 class OnnxEncoder:
-    """The exported graph in ONNX Runtime; may be called from several threads at once.
+    """The exported graph in ONNX Runtime; it can be called from several threads at once.
 
     Args:
         path: encoder.onnx.
@@ -35,7 +35,7 @@ class OnnxEncoder:
         threads: threads of one call; None: ONNX Runtime's choice.
 
     Raises:
-        RunError: the file is no such graph.
+        RunError: the file is not such a graph.
     """
 
     def __init__(self, path: Path, dim: int, threads: int | None = None) -> None:
@@ -46,7 +46,7 @@ class OnnxEncoder:
         widths = {session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
         if inputs != {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)} or widths != {dim}:
             raise RunError(
-                f"{path} is no user encoder of width {dim}: its inputs are {', '.join(inputs)}",
+                f"{path} is not a user encoder of width {dim}: its inputs are {', '.join(inputs)}",
                 "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
             )
 
@@ -57,28 +57,28 @@ class OnnxEncoder:
 
 
 class Graph:
-    """An ONNX Runtime session in each process that asks: it has threads, of which a fork has none.
+    """An ONNX Runtime session for each process: the threads of a session do not exist in a fork.
 
     Args:
         path: the graph.
         threads: threads of one call; None: ONNX Runtime's choice.
 
     Raises:
-        RunError: the file is no graph.
+        RunError: the file is not a graph.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path, self._threads = path.resolve(), threads
         self._opened = os.getpid(), open_graph(path, threads)
         self._digest = sha256_file(path)
-        #: Sessions of processes that this one was forked from: to end one would wait for threads that are not here.
+        #: Sessions of processes this one was forked from. Closing one would wait for threads that do not exist here.
         self._inherited: list[Any] = []
 
     def session(self) -> Any:
-        """The one of this process.
+        """The session of this process.
 
         Raises:
-            RunError: this is a fork, and the file is gone or another one by now.
+            RunError: this is a fork, and the file is gone or was changed.
         """
         process, session = self._opened
         if process != os.getpid():
@@ -97,7 +97,7 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
     """An ONNX Runtime session on the processor.
 
     Raises:
-        RunError: the file is no graph.
+        RunError: the file is not a graph.
     """
     with explained():
         import onnxruntime

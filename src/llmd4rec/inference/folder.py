@@ -6,12 +6,12 @@
     counts.npy          int64 [I], occurrences in the training data
     export.json         format, settings, what it came from, SHA-256 of every file
     README.md           model card
-    text_map.npy        float32 [T + 1, d]: a text vector and a 1, times this, is the row of a new item (optional)
+    text_map.npy        float32 [T + 1, d]: (text vector, 1) @ text_map is the embedding of a new item (optional)
     text_encoder/       ONNX sentence encoder and its tokenizer.json (optional)
     histories.json      example histories (optional)
-    before/             encoder, table and text map of the model before distillation (optional)
+    undistilled/        encoder, table and text map of the undistilled model (optional)
 
-Nothing is unpickled, and no name may point outside the folder.
+Nothing is unpickled, and no file name may point outside the folder.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.inference.types import ExportInfo, FieldKind, Seen
+from llmd4rec.inference.types import ExportInfo, FieldKind
 from llmd4rec.io.files import read_json, sha256_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEAD = "export.json"
 Floats = NDArray[np.float32]
-_NEEDED = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
-_FIELDS: dict[str, type | tuple[type, ...]] = {
+_REQUIRED_FILES = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
+_REQUIRED_ENTRIES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "stage": str, "items": int, "dim": int, "max_length": int, "fields": dict, "files": dict,
-    "validation_ndcg@10": (int, float),
+    "validation_ndcg@10": (int, float), "filter_seen": bool,
 }  # fmt: skip
 _AGAIN = "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What differs between the model and the one before distillation.
+    """The files of one model of an export: the served one, or the undistilled one.
 
     Attributes:
         encoder: path of the ONNX graph.
@@ -63,7 +63,8 @@ class Folder:
     Attributes:
         head: export.json.
         has: names of the files it lists.
-        trained: bool [I]; false for rows that were made from texts.
+        undistilled: the same network trained without distillation, where the export has it.
+        trained: bool [I]; false for items whose embeddings were made from texts.
         examples: histories of real people, and the item each chose next.
     """
 
@@ -71,17 +72,17 @@ class Folder:
     head: Mapping[str, Any]
     has: frozenset[str]
     model: Model
-    before: Model | None
+    undistilled: Model | None
     catalogue: pl.DataFrame
     counts: NDArray[np.int64]
     trained: NDArray[np.bool_]
     examples: tuple[tuple[tuple[str, ...], str | None], ...]
 
     def info(self, head: Mapping[str, Any]) -> ExportInfo:
-        """What is served, after `head`: export.json as it is, or as it is for the model before distillation."""
+        """What is served, according to `head`: export.json, or what it says of the undistilled model."""
         can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
-        known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files", "before", "seen"}
-        known.add("multi_fields")
+        known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files"}
+        known |= {"undistilled", "filter_seen", "multi_fields"}
         return ExportInfo(
             name=self.path.resolve().name,
             format=head["format"],
@@ -93,7 +94,7 @@ class Folder:
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
             validation=float(head["validation_ndcg@10"]),
-            seen=head.get("seen", "remove"),
+            filter_seen=head["filter_seen"],
             can_add=can_add if self.model.text_map is not None else None,
             about={name: value for name, value in head.items() if name not in known},
         )
@@ -109,7 +110,7 @@ def read_folder(path: Path) -> Folder:
     """Reads and checks an export folder.
 
     Raises:
-        RunError: it is none, is of another format, or a file is missing, altered or does not fit the others.
+        RunError: it is not an export, has another format, or a file is missing, altered or does not fit the others.
     """
     head = _read_head(path)
     _check_files(path, head["files"])
@@ -127,32 +128,34 @@ def read_folder(path: Path) -> Folder:
         raise RunError(f"{path / 'catalogue.parquet'}: an item_id is missing or repeated", _AGAIN)
     for name, kind in head["fields"].items():
         if kind not in get_args(FieldKind):
-            raise RunError(f"{path / HEAD} is damaged: {kind!r} is no kind of field {name!r}", _AGAIN)
+            raise RunError(f"{path / HEAD} is damaged: {kind!r} is not a kind of field (field {name!r})", _AGAIN)
         if name not in catalogue.columns:
-            raise RunError(f"{path / 'catalogue.parquet'} lacks the field {name!r} that {HEAD} names", _AGAIN)
-    multi = head.get("multi_fields", {})  # exports of before fields with several values were told apart have none
+            raise RunError(f"{path / 'catalogue.parquet'} has no field {name!r}, which {HEAD} names", _AGAIN)
+    multi = head.get("multi_fields", {})  # absent where the data set does not say
     if (
         not isinstance(multi, dict)
         or not multi.keys() <= head["fields"].keys()
         or "number" in map(head["fields"].get, multi)
     ):
-        raise RunError(f"{path / HEAD} is damaged: multi_fields names no such fields", _AGAIN)
+        raise RunError(
+            f"{path / HEAD} is damaged: multi_fields names fields that the catalogue does not have, or numbers", _AGAIN
+        )
     counts = _array(path / "counts.npy", np.int64, (items,))
     width = head.get("new_items", {}).get("width")
     model = _read_model(path, "", has, items, dim, width)
-    before = _read_model(path, "before/", has, items, dim, width) if "before" in head else None
+    undistilled = _read_model(path, "undistilled/", has, items, dim, width) if "undistilled" in head else None
     trained = np.ones(items, dtype=bool)
     untrained = head.get("untrained_rows", [])
     if not all(isinstance(row, int) and 0 <= row < items for row in untrained):
         raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
     trained[untrained] = False
     examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
-    return Folder(path, head, has, model, before, catalogue, counts, trained, examples)
+    return Folder(path, head, has, model, undistilled, catalogue, counts, trained, examples)
 
 
 def _read_head(path: Path) -> dict[str, Any]:
     if not (path / HEAD).is_file():
-        what = "does not exist" if not path.exists() else f"is no export folder (it has no {HEAD})"
+        what = "does not exist" if not path.exists() else f"is not an export folder (it has no {HEAD})"
         raise RunError(f"{path} {what}", f"Make one with: llmd4rec export RUN --out {path}")
     try:
         head = read_json(path / HEAD)
@@ -160,24 +163,29 @@ def _read_head(path: Path) -> dict[str, Any]:
         raise RunError(error.what, _AGAIN) from error
     version = head.get("format") if isinstance(head, dict) else None
     if version != FORMAT_VERSION:
-        raise RunError(
-            f"{path / HEAD} has export format {version!r}; this version reads {FORMAT_VERSION}",
-            "Export the run again with this version of llmd4rec, or serve it with the version that made it.",
-        )
-    for name, kind in _FIELDS.items():
+        raise _other_format(path, version)
+    for name, kind in _REQUIRED_ENTRIES.items():
         if not isinstance(head.get(name), kind):
             raise RunError(f"{path / HEAD} is damaged: {name!r} is missing or of the wrong kind", _AGAIN)
     if head["items"] < 1 or head["dim"] < 1 or head["max_length"] < 1:
         raise RunError(f"{path / HEAD} is damaged: items, dim and max_length must be at least 1", _AGAIN)
-    if head.get("seen", "remove") not in get_args(Seen):  # exports of before it was written down have none
-        raise RunError(f"{path / HEAD} is damaged: seen is {head['seen']!r}", _AGAIN)
-    for name in ("new_items", "before"):
+    for name in ("new_items", "undistilled"):
         if not isinstance(head.get(name, {}), dict):
             raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
-    missing = [name for name in _NEEDED if name not in head["files"]]
+    missing = [name for name in _REQUIRED_FILES if name not in head["files"]]
     if missing:
         raise RunError(f"{path / HEAD} is damaged: it does not list {', '.join(missing)}", _AGAIN)
     return dict(head)
+
+
+def _other_format(path: Path, version: Any) -> RunError:
+    """The error for an export that another version of this package made."""
+    what = f"{path / HEAD} has export format {version!r}; this version of llmd4rec reads format {FORMAT_VERSION}"
+    remedy = "Export the run again with this version of llmd4rec, or serve it with the version that made it."
+    if type(version) is int and version < FORMAT_VERSION:
+        what = f"{path} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
+        remedy = f"{_AGAIN}, or serve it with the version that made it."
+    return RunError(what, remedy)
 
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
@@ -189,7 +197,7 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
             raise RunError(f"{path / name} is missing", f"Copy the whole folder again. {_AGAIN}")
         if sha256_file(path / name) != expected:
             raise RunError(
-                f"{path / name} is not the file that was exported: its checksum differs from the one in {HEAD}",
+                f"{path / name} is not the file that was exported: its checksum is not the one in {HEAD}",
                 f"It was altered or cut while copying: copy the folder again. {_AGAIN}",
             )
 
@@ -203,7 +211,7 @@ def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: i
     else:
         table_ID = _array(where, np.float32, (items, dim))
     if not np.isfinite(table_ID).all():
-        raise RunError(f"{where} holds NaN or infinite values: nothing can be ranked with it", _AGAIN)
+        raise RunError(f"{where} contains NaN or infinite values: nothing can be ranked with it", _AGAIN)
     name = f"{prefix}text_map.npy"
     text_map = None
     if name in has:
@@ -215,14 +223,14 @@ def _read_examples(path: Path) -> tuple[tuple[tuple[str, ...], str | None], ...]
     try:
         found = [(each["history"], each["next"]) for each in read_json(path)]
         if not all(isinstance(item, str) for history, _ in found for item in history):
-            raise TypeError("an identifier is no text")
+            raise TypeError("an identifier is not text")
         return tuple((tuple(history), following) for history, following in found)
     except (DataError, TypeError, KeyError) as error:
         raise RunError(f"{path} is damaged: {error}", _AGAIN) from error
 
 
 def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """An array of the type and shape it must have; None stands for any length."""
+    """Reads an array and checks its type and shape; None stands for any length."""
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -233,5 +241,5 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -
         wanted = " x ".join("any" if size is None else f"{size:,}" for size in shape)
         raise RunError(f"{path} has shape {np.shape(array)}, but {wanted} is needed", _AGAIN)
     if array.dtype != dtype:
-        raise RunError(f"{path} holds {array.dtype}, but {np.dtype(dtype)} is needed", _AGAIN)
+        raise RunError(f"{path} contains {array.dtype}, but {np.dtype(dtype)} is needed", _AGAIN)
     return np.ascontiguousarray(array)

@@ -7,13 +7,12 @@ from pathlib import Path
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
 from llmd4rec.inference.folder import HEAD
-from llmd4rec.io.download import offline, reachable
 
 
 def locate_export(name: Path | str, revision: str | None = None) -> Path:
-    """The folder of an export: `name` itself where it exists, else a copy of that repository of the hub.
+    """The folder of an export: `name` itself where it exists, otherwise a local copy of that repository of the hub.
 
-    A copy in the local cache of the hub is used without asking the hub; a `revision` that it does not know is fetched.
+    A copy in the local cache is used without asking the hub; a `revision` that is not there is fetched.
 
     Raises:
         RunError: there is no such folder, and the hub does not have or give it.
@@ -24,6 +23,8 @@ def locate_export(name: Path | str, revision: str | None = None) -> Path:
     with explained():
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        from llmd4rec.io.download import offline, reachable  # loads Python's network modules: 80 ms
 
     try:
         folder = snapshot_download(str(name), revision=revision, local_files_only=True)
@@ -47,7 +48,7 @@ def locate_export(name: Path | str, revision: str | None = None) -> Path:
 
 
 def push(folder: Path, name: str, *, private: bool, token: str | None) -> str:
-    """Uploads an export folder as a repository of models and gives its address.
+    """Uploads an export folder as a model repository; returns its address.
 
     Raises:
         RunError: the hub does not answer or refuses.
@@ -56,6 +57,8 @@ def push(folder: Path, name: str, *, private: bool, token: str | None) -> str:
     with explained():
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        from llmd4rec.io.download import offline, reachable  # loads Python's network modules: 80 ms
 
     if offline() or constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise RunError(

@@ -1,7 +1,7 @@
-"""An approximate index over a large item table: product quantisation, scanned whole, then scored exactly.
+"""An approximate index over a large item table: product quantisation of all rows, then exact scores of the best.
 
-Every row is kept in 4-bit codes, which a processor scans many times faster than the rows themselves. The scan names
-some hundreds of rows, whose exact scores decide. Nothing is skipped, so recall hardly depends on how the items lie, and
+Every row is stored in 4-bit codes, which a processor scans many times faster than the rows themselves. The scan returns
+some thousand rows, whose exact scores decide. No row is skipped, so recall hardly depends on how the items lie, and
 the index is made in seconds when an export is loaded; docs/serving.md compares it with graphs and inverted lists.
 """
 
@@ -16,15 +16,15 @@ from llmd4rec.extras import explained
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-#: Rows the codes are learned from. Of fewer than the least, faiss warns for each code that they are not enough, and of
-#: fewer than 16 it makes none.
-_TRAINED_ON, _LEAST_TRAINED_ON = 65_536, 39 * 16
-#: So many rows are scored exactly, and at least so many times those asked for.
-LEAST_RESCORED, RESCORED = 2000, 20
+#: The number of rows that the codes are learned from. Below the minimum faiss warns for each code, and below 16 rows it
+#: cannot learn them.
+_TRAINED_ON, _MIN_TRAINED_ON = 65_536, 39 * 16
+#: The index returns at least `MIN_RESCORED` rows, and `RESCORE_FACTOR` times those asked for; these are scored exactly.
+MIN_RESCORED, RESCORE_FACTOR = 2000, 20
 
 
 class ApproximateIndex:
-    """Over the rows of a table; may be asked from several threads at once.
+    """An index over the rows of a table; it can be searched from several threads at once.
 
     Args:
         table_ID: [I, d]; kept, not copied.
@@ -42,8 +42,8 @@ class ApproximateIndex:
         self._index: Any = faiss.IndexPQFastScan(dim + self._padding, parts, 4, faiss.METRIC_INNER_PRODUCT)
         rng = np.random.default_rng(0)
         sample = np.sort(rng.choice(len(table_ID), min(_TRAINED_ON, len(table_ID)), replace=False))
-        if len(sample) < _LEAST_TRAINED_ON:  # a small table, whose rows are given again and again
-            sample = np.resize(sample, _LEAST_TRAINED_ON)
+        if len(sample) < _MIN_TRAINED_ON:  # a small table, whose rows are given again and again
+            sample = np.resize(sample, _MIN_TRAINED_ON)
         self._index.train(self._padded(table_ID[sample]))
         for start in range(0, len(table_ID), _TRAINED_ON):
             self._index.add(self._padded(table_ID[start : start + _TRAINED_ON]))
@@ -52,9 +52,9 @@ class ApproximateIndex:
         return len(self.table_ID)
 
     def candidates(self, states_BD: Floats, k: int) -> list[Rows]:
-        """For each state rows among which its k best are, nearly always; in no order."""
-        most = min(len(self), max(LEAST_RESCORED, RESCORED * k))
-        _, rows_BM = self._index.search(self._padded(states_BD), most)
+        """For each state a set of rows that nearly always includes its k best; in no order."""
+        num_rows = min(len(self), max(MIN_RESCORED, RESCORE_FACTOR * k))
+        _, rows_BM = self._index.search(self._padded(states_BD), num_rows)
         return [rows_M[rows_M >= 0].astype(np.int64) for rows_M in rows_BM]
 
     def _padded(self, vectors: Floats) -> Floats:

@@ -1,200 +1,198 @@
-"""Rows of the item table for items that were never trained, from their texts: ridge regression in closed form.
-
-    row = (text vector, 1) @ text_map          text_map float32 [T + 1, d]
-
-The map is fitted to the trained rows at export. How strongly it is pulled to zero is chosen, and what it is worth is
-measured, on items it was not fitted to: the items are dealt into folds, the rows of one fold at a time are replaced by
-what a map fitted to the others gives, and the held-out interactions with the fold's items are ranked among the whole
-catalogue. The strength is the best on validation items; what is reported is on test items.
-
-What a regression gives lies nearer to the mean than what it was fitted to, and such rows score too low to win against
-trained ones. So rows are stretched about the mean, until withheld items take as many of the ten best places as they do
-with their trained rows: not more, which would raise their recall at the cost of everything else.
-
-The network itself, and the rows of the other items, were trained with the fold's items in the catalogue; only their own
-rows are withheld. An item that did not exist then is a little harder.
-"""
+"""Adding items to a running engine: their texts become vectors, and the text map turns these into embeddings."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.inference.topk import top_columns
+from llmd4rec.data.ingest.limits import LONGEST_ID
+from llmd4rec.errors import DataError, RunError
+from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.snapshot import Snapshot
+from llmd4rec.inference.text_map import with_one
+from llmd4rec.inference.texts import TextEncoder, text_of
+from llmd4rec.inference.types import NewItem
 
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
-#: A stretch is looked for between these, in so many halvings.
-STRETCHES, HALVINGS = (0.5, 8.0), 7
-FOLDS = 5
-CUTOFFS = (10, 50, 100)
-#: Scores computed at most for a figure of the report, and for a step of a choice; bounds the time on a large catalogue.
-MOST_SCORES, MOST_SCORES_CHOOSING = 100_000_000, 20_000_000
+
+
+class ItemTexts:
+    """Turns new items into text vectors; the text encoder is opened when it is first needed.
+
+    Args:
+        folder: the export folder.
+        head: its export.json.
+        threads: of one call of the encoder; None: ONNX Runtime's choice.
+    """
+
+    def __init__(self, folder: Path, head: Mapping[str, Any], threads: int | None) -> None:
+        self._folder, self._threads = folder, threads
+        self.width: int = head["new_items"]["width"]
+        self.name: str = head["new_items"]["encoder"]
+        self.fields: list[str] = head["text_fields"]
+        self._about: Mapping[str, Any] | None = head.get("text_encoder")
+        self._encoder: TextEncoder | None = None
+        self._lock = threading.Lock()
+
+    def vectors(self, items: Sequence[NewItem]) -> Floats:
+        """Text vectors [n, T] of length 1; vectors that come with the items are normalised.
+
+        Raises:
+            DataError: an item has no text, or its vector has the wrong width, is zero or not finite; names the item.
+            RunError: items come as text, and the export has no text encoder.
+        """
+        vectors = np.zeros((len(items), self.width), dtype=np.float32)
+        to_encode = [place for place, item in enumerate(items) if item.vector is None]
+        texts = [self._text(items[place]) for place in to_encode]
+        for place, item in enumerate(items):
+            if item.vector is not None:
+                vectors[place] = self._vector(item)
+        if texts:
+            vectors[to_encode] = self._open(items[to_encode[0]])(texts)
+        return vectors
+
+    def _vector(self, item: NewItem) -> Floats:
+        # In float64, so that the square of a large number is still finite.
+        vector = np.asarray(item.vector, dtype=np.float64)
+        remedy = f"Give {self.width} numbers, as {self.name} gives them for its text."
+        if vector.shape != (self.width,) or not np.isfinite(vector).all():
+            raise DataError(f"item {item.item_id!r}: its vector has shape {vector.shape} or is not finite", remedy)
+        largest = np.abs(vector).max()
+        if largest == 0:
+            raise DataError(f"item {item.item_id!r}: its vector is zero, which has no direction", remedy)
+        # The map was fitted to vectors of length 1: a longer one would score high for its length alone. The largest
+        # number is divided out first, since the squares of very large or small numbers overflow.
+        vector = vector / largest
+        unit: Floats = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
+
+    def _text(self, item: NewItem) -> str:
+        text = item.text if item.text is not None else text_of(item.title, item.fields, self.fields)
+        if not text.strip():
+            raise DataError(
+                f"item {item.item_id!r} is new and has no text, from which its embedding would be made",
+                f"Give it a text, a vector, or one of the fields {', '.join(self.fields)}.",
+            )
+        return text
+
+    def _open(self, item: NewItem) -> TextEncoder:
+        with self._lock:
+            if self._encoder is None:
+                if self._about is None:
+                    raise RunError(
+                        f"item {item.item_id!r} comes as text, but the export {self._folder} has no text encoder",
+                        f"Export with --text-encoder, or give the item's vector as {self.name} makes it.",
+                    )
+                self._encoder = TextEncoder(self._folder, self._about["max_tokens"], self._threads)
+            return self._encoder
 
 
 @dataclass(frozen=True)
-class Cases:
-    """Held-out interactions.
+class NewItemEmbedder:
+    """Makes the embeddings of new items for one model.
 
     Attributes:
-        states_ND: the state behind each history.
-        targets_N: the row of the item that followed, which is not in the history.
-        seen: rows of each history.
+        texts: shared by the distilled and the undistilled model of an export.
+        text_map: float32 [T + 1, d].
     """
 
-    states_ND: Floats
-    targets_N: Rows
-    seen: list[Rows]
-
-    def among(self, items_I: NDArray[np.bool_]) -> Cases:
-        """Those whose target is among some items."""
-        return self.at(np.flatnonzero(items_I[self.targets_N]))
-
-    def some(self, most: int, rng: np.random.Generator) -> Cases:
-        """At most so many of them, drawn at random."""
-        if len(self.targets_N) <= most:
-            return self
-        return self.at(np.sort(rng.choice(len(self.targets_N), most, replace=False)))
-
-    def at(self, places: Rows) -> Cases:
-        """Those at some places."""
-        return Cases(self.states_ND[places], self.targets_N[places], [self.seen[place] for place in places])
+    texts: ItemTexts
+    text_map: Floats
 
 
-def with_one(texts_NT: Floats) -> Floats:
-    """Text vectors with a 1 behind each, [N, T + 1]."""
-    return np.concatenate([texts_NT, np.ones((len(texts_NT), 1), dtype=np.float32)], axis=1)
-
-
-def fit_map(texts_NT: Floats, rows_ND: Floats, strength: float, stretch: float = 1.0) -> Floats:
-    """The map [T + 1, d] with the least squared error plus `strength` times its own squares; the mean is free.
+def with_new_items(
+    models: Sequence[tuple[Snapshot, NewItemEmbedder | None]], items: Sequence[NewItem], name: str
+) -> list[Snapshot]:
+    """The snapshots of the models of an export with items added.
 
     Args:
-        texts_NT: text vectors.
-        rows_ND: the rows they belong to.
-        strength: relative to the mean square of a text vector's centred numbers, times N / T.
-        stretch: what the map gives lies so many times as far from the mean row.
+        models: of one catalogue; each has embeddings and a text map of its own.
+        name: of the export, for errors.
+
+    Raises:
+        DataError: an item is wrong, has no text, or would get an embedding that is not finite; names it.
+        RunError: the export cannot embed new items.
     """
-    texts, rows = texts_NT.astype(np.float64), rows_ND.astype(np.float64)
-    text_mean, row_mean = texts.mean(axis=0), rows.mean(axis=0)
-    centred = texts - text_mean
-    moments = centred.T @ centred
-    size = max(float(np.trace(moments)) / len(moments), 1e-12)
-    penalty = strength * size * np.eye(len(moments))
-    weights = stretch * np.linalg.solve(moments + penalty, centred.T @ (rows - row_mean))
-    return np.concatenate([weights, (row_mean - text_mean @ weights)[None]]).astype(np.float32)
+    (snapshot, embedder), *_ = models
+    check_items(items, snapshot.catalogue)
+    complete = [snapshot.catalogue.completed(item) for item in items]
+    to_embed = [place for place, item in enumerate(items) if _needs_embedding(snapshot.catalogue, embedder, item)]
+    vectors_NT = np.zeros((0, 0), dtype=np.float32)
+    if to_embed:
+        if embedder is None:
+            raise RunError(
+                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it was exported "
+                "without --new-items",
+                "Export the run again with --new-items; its catalogue needs texts.",
+            )
+        vectors_NT = embedder.texts.vectors([complete[place] for place in to_embed])
+    embeddings = [_embeddings(*model, complete, to_embed, vectors_NT) for model in models]
+    return [each.with_items(complete, rows_ND) for (each, _), rows_ND in zip(models, embeddings, strict=True)]
 
 
-def fit_cold_start(
-    texts_IT: Floats, table_ID: Floats, valid: Cases, test: Cases, seed: int = 0
-) -> tuple[Floats, dict[str, Any]]:
-    """The map fitted to all items with a text, and what its kind is worth on held-out items.
+def check_items(items: Sequence[NewItem], catalogue: Catalogue) -> None:
+    """Refuses items that cannot be added.
 
-    Args:
-        texts_IT: text vectors, zero where an item has no text.
-        table_ID: trained rows.
-        valid, test: held-out interactions with items of the catalogue.
-
-    Returns:
-        The map and a report: strength, stretch, recall of held-out items and their share of the ten best places, and
-        beside it what their trained rows reach, and what rows without texts (the mean row) and chance would.
+    Raises:
+        DataError: an item has no identifier, is given twice, or has a field that the catalogue does not have or a value
+            that the field cannot hold; names it.
     """
-    rng = np.random.default_rng(seed)
-    present = np.flatnonzero(np.any(texts_IT != 0, axis=1))
-    fold_I = np.full(len(table_ID), -1)
-    fold_I[rng.permutation(present)] = np.arange(len(present)) % FOLDS
-    valid, test = (
-        c.among(fold_I >= 0).some(max(1, scores // len(table_ID)), rng)
-        for c, scores in ((valid, MOST_SCORES_CHOOSING), (test, MOST_SCORES))
-    )
-    mean_D = table_ID[present].mean(axis=0) if len(present) else np.zeros(table_ID.shape[1], np.float32)
-    _, fair_share = _ranked(table_ID, table_ID, fold_I, valid)
-    best = (-1.0, STRENGTHS[0], 1.0, table_ID)
-    for strength in STRENGTHS:
-        rows_ID = _withheld_rows(texts_IT, table_ID, fold_I, strength)
-        stretch = _fair_stretch(rows_ID, mean_D, table_ID, fold_I, valid, fair_share)
-        rows_ID = _stretched(rows_ID, mean_D, fold_I, stretch)
-        gain = float((1 / _ranked(rows_ID, table_ID, fold_I, valid)[0]).sum())
-        best = max(best, (gain, strength, stretch, rows_ID), key=lambda each: each[0])
-    _, strength, stretch, rows_ID = best
-    mean_ID = np.broadcast_to(mean_D, table_ID.shape)
-    report: dict[str, Any] = {
-        "strength": strength,
-        "stretch": stretch,
-        "items": len(present),
-        "cases": len(test.targets_N),
-    }
-    for name, rows in (("", rows_ID), ("_trained_rows", table_ID), ("_without_texts", mean_ID)):
-        ranks, share = _ranked(rows, table_ID, fold_I, test)
-        report[f"recall{name}"] = {f"@{k}": _mean(ranks <= k) for k in CUTOFFS}
-        report[f"share_of_top10{name}"] = share
-    report["recall_by_chance"] = {f"@{k}": min(1.0, k / len(table_ID)) for k in CUTOFFS}
-    return fit_map(texts_IT[present], table_ID[present], strength, stretch), report
+    known: set[str] = set()
+    for place, item in enumerate(items):
+        if not item.item_id.strip():
+            raise DataError(f"items[{place}] has no identifier", "Give each item one that is not blank.")
+        if len(item.item_id) > LONGEST_ID:
+            raise DataError(
+                f"items[{place}] has an identifier of {len(item.item_id):,} characters", f"Use at most {LONGEST_ID}."
+            )
+        if item.item_id in known:
+            raise DataError(f"item {item.item_id!r} is given twice", "Give each item once.")
+        known.add(item.item_id)
+        try:
+            for name in item.fields:
+                catalogue.field(name).value_of(item)
+        except DataError as error:
+            raise DataError(f"item {item.item_id!r}: {error.what}", error.remedy) from error
 
 
-def _withheld_rows(texts_IT: Floats, table_ID: Floats, fold_I: Rows, strength: float) -> Floats:
-    """Each item's row from a map fitted to the other folds; trained rows where there is no text."""
-    rows_ID = table_ID.copy()
-    for fold in range(FOLDS):
-        others, own = (fold_I >= 0) & (fold_I != fold), fold_I == fold
-        if own.any() and others.any():
-            rows_ID[own] = with_one(texts_IT[own]) @ fit_map(texts_IT[others], table_ID[others], strength)
-    return rows_ID
+def _needs_embedding(catalogue: Catalogue, embedder: NewItemEmbedder | None, item: NewItem) -> bool:
+    """Whether an item has no embedding yet, or one that was made from something that now changes."""
+    if item.item_id not in catalogue.index:
+        return True
+    if catalogue.is_trained(item.item_id):
+        return False
+    encoded_fields = () if embedder is None else embedder.texts.fields
+    given = {*item.fields, *(() if item.title is None else ("title",))}
+    return item.vector is not None or item.text is not None or not given.isdisjoint(encoded_fields)
 
 
-def _stretched(rows_ID: Floats, mean_D: Floats, fold_I: Rows, stretch: float) -> Floats:
-    """Rows made from texts, so many times as far from the mean."""
-    return np.where((fold_I >= 0)[:, None], mean_D + np.float32(stretch) * (rows_ID - mean_D), rows_ID)
+def _embeddings(
+    snapshot: Snapshot,
+    embedder: NewItemEmbedder | None,
+    items: Sequence[NewItem],
+    to_embed: list[int],
+    vectors_NT: Floats,
+) -> Floats:
+    """The embeddings of items, [N, d]: made from text vectors, or those they have.
 
-
-def _fair_stretch(
-    rows_ID: Floats, mean_D: Floats, table_ID: Floats, fold_I: Rows, cases: Cases, fair_share: float
-) -> float:
-    """The stretch at which the rows take a given share of the ten best places; 1 where there is nothing to rank."""
-    if not len(cases.targets_N):
-        return 1.0
-    low, high = STRETCHES
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        share = _ranked(_stretched(rows_ID, mean_D, fold_I, middle), table_ID, fold_I, cases)[1]
-        low, high = (middle, high) if share < fair_share else (low, middle)
-    return float((low * high) ** 0.5)
-
-
-def _ranked(rows_ID: Floats, table_ID: Floats, fold_I: Rows, cases: Cases) -> tuple[Rows, float]:
-    """The rank of each case's target, its whole fold having the given rows; and the fold's share of the ten best."""
-    ranks = np.empty(len(cases.targets_N), dtype=np.int64)
-    shares = []
-    fold_N = fold_I[cases.targets_N]
-    for fold in range(FOLDS):
-        chosen, own = np.flatnonzero(fold_N == fold), fold_I == fold
-        if len(chosen):
-            table = np.where(own[:, None], rows_ID, table_ID)
-            ranks[chosen], best_NK = _ranks(table, cases.at(chosen))
-            shares.append(own[best_NK].mean(axis=1))
-    return ranks, _mean(np.concatenate(shares)) if shares else 0.0
-
-
-def _ranks(table_ID: Floats, cases: Cases) -> tuple[Rows, Rows]:
-    """The rank of each target among what its history has not seen, ties against it; and the ten best, [N, 10]."""
-    ranks = np.empty(len(cases.targets_N), dtype=np.int64)
-    best_NK = np.empty((len(ranks), min(10, len(table_ID))), dtype=np.int64)
-    at_once = max(1, (1 << 22) // len(table_ID))
-    for start in range(0, len(ranks), at_once):
-        part = slice(start, start + at_once)
-        targets = cases.targets_N[part]
-        scores = cases.states_ND[part] @ table_ID.T
-        for row, seen in zip(scores, cases.seen[part], strict=True):
-            row[seen] = -np.inf
-        own = scores[np.arange(len(targets)), targets]
-        ranks[part] = (scores >= own[:, None]).sum(axis=1)
-        best_NK[part] = top_columns(scores, best_NK.shape[1])
-    return ranks, best_NK
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(values.mean()) if len(values) else 0.0
+    Raises:
+        DataError: one is not finite, which would spoil every answer; names the item.
+    """
+    rows_ND = np.empty((len(items), snapshot.table_ID.shape[1]), dtype=np.float32)
+    if embedder is not None and to_embed:
+        rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
+    for place in set(range(len(items))).difference(to_embed):
+        rows_ND[place] = snapshot.table_ID[snapshot.catalogue.index[items[place].item_id]]
+    wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
+            "Export the run again: its text_map.npy contains numbers that are too large.",
+        )
+    return rows_ND

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.inference.catalogue import Catalogue, Mask
+from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.fields import Mask
 
 _WORD = re.compile(r"\w+")
 Rows = NDArray[np.int64]
@@ -50,26 +51,26 @@ class TitleSearch:
 
     @cached_property
     def _places(self) -> Rows:
-        """The place of each row among the most frequent."""
+        """The rank of each row by frequency."""
         places = np.empty(len(self.catalogue), dtype=np.int64)
         places[self.catalogue.by_count] = np.arange(len(self.catalogue))
         return places
 
-    def find(self, text: str, limit: int, passing: Mask | None = None) -> list[int]:
+    def find(self, text: str, limit: int, allowed: Mask | None = None) -> list[int]:
         """Rows: the item with that very identifier, titles that begin so, then others, each by their frequency."""
-        passing = self.catalogue.present if passing is None else passing
+        allowed = self.catalogue.present if allowed is None else allowed
         wanted = plain(text).strip()
         rows = self._matching(_WORD.findall(wanted), text)
-        rows = rows[passing[rows]]
+        rows = rows[allowed[rows]]
         by_count = rows[np.argsort(self._places[rows], kind="stable")].tolist()
         begins = [row for row in by_count if self._titles[row].startswith(wanted)] if wanted else []
         own = self.catalogue.index.get(text.strip())
-        first = [own] if own is not None and passing[own] else []
+        first = [own] if own is not None and allowed[own] else []
         return list(dict.fromkeys([*first, *begins, *by_count]))[:limit]
 
     def _matching(self, words: list[str], text: str) -> Rows:
         if not words:
-            # Nothing asked for is everything; signs only are in no word.
+            # An empty query finds everything; one of punctuation only finds nothing.
             return np.arange(len(self.catalogue)) if not text.strip() else np.empty(0, dtype=np.int64)
         sets = [self._rows.get(word, np.empty(0, dtype=np.int64)) for word in words[:-1]]
         sets.append(self._beginning(words[-1]))

@@ -20,7 +20,7 @@ _AT_ONCE = 32
 
 
 class TextEncoder:
-    """A sentence encoder; may be called from several threads at once.
+    """A sentence encoder; it can be called from several threads at once.
 
     Args:
         folder: the export folder.

@@ -1,4 +1,4 @@
-"""The best rows of a table for a state, exactly, in blocks."""
+"""The rows of a table with the highest scores for a state, exactly, in blocks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 #: Scores held at once: 16 MB, about what a processor's cache holds.
 BLOCK_ELEMENTS = 1 << 22
-#: Candidates fewer than this share of the table are gathered before they are scored.
+#: If the candidates are less than this share of the table, their rows are gathered before scoring.
 GATHER_BELOW = 0.25
 #: Columns whose maximum is taken together before the best are sought.
 GROUP = 32
 
 
-def exact_top(states_BD: Floats, table_ID: Floats, k: int, banned: Sequence[Rows]) -> tuple[list[Rows], list[Floats]]:
-    """The k best rows of the whole table for each state, best first, and their scores.
+def exact_top(states_BD: Floats, table_ID: Floats, k: int, excluded: Sequence[Rows]) -> tuple[list[Rows], list[Floats]]:
+    """The k rows of the whole table with the highest scores for each state, best first, and their scores.
 
     Args:
         states_BD: [B, d].
         table_ID: [I, d].
-        k: how many; fewer come back where the table has no more.
-        banned: for each state, rows that must not come.
+        k: how many; fewer are returned where the table has no more.
+        excluded: for each state, the rows that must not be returned.
     """
     height = len(table_ID)
     at_once = max(1, BLOCK_ELEMENTS // max(1, height))
@@ -32,8 +32,8 @@ def exact_top(states_BD: Floats, table_ID: Floats, k: int, banned: Sequence[Rows
     scores: list[Floats] = []
     for start in range(0, len(states_BD), at_once):
         block_BI = states_BD[start : start + at_once] @ table_ID.T
-        for scores_I, gone in zip(block_BI, banned[start : start + at_once], strict=True):
-            scores_I[gone] = -np.inf
+        for scores_I, rows_E in zip(block_BI, excluded[start : start + at_once], strict=True):
+            scores_I[rows_E] = -np.inf
         best_BK = top_columns(block_BI, k)
         values_BK = np.take_along_axis(block_BI, best_BK, axis=1)
         for best_K, values_K in zip(best_BK, values_BK, strict=True):

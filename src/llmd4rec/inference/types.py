@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers: plain values, frozen, without a library behind them."""
+"""The requests and answers of an engine: plain frozen values that depend on no library."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from llmd4rec.errors import DataError
 
-#: What a field of an item may hold.
+#: The value of an item's field; None where it is missing.
 Value = str | float | None
-#: `category`: few values, many items each; `text`: nearly every item its own; `number`: can be compared.
+#: `category`: few values that many items share; `text`: nearly every item has its own; `number`: has an order.
 FieldKind = Literal["category", "text", "number"]
-Seen = Literal["remove", "keep"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Item:
     """An item of the catalogue.
 
     Attributes:
-        title: what to call it; its identifier where it has no title.
+        title: its title; its identifier where it has none.
         fields: the catalogue's other columns.
         count: how often it occurs in the training data; 0 for items added later.
     """
@@ -33,11 +32,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Because:
-    """How much an item of the history moved a recommended item's score.
+class Reason:
+    """How much an item of the history changed a recommended item's score.
 
     Attributes:
-        effect: by how much the score, beside the mean score of the catalogue, falls when the item is taken out of the
+        effect: how far the score, relative to the catalogue's mean score, falls when the item is left out of the
             history; negative where it rises.
     """
 
@@ -47,44 +46,48 @@ class Because:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One item of an answer, with the reasons for it where they were asked for, strongest first."""
+class ScoredItem:
+    """A recommended item.
+
+    Attributes:
+        reasons: with `explain`, the items of the history that changed the score most, largest effect first.
+    """
 
     item_id: str
     title: str
     score: float
     fields: Mapping[str, Value]
-    because: tuple[Because, ...] | None = None
+    reasons: tuple[Reason, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes back for one request.
+    """The recommendations for one request.
 
     Attributes:
-        items: best first; fewer than k only where the catalogue has no more that may come.
+        items: best first; fewer than k only where there are fewer candidates.
         unknown: items of the history that are not in the catalogue; they were skipped.
-        fallback: `popular` where no item of the history was known, so that the most frequent items of the training
-            data came, scored by their count.
-        considered: how many items were candidates after filters, exclusions and seen items.
+        fallback: `popular` where no item of the history was known: the items are then the most frequent ones of the
+            training data, and their scores are their counts.
+        num_candidates: how many items were ranked, after filters, exclusions and the filtering of seen items.
     """
 
-    items: tuple[Scored, ...]
+    items: tuple[ScoredItem, ...]
     unknown: tuple[str, ...]
     fallback: Literal["popular"] | None
-    considered: int
+    num_candidates: int
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which items may come; all conditions hold together.
+    """Which items may be recommended; all conditions hold together.
 
     Attributes:
-        any_of: field → its allowed values (or one value). Case does not matter. A value of a path stands for all below
-            it: `Beauty > Makeup` admits `Beauty > Makeup > Eyes`. Items without a value do not pass.
-        at_least, at_most: number field → its bounds, both included. Items without a number do not pass.
-        allow: only these identifiers, where given.
-        deny: never these; None: nothing is denied.
+        any_of: field → its allowed values (or one value). Case does not matter. A value of a path includes all below
+            it: `Beauty > Makeup` allows `Beauty > Makeup > Eyes`. Items without a value are not allowed.
+        at_least, at_most: number field → its bound, inclusive. Items without a number are not allowed.
+        allow: only these identifiers; None: no such restriction.
+        deny: never these identifiers; None: nothing is denied.
     """
 
     any_of: Mapping[str, str | float | Collection[str | float]] = field(default_factory=dict)
@@ -100,18 +103,18 @@ class Request:
 
     Attributes:
         history: identifiers, oldest first; unknown ones are skipped and reported. Whole numbers are read as text.
-        k: how many items.
-        seen: whether items of the history may come back; None: as the model was evaluated.
-        exclude: identifiers that must not come back; unknown ones are fine; None: nothing.
-        filters: which items may come.
-        diversity: from 0 (scores alone) towards 1 (unlike each other); see `docs/serving.md`.
-        explain: also say which items of the history moved each score most.
-        popular_in: field → value; where the history has no known item, the most frequent items with these values come.
+        k: how many items to recommend.
+        filter_seen: whether items of the history are left out; None: as in the evaluation of the model.
+        exclude: identifiers that must not be recommended; unknown ones are fine; None: nothing is excluded.
+        filters: which items may be recommended.
+        diversity: from 0 (by score alone) to 1 (as different from each other as possible); see `docs/serving.md`.
+        explain: also return the items of the history that changed each score most.
+        popular_in: field → value; where no item of the history is known, the most frequent items with these values.
     """
 
     history: Sequence[str] = ()
     k: int = 10
-    seen: Seen | None = None
+    filter_seen: bool | None = None
     exclude: Collection[str] | None = ()
     filters: Filters | None = None
     diversity: float = 0.0
@@ -121,16 +124,16 @@ class Request:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add to a running engine.
+    """An item to add to a running engine, or the changes to an item that it has.
 
     Attributes:
-        title: None: as it was, where the item is known; "" clears it.
-        fields: values of the catalogue's other fields; of one that holds several values a list, or a text written as
-            the catalogue's were. Those left out are as they were where the item is known, else
-            missing; None clears one.
-        text: what its vector is made from; None: title and text fields, as in training.
-        vector: its text vector, where it was encoded elsewhere; [T] of the export's text encoder. Its length does not
-            matter: it is brought to 1, the length of the vectors in training.
+        title: None leaves the title of a known item as it is; "" removes it.
+        fields: values of the catalogue's other fields. A field with several values takes a list, or text as it was
+            written in the catalogue's file. Fields left out stay as they are for a known item, and are missing for a
+            new one; None removes a value.
+        text: the text that is encoded; None: title and text fields, as in training.
+        vector: its text vector [T], if it was encoded elsewhere with the export's text encoder. It is normalised to
+            length 1, as in training.
     """
 
     item_id: str
@@ -142,7 +145,7 @@ class NewItem:
 
 @dataclass(frozen=True)
 class AddedReport:
-    """Identifiers that are new, and those whose item was there and was replaced."""
+    """The result of adding items: identifiers that are new, and those of items that were replaced."""
 
     added: tuple[str, ...]
     replaced: tuple[str, ...]
@@ -150,7 +153,7 @@ class AddedReport:
 
 @dataclass(frozen=True)
 class RemovedReport:
-    """Identifiers that were removed, and those that were not there."""
+    """The result of removing items: identifiers that were removed, and those that the catalogue did not have."""
 
     removed: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -162,18 +165,19 @@ class ExportInfo:
 
     Attributes:
         name: of the folder it was loaded from.
-        format: version of the folder's format.
-        stage: `alone` or `distilled`.
+        format: format version of the folder.
+        stage: id of the training stage that the model comes from, such as `undistilled` or `distilled-round-2`.
         model: name of the network.
-        dim: d.
-        items: items that may come.
+        dim: width of states and item embeddings.
+        items: number of items that can be recommended.
         max_length: how many of the latest items of a history are read.
         fields: the catalogue's fields besides `item_id` and `title`, with their kinds.
-        fingerprint: a hash of all files of the export; stays the same when items are added.
+        fingerprint: a hash of all files of the export; it does not change when items are added.
         validation: NDCG@10 on the validation items.
-        can_add: what `add_items` needs: `text`, `vector` (the export has no text encoder), or None (no texts).
-        seen: what was done with items of the history when the model was evaluated, and is where a request does not say.
-        about: the rest of export.json.
+        can_add: what `add_items` needs for a new item: `text`, `vector` (the export has no text encoder), or None (new
+            items cannot be added).
+        filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
+        about: the other entries of export.json.
     """
 
     name: str
@@ -187,20 +191,19 @@ class ExportInfo:
     fingerprint: str
     validation: float
     can_add: Literal["text", "vector"] | None = None
-    seen: Seen = "remove"
+    filter_seen: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:
-    """Identifiers as text, as the catalogue has them: whole numbers are written out.
+    """Checks a list of identifiers and turns whole numbers into text.
 
     Args:
-        name: of the argument they come from.
-        ordered: whether their order means something, which a set does not have.
+        name: what the list is called in an error.
+        ordered: whether their order matters, so that a set is refused.
 
     Raises:
-        DataError: they are one text, which would be taken apart into letters, or none at all, or have no order; names
-            the argument.
+        DataError: `given` is a single text, is not a list of identifiers, or has no order; names it.
     """
     if ordered and isinstance(given, set | frozenset):
         raise DataError(f"the {name} is a set, which has no order", "Give a list, oldest first.")
@@ -208,13 +211,13 @@ def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:
         what = "a mapping" if isinstance(given, Mapping) else "a table"
         raise DataError(f"the {name} is {what}, not a list of identifiers", "Give one column of it, or a list.")
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        what = "one text" if isinstance(given, str | bytes) else "no list"
-        raise DataError(f"the {name} is {what}, {given!r}", "Give a list of identifiers.")
+        what = "a single text" if isinstance(given, str | bytes) else "not a list"
+        raise DataError(f"the {name} is {what}: {given!r}", "Give a list of identifiers.")
     return [one if type(one) is str else _identifier(name, one) for one in given]
 
 
 def _identifier(name: str, given: Any) -> str:
     # True is an integer to Python.
     if isinstance(given, bool) or not isinstance(given, str | Integral):
-        raise DataError(f"the {name} has {given!r} in it, which is no identifier", "Give identifiers as text.")
+        raise DataError(f"the {name} contains {given!r}, which is not an identifier", "Give identifiers as text.")
     return str(given)

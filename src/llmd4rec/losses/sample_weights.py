@@ -1,12 +1,12 @@
-"""Sample-wise adaptive weights: listen to whoever ranks the true item better (LLMD4Rec, arXiv 2505.18120).
+"""Sample-wise adaptive weights: more where the teacher ranks the true item better (LLMD4Rec, arXiv 2505.18120).
 
 With `r_s` and `r_t` the ranks (1 = best) that student and teacher give the true next item:
 
-    w = clip( 1 + (r_s - r_t) / max(r_t, 1), 0, 2 )    if r_s > r_t     the teacher knows better: listen
-    w = clip( 1 - (r_t - r_s) / max(r_s, 1), 0, 2 )    otherwise        the student knows better: do not
+    w = clip( 1 + (r_s - r_t) / max(r_t, 1), 0, 2 )    if r_s > r_t     the teacher knows better: up to 2
+    w = clip( 1 - (r_t - r_s) / max(r_s, 1), 0, 2 )    otherwise        the student knows better: down to 0
 
-The paper's w1 (training the LLM) has the LLM as student; its w2 (training the CRM) is the same formula with the roles
-exchanged. Equal ranks give 1; the weight leaves (0, 2) as soon as one rank is twice the other.
+The paper's w1 (training the LLM) has the LLM as student; its w2 (training the sequential model) is the same formula
+with the roles exchanged. Equal ranks give 1; the weight leaves (0, 2) as soon as one rank is twice the other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def rank_weights(student_rank_N: Tensor, teacher_rank_N: Tensor) -> Tensor:
     Source: LLMD4Rec's sample-wise adaptive weights w1, w2.
     """
     student, teacher = student_rank_N.double(), teacher_rank_N.double()
-    listen = 1 + (student - teacher) / teacher.clamp(min=1)
-    ignore = 1 - (teacher - student) / student.clamp(min=1)
-    return torch.where(student > teacher, listen, ignore).clamp(0, 2)
+    raised = 1 + (student - teacher) / teacher.clamp(min=1)
+    lowered = 1 - (teacher - student) / student.clamp(min=1)
+    return torch.where(student > teacher, raised, lowered).clamp(0, 2)

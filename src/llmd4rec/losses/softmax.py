@@ -9,8 +9,8 @@ few positions at a time, so no tensor of positions × items outlives its block; 
 of states and table all come out of the one pass. Names end in their shape: N positions, I items, n positions of a
 block, D and K widths of student and teacher.
 
-Where the catalogue is too large for a full softmax, the same walk runs over a drawn set of candidates
-(:func:`draw_candidates`) whose scores carry a log-Q correction, `bias_C`.
+Where the catalogue is too large for a full softmax, the same walk runs over a sampled set of candidates
+(:func:`~llmd4rec.losses.sampling.draw_candidates`) whose scores carry a log-Q correction, `bias_C`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.losses.base import LossParts, TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.sample_weights import rank_weights
 from llmd4rec.matmul import product
-from llmd4rec.models.base import Ranker
-from llmd4rec.training.fit import LossParts, Training
-
-if TYPE_CHECKING:
-    from llmd4rec.distillation.cache import Teacher
 
 #: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
 #: to mostly stay in a CPU's cache between the passes over a block.
@@ -39,7 +34,7 @@ BLOCK_ELEMENTS = 1 << 22
 #: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
 GPU_BLOCK_ELEMENTS = 1 << 26
 
-Weighting = Literal["rank", "none"]
+SampleWeights = Literal["rank", "none"]
 
 _LN2 = math.log(2.0)
 #: 2^x, sums of a catalogue of them and what one such sum is of another stay within 32-bit floats.
@@ -47,104 +42,31 @@ _SAFE_EXPONENT = 56.0
 
 
 @dataclass(frozen=True)
-class Distill:
-    """How a teacher is listened to.
+class DistillationTerm:
+    """The distillation term of the loss.
 
     Attributes:
-        strength: λ.
+        weight: λ.
         temperature: T of both distributions.
-        weighting: "rank" for the adaptive weights, "none" for 1 everywhere.
+        sample_weights: "rank" for the adaptive weights, "none" for 1 everywhere.
         scale_by_t2: multiply the KL by T², which keeps its gradient's size independent of T (Hinton et al., 2015).
-        prior_I: what is added to the student's scores while it learns and not when it serves, [I]; see
+        logit_adjustment_I: what is added to the student's scores while it learns and not when it serves, [I]; see
             :mod:`llmd4rec.distillation.logit_adjustment`. None: nothing.
     """
 
-    strength: float = 1.0
+    weight: float = 1.0
     temperature: float = 1.0
-    weighting: Weighting = "rank"
+    sample_weights: SampleWeights = "rank"
     scale_by_t2: bool = True
-    prior_I: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What the teacher has to say about N positions.
-
-    Attributes:
-        states_NK: the teacher's states, any float type.
-        table_IK: the teacher's item table (already reduced to the candidates, if candidates were drawn). Where it is
-            rounded to 8 bits, the states are rounded alike.
-        rank_N: the teacher's rank of each true item over the whole catalogue.
-        student_rank_N: the student's rank at the start of the round; None to use its current one.
-    """
-
-    states_NK: Tensor
-    table_IK: Tensor | Int8Rows
-    rank_N: Tensor
-    student_rank_N: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RankingObjective:
-    """The objective of one training: the loss below, with or without a teacher.
-
-    Attributes:
-        settings: label smoothing, and when and how many candidates are drawn.
-        teacher: whom to listen to, if anybody.
-        distill: how; required with a teacher.
-    """
-
-    settings: Training
-    teacher: Teacher | None = None
-    distill: Distill | None = None
-
-    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
-        """See :class:`~llmd4rec.training.fit.Objective`."""
-        target_N, bias_C, candidate_C = batch.target_N, None, None
-        if ranker.num_items > self.settings.full_softmax_items:
-            generator = torch.Generator().manual_seed(seed)
-            candidate_C, target_N, bias_C = draw_candidates(
-                target_N, ranker.num_items, self.settings.candidates, generator
-            )
-        lesson = self.teacher.lesson(batch.position_N, candidate_C) if self.teacher is not None else None
-        table_ID = ranker.item_table(candidate_C)
-        if self.distill is not None and self.distill.prior_I is not None:
-            prior_I = self.distill.prior_I
-            states_ND, table_ID = _with_prior(
-                states_ND, table_ID, prior_I if candidate_C is None else prior_I[candidate_C]
-            )
-        return ranking_loss(
-            states_ND,
-            table_ID,
-            target_N,
-            lesson,
-            self.distill,
-            bias_I=bias_C,
-            label_smoothing=self.settings.label_smoothing,
-            # With a teacher there are three such blocks. A matrix product with only a few rows is bound by memory; a
-            # large catalogue's blocks may be larger.
-            block_elements=max(
-                (BLOCK_ELEMENTS if states_ND.device.type == "cpu" else GPU_BLOCK_ELEMENTS)
-                // (1 if lesson is None else 2),
-                32 * len(table_ID),
-            ),
-        )
-
-
-def _with_prior(states_ND: Tensor, table_ID: Tensor, prior_I: Tensor) -> tuple[Tensor, Tensor]:
-    """States [N, D + 1] and table [I, D + 1] whose products are the scores plus the prior."""
-    return (
-        torch.cat([states_ND, states_ND.new_ones(len(states_ND), 1)], 1),
-        torch.cat([table_ID, prior_I.to(table_ID)[:, None]], 1),
-    )
+    logit_adjustment_I: Tensor | None = None
 
 
 def ranking_loss(
     states_ND: Tensor,
     table_ID: Tensor,
     target_N: Tensor,
-    lesson: Lesson | None = None,
-    distill: Distill | None = None,
+    teacher: TeacherBatch | None = None,
+    distill: DistillationTerm | None = None,
     *,
     bias_I: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -156,15 +78,15 @@ def ranking_loss(
         states_ND: the student's states, one per position.
         table_ID: the student's item table.
         target_N: row of the true next item in `table_ID`.
-        lesson: the teacher's side of the same N positions; None for plain training.
-        distill: how to listen; required with a lesson.
-        bias_I: added to every row of student and teacher scores alike: the log-Q correction of drawn candidates.
-        label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I; a drawn candidate's part is that of
+        teacher: the teacher's side of the same N positions; None for plain training.
+        distill: weight, temperature and sample weights of the distillation term; required with a teacher.
+        bias_I: added to every row of student and teacher scores alike: the log-Q correction of sampled candidates.
+        label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I; a sampled candidate has that of
             all the items it stands for.
         block_elements: bound on the elements of one block of scores.
     """
     total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
-        states_ND, table_ID, target_N, lesson, distill, bias_I, label_smoothing, block_elements
+        states_ND, table_ID, target_N, teacher, distill, bias_I, label_smoothing, block_elements
     )
     return LossParts(total, ce, kl, weight_N, rank_N)
 
@@ -187,8 +109,8 @@ class _Walk(torch.autograd.Function):
         states_ND: Tensor,
         table_ID: Tensor,
         target_N: Tensor,
-        lesson: Lesson | None,
-        distill: Distill | None,
+        teacher: TeacherBatch | None,
+        distill: DistillationTerm | None,
         bias_I: Tensor | None,
         label_smoothing: float,
         block_elements: int,
@@ -199,9 +121,9 @@ class _Walk(torch.autograd.Function):
         states_ND, table_ID = states_ND.detach(), table_ID.detach()
         table_DI = table_ID.t()
         student = _Scores(states_ND, table_ID, bias_I, distill.temperature if distill is not None else 1.0)
-        listener = None
-        if lesson is not None and distill is not None:
-            listener = _Listener(lesson, distill, student, bias_I, rows)
+        teacher_term = None
+        if teacher is not None and distill is not None:
+            teacher_term = _TeacherTerm(teacher, distill, student, bias_I, rows)
         buffer = states_ND.new_empty(rows, items)
 
         # Sums run in float64: a long walk of float32 additions would lose the last digits of the loss.
@@ -212,47 +134,47 @@ class _Walk(torch.autograd.Function):
             block = slice(start, min(start + rows, positions))
             target_n1 = target_N[block, None]
             scores_nI = student.of(block, buffer[: len(target_n1)])
-            if listener is not None:
-                listener.weigh(block, scores_nI, target_n1)
-            shift_n1 = student.settle_(scores_nI)
+            if teacher_term is not None:
+                teacher_term.set_weights(block, scores_nI, target_n1)
+            shift_n1 = student.to_logits_(scores_nI)
             true_n1 = scores_nI.gather(1, target_n1)
             if label_smoothing and shift_n1 is not None:  # which the mean of the scores, below, is not told of
                 ce += label_smoothing * shift_n1.sum(dtype=torch.float64)
-            if listener is not None:
-                listener.listen(block, scores_nI)
+            if teacher_term is not None:
+                teacher_term.compare(block, scores_nI)
 
             power_nI = scores_nI.exp2_()
             sum_n1 = power_nI.sum(1, keepdim=True)
             ce += (sum_n1.log2() - (1 - label_smoothing) * true_n1).sum(dtype=torch.float64)
             factor_n1 = 1 / sum_n1
-            if listener is not None:
-                factor_n1 = listener.pull_(block, power_nI, sum_n1)
+            if teacher_term is not None:
+                factor_n1 = teacher_term.add_gradient_(block, power_nI, sum_n1)
             if wants_gradient:
                 grad_states_ND[block] = product(power_nI, table_DI).mul_(factor_n1)
                 grad_table_DI += product((states_ND[block] * factor_n1).t(), power_nI.t())
 
         # With label smoothing ε the target is (1 - ε) · onehot + ε · share.
-        kept = 1 - label_smoothing
+        on_target = 1 - label_smoothing
         ce = ce * _LN2 / positions
         if label_smoothing:
             share_I = table_ID.new_full((items,), 1 / items) if bias_I is None else torch.softmax(bias_I, 0)
             mean_item_D = share_I @ table_ID
             ce -= label_smoothing * (states_ND.mean(0) @ mean_item_D).double()
-        kl = listener.kl / positions if listener is not None else torch.zeros_like(ce)
-        total = (ce + (distill.strength if distill is not None else 0.0) * kl).to(states_ND.dtype)
+        kl = teacher_term.kl / positions if teacher_term is not None else torch.zeros_like(ce)
+        total = (ce + (distill.weight if distill is not None else 0.0) * kl).to(states_ND.dtype)
         if wants_gradient:
             grad_table_ID = grad_table_DI.t().contiguous()
-            grad_states_ND -= kept * table_ID[target_N]
-            grad_table_ID.index_add_(0, target_N, states_ND, alpha=-kept)
+            grad_states_ND -= on_target * table_ID[target_N]
+            grad_table_ID.index_add_(0, target_N, states_ND, alpha=-on_target)
             if label_smoothing:
                 grad_states_ND -= label_smoothing * mean_item_D
                 grad_table_ID -= label_smoothing * torch.outer(share_I, states_ND.sum(0))
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
-        if listener is None:
+        if teacher_term is None:
             ctx.mark_non_differentiable(ce, kl)
             return total, ce, kl, None, None
-        ctx.mark_non_differentiable(ce, kl, listener.weight_N)
-        return total, ce, kl, listener.weight_N, listener.rank_N
+        ctx.mark_non_differentiable(ce, kl, teacher_term.weight_N)
+        return total, ce, kl, teacher_term.weight_N, teacher_term.rank_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -276,7 +198,7 @@ class _Scores:
         else:
             self.states_ND = states_ND.to(table_ID.dtype) / _LN2
         self.bias_I = None if bias_I is None else bias_I / _LN2
-        # Cauchy-Schwarz: no score is larger. On a GPU the answer would have to be waited for; there, scores are
+        # Cauchy-Schwarz: no score is larger. A GPU would have to be waited for to learn that; there, scores are
         # always shifted.
         self.bounded = states_ND.device.type == "cpu" and self._largest() / min(1.0, temperature) < _SAFE_EXPONENT
 
@@ -288,10 +210,10 @@ class _Scores:
         """As they are."""
         rows = self.states_ND[block]
         if isinstance(rows, Int8Rows) and isinstance(self.table_ID, Int8Rows):
-            return rows.times(self.table_ID, out_nI)
+            return rows.matmul(self.table_ID, out_nI)
         return product(rows, self.table_ID, out=out_nI)  # type: ignore[arg-type]  # both are plain
 
-    def settle_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor | None:
+    def to_logits_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor | None:
         """At a temperature, with the log-Q correction, and small enough to be raised; in place.
 
         Returns:
@@ -307,9 +229,9 @@ class _Scores:
         scores_nI -= shift_n1
         return shift_n1
 
-    def at(self, temperature: float, settled_nI: Tensor, out_nI: Tensor) -> Tensor:
-        """Settled scores of temperature 1 at another one."""
-        torch.div(settled_nI, temperature, out=out_nI)
+    def at(self, temperature: float, logits_nI: Tensor, out_nI: Tensor) -> Tensor:
+        """The logits of temperature 1 at another one."""
+        torch.div(logits_nI, temperature, out=out_nI)
         if self.bias_I is not None:  # which no temperature divides
             out_nI += self.bias_I * (1 - 1 / temperature)
         if not self.bounded:
@@ -330,7 +252,7 @@ def score_blocks(states_NK: Tensor, table_IK: Tensor | Int8Rows) -> Iterator[Ten
         states_nK = states_NK[start : start + rows]
         out_nI = buffer[: len(states_nK)]
         if isinstance(table_IK, Int8Rows):
-            yield Int8Rows.of(states_nK).times(table_IK, out_nI)
+            yield Int8Rows.of(states_nK).matmul(table_IK, out_nI)
         else:
             yield product(states_nK.to(table_IK.dtype), table_IK, out=out_nI)
 
@@ -339,100 +261,72 @@ def _largest_norm(rows: Tensor | Int8Rows) -> float:
     return rows.largest_norm if isinstance(rows, Int8Rows) else float(torch.linalg.vector_norm(rows, dim=1).max())
 
 
-class _Listener:
+class _TeacherTerm:
     """The teacher's side of the walk: weights, divergence, and its part of the gradient.
 
-    Each block is weighed, listened to and pulled, in this order.
+    For each block :meth:`set_weights`, :meth:`compare` and :meth:`add_gradient_` are called in this order.
     """
 
-    def __init__(self, lesson: Lesson, distill: Distill, student: _Scores, bias_I: Tensor | None, rows: int) -> None:
-        self.lesson, self.distill, self.student, self.bias_I = lesson, distill, student, bias_I
-        self.teacher = _Scores(lesson.states_NK, lesson.table_IK, bias_I, distill.temperature)
+    def __init__(
+        self, teacher: TeacherBatch, distill: DistillationTerm, student: _Scores, bias_I: Tensor | None, rows: int
+    ) -> None:
+        self.batch, self.distill, self.student, self.bias_I = teacher, distill, student, bias_I
+        self.teacher = _Scores(teacher.states_NK, teacher.table_IK, bias_I, distill.temperature)
         self.scale = distill.temperature**2 if distill.scale_by_t2 else 1.0
         like, positions = student.states_ND, len(student.states_ND)
         assert isinstance(like, Tensor)
         self.kl = torch.zeros((), dtype=torch.float64, device=like.device)
         self.weight_N = like.new_ones(positions)
         self.rank_N: Tensor | None = None
-        if distill.weighting == "rank":
-            given = lesson.student_rank_N
+        if distill.sample_weights == "rank":
+            given = teacher.student_rank_N
             self.rank_N = torch.empty(positions, dtype=torch.int64, device=like.device) if given is None else given
         shape = (rows, len(student.table_ID))
-        self._answer, self._raised = like.new_empty(shape), like.new_empty(shape)
+        self._teacher_logits, self._power = like.new_empty(shape), like.new_empty(shape)
         self._soft = like.new_empty(shape if distill.temperature != 1 else (0, 0))
 
-    def weigh(self, block: slice, scores_nI: Tensor, target_n1: Tensor) -> None:
+    def set_weights(self, block: slice, scores_nI: Tensor, target_n1: Tensor) -> None:
         """Weights of a block, from the student's scores as they are."""
         if self.rank_N is None:
             return
-        if self.lesson.student_rank_N is None:
-            above_nI = torch.ge(scores_nI, scores_nI.gather(1, target_n1), out=self._raised[: len(scores_nI)])
+        if self.batch.student_rank_N is None:
+            above_nI = torch.ge(scores_nI, scores_nI.gather(1, target_n1), out=self._power[: len(scores_nI)])
             self.rank_N[block] = _counted(above_nI, self.bias_I)
-        self.weight_N[block] = rank_weights(self.rank_N[block], self.lesson.rank_N[block]).to(self.weight_N.dtype)
+        self.weight_N[block] = rank_weights(self.rank_N[block], self.batch.rank_N[block]).to(self.weight_N.dtype)
 
-    def listen(self, block: slice, settled_nI: Tensor) -> None:
-        """The teacher's answer to a block, and what of the KL needs the student's settled scores."""
-        n, temperature = len(settled_nI), self.distill.temperature
-        answer_nI = self.teacher.of(block, self._answer[:n])
-        self.teacher.settle_(answer_nI, temperature)
-        soft_nI = settled_nI if temperature == 1 else self.student.at(temperature, settled_nI, self._soft[:n])
+    def compare(self, block: slice, logits_nI: Tensor) -> None:
+        """The teacher's scores of a block, and the part of the KL that needs the student's logits."""
+        n, temperature = len(logits_nI), self.distill.temperature
+        teacher_nI = self.teacher.of(block, self._teacher_logits[:n])
+        self.teacher.to_logits_(teacher_nI, temperature)
+        soft_nI = logits_nI if temperature == 1 else self.student.at(temperature, logits_nI, self._soft[:n])
         # KL = Σ q (a - b) - log Z_q + log Z_p, where q = 2^a / Z_q and p = 2^b / Z_p
-        self._raised_nI = torch.exp2(answer_nI, out=self._raised[:n])
-        self._sum_n1 = self._raised_nI.sum(1, keepdim=True)
-        cross_n1 = answer_nI.sub_(soft_nI).mul_(self._raised_nI).sum(1, keepdim=True)
+        self._power_nI = torch.exp2(teacher_nI, out=self._power[:n])
+        self._sum_n1 = self._power_nI.sum(1, keepdim=True)
+        cross_n1 = teacher_nI.sub_(soft_nI).mul_(self._power_nI).sum(1, keepdim=True)
         self._partial_kl_n1 = cross_n1 / self._sum_n1 - self._sum_n1.log2()
         self._soft_nI = soft_nI
 
-    def pull_(self, block: slice, power_nI: Tensor, sum_n1: Tensor) -> Tensor:
+    def add_gradient_(self, block: slice, power_nI: Tensor, sum_n1: Tensor) -> Tensor:
         """Turns P of a block into the unnormalised gradient of both losses, in place, and returns its rows' factors.
 
         The KL's own gradient is λ w (p_student - p_teacher) / T.
         """
-        strength = self.distill.strength * self.scale / self.distill.temperature
-        pull_n1 = self.weight_N[block, None] * strength
+        weight = self.distill.weight * self.scale / self.distill.temperature
+        factor_kl_n1 = self.weight_N[block, None] * weight
         if self.distill.temperature == 1:
-            soft_sum_n1, factor_n1 = sum_n1, (1 + pull_n1) / sum_n1
+            soft_sum_n1, factor_n1 = sum_n1, (1 + factor_kl_n1) / sum_n1
         else:
             soft_sum_n1, factor_n1 = self._soft_nI.exp2_().sum(1, keepdim=True), 1 / sum_n1
-            power_nI.addcmul_(self._soft_nI, pull_n1 / (soft_sum_n1 * factor_n1))
-        power_nI.addcmul_(self._raised_nI, -pull_n1 / (self._sum_n1 * factor_n1))
+            power_nI.addcmul_(self._soft_nI, factor_kl_n1 / (soft_sum_n1 * factor_n1))
+        power_nI.addcmul_(self._power_nI, -factor_kl_n1 / (self._sum_n1 * factor_n1))
         kl_n = (self._partial_kl_n1 + soft_sum_n1.log2())[:, 0].double() * _LN2
         self.kl += torch.dot(self.weight_N[block].double(), kl_n) * self.scale
         return factor_n1
 
 
 def _counted(above_nI: Tensor, bias_I: Tensor | None) -> Tensor:
-    """Ranks from who scores at least as high; with drawn candidates each counts for the items it stands for."""
+    """Ranks from who scores at least as high; with sampled candidates each counts for the items it stands for."""
     if bias_I is None:
         return above_nI.sum(1).long()
     return (above_nI @ bias_I.exp().to(above_nI.dtype)).round().long().clamp(min=1)
-
-
-def draw_candidates(
-    target_N: Tensor, num_items: int, draws: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates for one step of a large catalogue: the batch's true items and a uniform draw from all others.
-
-    The log-Q correction makes each drawn item stand for `(I - own) / draws` items, so that the partition function over
-    the candidates is an unbiased estimate of the one over the catalogue, given the batch.
-
-    Args:
-        target_N: the true items of the step.
-        num_items: |I|.
-        draws: how many items to draw.
-        generator: source of randomness, on the CPU.
-
-    Returns:
-        candidate_C: item indices, ascending; target_N as rows of it; bias_C: the correction, 0 for true items.
-    """
-    own = torch.unique(target_N.cpu())
-    drawn = torch.randint(num_items, (draws,), generator=generator)
-    drawn = torch.unique(drawn)
-    drawn = drawn[~torch.isin(drawn, own, assume_unique=True)]
-    candidate_C, order = torch.cat([own, drawn]).sort()
-    bias_C = torch.zeros(len(candidate_C))
-    if len(drawn):
-        bias_C[len(own) :] = float(torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64)))
-    row_N = torch.searchsorted(candidate_C, target_N.cpu())
-    device = target_N.device
-    return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)

@@ -2,7 +2,7 @@
 
     scores = states @ item_table.T          states_ND, item_table_ID  →  scores_NI
 
-Losses, ranks, weights, publishing, evaluation and export are written against this and nothing else, so that a model
+Losses, ranks, weights, teacher caches, evaluation and export are written against this and nothing else, so that a model
 that can produce states and a table can be trained, distilled, evaluated and served.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Ranker(nn.Module, ABC):
+class SequenceEncoder(nn.Module, ABC):
     """A sequence encoder with a prediction layer over the whole catalogue."""
 
     #: The longest history the model reads; older items are cut off.
@@ -38,7 +38,7 @@ class Ranker(nn.Module, ABC):
             items_BL: item indices, int64, padded on the right with any valid index.
             lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
 
-        A model to be exported does with the indices nothing but hand them to its `ItemTable`: the exported graph is
+        A model to be exported does with the indices nothing but give them to its `ItemEmbedding`: the exported graph is
         given the table's rows [B, L, d] in their place, so it asks no more of `items_BL` than its first two sizes.
         """
 
@@ -55,7 +55,7 @@ class Ranker(nn.Module, ABC):
         self.load_state_dict(state)
 
 
-def last_states(ranker: Ranker, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+def last_states(ranker: SequenceEncoder, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
     """The state behind each whole history, shape [B, d]."""
     states_BLD = ranker.states(items_BL, lengths_B)
     rows = torch.arange(lengths_B.shape[0], device=states_BLD.device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def kept(like: Tensor, rate: float) -> Tensor:
+def dropout_mask(like: Tensor, rate: float) -> Tensor:
     """1 with probability 1 - `rate`, else 0, independently; shape and type of `like`."""
     mask = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     if like.device.type != "cpu":
@@ -36,7 +36,7 @@ class Dropout(nn.Module):
         """`x` itself outside training, else each element 0 or `1 / (1 - rate)` times as large; any shape."""
         if not self.training or self.rate == 0:
             return x
-        return x * kept(x, self.rate).div_(1 - self.rate)
+        return x * dropout_mask(x, self.rate).div_(1 - self.rate)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout) -> Tensor:

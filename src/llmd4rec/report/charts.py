@@ -11,18 +11,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.significance import GroupComparison, Overlap
 from llmd4rec.report.content import CurvePoint, WeightHistogram
+from llmd4rec.report.words import percent
+
+#: What is drawn over the epochs of stages before the first round.
+NO_TEACHERS = "no teachers"
 
 
 def esc(value: object) -> str:
     """`value` as text that is safe inside elements and quoted attributes."""
     return html.escape(str(value), quote=True)
-
-
-def percent(value: float) -> str:
-    """A signed percentage with a real minus sign, such as `+12.3%`."""
-    return f"{value:+.1f}%".replace("-", "−")
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -36,58 +36,58 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def curves(points: Sequence[CurvePoint], names: Mapping[str, str]) -> str:
-    """Validation NDCG@10 over all epochs, one line per training, rounds side by side.
+def curves(points: Sequence[CurvePoint], names: Mapping[Role, str]) -> str:
+    """Validation NDCG@10 over all epochs, one line per stage, rounds side by side.
 
     Args:
         points: in the order of training, at least one, finite values.
-        names: `crm` and `llm` → what they are called.
+        names: role → what the legend calls its models.
     """
     low, high = _visible_range(points)
-    phases = [list(group) for _, group in groupby(points, key=lambda point: (point.round, point.model, point.name))]
-    slots = sum(len(phase) + 0.6 for phase in phases)
+    stages = [list(group) for _, group in groupby(points, key=lambda point: point.stage)]
+    slots = sum(len(stage) + 0.6 for stage in stages)
 
     def y(value: float) -> float:
         return 100 * (high - value) / (high - low)
 
     lines, dots, bands, x = [], [], [], 0.0
-    last_of: dict[str, tuple[float, float]] = {}
+    last_of: dict[Role, tuple[float, float]] = {}
     spans: dict[int, tuple[float, float]] = {}
-    for phase in phases:
-        model, round_ = phase[0].model, phase[0].round
-        places = [(100 * (x + 0.8 + n) / slots, y(point.value)) for n, point in enumerate(phase)]
+    for stage in stages:
+        role, number = stage[0].role, stage[0].round
+        places = [(100 * (x + 0.8 + n) / slots, y(point.value)) for n, point in enumerate(stage)]
         begin = x
-        x += len(phase) + 0.6
-        spans[round_] = (min(spans.get(round_, (begin, x))[0], begin), x)
-        if model in last_of and round_ > 0:  # a round goes on from, or is compared with, what was before
-            lines.append(_path([last_of[model], places[0]], f"{model} link"))
-        lines.append(_path(places, model))
-        last_of[model] = places[-1]
-        best = max(range(len(phase)), key=lambda n: phase[n].value)
-        for n, (point, (left, top)) in enumerate(zip(phase, places, strict=True)):
+        x += len(stage) + 0.6
+        spans[number] = (min(spans.get(number, (begin, x))[0], begin), x)
+        if role in last_of and number > 0:  # a round goes on from, or is compared with, what was before
+            lines.append(_path([last_of[role], places[0]], f"{role} link"))
+        lines.append(_path(places, role))
+        last_of[role] = places[-1]
+        best = max(range(len(stage)), key=lambda n: stage[n].value)
+        for n, (point, (left, top)) in enumerate(zip(stage, places, strict=True)):
             if top <= 100:
-                when = "alone" if point.round == 0 else f"round {point.round}"
-                tip = f"{point.name or names[model]}, {when}, epoch {point.epoch}: {point.value:.4f}"
-                kind = f"dot {model}" + (" best" if n == best else "")
+                tip = f"{point.stage}, epoch {point.epoch}: {point.value:.4f}"
+                kind = f"dot {role}" + (" best" if n == best else "")
                 dots.append(f'<i class="{kind}" style="left:{left:.2f}%;top:{top:.2f}%" data-tip="{esc(tip)}"></i>')
-    for n, (round_, (begin, end)) in enumerate(spans.items()):
-        label = "alone" if round_ == 0 else f"round {round_}"
+    for n, (number, (begin, end)) in enumerate(spans.items()):
         place = f"left:{100 * begin / slots:.2f}%;width:{100 * (end - begin) / slots:.2f}%"
-        bands.append(f'<span class="band{" odd" if n % 2 else ""}" style="{place}"><b>{label}</b></span>')
+        bands.append(f'<span class="band{" odd" if n % 2 else ""}" style="{place}"><b>{_round(number)}</b></span>')
     ticks = "".join(
         f'<span class="tick" style="top:{y(tick):.2f}%"><b>{tick:.3f}</b></span>' for tick in nice_ticks(low, high, 5)
     )
-    legend = "".join(
-        f'<li><i class="swatch {model}"></i>{esc(names[model])}</li>' for model in names if model in last_of
-    )
+    legend = "".join(f'<li><i class="swatch {role}"></i>{esc(names[role])}</li>' for role in names if role in last_of)
     cut = any(point.value < low for point in points)
     note = f"<p class='note'>First epochs below {low:.3f} lie under the chart.</p>" if cut else ""
     return (
         f'<ul class="legend">{legend}<li><i class="swatch ring"></i>best epoch</li></ul>'
         '<div class="chart" tabindex="0" role="group" aria-label="Validation NDCG@10 per epoch. Arrow keys read the '
         f'points."><div class="plot">{"".join(bands)}{ticks}<svg viewBox="0 0 100 100" preserveAspectRatio="none" '
-        f'aria-hidden="true">{"".join(lines)}</svg>{"".join(dots)}</div></div>{note}{_curve_table(phases, names)}'
+        f'aria-hidden="true">{"".join(lines)}</svg>{"".join(dots)}</div></div>{note}{_curve_table(stages)}'
     )
+
+
+def _round(number: int) -> str:
+    return f"round {number}" if number else NO_TEACHERS
 
 
 def _visible_range(points: Sequence[CurvePoint]) -> tuple[float, float]:
@@ -95,13 +95,11 @@ def _visible_range(points: Sequence[CurvePoint]) -> tuple[float, float]:
     high = max(point.value for point in points)
     low = 0.0
     if any(point.round > 0 for point in points):
-        models = {point.model for point in points}
-        best = [
-            max(point.value for point in points if point.model == model and point.round == 0)
-            for model in models
-            if any(point.model == model and point.round == 0 for point in points)
-        ]
-        low = 0.94 * min([*best, *(point.value for point in points if point.round > 0)])
+        best: dict[str, float] = {}
+        for point in points:
+            if point.round == 0:
+                best[point.stage] = max(point.value, best.get(point.stage, point.value))
+        low = 0.94 * min([*best.values(), *(point.value for point in points if point.round > 0)])
     margin = 0.08 * (high - low) or 0.001
     return max(0.0, low - margin), high + margin
 
@@ -111,15 +109,14 @@ def _path(places: Iterable[tuple[float, float]], kind: str) -> str:
     return f'<path class="{kind}" d="M{steps}"/>'
 
 
-def _curve_table(phases: Sequence[Sequence[CurvePoint]], names: Mapping[str, str]) -> str:
+def _curve_table(stages: Sequence[Sequence[CurvePoint]]) -> str:
     rows = "".join(
-        f"<tr><th scope='row'>{esc(phase[0].name or names[phase[0].model])}</th>"
-        f"<td>{'alone' if phase[0].round == 0 else phase[0].round}</td><td>{len(phase)}</td>"
-        f"<td>{phase[0].value:.4f}</td><td>{max(point.value for point in phase):.4f}</td></tr>"
-        for phase in phases
+        f"<tr><th scope='row'>{esc(stage[0].stage)}</th><td>{_round(stage[0].round)}</td><td>{len(stage)}</td>"
+        f"<td>{stage[0].value:.4f}</td><td>{max(point.value for point in stage):.4f}</td></tr>"
+        for stage in stages
     )
     return (
-        "<details><summary>The same as numbers</summary><div class='scroll'><table class='plain'><thead><tr><th>model"
+        "<details><summary>The same as numbers</summary><div class='scroll'><table class='plain'><thead><tr><th>stage"
         f"</th><th>round</th><th>epochs</th><th>first</th><th>best</th></tr></thead><tbody>{rows}</tbody></table></div>"
         "</details>"
     )
@@ -179,7 +176,7 @@ def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) ->
                 f'<td class="track"><div>{grid}{track}</div></td></tr>'
             )
     return (
-        '<table class="gains"><thead><tr><th scope="col">users</th><th scope="col">before → after</th>'
+        '<table class="gains"><thead><tr><th scope="col">users</th><th scope="col">undistilled → distilled</th>'
         '<th scope="col">gain</th><th scope="col"><span class="sr">95% interval</span>'
         f'<div class="axis">{axis}</div></th></tr></thead><tbody>{"".join(body)}</tbody></table>'
     )
@@ -190,24 +187,22 @@ def _axis_label(tick: float) -> str:
 
 
 def weights(histograms: Sequence[WeightHistogram]) -> str:
-    """One small histogram per round and direction, rounds as rows."""
+    """One small histogram per stage with sample weights, rounds as rows."""
     cells = []
-    for histogram in sorted(histograms, key=lambda h: (h.round, h.direction)):
+    for histogram in sorted(histograms, key=lambda each: each.round):
         total = sum(histogram.counts) or 1
         highest = max(histogram.counts, default=0) or 1
         first, last = histogram.edges[0], histogram.edges[-1]
         bars = []
         for count, left, right in zip(histogram.counts, histogram.edges, histogram.edges[1:], strict=False):
-            tip = f"weight {left:.2g} to {right:.2g}: {100 * count / total:.1f}% of samples"
+            tip = f"weight {left:.2g} to {right:.2g}: {100 * count / total:.1f}% of training positions"
             bars.append(f'<i style="height:{max(100 * count / highest, 0.5):.1f}%" data-tip="{esc(tip)}"></i>')
         mean = 100 * (histogram.mean - first) / ((last - first) or 1)
-        student = "llm" if histogram.direction == "w1" else "crm"
         cells.append(
-            f'<figure class="hist {student}"><figcaption><b>Round {histogram.round}, '
-            f"<var>{esc(histogram.direction)}</var></b>"
+            f'<figure class="hist {histogram.role}"><figcaption><b>{esc(histogram.stage)}</b>'
             f'<span>mean {histogram.mean:.2f}</span></figcaption><div class="bars" tabindex="0" role="group" '
-            f'aria-label="Distribution of {esc(histogram.direction)} in round {histogram.round}. Arrow keys read the '
-            f'bars.">{"".join(bars)}<b style="left:{mean:.1f}%"></b></div>'
+            f'aria-label="Sample weights of {esc(histogram.stage)}. Arrow keys read the bars.">'
+            f'{"".join(bars)}<b style="left:{mean:.1f}%"></b></div>'
             f"<div class='ends'><span>{first:g}</span><span>{(first + last) / 2:g}</span><span>{last:g}</span></div>"
             "</figure>"
         )

@@ -4,68 +4,108 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.significance import Comparison
-
-#: The served recommender, the language model, and a wider recommender that only teaches.
-ModelName = Literal["crm", "llm", "wide"]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One validation of one model.
+    """One validation during a training.
 
     Attributes:
-        model: which model was being trained.
-        round: 0 for training alone, from 1 for the rounds of distillation.
-        epoch: within this model's training in this round, from 1.
+        stage: the id of the stage that was trained.
+        role: what its model is for.
+        round: of distillation; 0 for a stage before the first one.
+        epoch: of this stage, from 1.
         value: validation NDCG@10.
-        name: which of several trainings of such models that stand beside each other; empty where there is one.
     """
 
-    model: ModelName
+    stage: str
+    role: Role
     round: int
     epoch: int
     value: float
-    name: str = ""
 
 
 @dataclass(frozen=True)
-class ModelRow:
-    """One model at one stage, as a row of the table.
+class StageRow:
+    """The model of one stage, as a row of the table of results.
 
     Attributes:
-        model: `crm`, `llm` or `wide`.
-        stage: `alone` or `distilled`.
+        stage: the stage's id.
+        role: what its model is for.
+        round: of distillation; 0 for a stage before the first one.
+        network: what the model is called, such as `SASRec 64`.
         metrics: test metrics, such as `hr@10`, `ndcg@10` (also `coverage@10`, `popularity@10` where known).
-        parameters: what is needed to serve it.
-        train_seconds: spent training it and everything it was made from.
+        served: whether this is the model that is served.
+        parameters: all of the model's.
+        train_seconds: training time of this stage and of all stages that it needs.
         ms_per_request: time to answer one request.
     """
 
-    model: ModelName
-    stage: Literal["alone", "distilled"]
+    stage: str
+    role: Role
+    round: int
+    network: str
     metrics: Mapping[str, float]
+    served: bool = False
     parameters: int | None = None
     train_seconds: float | None = None
     ms_per_request: float | None = None
 
 
 @dataclass(frozen=True)
-class WeightHistogram:
-    """How the weights of the distillation loss were spread over the samples of one round.
+class PlanRow:
+    """One training of the plan, and how it went.
 
     Attributes:
-        round: from 1.
-        direction: `w1`: the LLM is taught; `w2`: the CRM is.
-        edges: of the bins, one more than `counts`, ascending.
-        counts: samples per bin.
-        mean: over all samples.
+        stage: the stage's id.
+        role: what its model is for.
+        round: of distillation; 0 for a stage before the first one.
+        network: what the model is called.
+        teachers: stage id → ensemble weight of each teacher; a weight of 0: unused; None: not known yet.
+        logit_adjustment: τ that it was trained with; 0: none.
+        starts_from: the stage whose weights it goes on from; None: random weights.
+        item_embeddings_of: the stage whose item embeddings it reads; None: none.
+        rollouts_by: the stage whose model extends the training histories; None: they are the log's.
+        best_epoch: the epoch whose weights were kept; None: not trained.
+        epochs: how many were trained; None: not trained.
+        validation_ndcg: NDCG@10 on the validation items; None: not trained.
+        seconds: training time of this stage only; None: not trained.
     """
 
+    stage: str
+    role: Role
     round: int
-    direction: Literal["w1", "w2"]
+    network: str
+    teachers: Mapping[str, int | None] = field(default_factory=dict)
+    logit_adjustment: float = 0.0
+    starts_from: str | None = None
+    item_embeddings_of: str | None = None
+    rollouts_by: str | None = None
+    best_epoch: int | None = None
+    epochs: int | None = None
+    validation_ndcg: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """How the sample weights of one stage with teachers were spread.
+
+    Attributes:
+        stage: the stage's id.
+        role: what the model is for that was taught.
+        round: of distillation, from 1.
+        edges: of the bins, one more than `counts`, ascending.
+        counts: training positions per bin.
+        mean: over all training positions.
+    """
+
+    stage: str
+    role: Role
+    round: int
     edges: Sequence[float]
     counts: Sequence[int]
     mean: float
@@ -73,29 +113,30 @@ class WeightHistogram:
 
 @dataclass(frozen=True)
 class Example:
-    """What the CRM recommended to one real user before and after distillation.
+    """What the undistilled and the distilled model recommended to one real user.
 
     Attributes:
         user: the user's identifier.
         history: titles of the items before the true one, oldest first.
         target: title of the true item.
-        before: titles recommended by the CRM alone, best first.
-        after: titles recommended by the distilled CRM, best first.
-        target_before: place of the true item in `before` from 0; None if it is not there.
-        target_after: place of the true item in `after` from 0; None if it is not there.
-        rank_before: rank of the true item among all items for the CRM alone; None where it was no candidate.
-        rank_after: the same for the distilled CRM.
+        undistilled: titles recommended by the undistilled model, best first.
+        distilled: titles recommended by the distilled model, best first.
+        target_undistilled: place of the true item in `undistilled` from 0; None if it is not there.
+        target_distilled: place of the true item in `distilled` from 0; None if it is not there.
+        rank_undistilled: rank that the undistilled model gives the true item among all items; None where it was no
+            candidate.
+        rank_distilled: the same for the distilled model.
     """
 
     user: str
     history: Sequence[str]
     target: str
-    before: Sequence[str]
-    after: Sequence[str]
-    target_before: int | None = None
-    target_after: int | None = None
-    rank_before: int | None = None
-    rank_after: int | None = None
+    undistilled: Sequence[str]
+    distilled: Sequence[str]
+    target_undistilled: int | None = None
+    target_distilled: int | None = None
+    rank_undistilled: int | None = None
+    rank_distilled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,16 +145,18 @@ class ReportContent:
 
     Attributes:
         title: what the run is called.
-        crm: what the served model is called, such as `SASRec`.
-        wide: what the first wider recommender is called; empty: as the served model.
+        model: what the served network is called, such as `SASRec 64`.
         llm: what the language model is called, such as `SmolLM2-135M, 8 layers`.
-        teacher: who taught the distilled one.
-        rows: models before and after, in the order of the table.
-        comparison: CRM alone (first) against distilled CRM (second) on the test targets: the finding, and where it
-            comes from.
-        models_compared: distilled CRM (first) against distilled LLM (second): whose hits overlap.
+        undistilled: id of the stage that is `comparison.first`.
+        distilled: id of the stage that is `comparison.second`.
+        rows: one per evaluated stage, in the order of the table.
+        plan: all stages in the order of training.
+        stopped_because: why there were no more rounds.
+        comparison: the undistilled model (first) against the distilled one (second) on the test targets: the finding,
+            and where it comes from.
+        llm_comparison: the distilled model (first) against the language model (second): whose hits overlap.
         curves: validation NDCG@10 per epoch, in the order of training.
-        weights: one per round and direction.
+        weights: one per stage with sample weights.
         examples: see :func:`~llmd4rec.report.examples.choose_examples`.
         facts: what the data set is, name → value, in order; for example users, items, interactions.
         settings: the run's settings as YAML text.
@@ -122,13 +165,15 @@ class ReportContent:
     """
 
     title: str
-    crm: str = "the recommender"
-    wide: str = ""
-    llm: str = "the language model"
-    teacher: str = "the language model"
-    rows: Sequence[ModelRow] = ()
+    model: str = ""
+    llm: str = ""
+    undistilled: str = "undistilled"
+    distilled: str = "distilled"
+    rows: Sequence[StageRow] = ()
+    plan: Sequence[PlanRow] = ()
+    stopped_because: str = ""
     comparison: Comparison | None = None
-    models_compared: Comparison | None = None
+    llm_comparison: Comparison | None = None
     curves: Sequence[CurvePoint] = ()
     weights: Sequence[WeightHistogram] = ()
     examples: Sequence[Example] = ()
@@ -136,3 +181,8 @@ class ReportContent:
     settings: str = ""
     environment: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[str] = ()
+
+    def network_of(self, stage: str) -> str:
+        """What the model of a stage is called; empty where neither table has the stage."""
+        named = {row.stage: row.network for row in self.rows} | {row.stage: row.network for row in self.plan}
+        return named.get(stage, "")

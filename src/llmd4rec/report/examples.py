@@ -16,47 +16,52 @@ SHOWN = 10
 
 
 def choose_examples(
-    dataset: Dataset, before: Evaluation, after: Evaluation, count: int = 12, seed: int = 0
+    dataset: Dataset, undistilled: Evaluation, distilled: Evaluation, count: int = 12, seed: int = 0
 ) -> list[Example]:
-    """Users whose true item was found only after distillation, only before, by both, and by neither.
+    """Users whose true item was found only by the distilled model, only by the undistilled one, by both, by neither.
 
     The kinds take turns, so that a report does not only show what went well; within a kind users are drawn at
     random. Where a kind runs out, the others fill its places.
 
     Args:
         dataset: the data set both evaluations ran on.
-        before: of the CRM alone.
-        after: of the distilled CRM.
+        undistilled: of the undistilled model.
+        distilled: of the distilled model.
         count: how many users.
         seed: of the draw.
 
     Raises:
         RunError: the evaluations are not about the same users and targets.
     """
-    table = join_users(before, after)
-    ranks_before, ranks_after = table["rank"].to_numpy(), table["rank_second"].to_numpy()
-    hit_before, hit_after = ranks_before <= SHOWN, ranks_after <= SHOWN
-    kinds = [~hit_before & hit_after, hit_before & ~hit_after, hit_before & hit_after, ~hit_before & ~hit_after]
+    table = join_users(undistilled, distilled)
+    first, second = table["rank"].to_numpy(), table["rank_second"].to_numpy()
+    first_hits, second_hits = first <= SHOWN, second <= SHOWN
+    kinds = [
+        ~first_hits & second_hits,
+        first_hits & ~second_hits,
+        first_hits & second_hits,
+        ~first_hits & ~second_hits,
+    ]
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(kind))[:count].tolist() for kind in kinds]
     turns = [rows[turn] for turn in range(count) for rows in drawn if turn < len(rows)]
-    row_of_after = {user: row for row, user in enumerate(after.per_user["user_id"].to_list())}
-    position_of = _positions(dataset, before)
+    second_row = {user: row for row, user in enumerate(distilled.per_user["user_id"].to_list())}
+    position_of = _positions(dataset, undistilled)
     examples = []
     for row in turns[:count]:
         user, target = table["user_id"][row], dataset.item_index[table["item_id"][row]]
-        lists = (before.top[row], after.top[row_of_after[user]])
+        lists = (undistilled.top[row], distilled.top[second_row[user]])
         examples.append(
             Example(
                 user=user,
                 history=[dataset.titles[item] for item in dataset.history(position_of[user])],
                 target=dataset.titles[target],
-                before=_titles(dataset, lists[0]),
-                after=_titles(dataset, lists[1]),
-                target_before=_place(target, lists[0]) if hit_before[row] else None,
-                target_after=_place(target, lists[1]) if hit_after[row] else None,
-                rank_before=_rank(ranks_before[row]),
-                rank_after=_rank(ranks_after[row]),
+                undistilled=_titles(dataset, lists[0]),
+                distilled=_titles(dataset, lists[1]),
+                target_undistilled=_place(target, lists[0]) if first_hits[row] else None,
+                target_distilled=_place(target, lists[1]) if second_hits[row] else None,
+                rank_undistilled=_rank(first[row]),
+                rank_distilled=_rank(second[row]),
             )
         )
     return examples

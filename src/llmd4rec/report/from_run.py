@@ -1,79 +1,69 @@
-"""From a run folder to what the report page shows."""
+"""From a run folder to the report page."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import Student
+from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
-from llmd4rec.report import (
-    CurvePoint,
-    ModelRow,
-    ReportContent,
-    WeightHistogram,
-    choose_examples,
-)
-from llmd4rec.runs.run import Run, Stage
-from llmd4rec.training.fit import WEIGHT_BINS
-
-if TYPE_CHECKING:
-    from llmd4rec.runs.results import Result
+from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
+from llmd4rec.report.examples import choose_examples
+from llmd4rec.report.page import write_report
+from llmd4rec.runs.results import Result, label, network_name
+from llmd4rec.runs.run import Run
+from llmd4rec.training.progress import WEIGHT_BINS
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 
 
-#: Who teaches the CRM, in words for a person: one of a kind, and several of it.
-TEACHERS: dict[str, tuple[str, str]] = {
-    "wide": ("a wider recommender", "wider recommenders"),
-    "llm": ("the language model", "language models"),
-    "crm": ("itself as it was before", "itself as it was before"),
-}
+def write_run_report(run: Run, data: Dataset, results: Sequence[Result], path: Path | None = None) -> Path:
+    """Writes the report of a run as one HTML file; returns where it is.
+
+    Args:
+        run: the run.
+        data: its data set.
+        results: its evaluated stages, see :func:`~llmd4rec.runs.results.score_run`.
+        path: where to; None: report.html in the run folder. Replaced if it exists.
+    """
+    path = run.folder / "report.html" if path is None else path
+    write_report(path, report_content(run, data, results))
+    return path
 
 
 def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> ReportContent:
-    """Everything the page shows, out of the run folder and the freshly scored models."""
-    scored = {(result.model, result.stage): result.evaluation for result in results}
-
-    def compared(a: tuple[Student, Stage], b: tuple[Student, Stage], names: tuple[str, str]) -> Comparison | None:
-        return compare(scored[a], scored[b], names=names) if a in scored and b in scored else None
-
-    alone, distilled = scored.get(("crm", "alone")), scored.get(("crm", "distilled"))
-    log = run.log.read()
-    settings = run.settings
-    names = _wide_names(run)
+    """All that the page shows, from the run folder and the evaluated stages."""
+    compared = _Compared.of(results)
+    undistilled, distilled, llm = compared.undistilled, compared.distilled, compared.llm
+    plan, log = run.plan, run.metrics()
+    stages = {stage.id: stage for stage in plan}
     return ReportContent(
         title=run.folder.resolve().name,
-        crm=type(settings.crm).__name__,
-        wide=type(settings.partner_crm).__name__,
+        model=network_name(stages[UNDISTILLED]),
         llm=_llm_name(run),
-        teacher=teachers_in_words(run.record.stages[run.stage_of("crm", "distilled")]) if distilled is not None else "",
-        rows=[
-            ModelRow(
-                result.model,
-                result.stage,
-                result.evaluation.metrics,
-                result.parameters,
-                result.seconds,
-                result.milliseconds,
-            )
-            for result in results
-        ],
-        comparison=compared(("crm", "alone"), ("crm", "distilled"), ("CRM alone", "CRM distilled")),
-        models_compared=compared(("crm", "distilled"), ("llm", "distilled"), ("the CRM", "the LLM")),
+        undistilled=UNDISTILLED,
+        distilled=distilled.stage.id if distilled is not None else "",
+        rows=[_row(result) for result in results],
+        plan=[_plan_row(stage, run.record.stages.get(stage.id)) for stage in plan],
+        stopped_because=run.record.stopped_because,
+        comparison=_compare(undistilled, distilled),
+        llm_comparison=_compare(distilled, llm),
         curves=[
-            CurvePoint(
-                *_model_and_round(line["phase"]), line["epoch"], line["validation_ndcg"], names.get(line["phase"], "")
-            )
+            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation_ndcg"])
             for line in log
             if line["epoch"] > 0
+            for stage in [stages[line["stage"]]]
         ],
         weights=_histograms(run, log),
-        examples=choose_examples(data, alone, distilled) if alone is not None and distilled is not None else (),
+        examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
+        if undistilled is not None and distilled is not None
+        else (),
         facts={
             "users": data.num_users,
             "items": data.num_items,
@@ -82,16 +72,97 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             "items with text": sum(1 for text in data.texts() if text),
             "validation targets": len(data.valid),
             "test targets": len(data.test),
-            "seen items": settings.evaluation.seen,
+            "seen items": "filtered" if run.settings.evaluation.filter_seen else "kept",
             "fingerprint": data.fingerprint,
         },
-        settings=dump_settings(settings),
+        settings=dump_settings(run.settings),
         environment=_flat(read_json(run.folder / "environment.json"))
-        | {"seed": settings.seed, **({"language model": run.record.llm["origin"]} if run.record.llm else {})},
+        | {"seed": run.settings.seed, **({"language model": run.record.llm["origin"]} if run.record.llm else {})},
         commands=[
             f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
         ],
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Whose results the page compares; None: not evaluated."""
+
+    undistilled: Result | None
+    distilled: Result | None
+    llm: Result | None
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> _Compared:
+        rounds = [result for result in results if result.stage.role == "model" and result.stage.round]
+        # The served model; where validation chose the undistilled one, the last that was distilled.
+        served = [result for result in rounds if result.served] or rounds
+        llms = [result for result in results if result.stage.role == "llm"]
+        return cls(
+            next((result for result in results if result.stage.id == UNDISTILLED), None),
+            served[-1] if served else None,
+            llms[-1] if llms else None,
+        )
+
+
+def _compare(first: Result | None, second: Result | None) -> Comparison | None:
+    if first is None or second is None:
+        return None
+    names = (label(first.stage.id, network_name(first.stage)), label(second.stage.id, network_name(second.stage)))
+    return compare(first.evaluation, second.evaluation, names=names)
+
+
+def _row(result: Result) -> StageRow:
+    stage = result.stage
+    return StageRow(
+        stage.id,
+        stage.role,
+        stage.round,
+        network_name(stage),
+        result.evaluation.metrics,
+        result.served,
+        result.parameters,
+        result.seconds,
+        result.milliseconds,
+    )
+
+
+def _plan_row(stage: Stage, done: dict[str, Any] | None) -> PlanRow:
+    """One stage of the plan, and what the record says of it once it is done."""
+    done = done or {}
+    return PlanRow(
+        stage.id,
+        stage.role,
+        stage.round,
+        network_name(stage),
+        {teacher: done.get("teachers", {}).get(teacher) for teacher in stage.teachers},
+        done.get("logit_adjustment", 0.0),
+        stage.starts_from,
+        stage.item_embeddings_of,
+        stage.rollouts_by,
+        done.get("best_epoch"),
+        done.get("epochs"),
+        done.get("validation_ndcg"),
+        done.get("seconds"),
+    )
+
+
+def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram]:
+    """The sample weights of the epoch whose model was kept, per stage (of the first where that is epoch 0)."""
+    found = []
+    for stage in run.plan:
+        done = run.record.stages.get(stage.id)
+        if done is None or not stage.teachers:
+            continue
+        kept = max(1, done["best_epoch"])
+        for line in log:
+            if line["stage"] == stage.id and line["epoch"] == kept and "weight_counts" in line:
+                found.append(
+                    WeightHistogram(
+                        stage.id, stage.role, stage.round, _EDGES, line["weight_counts"], line["weight_mean"]
+                    )
+                )
+    return found
 
 
 def _order_facts(data: Dataset) -> dict[str, str]:
@@ -108,73 +179,12 @@ def _order_facts(data: Dataset) -> dict[str, str]:
     return facts
 
 
-def teachers_in_words(stage: Mapping[str, Any]) -> str:
-    """Who taught a stage, and how much each counted: `2 wider recommenders (80 %) and the language model (20 %)`.
-
-    And how much of the items' popularity it was taught to leave out.
-
-    Args:
-        stage: a stage with a teacher, as run.json records it.
-    """
-    counts: dict[str, int] = stage.get("teachers") or {stage["taught_by"]: 1}
-    heard, left_out = [], []
-    for model, (one, several) in TEACHERS.items():
-        own = {name: count for name, count in counts.items() if name.partition("-")[0] == model}
-        asked = sum(1 for count in own.values() if count)
-        name = one if asked <= 1 else f"{asked} {several}"
-        if asked:
-            share = sum(own.values()) / sum(counts.values())
-            heard.append(name if share == 1 else f"{name} ({share:.0%})")
-        elif own:
-            left_out.append(name)
-    words = " and ".join(heard)
-    if left_out:
-        words += (
-            f", but not by {' nor '.join(left_out)}: on validation the mean of the scores is as good or better without"
-        )
-    if left_to_popularity := stage.get("logit_adjustment"):
-        words += f"; taught to leave out {left_to_popularity:g} · log(1 + training count) of the items' popularity"
-    return words
-
-
-def _histograms(run: Run, log: Sequence[dict[str, Any]]) -> list[WeightHistogram]:
-    """The weights of the epoch whose model was kept, per stage with a teacher (of the first where that is epoch 0)."""
-    found = []
-    for name, stage in run.record.stages.items():
-        if stage["taught_by"] is None:
-            continue
-        model, number = _model_and_round(name)
-        kept = max(1, stage["best_epoch"])
-        for line in log:
-            if line["phase"] == name and line["epoch"] == kept and "weight_counts" in line:
-                found.append(
-                    WeightHistogram(
-                        number, "w1" if model == "llm" else "w2", _EDGES, line["weight_counts"], line["weight_mean"]
-                    )
-                )
-    return found
-
-
-def _wide_names(run: Run) -> dict[str, str]:
-    """What the trainings of wide models are called: by their networks, numbered where there are several of one."""
-    stages = [name for name in run.record.stages if name.startswith("wide-")]
-    networks = {name: type(run.settings.crm_in(name)).__name__ for name in stages}
-    found: dict[str, str] = {}
-    for name, network in networks.items():
-        alike = [each for each, other in networks.items() if other == network]
-        found[name] = f"Wider {network}" + (f" {alike.index(name) + 1}" if len(alike) > 1 else "")
-    return found
-
-
 def _llm_name(run: Run) -> str:
-    name, used = run.settings.llm.model.rsplit("/", 1)[-1], run.record.llm
-    return f"{name}, {used['layers']} layers" if used else name
-
-
-def _model_and_round(stage: str) -> tuple[Student, int]:
-    model, _, rest = stage.partition("-")
-    number = re.search(r"round-(\d+)$", rest)
-    return model, int(number[1]) if number else 0  # type: ignore[return-value]
+    """What the plan's language model is called, and how many of its layers are used; empty where there is none."""
+    stage = next((stage for stage in run.plan if stage.role == "llm"), None)
+    if stage is None:
+        return ""
+    return network_name(stage) + (f", {run.record.llm['layers']} layers" if run.record.llm else "")
 
 
 def _flat(values: dict[str, Any]) -> dict[str, object]:

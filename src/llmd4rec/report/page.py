@@ -30,10 +30,11 @@ def write_report(path: Path | str, content: ReportContent) -> None:
 def render(content: ReportContent) -> str:
     """The report as HTML text."""
     parts = [
-        sections.before_and_after(content),
-        sections.learning(content),
+        sections.results(content),
         sections.origins(content),
-        sections.listening(content),
+        sections.plan(content),
+        sections.learning(content),
+        sections.sample_weights(content),
         sections.different_hits(content),
         sections.histories(content),
         sections.background(content),

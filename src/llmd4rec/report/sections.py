@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
 
+from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
-from llmd4rec.report import charts
-from llmd4rec.report.charts import esc, percent
-from llmd4rec.report.content import Example, ModelName, ModelRow, ReportContent
+from llmd4rec.report import charts, tables
+from llmd4rec.report.charts import esc
+from llmd4rec.report.content import Example, ReportContent
+from llmd4rec.report.words import capital, count, ensemble, enumeration, hit_rate, items, metric_name, p_value, percent
 
 #: The metric a report leads with, if it was measured.
 LEAD = "ndcg@10"
-#: A space at which no line breaks.
-NBSP = "\u00a0"
 #: Below this p value a difference is called one.
 LEVEL = 0.05
 #: Items of a history that are shown; longer ones say how many came before.
 HISTORY_SHOWN = 8
-
-
-def metric_name(name: str) -> str:
-    """`ndcg@10` → `NDCG@10`."""
-    return name.upper()
-
-
-def p_value(p: float) -> str:
-    """`p < 0.001` or `p = 0.02`, with as many digits as mean something."""
-    if p < 0.001:
-        return f"p{NBSP}<{NBSP}0.001"
-    return f"p{NBSP}={NBSP}{p:.3f}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
 
 
 def lead_metric(content: ReportContent) -> str:
@@ -54,19 +41,14 @@ def finding(content: ReportContent) -> str:
         if d.p < LEVEL and d.difference < 0:
             return f"Distillation lowered {metric_name(lead)} from {d.first:.4f} to {d.second:.4f} ({gain})."
         return (
-            f"Distillation did not measurably change {metric_name(lead)}: {d.first:.4f} before, {d.second:.4f} after "
-            f"({gain})."
+            f"Distillation did not measurably change {metric_name(lead)}: {d.first:.4f} undistilled, {d.second:.4f} "
+            f"distilled ({gain})."
         )
-    for row in content.rows:
+    # The served model where it was evaluated, else the first one that was.
+    for row in sorted(content.rows, key=lambda row: not row.served):
         if lead in row.metrics:
-            name = _model_name(content, row.model)
-            what = "trained alone" if row.stage == "alone" else "after distillation"
-            return f"{_capital(name)} {what} reaches {metric_name(lead)} {row.metrics[lead]:.4f}."
+            return f"{capital(row.network)} ({row.stage}) reaches {metric_name(lead)} {row.metrics[lead]:.4f}."
     return "This run has not been evaluated yet."
-
-
-def _model_name(content: ReportContent, model: ModelName) -> str:
-    return {"crm": content.crm, "llm": content.llm, "wide": f"wider {content.wide or content.crm}"}[model]
 
 
 def opening(content: ReportContent) -> str:
@@ -75,18 +57,23 @@ def opening(content: ReportContent) -> str:
     how = ""
     tiles: list[str] = []
     if comparison is not None:
-        seen = "items already seen are removed" if comparison.seen == "remove" else "items already seen stay candidates"
+        seen = "filtered" if comparison.filter_seen else "kept"
         target = "last item" if comparison.split == "test" else "validation item"
         how = (
             f"<p>For each of {comparison.overall.users:,} users, the {target} was hidden and ranked among the whole "
-            f"catalogue ({seen}; ties count against the model). Both models are the same {esc(content.crm)}, trained "
-            f"alone and taught by {esc(content.teacher)}."
+            f"catalogue (seen items {seen}; ties count against the model)."
         )
-        later = comparison.slices.get("later_day")
-        if later is not None:
-            how += " " + _later_day(later, comparison, lead)
+        next_day = comparison.slices.get("next_day")
+        if next_day is not None:
+            how += " " + _next_day(next_day, comparison, lead)
+        how += (
+            f"</p><p>Undistilled and distilled model are the same {esc(content.model or 'network')}. "
+            f"{esc(_taught(content))}"
+        )
+        if any(row.served and row.stage == content.undistilled for row in content.rows):
+            how += " On the validation items the undistilled model is better, so it is the one that is served."
         how += "</p>"
-        tiles += [_metric_tile(name, comparison.overall.metrics[name]) for name in (lead, _hit_rate(lead))]
+        tiles += [_metric_tile(name, comparison.overall.metrics[name]) for name in (lead, hit_rate(lead))]
         hit = comparison.overlap
         net = hit.only_second - hit.only_first
         tiles.append(
@@ -104,40 +91,36 @@ def opening(content: ReportContent) -> str:
     )
 
 
-def before_and_after(content: ReportContent) -> str:
+def _taught(content: ReportContent) -> str:
+    """Who taught the distilled model, as text."""
+    row = next((row for row in content.plan if row.stage == content.distilled), None)
+    if row is not None and not row.teachers:
+        return "Both learned only from the log: this run is a control, and the second one has no teachers."
+    said = "The undistilled one learned only from the log, the distilled one also from its teachers."
+    if row is None:
+        return said
+
+    def name(stage: str) -> str:
+        network = content.network_of(stage)
+        return f"{stage} [{network}]" if network else stage
+
+    single = sum(weight != 0 for weight in row.teachers.values()) == 1
+    said += f" {'Teacher' if single else 'Teachers, with their ensemble weights'}: {ensemble(row.teachers, name)}."
+    return said + (f" Logit adjustment: τ = {row.logit_adjustment:g}." if row.logit_adjustment else "")
+
+
+def results(content: ReportContent) -> str:
     """All models in one table, with what they cost."""
     if not content.rows:
         return ""
-    lead = lead_metric(content)
-    best = max(row.metrics.get(lead, 0.0) for row in content.rows) or 1.0
-    columns: list[tuple[str, Callable[[ModelRow], str]]] = [
-        (metric_name(_hit_rate(lead)), lambda row: _figure(row.metrics.get(_hit_rate(lead)))),
-        (metric_name(lead), lambda row: _bar_figure(row.metrics.get(lead), best)),
-        ("catalogue shown", lambda row: _share(row.metrics.get("coverage@10"))),
-        ("parameters", lambda row: _count(row.parameters)),
-        ("training, total", lambda row: _duration(row.train_seconds)),
-        ("per request", lambda row: "" if row.ms_per_request is None else f"{row.ms_per_request:.3g} ms"),
-    ]
-    columns = [(name, show) for name, show in columns if any(show(row) for row in content.rows)]
-    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
-    body = []
-    for row in content.rows:
-        name = _model_name(content, row.model)
-        stage = "trained alone" if row.stage == "alone" else "distilled"
-        cells = "".join(f'<td class="num" data-name="{column}">{show(row) or "–"}</td>' for column, show in columns)
-        body.append(
-            f'<tr class="{esc(row.model)} {esc(row.stage)}"><th scope="row"><i class="swatch {esc(row.model)}"></i>'
-            f"{esc(_capital(name))}<small>{stage}</small></th>{cells}</tr>"
-        )
-    distilled = any(row.stage == "distilled" for row in content.rows)
+    distilled = any(row.round and row.role == "model" for row in content.rows)
     return _section(
-        "before-after",
-        "Before and after" if distilled else "What it scores and what it costs",
-        "The distilled recommender is served exactly like the one trained alone: same architecture, same parameters."
+        "results",
+        "What the models score and cost",
+        "The distilled model costs as much to serve as the undistilled one: same network, same parameters."
         if distilled
         else "",
-        f'<table class="models"><thead><tr><th scope="col">model</th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>",
+        tables.results(content, lead_metric(content)),
     )
 
 
@@ -146,15 +129,35 @@ def learning(content: ReportContent) -> str:
     points = [point for point in content.curves if math.isfinite(point.value)]
     if not points:
         return ""
-    names = {model: _capital(_model_name(content, model)) for model in get_args(ModelName)}
-    if len({point.name for point in points if point.model == "wide"}) > 1:
-        names["wide"] = "Wider recommenders"
-    title, lead = "What was learned, epoch by epoch", "NDCG@10 on the validation items after each epoch."
+    networks = dict.fromkeys(content.network_of(point.stage) for point in points if point.role == "teacher")
+    teachers = enumeration([network for network in networks if network])
+    named: tuple[tuple[Role, str, str], ...] = (
+        ("model", "Model", content.model),
+        ("teacher", "Teachers", teachers),
+        ("llm", "Language model", content.llm),
+    )
+    names = {role: f"{what}: {network}" if network else what for role, what, network in named}
+    title, lead = "Validation, epoch by epoch", "NDCG@10 on the validation items after each epoch."
     if any(point.round for point in points):
-        title = "What was learned, round by round"
-        if {"llm", "crm"} <= {point.model for point in points if point.round}:
-            lead += " Within a round the language model is taught first, then the recommender."
+        title = "Validation, round by round"
+        if {"llm", "model"} <= {point.role for point in points if point.round}:
+            lead += " Within a round the language model is taught first, then the model."
     return _section("learning", title, lead, charts.curves(points, names))
+
+
+def plan(content: ReportContent) -> str:
+    """Who taught whom, and how long each training took."""
+    if not content.plan:
+        return ""
+    lead = "One row per training, in order."
+    if any(len(row.teachers) > 1 for row in content.plan):
+        lead += (
+            " Percentages are ensemble weights: each teacher's share of the mean of scores that the student learns. A "
+            "teacher with weight 0 is unused."
+        )
+    if content.stopped_because and any(row.epochs is None for row in content.plan):
+        lead += f" Why there are no more rounds: {esc(content.stopped_because)}."
+    return _section("plan", "Who taught whom", lead, tables.plan(content))
 
 
 def origins(content: ReportContent) -> str:
@@ -164,7 +167,7 @@ def origins(content: ReportContent) -> str:
         return ""
     lead = lead_metric(content)
     slices = {
-        _capital(SLICE_NAMES.get(name, name)): group
+        capital(SLICE_NAMES.get(name, name)): group
         for name, group in comparison.slices.items()
         if name not in ("short_history", "long_history")  # the buckets below tell the same in more detail
     }
@@ -172,7 +175,7 @@ def origins(content: ReportContent) -> str:
     if slices:
         sections["Slices"] = slices
     if len(comparison.history_length) > 1:
-        sections["By length of history"] = {_items(k): group for k, group in comparison.history_length.items()}
+        sections["By length of history"] = {items(k): group for k, group in comparison.history_length.items()}
     if len(comparison.popularity) > 1:
         sections["By popularity of the true item"] = {
             f"{label} training interactions": group for label, group in comparison.popularity.items()
@@ -181,28 +184,28 @@ def origins(content: ReportContent) -> str:
         "origins",
         "Where the gain comes from",
         f"Relative change of {metric_name(lead)} with its 95% bootstrap interval. Filled marks: the interval excludes "
-        "zero. Of many groups a few do so by chance alone.",
+        "zero. Of many groups a few do so by chance.",
         charts.gains(sections, lead),
     )
 
 
-def listening(content: ReportContent) -> str:
-    """Sample weights."""
+def sample_weights(content: ReportContent) -> str:
+    """How sample weights were spread."""
     if not content.weights:
         return ""
     return _section(
         "weights",
-        "Who listened to whom",
-        "Each training sample has a weight between 0 (ignore the teacher) and 2 (listen twice as hard), from how well "
-        "teachers and student rank its true item. <var>w1</var>: the language model is taught. <var>w2</var>: the "
-        "recommender is. The line marks the mean.",
+        "Sample weights",
+        "Each training position weighs its distillation term by a number between 0 and 2: above 1 where the teachers "
+        "rank the true item better than the student, below 1 where the student ranks it better. The line marks the "
+        "mean.",
         charts.weights(content.weights),
     )
 
 
 def different_hits(content: ReportContent) -> str:
-    """Overlap of the two models' hits."""
-    comparison = content.models_compared
+    """Overlap of the hits of model and language model."""
+    comparison = content.llm_comparison
     if comparison is None:
         return ""
     found = comparison.overlap
@@ -210,24 +213,24 @@ def different_hits(content: ReportContent) -> str:
     agree = f" They agree on {100 * found.both / hits:.0f}% of these users." if hits else ""
     return _section(
         "overlap",
-        "Two models, different hits",
+        "Model and language model find different items",
         f"Of {comparison.overall.users:,} users, {hits:,} had their true item among the first 10 of "
-        f"{esc(comparison.first)} or {esc(comparison.second)}.{agree} What only one of them finds is what there is to "
-        "teach.",
+        f"{esc(comparison.first)} or {esc(comparison.second)}.{agree} What only one of them finds, the "
+        "other can still learn.",
         charts.overlap(found, comparison.first, comparison.second),
     )
 
 
 def histories(content: ReportContent) -> str:
-    """Real users: history, lists before and after, the true item marked."""
+    """Real users: history, what both models recommend, the true item marked."""
     if not content.examples:
         return ""
     cards = "".join(_card(example) for example in content.examples)
     return _section(
         "histories",
         "Real histories",
-        "Users drawn at random in turns: found only after distillation, found only before, found by both, found by "
-        "neither. The true next item is marked.",
+        "Users drawn at random, in turns: the true item is among the first 10 of the distilled model only, of the "
+        "undistilled model only, of both, of neither. It is marked.",
         f'<div class="cards">{cards}</div>',
     )
 
@@ -254,8 +257,14 @@ HOW_TO_READ = """<dl>
 (paired sign-flip test, two-sided).</dd>
 <dt>Catalogue shown</dt><dd>The share of all items that appear among anyone's first 10.</dd>
 <dt>Tail</dt><dd>The 80% of items with the fewest training interactions.</dd>
-<dt>Later day</dt><dd>Logs that record only the day leave the order within a day open; users whose true item came on a
-later day than the item before it are free of that doubt.</dd>
+<dt>Next-day targets</dt><dd>The true items that came on a later day than the item before them. Logs that record only
+the day leave the order within a day open; here the order is certain.</dd>
+<dt>Undistilled, distilled</dt><dd>The same network, trained only on the log, and trained on the log and on what its
+teachers predict. The served one is the better of the two on the validation items.</dd>
+<dt>Ensemble weight</dt><dd>The share of one teacher in the mean of scores that a student learns. The weights are chosen
+on the validation items, or all equal (<code>ensemble.weights</code>). A teacher with weight 0 is unused.</dd>
+<dt>Logit adjustment τ</dt><dd>While the model is taught, τ · log(1 + training count) is added to an item's score. It is
+not added when the model serves, which favours rare items.</dd>
 </dl>"""
 
 
@@ -265,17 +274,13 @@ def _section(name: str, title: str, lead: str, inside: str) -> str:
     return f'<section id="{name}" aria-labelledby="{name}-title">{head}{intro}{inside}</section>'
 
 
-def _hit_rate(lead: str) -> str:
-    return lead.replace("ndcg@", "hr@")
-
-
-def _later_day(later: GroupComparison, comparison: Comparison, lead: str) -> str:
-    d = later.metrics[lead]
+def _next_day(group: GroupComparison, comparison: Comparison, lead: str) -> str:
+    d = group.metrics[lead]
     gain = "" if d.relative is None else f" ({percent(d.relative)}, {p_value(d.p)})"
-    share = 100 * later.users / comparison.overall.users
+    share = 100 * group.users / comparison.overall.users
     return (
-        f"For the {share:.0f}% of users whose true item came on a strictly later day, where the order is beyond doubt, "
-        f"it went from {d.first:.4f} to {d.second:.4f}{gain}."
+        f"On next-day targets ({share:.0f}% of users: the true item came on a later day than the item before it) "
+        f"{metric_name(lead)} went from {d.first:.4f} to {d.second:.4f}{gain}."
     )
 
 
@@ -285,7 +290,7 @@ def _tile(name: str, value: str, note: str, kind: str = "") -> str:
 
 def _metric_tile(name: str, d: Difference) -> str:
     if d.relative is None:
-        return _tile(metric_name(name), f"{d.second:.4f}", f"before: {d.first:.4f}")
+        return _tile(metric_name(name), f"{d.second:.4f}", f"undistilled: {d.first:.4f}")
     kind = "up" if d.p < LEVEL and d.difference > 0 else "down" if d.p < LEVEL and d.difference < 0 else ""
     interval = ""
     if d.relative_interval is not None:
@@ -295,30 +300,30 @@ def _metric_tile(name: str, d: Difference) -> str:
 
 
 def _cost_tile(content: ReportContent) -> list[str]:
-    row = next((row for row in reversed(content.rows) if row.model == "crm"), None)
+    models = [row for row in content.rows if row.role == "model"]
+    row = next((row for row in models if row.served), models[-1] if models else None)
     if row is None or (row.parameters is None and row.ms_per_request is None):
         return []
-    added = ", none added by distillation" if row.stage == "distilled" else ""
+    added = ", none added by distillation" if row.round else ""
     if row.ms_per_request is None:
-        return [_tile("To serve", _count(row.parameters), f"parameters{added}")]
-    parameters = "" if row.parameters is None else f", {_count(row.parameters)} parameters{added}"
+        return [_tile("To serve", count(row.parameters), f"parameters{added}")]
+    parameters = "" if row.parameters is None else f", {count(row.parameters)} parameters{added}"
     return [_tile("To serve", f"{row.ms_per_request:.3g} ms", f"per request{parameters}")]
 
 
 def _card(example: Example) -> str:
-    before, after = example.target_before is not None, example.target_after is not None
     kinds = {
-        (False, True): ("won", "found after distillation"),
-        (True, False): ("lost", "lost by distillation"),
+        (False, True): ("won", "found by the distilled model only"),
+        (True, False): ("lost", "found by the undistilled model only"),
         (True, True): ("both", "found by both"),
         (False, False): ("none", "found by neither"),
     }
-    kind, verdict = kinds[before, after]
+    kind, verdict = kinds[example.target_undistilled is not None, example.target_distilled is not None]
     hidden = max(0, len(example.history) - HISTORY_SHOWN)
     earlier = f'<li class="more">{hidden} earlier</li>' if hidden else ""
     history = "".join(f'<li title="{esc(t)}">{esc(t)}</li>' for t in example.history[-HISTORY_SHOWN:])
-    lists = _list("Before", example.before, example.target_before, example.rank_before)
-    lists += _list("After", example.after, example.target_after, example.rank_after)
+    lists = _list("Undistilled", example.undistilled, example.target_undistilled, example.rank_undistilled)
+    lists += _list("Distilled", example.distilled, example.target_distilled, example.rank_distilled)
     return (
         f'<article class="card"><header><h3>{esc(example.user)}</h3><span class="verdict {kind}">{verdict}</span>'
         f'</header><ol class="history" aria-label="history, oldest first">{earlier}{history}</ol>'
@@ -344,41 +349,3 @@ def _pairs(values: Mapping[str, object]) -> str:
         for name, value in values.items()
     )
     return f'<dl class="facts">{rows}</dl>' if rows else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _items(label: str) -> str:
-    return f"{label} item" if label == "1" else f"{label} items"
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _bar_figure(value: float | None, best: float) -> str:
-    return "" if value is None else f'{value:.4f}<i class="bar" style="width:{100 * value / best:.1f}%"></i>'
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f}%"
-
-
-def _count(value: int | None) -> str:
-    if value is None:
-        return ""
-    for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"

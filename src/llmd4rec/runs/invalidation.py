@@ -1,59 +1,73 @@
-"""Which trainings a setting has a say in, and so what may still be changed in a run that has begun.
+"""Which stages a changed setting invalidates, and so what may still be changed in a run that has begun.
 
-A language model that does not fit the GPU must not cost the CRMs that were trained before it: whatever no training that
+A language model that does not fit the GPU must not cost the models that were trained before it: whatever no stage that
 has begun depends on may be changed, and the run goes on to what it would have come to with the new settings from the
-start.
+start. What a stage depends on is what its plan says, and no list beside it: the plans of the old and the new settings
+are compared.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
 
 from llmd4rec.config.settings import differences
-from llmd4rec.distillation.settings import MutualDistillation
-
-#: Where a run is trained and how often it is saved: changes no numbers that are kept.
-_OF_NONE = re.compile(r"device|threads|training\.\w+\.checkpoint_seconds")
-#: How models are taught.
-_OF_ROUNDS = re.compile(
-    r"direction|teacher|teacher_precision|consensus|weights|ranks|lambda_\w+|temperature_\w+|scale_by_t2|"
-    r"logit_adjustment|method\..+|(crm|llm)_start|continue_by|taught_dropout|training\.\w+\.round_\w+"
-)
-#: What the language model is, reads and is trained by; the vectors of texts are the CRMs' too.
-_OF_LLM = re.compile(r"inject|llm\.(?!encoder$|text_fields$).+|training\.llm\..+")
-_OF_WIDE = re.compile(r"wide|wides(\..+)?")
-#: How many rounds there are at most: more may be wanted at any time.
-_HOW_MANY = ("rounds", "round_patience")
+from llmd4rec.distillation.plan import Stage, plan
+from llmd4rec.distillation.settings import DistillationSettings
 
 
-def depends(stage: str, setting: str) -> bool:
-    """Whether the training `stage` would come out otherwise with another value of `setting`, a dotted key.
-
-    Of a setting not known here: yes.
-    """
-    taught = "-round-" in stage
-    if _OF_NONE.fullmatch(setting):
-        return False
-    if setting in _HOW_MANY or _OF_ROUNDS.fullmatch(setting):
-        return taught
-    if _OF_LLM.fullmatch(setting):
-        return taught or stage.startswith("llm-")
-    if _OF_WIDE.fullmatch(setting):
-        return stage != "crm-alone"
-    return True
-
-
-def refused(old: MutualDistillation, new: MutualDistillation, begun: Iterable[str]) -> dict[str, list[str]]:
-    """Differences between two settings that trainings depend on which have begun: each, and which those are."""
-    found: dict[str, list[str]] = {}
-    # Then the vectors of texts, which the CRMs' tables are trained from too, are the language model's.
-    encodes = "llm" in (old.llm.encoder, new.llm.encoder)
-    for line in differences(old, new):
-        setting = line.partition(":")[0]
-        if setting in _HOW_MANY and getattr(new, setting) > getattr(old, setting):
-            continue
-        stages = [stage for stage in begun if depends(stage, setting) or (encodes and setting.startswith("llm."))]
-        if stages:
-            found[line] = stages
+def invalidated(old: DistillationSettings, new: DistillationSettings) -> set[str]:
+    """The ids of the stages of the old plan that the new one lacks, would train otherwise, or from other stages."""
+    after = {stage.id: stage for stage in plan(new)}
+    found: set[str] = set()
+    for stage in plan(old):  # each stands behind what it needs
+        same = stage.id in after and _equal(stage, after[stage.id])
+        if not same or not found.isdisjoint(stage.needs):
+            found.add(stage.id)
     return found
+
+
+def conflicts(old: DistillationSettings, new: DistillationSettings, begun: Iterable[str]) -> dict[str, list[str]]:
+    """The differences that stand in the way of stages that have begun: `key: old → new`, and which stages those are."""
+    begun = list(begun)
+    lines = differences(old, new)
+    wrong = invalidated(old, new)
+    stopping = [stage for stage in begun if stage in wrong]
+    found: dict[str, list[str]] = {}
+    for line in lines if stopping else ():
+        alone = _with_one(old, new, line.partition(":")[0])
+        blamed = wrong if alone is None else invalidated(old, alone)
+        if stages := [stage for stage in stopping if stage in blamed]:
+            found[line] = stages
+    if stopping and not found:  # only together
+        found = dict.fromkeys(lines, stopping)
+    rounds = [stage.id for stage in plan(old) if stage.round and stage.id in begun]
+    if rounds and new.round_patience < old.round_patience:  # it might have stopped before
+        found |= {line: rounds for line in lines if line.startswith("round_patience:")}
+    return found
+
+
+def _equal(a: Stage, b: Stage) -> bool:
+    return a.identity() == b.identity()
+
+
+def _with_one(old: DistillationSettings, new: DistillationSettings, key: str) -> DistillationSettings | None:
+    """The old settings with the new value of one dotted key; None where that alone does not fit together."""
+    values, wanted = old.model_dump(mode="json"), new.model_dump(mode="json")
+    into: dict[str, Any] = values
+    *groups, last = key.split(".")
+    for group in groups:
+        if not isinstance(into.get(group), dict) or not isinstance(wanted.get(group), dict):
+            last = group  # a group that is there in one of them only
+            break
+        into, wanted = into[group], wanted[group]
+    if last in wanted:
+        into[last] = wanted[last]
+    else:  # a setting of another network than the new one
+        into.pop(last, None)
+    try:
+        return DistillationSettings.model_validate(values)
+    except ValidationError:
+        return None

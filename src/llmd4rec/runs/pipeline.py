@@ -1,480 +1,327 @@
-"""The alternating loop of mutual distillation (LLMD4Rec, arXiv 2505.18120).
+"""Running a plan: each stage trained once, in a run folder, from teachers that are cached for it.
 
-    crm-alone                      the CRM on its own                           (all there is when rounds = 0)
-    wide-alone, wide-alone-2, ...  wider CRMs, where they are wanted (`wide`)
-    llm-alone                      the LLM on its own, reading the CRM's items  (E4SRec, all positions in one pass)
-    round r:
-        downward   publish the CRM; its item table goes into the LLM; train the LLM on L_rec + λ1 · w1 · KL
-        upward     publish the LLM; train the CRM on L_rec + λ2 · w2 · KL
-    until the validation NDCG@10 of the served model stops improving, or the teachers that are heard no longer change
+    undistilled ─┐
+    teacher-1 ───┤  side by side with --jobs          of each stage:
+    teacher-2 ───┤                                      cache   states and item table of its teachers, and their
+    teacher-3 ───┤                                              ensemble weights as validation chooses them
+    llm ─────────┘  (behind teacher-1)                  train   cross-entropy + weight · distillation term
+    llm-round-1 → distilled-round-1 → ...               keep    weights, then the record that says they are there
 
-Where there are wider CRMs, the LLM reads the items of the first and learns from them, and all of them teach the served
-CRM together; other models are heard where validation says that they add to it (`distillation/ensemble.py`): what is
-served need not be what the LLM talks to. The served CRM is taught to leave out some of the items' popularity
-(`distillation/logit_adjustment.py`). Nothing couples the models but the published teacher, and nothing is added to any
-of them.
+The rounds end before the last one where validation NDCG@10 has stopped improving, or where only teachers were used that
+do not change. Nothing couples the models but the cached teachers, and nothing is added to any of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-from torch import Tensor
 
-from llmd4rec.data.batching import Histories, TrainingWindows
+from llmd4rec.data.batching import Histories
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.cache import Teacher, open_teacher, publish
-from llmd4rec.distillation.ensemble import best_counts, in_words
-from llmd4rec.distillation.logit_adjustment import bearable_share, popularity_prior
-from llmd4rec.distillation.methods import LLMD4Rec
-from llmd4rec.distillation.rollouts import continue_histories, open_continued
-from llmd4rec.distillation.settings import MutualDistillation, Student
-from llmd4rec.errors import DataError, LLMD4RecError, RunError
-from llmd4rec.evaluation.evaluate import PoolValidation, validation_ndcg
-from llmd4rec.io.files import remove, remove_leftovers, sha256_file
-from llmd4rec.log import bar, say, warn
-from llmd4rec.losses.softmax import RankingObjective
-from llmd4rec.models.base import Ranker, count_parameters
-from llmd4rec.models.embedding import ItemInputs, ItemSides, item_sides, item_table_of
-from llmd4rec.models.ensemble import Pool
+from llmd4rec.distillation.cache import TeacherCache
+from llmd4rec.distillation.logit_adjustment import popularity_prior
+from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
+from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
+from llmd4rec.distillation.settings import DistillationSettings, Student
+from llmd4rec.errors import RunError
+from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
+from llmd4rec.io.files import remove, sha256_file
+from llmd4rec.log import logger
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.models.base import SequenceEncoder, count_parameters
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
-from llmd4rec.runs.run import Run, use_threads
+from llmd4rec.runs.jobs import run_side_by_side
+from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
+from llmd4rec.runs.run import Run
+from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
-from llmd4rec.training.fit import Fitted, Objective, Training, fit
-from llmd4rec.training.processes import Processes, join
+from llmd4rec.training.processes import Processes, init_distributed
 from llmd4rec.training.runtime import derive_seed, select_device
-
-#: A validation ranks at most so many scores (but 1,000 users at least).
-VALIDATION_SCORES = 5_000_000_000
+from llmd4rec.training.trainer import Fitted, fit
 
 
-def train(settings: MutualDistillation, data: Dataset, folder: Path | str | None = None) -> Run:
-    """Runs, or goes on with, everything `settings` ask for; see :meth:`MutualDistillation.fit`."""
-    processes = join()
-    path = Path(folder or processes.from_first(_new_folder() if processes.first else ""))
-    use_threads(settings)
-    _check_targets(settings, data)
-    with _alone_in(path, settings, data) if processes.first else contextlib.nullcontext():
+def train(settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+    """Runs the plan of `settings`, or goes on with it.
+
+    Args:
+        settings: of the run.
+        data: to train on.
+        folder: of the run; an unfinished run found there is continued. None: a temporary one.
+        jobs: how many independent stages are trained side by side, each in a process of its own with its share of the
+            threads. With as many threads each, the numbers are those of one stage after the other.
+
+    Raises:
+        RunError: the folder holds a run of other data or settings.
+        DataError: the data cannot be trained on.
+    """
+    processes = init_distributed()
+    if jobs > 1 and processes.count > 1:
+        raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
+    path = Path(folder or processes.from_first(new_folder() if processes.first else ""))
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    check_data(settings, data)
+    with locked(path, settings, data) if processes.first else contextlib.nullcontext():
         if processes.first:
-            _tidy(Run.start(path, settings, data))
+            tidy(Run.start(path, settings, data))
         processes.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
-            _Rounds(run, data).run()
+            Pipeline(run, data).run(jobs)
         processes.wait()  # nobody scores what is not yet written
     return run
 
 
-def _new_folder() -> str:
-    return str(Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run"))
+class Pipeline:
+    """Trains the stages of an open run's plan that are not done."""
 
-
-def _tidy(run: Run) -> None:
-    """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
-    for name in ("checkpoints", "teachers", "histories"):
-        remove_leftovers(run.folder / name)
-    remove_leftovers(run.folder, of="text_vectors")
-    # Evaluations and the like are written by processes that hold no lock.
-    remove_leftovers(run.folder, older_than=3600)
-    stages = list(run.record.stages)
-    missing = [name for name in stages if not (run.checkpoint_of(name) / "best.safetensors").exists()]
-    if missing:
-        again = stages[stages.index(missing[0]) :]
-        warn(f"{run.checkpoint_of(missing[0])} has no weights: {', '.join(again)} are trained again")
-        for name in again:
-            del run.record.stages[name]
-            for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
-                remove(evaluation)
-    no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
-    if missing or no_texts:
-        run.record.finished = False
-        run.save()
-    for name in run.record.stages:
-        remove(run.checkpoint_of(name) / "training")
-    if run.record.finished:
-        for name in ("teachers", "histories"):
-            remove(run.folder / name)
-    elif run.begun():
-        run.note_environment()
-
-
-def _check_targets(settings: MutualDistillation, data: Dataset) -> None:
-    """Refuses, before anything is written, data that cannot be trained on or selected on."""
-    if not TrainingWindows(data, settings.crm.max_length).num_positions:
-        raise DataError(
-            "there is nothing to train on: no user has two interactions in the training part",
-            "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
-        )
-    if not len(data.valid):
-        raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
-    if settings.rounds:
-        settings.method.check(settings.training.crm, data.num_items)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path, settings: MutualDistillation, data: Dataset) -> Iterator[None]:
-    """Makes the run folder where there is none, and keeps two trainings out of it.
-
-    The operating system lifts the lock of a process that died.
-    """
-    try:
-        Run.start(folder, settings, data, locked=False)
-    except LLMD4RecError:
-        if not (folder / "run.json").exists():
-            raise
-        # Another process was faster; what it made is looked at like any other.
-        Run.start(folder, settings, data, locked=False)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{folder} is being trained by another process", "Wait for it or stop it; two would spoil each other."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class _Rounds:
     def __init__(self, run: Run, data: Dataset) -> None:
         self.run_folder, self.data, self.settings = run, data, run.settings
+        self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
         self.processes = Processes.current()
-        self._made_sides: dict[ItemInputs, ItemSides] = {}
+        self._teachers = Teachers(run, data, self.device)
+        self._made_features: dict[ItemInputs, ItemFeatures] = {}
 
-    def run(self) -> None:
-        settings, record = self.settings, self.run_folder.record
-        if "text" in settings.crm.items or (settings.uses_llm and "text" in settings.llm.items):
-            self._prepare_texts()
-        if settings.uses_llm:
-            # First of all, so that a language model that cannot be had does not cost the training of the CRM.
-            self.run_folder.build("llm", "llm-alone")
-            say(f"language model: {(self.run_folder.record.llm or {}).get('origin')}")
-        self._train("crm", "crm-alone")
-        for stage in settings.wide_stages if settings.rounds else ():
-            self._train("wide", stage)
-        if settings.uses_llm:
-            self._train("llm", "llm-alone")
-        why = "all rounds done" if settings.rounds else ""
-        for number in range(1, settings.rounds + 1):
-            if settings.direction != "up":
-                self._train("llm", f"llm-round-{number}", taught_by=self._teachers("llm", number, number))
-            if settings.direction != "down":
-                # The language model that this round has taught is the one to listen to.
-                self._train("crm", f"crm-round-{number}", taught_by=self._teachers("crm", number, number + 1))
-            if self._stalled(number):
-                why = f"round {number} did not improve the validation NDCG@10"
-                break
-            if number < settings.rounds and self._settled(number):
-                why = f"in round {number} only models were heard that do not change"
-                break
-        record.finished, record.stopped_because = True, why
+    def run(self, jobs: int = 1) -> None:
+        """Trains what is not done; the record says why it stopped."""
+        record = self.run_folder.record
+        self._prepare_texts()
+        llm = next((stage for stage in self.stages if stage.role == "llm"), None)
+        if llm is not None:
+            # First of all, so that a language model that cannot be had does not cost the training of the others.
+            self.run_folder.build(llm)
+            logger.info(f"language model: {(record.llm or {}).get('origin')}")
+        first = [stage for stage in self.stages if not stage.round and stage.id not in record.stages]
+        if jobs > 1 and len(first) > 1:
+            run_side_by_side(self.run_folder, self.data, first, jobs, self.record_result)
+        else:
+            for stage in first:
+                self.train(stage)
+        record.stopped_because = self._rounds()
+        record.finished = True
         self.run_folder.save()
         if self.processes.first:
-            for name in ("teachers", "histories"):
+            for name in ("teachers", "rollouts"):
                 remove(self.run_folder.folder / name)
+
+    def _rounds(self) -> str:
+        """Trains the rounds; why there are no more."""
+        rounds = self.settings.rounds
+        for number in range(1, rounds + 1):
+            for stage in self.stages:
+                if stage.round == number:
+                    self.train(stage)
+            if self._no_improvement(number):
+                return f"round {number} did not improve the validation NDCG@10"
+            if number < rounds and self._teachers_unchanged(number):
+                return f"in round {number} only teachers were used that do not change"
+        return "all rounds done" if rounds else ""
 
     def _prepare_texts(self) -> None:
         run = self.run_folder
+        stage = next((stage for stage in self.stages if stage.texts is not None), None)
+        if stage is None:
+            return
         if self.processes.first:
-            prepare_text_vectors(self.settings.llm, self.data, run.folder, self.device)
+            prepare_text_vectors(self.settings.texts, self.settings.llm, self.data, run.folder, self.device)
         self.processes.wait()
         path = run.folder / "text_vectors.safetensors"
         if path.exists() and run.record.text_vectors is None:
             run.record.text_vectors = sha256_file(path)
             run.save()
 
-    def _latest(self, model: Student, number: int) -> str:
-        """The stage whose model teaches in round `number`: the last one trained before it."""
-        taught = number > 1 and model in self.settings.students
-        return f"{model}-round-{number - 1}" if taught else f"{model}-alone"
-
-    def _teachers(self, student: Student, number: int, newest: int) -> tuple[str, ...]:
-        """The stages that teach `student` in round `number`, the other model's being the last before `newest`."""
-        settings = self.settings
-        # The wide ones are what the served CRM would be, were it free to be so wide.
-        crms = (*settings.wide_stages, self._latest("crm", newest if student == "llm" else number))
-        llm = self._latest("llm", newest if student == "crm" else number)
-        own, others = (crms, (llm,)) if student == "crm" else ((llm,), crms)
-        return {"partner": others, "consensus": (*others, *own), "self": own}[settings.teacher]
-
-    def _stalled(self, number: int) -> bool:
+    def _no_improvement(self, number: int) -> bool:
         """Whether the rounds no longer improve the served model, or the only one that is taught."""
-        model, stages = self.settings.students[-1], self.run_folder.record.stages
-        values = [stages[name]["validation_ndcg"] for name in (f"{model}-alone", *_rounds_of(model, number))]
-        return number - int(np.argmax(values)) >= self.settings.round_patience
+        student: Student = "model" if rounds_of(self.stages, "model") else "llm"
+        first = next(stage.id for stage in self.stages if stage.role == student)
+        done = [first, *(stage.id for stage in rounds_of(self.stages, student) if stage.round <= number)]
+        best = int(np.argmax([self.run_folder.validation_of(stage) for stage in done]))
+        return number - best >= self.settings.round_patience
 
-    def _settled(self, number: int) -> bool:
+    def _teachers_unchanged(self, number: int) -> bool:
         """Whether the next round would teach every student what this one has taught it."""
-        for model in self.settings.students:
-            stage = self.run_folder.record.stages[f"{model}-round-{number}"]
-            counts = stage.get("teachers") or {stage["taught_by"]: 1}
-            heard = [_model_of(name) for name, count in counts.items() if name is not None and count]
-            if not heard or any(teacher in self.settings.students for teacher in heard):
+        taught = {stage.role for stage in self.stages if stage.round}
+        for stage in self.stages:
+            if stage.round != number:
+                continue
+            weights = self.run_folder.record.stages[stage.id]["teachers"]
+            used = [find(self.stages, teacher).role for teacher, weight in weights.items() if weight]
+            if not used or not taught.isdisjoint(used):
                 return False
         return True
 
     # ---- one stage ----------------------------------------------------------------------------------------------
-    def _train(self, model: Student, stage: str, taught_by: tuple[str, ...] = ()) -> None:
-        run, settings = self.run_folder, self.settings
-        if stage in run.record.stages:
-            return
-        # The language model is taught in the paper's way, whatever the served one is compared with.
-        method = settings.method if model == "crm" else LLMD4Rec()
-        if not method.listens(settings.distill(model)):  # the control that trains as often and listens to nobody
-            taught_by = ()
-        teacher = " + ".join(taught_by) or None
-        say(f"[bold]{stage}[/bold]" + (f"  taught by {teacher}" if teacher else ""))
-        number = int(stage.rsplit("-", 1)[1]) if "-round-" in stage else 0
-        # With nobody to listen to, what is drawn would be learned as if it had happened.
-        histories = self._histories(number) if taught_by else self.data
-        # The language model is not served, and shall say what it thinks of popular items.
-        adjusts = model == "crm" and isinstance(method, LLMD4Rec)
-        lesson = self._publish(histories, *taught_by, learner=model, adjusts=adjusts) if taught_by else None
-        weighted = isinstance(method, LLMD4Rec) and settings.weights == "rank"
-        if lesson is not None and weighted and settings.ranks == "round-start":
-            before = self._publish(histories, self._latest(model, number), learner=model)
-            lesson = replace(lesson, student_rank=before.rank)
-        share = 0.0
-        if lesson is not None and adjusts:
-            share = lesson.share or 0.0 if settings.logit_adjustment == "auto" else settings.logit_adjustment
-        ranker = self._starting_point(model, stage, number)
-        # A table that goes on has its sides in it already; neighbours would be mixed in twice.
-        afresh = model != "llm" and not self._goes_on(model, number)
-        sides = self._sides(settings.crm_in(stage).items) if afresh else None
-        if sides:
-            item_table_of(ranker).read(sides, derive_seed(settings.seed, "texts", stage))
-        training = settings.training_of(model)
-        if number:
-            training = training.in_round()
-        folder = run.checkpoint_of(stage)
-        objective: Objective = RankingObjective(training)
-        if lesson is not None:
-            seed = derive_seed(settings.seed, "method", stage)
-            distill = settings.distill(model)
-            if share:
-                say(f"  its scores leave out {share:g} · log(1 + count) of the items' popularity")
-                distill = replace(distill, prior_I=self._popularity(share).to(self.device))
-            objective = method.objective(training, lesson, distill, ranker, seed)
+    def train(self, stage: Stage) -> None:
+        """Trains one stage, unless it is done, and records it."""
+        if stage.id not in self.run_folder.record.stages:
+            self.record_result(stage, self.trained(stage))
+
+    def trained(self, stage: Stage) -> dict[str, Any]:
+        """Trains one stage and writes its weights; what the record will say of it."""
+        run = self.run_folder
+        logger.info(stage.id + (f"  taught by {' + '.join(stage.teachers)}" if stage.teachers else ""))
+        if stage.note:
+            logger.info(f"  {stage.note}")
+        histories = self._histories(stage)
+        cache = self._teachers.of(stage, histories)
+        model = self._starting_point(stage)
+        features = self._item_features(stage, model)
+        training = stage.training
+        objective, tau = self._objective(stage, cache, model)
+        folder = run.checkpoint_of(stage.id)
         try:
             fitted = fit(
-                ranker,
+                model,
                 histories,
                 training,
                 folder / "training",
-                phase=stage,
-                seed=settings.seed,
+                stage=stage.id,
+                seed_key=stage.seed_key,
+                settings_name=f"training.{stage.student}",
+                seed=stage.seed,
                 validate=self._validate,
-                log=run.log,
-                trained_before=self._goes_on(model, number),
+                log=run.log_of(stage.id),
+                trained_before=stage.starts_from is not None,
                 objective=objective,
             )
         except torch.OutOfMemoryError as error:
-            group = "llm" if model == "llm" else "crm"
-            smaller = "llm.layers" if model == "llm" else "wide" if model == "wide" else "crm.dim"
+            smaller = {"llm": "llm.layers", "teacher": "the dim of its teacher", "model": "model.dim"}[stage.role]
             raise RunError(
-                f"{stage}: the device has not enough memory: {str(error).splitlines()[0]}",
-                f"Lower training.{group}.batch (now {training.batch}) or {smaller}, in a new run folder; or, where no "
-                f"finished training depends on it, in this one after {folder / 'training'} is gone.",
+                f"{stage.id}: the device has not enough memory: {str(error).splitlines()[0]}",
+                f"Lower training.{stage.student}.batch (now {training.batch}) or {smaller}, in a new run folder; or, "
+                f"where no finished stage depends on it, in this one after {folder / 'training'} is gone.",
             ) from error
-        if sides:
-            item_table_of(ranker).fold()
-        taught: dict[str, Any] = {}
-        if lesson is not None and len(lesson.counts) > 1:  # how much each teacher counted
-            taught["teachers"] = dict(lesson.counts)
-        if share:
-            taught["logit_adjustment"] = share
-        self._keep(stage, ranker, fitted, {"taught_by": teacher, **taught})
-        if number and self.processes.first:  # nobody listens any more to what this stage replaces
-            for kept in (path for name in ("teachers", "histories") for path in (run.folder / name).glob("*")):
-                if self._latest(model, number) in kept.name.split("+"):
-                    remove(kept)
-        say(f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s")
+        if features:
+            item_embedding_of(model).merge()
+        result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
+        logger.info(
+            f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s"
+        )
+        return result
 
-    def _sides(self, inputs: ItemInputs) -> ItemSides:
-        """What item tables are trained from; made once for all that are trained from the same."""
-        if inputs not in self._made_sides:
-            self._made_sides[inputs] = item_sides(inputs, self.data, self.run_folder.text_vectors())
-        return self._made_sides[inputs]
+    def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
+        """The record that says that the weights are there, then the end of what led to them."""
+        run = self.run_folder
+        run.record.stages[stage.id] = result
+        run.save()
+        self.processes.wait()  # all have read the best of the checkpoints
+        if self.processes.first:
+            remove(run.checkpoint_of(stage.id) / "training")
+            self._remove_unneeded()
 
-    def _keep(self, stage: str, ranker: Ranker, fitted: Fitted, taught: Mapping[str, Any]) -> None:
-        """Weights, then the record that says they are there, then the end of the checkpoints that led to them."""
-        run, folder = self.run_folder, self.run_folder.checkpoint_of(stage)
+    def _remove_unneeded(self) -> None:
+        """Removes the teacher caches and rollouts that no stage will ask for any more."""
+        folder, done = self.run_folder.folder, self.run_folder.record.stages
+        left = [stage for stage in self.stages if stage.id not in done]
+        wanted = {cache_name(stage.teachers) for stage in left}
+        wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
+        for path in (folder / "teachers").glob("*"):
+            if path.name not in wanted:
+                remove(path)
+        for path in (folder / "rollouts").glob("*"):
+            if path.name not in {stage.rollouts_by for stage in left}:
+                remove(path)
+
+    def _keep(
+        self, stage: Stage, model: SequenceEncoder, fitted: Fitted, teachers: Mapping[str, int], tau: float
+    ) -> dict[str, Any]:
+        """Writes the weights; what the record will say."""
         checksum = None
         if self.processes.first:
-            head = {"phase": stage, "epoch": fitted.best_epoch, "value": fitted.best_value}
-            checksum = checkpoint.save(folder / "best.safetensors", ranker.saved_state(), head)
-        total, trainable = count_parameters(ranker)
-        run.record.stages[stage] = {
+            head = {"stage": stage.id, "epoch": fitted.best_epoch, "value": fitted.best_value}
+            path = self.run_folder.checkpoint_of(stage.id) / "best.safetensors"
+            checksum = checkpoint.save(path, model.saved_state(), head)
+        total, trainable = count_parameters(model)
+        return {
             "validation_ndcg": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
-            **taught,
+            "teachers": dict(teachers),
+            **({"logit_adjustment": tau} if tau else {}),
             "parameters": total,
             "trainable_parameters": trainable,
             "checksum": self.processes.from_first(checksum),
         }
-        run.save()
-        self.processes.wait()  # all have read the best of the checkpoints
-        if self.processes.first:
-            remove(folder / "training")
 
-    def _goes_on(self, model: Student, number: int) -> bool:
-        start = self.settings.crm_start if model == "crm" else self.settings.llm_start
-        return number > 0 and start == "continue"
-
-    def _validate(self, ranker: Ranker) -> float:
+    def _validate(self, model: SequenceEncoder) -> float:
         return validation_ndcg(
-            ranker, self.data, self.settings.evaluation.seen, self._validation_users(), self.settings.seed
+            model,
+            self.data,
+            self.settings.evaluation.filter_seen,
+            validation_users(self.settings, self.data),
+            self.settings.seed,
         )
 
-    def _validation_users(self) -> int:
-        # A large catalogue would spend longer on choosing the epoch than on training it.
-        affordable = max(1000, VALIDATION_SCORES // self.data.num_items)
-        return min(affordable, self.settings.evaluation.validation_users or len(self.data.valid))
+    # ---- what a stage starts from -------------------------------------------------------------------------------
+    def _starting_point(self, stage: Stage) -> SequenceEncoder:
+        """The student before its training: fresh or from the stage it goes on from, with injected item embeddings."""
+        run = self.run_folder
+        model = run.build(stage)
+        if stage.starts_from is not None:
+            model.load_saved_state(run.weights_of(stage.starts_from))
+        if stage.item_embeddings_of is not None:
+            inject_items(model, run.load(stage.item_embeddings_of).item_table().detach())
+        return model
 
-    def _starting_point(self, model: Student, stage: str, number: int) -> Ranker:
-        """The student before its training: fresh or from the round before, with the CRM's items injected."""
-        run, settings = self.run_folder, self.settings
-        ranker = run.build(model, stage)
-        goes_on = self._goes_on(model, number)
-        if goes_on:
-            ranker.load_saved_state(run.weights_of(self._latest(model, number)))
-        if model == "llm" and settings.inject != "never":
-            partner = settings.partner
-            # A CRM that was trained anew has other axes: its table would make nonsense of what goes on.
-            turned = goes_on and number > 1 and partner == "crm" and settings.crm_start == "restart"
-            renewed = settings.inject == "every-round" and number > 0 and not turned
-            if turned and settings.inject == "every-round":
-                say("  keeps the items it reads: a CRM that was trained anew has other axes (see crm_start)")
-            if renewed or not goes_on:
-                source = self._latest(partner, number) if renewed else f"{partner}-alone"
-                inject_items(ranker, run.load_stage(partner, source).item_table().detach())
-        return ranker
+    def _item_features(self, stage: Stage, model: SequenceEncoder) -> ItemFeatures | None:
+        """Attaches what the item embeddings are trained from; None where that is identifiers alone."""
+        # Embeddings that go on have their features merged already; neighbours would be mixed in twice.
+        if stage.role == "llm" or stage.starts_from is not None:
+            return None
+        inputs = stage.network.item_features
+        if inputs not in self._made_features:  # once for all that are trained from the same
+            self._made_features[inputs] = item_features(inputs, self.data, self.run_folder.text_vectors())
+        features = self._made_features[inputs]
+        if not features:
+            return None
+        item_embedding_of(model).attach(features, derive_seed(stage.seed, "texts", stage.seed_key))
+        return features
 
-    def _histories(self, number: int) -> Histories:
-        """What the students of a round are taught on; made once for both."""
-        run, settings = self.run_folder, self.settings
-        if not settings.continue_by:
+    def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
+        """What the student is trained towards, and the τ of its logit adjustment."""
+        if cache is None or stage.teaching is None:
+            return RankingObjective(stage.training), 0.0
+        teaching = stage.teaching
+        tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
+        term = teaching.term
+        if tau:
+            logger.info(f"  logit adjustment: {tau:g} · log(1 + training count)")
+            prior_I = popularity_prior(torch.from_numpy(self.data.train_counts), tau)
+            term = replace(term, logit_adjustment_I=prior_I.to(self.device))
+        seed = derive_seed(stage.seed, "method", stage.seed_key)
+        return teaching.method.objective(stage.training, cache, term, model, seed), tau
+
+    def _histories(self, stage: Stage) -> Histories:
+        """What a stage is trained on: the log, or rollouts, which are drawn once for all that ask for them."""
+        run = self.run_folder
+        if stage.rollouts_by is None:
             return self.data
-        stage = self._latest("crm", number)
-        folder = run.folder / "histories" / stage
-        asked = {"by": run.checksum_of(stage), "length": settings.continue_by}
+        by = find(self.stages, stage.rollouts_by)
+        folder = run.folder / "rollouts" / by.id
+        asked = {"by": run.checksum_of(by.id), "length": stage.rollout_length}
         histories = None
         if self.processes.first:
             try:
-                histories = open_continued(folder, asked, self.data) if folder.exists() else None
+                histories = open_rollouts(folder, asked, self.data) if folder.exists() else None
             except RunError as error:
-                warn(f"{error.what}; they are drawn anew")
+                logger.warning(f"{error.what}; they are drawn anew")
             if histories is None:
-                histories = continue_histories(
-                    run.load_stage("crm", stage),
+                histories = draw_rollouts(
+                    run.load(by.id),
                     self.data,
-                    settings.continue_by,
-                    derive_seed(settings.seed, "continue", stage),
-                    repeat=settings.evaluation.seen == "keep",
+                    stage.rollout_length,
+                    derive_seed(stage.seed, "continue", by.seed_key),
+                    repeat=not self.settings.evaluation.filter_seen,
                 )
                 histories.save(folder, asked, self.data)
         self.processes.wait()
-        return histories or open_continued(folder, asked, self.data)
-
-    def _popularity(self, share: float) -> Tensor:
-        return popularity_prior(torch.from_numpy(self.data.train_counts), share)
-
-    def _publish(self, histories: Histories, *stages: str, learner: Student, adjusts: bool = False) -> Teacher:
-        """The published teacher of one finished stage, or of the mean of several; made once for all who listen.
-
-        Args:
-            histories: whose positions it answers.
-            stages: who teaches.
-            learner: who listens.
-            adjusts: whether the learner may leave out some of the items' popularity.
-        """
-        run = self.run_folder
-        asks = adjusts and self.settings.logit_adjustment == "auto"
-        folder = run.folder / "teachers" / "+".join(stages)
-        made_of = {stage: run.checksum_of(stage) for stage in stages}
-
-        def opened() -> Teacher:
-            return open_teacher(folder, histories, self.device, self.settings.teacher_precision, made_of)
-
-        teacher = None
-        if self.processes.first:
-            try:
-                teacher = opened() if folder.exists() else None
-            except RunError as error:
-                warn(f"{error.what}; it is published anew")
-            if teacher is not None and asks and teacher.share is None:  # published when nobody asked
-                teacher = None
-            if teacher is None:
-                self._publish_anew(folder, histories, stages, made_of, self.settings.training_of(learner), asks)
-        self.processes.wait()
-        return teacher or opened()
-
-    def _publish_anew(
-        self,
-        folder: Path,
-        histories: Histories,
-        stages: tuple[str, ...],
-        made_of: dict[str, str | None],
-        learning: Training,
-        asks: bool,
-    ) -> None:
-        rankers = [self.run_folder.load_stage(_model_of(stage), stage) for stage in stages]
-        counts, share = (1,) * len(rankers), None
-        if asks or (len(rankers) > 1 and self.settings.consensus == "validation"):
-            counts, share = self._weighed(dict(zip(stages, rankers, strict=True)), asks)
-        heard = [(ranker, count) for ranker, count in zip(rankers, counts, strict=True) if count]
-        large = self.data.num_items > learning.full_softmax_items
-        publish(
-            heard[0][0] if len(heard) == 1 else Pool(*zip(*heard, strict=True)),
-            histories,
-            folder,
-            label=" + ".join(stages),
-            counts=dict(zip(stages, counts, strict=True)),
-            made_of=made_of,
-            rank_items=learning.candidates if large else None,
-            precision=self.settings.teacher_precision,
-            share=share,
-        )
-
-    def _weighed(self, teachers: dict[str, Ranker], asks: bool) -> tuple[tuple[int, ...], float | None]:
-        """What validation says: how much each teacher counts and, if asked, how much popularity may be left out."""
-        evaluation, counts, rankers = self.settings.evaluation, (1,) * len(teachers), list(teachers.values())
-        judge = PoolValidation(rankers, self.data, evaluation.seen, self._validation_users(), self.settings.seed)
-        if len(teachers) > 1 and self.settings.consensus == "validation":
-            # The wide ones are there to teach: the others are heard where they add to them.
-            wide = [int(_model_of(stage) == "wide") for stage in teachers]
-            counts, value = best_counts(judge, wide if any(wide) else counts)
-            say(f"  teacher: {in_words(tuple(teachers), counts)}, validation NDCG@10 {value:.4f}")
-        if not asks:
-            return counts, None
-        with bar("trying how much popularity to leave out", None, "shares") as progress:
-
-            def without(share: float) -> NDArray[np.float64]:
-                progress.advance(1)
-                return judge(counts, self._popularity(-share))
-
-            share = bearable_share(without)
-        if not share:
-            say("  none of the items' popularity is left out: its teachers would rank worse without it")
-        return counts, share
-
-
-def _model_of(stage: str) -> Student:
-    return stage.partition("-")[0]  # type: ignore[return-value]
-
-
-def _rounds_of(model: Student, number: int) -> list[str]:
-    """A model's trainings up to a round."""
-    return [f"{model}-round-{n}" for n in range(1, number + 1)]
+        return histories or open_rollouts(folder, asked, self.data)

@@ -1,86 +1,89 @@
 """A run folder: what was trained, with which settings, on which data, and how to get the models back.
 
-    config.yaml        every setting, defaults written out
-    environment.json   versions, machine, threads, commit; and what of them was different in later sessions
-    run.json           data set, stages done and their figures
-    metrics.jsonl      one line per epoch
-    catalogue.parquet  item_id and title in index order, so that the run can answer without the data set
-    text_vectors.safetensors   what the LLM reads of the catalogue's texts
-    checkpoints/STAGE/best.safetensors
-    checkpoints/STAGE/training/   while it is trained, see training/fit.py
-    histories/         while somebody is taught on them, see continued.py
-    teachers/          while somebody listens, see publish.py
-    .lock              held by the process that trains
-    evaluation/        per-user results and metrics of each model
+    config.yaml                every setting, defaults written out
+    environment.json           versions, machine, threads, commit; and what of them was different in later sessions
+    run.json                   data set, finished stages and their figures (`record.py`)
+    catalogue.parquet          item_id and title in index order, so that the run can answer without the data set
+    text_vectors.safetensors   vectors of the items' texts
+    checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
+    checkpoints/STAGE/training/   while it is trained, see training/trainer.py
+    rollouts/                  while somebody is taught on them, see distillation/rollouts.py
+    teachers/                  while somebody is taught by them, see distillation/cache.py
+    .lock                      held by the process that trains
+    evaluation/                per-user results and metrics of each stage
     report.html
 
-A *stage* is one training: `crm-alone`, `wide-alone`, `llm-alone`, `llm-round-1`, `crm-round-1`, ...
+Stages are those of the plan (`distillation/plan.py`): `undistilled`, `teacher-1`, `llm`, `distilled-round-1`, ...
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import polars as pl
-import torch
-from rich.markup import escape
 from safetensors import SafetensorError
 from torch import Tensor
 
-from llmd4rec.config.settings import check, differences, load_settings, save_settings
+from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import MutualDistillation, Student
+from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
-from llmd4rec.log import say, warn
-from llmd4rec.models.base import Ranker
-from llmd4rec.runs.invalidation import depends, refused
+from llmd4rec.log import logger
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
+from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.record import Record
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes
 from llmd4rec.training.runtime import derive_seed, environment, select_device
 from llmd4rec.training.tracking import MetricsLog
 
-if TYPE_CHECKING:
-    from llmd4rec.inference.recommender import Recommender
-
-FORMAT_VERSION = 1
-Stage = Literal["alone", "distilled"]
-
-
-@dataclass
-class Record:
-    """What run.json holds."""
-
-    data: str
-    data_path: str | None
-    items: int
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    finished: bool = False
-    stopped_because: str = ""
-    #: The language model that was built on: origin, layers, fingerprint of its weights.
-    llm: dict[str, Any] | None = None
-    #: SHA-256 of text_vectors.safetensors, where there is one.
-    text_vectors: str | None = None
-    format: int = FORMAT_VERSION
+#: What stages were called once, or what people may try.
+_OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
+#: Attributes that a run once had.
+_OTHER_ATTRIBUTES = {
+    "crm": "run.recommender()",
+    "llm": 'run.recommender("llm")',
+    "load_stage": "run.load(stage)",
+    "stage_of": "run.resolve(stage)",
+    "served_stage": 'run.resolve("served")',
+    "log": "run.metrics()",
+}
 
 
 class Run:
     """A run folder, open."""
 
-    def __init__(self, folder: Path, settings: MutualDistillation, record: Record) -> None:
+    def __init__(self, folder: Path, settings: DistillationSettings, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record
         #: Of several processes that train together only the first one writes.
         self.writes = Processes.current().first
-        self.log = MetricsLog(folder / "metrics.jsonl")
+        self._said_undistilled = False
+
+    if not TYPE_CHECKING:  # a type checker shall find a wrong name
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if hasattr(type(self), name):  # a property that failed: once more, for its own error
+                object.__getattribute__(self, name)
+            hint = f"; it is now {_OTHER_ATTRIBUTES[name]}" if name in _OTHER_ATTRIBUTES else ""
+            raise AttributeError(f"a Run has no attribute {name!r}{hint}")
+
+    @property
+    def plan(self) -> list[Stage]:
+        """All stages of the settings, trained or not."""
+        return plan(self.settings)
 
     # ---- making and opening -------------------------------------------------------------------------------------
     @classmethod
-    def start(cls, folder: Path, settings: MutualDistillation, data: Dataset, *, locked: bool = True) -> Run:
+    def start(cls, folder: Path, settings: DistillationSettings, data: Dataset, *, locked: bool = True) -> Run:
         """A new run folder, or the unfinished or finished one that is there.
 
         Args:
@@ -93,16 +96,19 @@ class Run:
         if (folder / "run.json").exists():
             run = cls.open(folder)
             run.require(data)
-            if run.settings == settings:
+            if not differences(run.settings, settings):
                 return run
-            stopping = refused(run.settings, settings, run.begun())
-            if stopping:
+            if stopping := conflicts(run.settings, settings, run.begun()):
                 concerned = list(dict.fromkeys(stage for stages in stopping.values() for stage in stages))
                 remedy = "Choose another run folder, or use the settings in its config.yaml to continue it."
                 if not any(stage in run.record.stages for stage in concerned):
                     parts = ", ".join(str(run.checkpoint_of(stage) / "training") for stage in concerned)
                     remedy = f"Use the settings in its config.yaml, or remove {parts} to begin that training again."
-                raise RunError(f"{folder} holds a run with other settings: {'; '.join(stopping)}", remedy)
+                raise RunError(
+                    f"{folder} holds a run with other settings: {'; '.join(stopping)} (trained with the old ones: "
+                    f"{', '.join(concerned)})",
+                    remedy,
+                )
             if locked:
                 run._change_settings(settings)
             return run
@@ -121,33 +127,35 @@ class Run:
         return run
 
     def begun(self) -> list[str]:
-        """The trainings that have begun, finished or not."""
+        """The ids of the stages that have begun, finished or not."""
         unfinished = sorted(path.parent.name for path in (self.folder / "checkpoints").glob("*/training"))
         return list(dict.fromkeys([*self.record.stages, *unfinished]))
 
-    def _change_settings(self, settings: MutualDistillation) -> None:
+    def _change_settings(self, settings: DistillationSettings) -> None:
         """Other settings, on which nothing depends that was trained; what else has been made by the old ones goes."""
         begun = self.begun()
-        lines = [
-            line for line in differences(self.settings, settings) if depends("crm-round-1", line.partition(":")[0])
-        ]
+        lines = differences(self.settings, settings)
+        before = [stage.id for stage in self.plan]
+        changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
+        changed = changed or self.settings.round_patience != settings.round_patience
+        made = [stage for stage in self.plan if stage.id in begun]
         self.settings = settings
-        if lines:
+        if changed:
             self.record.finished = False
-            if not any(stage.startswith("llm-") for stage in begun):
+            if not any(stage.role == "llm" for stage in made):
                 self.record.llm = None
-            if not begun:
+            if not any(stage.texts for stage in made):
                 self.record.text_vectors = None
         if not self.writes:
             return
-        if lines:
-            for name in ("teachers", "histories"):
+        if changed:
+            for name in ("teachers", "rollouts"):
                 remove(self.folder / name)
-            if not begun:
+            if self.record.text_vectors is None:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
-            else:
+            if begun:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
-                say(escape(what))
+                logger.info(what)
             self.save()
         save_settings(settings, self.folder / "config.yaml")
 
@@ -159,21 +167,8 @@ class Run:
             RunError: it is no run folder, or of another format version.
         """
         folder = Path(folder)
-        if not (folder / "run.json").is_file():
-            raise RunError(
-                f"{folder} is not a run folder (it has no run.json)",
-                f"Make one with: llmd4rec train --data DATA --run {folder}",
-            )
-        values = read_json(folder / "run.json")
-        if not isinstance(values, dict) or not values.keys() >= {"format", "data", "data_path", "items"}:
-            raise RunError(f"{folder / 'run.json'} is damaged: it describes no run", "Train a new run.")
-        if values["format"] != FORMAT_VERSION:
-            raise RunError(
-                f"{folder} has run format {values.get('format')!r}; this version reads {FORMAT_VERSION}",
-                "Use the version of llmd4rec that made it.",
-            )
-        known = {name: value for name, value in values.items() if name in Record.__dataclass_fields__}
-        return cls(folder, load_settings(MutualDistillation, folder / "config.yaml"), Record(**known))
+        record = Record.read(folder)
+        return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
 
     def save(self) -> None:
         """Writes run.json."""
@@ -193,7 +188,7 @@ class Run:
             sessions.append(new)
             write_json(path, noted)
         if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            warn(
+            logger.warning(
                 f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
                 "differ in their last digits from those of a run never stopped"
             )
@@ -231,53 +226,76 @@ class Run:
         return data
 
     # ---- models -------------------------------------------------------------------------------------------------
-    def checkpoint_of(self, stage: str) -> Path:
-        """The folder of one training."""
-        return self.folder / "checkpoints" / stage
+    def checkpoint_of(self, stage_id: str) -> Path:
+        """The folder of one stage."""
+        return self.folder / "checkpoints" / stage_id
 
-    def stage_of(self, model: Student, stage: Stage) -> str:
-        """Which training holds that model: for `distilled` the round with the best validation.
+    def log_of(self, stage_id: str) -> MetricsLog:
+        """The figures of one stage's epochs."""
+        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The figures of all epochs, in the order of the plan, each with its `stage`."""
+        return [line for stage in self.plan for line in self.log_of(stage.id).read()]
+
+    def resolve(self, name: str = SERVED) -> str:
+        """The id of a finished stage.
+
+        Args:
+            name: an id; `distilled`: the model of the last round; `served`: what validation chose among `undistilled`
+                and the rounds, the taught one where they are equal.
 
         Raises:
-            RunError: this run has no such model.
+            RunError: this run has no such stage, or it is not finished.
         """
-        if stage == "alone":
-            names = [f"{model}-alone"]
-        else:
-            names = [name for name in self.record.stages if name.startswith(f"{model}-round-")]
-        done = [name for name in names if name in self.record.stages]
-        if not done:
-            have = ", ".join(self.record.stages) or "nothing yet"
-            raise RunError(
-                f"{self.folder} has no {stage} {model.upper()} (it has: {have})",
-                "Choose another --model or --stage, or continue the run with `llmd4rec train`.",
-            )
-        return max(done, key=lambda name: self.record.stages[name]["validation_ndcg"])
+        done = self.record.stages
+        rounds = [stage.id for stage in rounds_of(self.plan, "model") if stage.id in done]
+        if name == DISTILLED and rounds:
+            return rounds[-1]
+        if name == SERVED and UNDISTILLED in done:
+            best = max(rounds, key=self.validation_of, default=UNDISTILLED)
+            if self.validation_of(best) >= self.validation_of(UNDISTILLED):
+                return best
+            if not self._said_undistilled:  # once, however often it is asked
+                self._said_undistilled = True
+                logger.warning(
+                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
+                )
+            return UNDISTILLED
+        if name in done:
+            return name
+        have = ", ".join([*done, *([DISTILLED] if rounds else []), *([SERVED] if done else [])]) or "nothing yet"
+        hint = f" ({name!r} is now {_OTHER_NAMES[name]!r})" if name in _OTHER_NAMES else ""
+        raise RunError(
+            f"{self.folder} has no finished stage {name!r}{hint}; it has: {have}",
+            "Choose another stage (--stage), or continue the run with `llmd4rec train`.",
+        )
 
-    def models(self) -> list[tuple[Student, Stage]]:
-        """The models this run can give, in the order of a before/after table."""
-        order: list[tuple[Student, Stage]] = [
-            ("crm", "alone"), ("crm", "distilled"), ("wide", "alone"), ("llm", "alone"), ("llm", "distilled")
-        ]  # fmt: skip
-        found = []
-        for model, stage in order:
-            prefix = f"{model}-alone" if stage == "alone" else f"{model}-round-"
-            if any(name.startswith(prefix) for name in self.record.stages):
-                found.append((model, stage))
-        return found
+    def stage(self, name: str = SERVED) -> Stage:
+        """The plan of a finished stage; see :meth:`resolve`."""
+        return find(self.plan, self.resolve(name))
 
-    def build(self, model: Student, stage_name: str) -> Ranker:
-        """A freshly initialised model of the run's settings, on its device."""
-        from llmd4rec.models.llm.assemble import build_llm
+    def validation_of(self, stage_id: str) -> float:
+        """Validation NDCG@10 of a finished stage."""
+        return float(self.record.stages[stage_id]["validation_ndcg"])
 
+    def reported(self) -> list[Stage]:
+        """The finished stages of a results table: of each model the first and the last, and the one that is served."""
+        done = [stage for stage in self.plan if stage.id in self.record.stages]
+        last = {stage.role: stage.id for stage in done if stage.round}
+        shown = {*last.values(), self.resolve(SERVED)} if done else set()
+        return [stage for stage in done if not stage.round or stage.id in shown]
+
+    def build(self, stage: Stage) -> SequenceEncoder:
+        """The model of a stage, freshly initialised, on the run's device."""
         device = select_device(self.settings.device)
-        seed = derive_seed(self.settings.seed, "weights", stage_name)
-        if model != "llm":
-            return self.settings.crm_in(stage_name).build(self.record.items, seed).to(device)
-        vectors = self.text_vectors()
-        settings = self.settings.llm_in(stage_name)
+        seed = derive_seed(stage.seed, "weights", stage.seed_key)
+        if not isinstance(stage.network, LLM):
+            return stage.network.build(self.record.items, seed).to(device)
+        assert stage.item_dim is not None
         network, used = build_llm(
-            settings, self.record.items, self.settings.partner_crm.dim, vectors, seed, device, self.record.llm
+            stage.network, self.record.items, stage.item_dim, self.text_vectors(), seed, device, self.record.llm
         )
         if self.record.llm is None:
             self.record.llm = used
@@ -290,8 +308,6 @@ class Run:
         Raises:
             RunError: the file is missing or is not the one that the run was trained with.
         """
-        from llmd4rec.models.llm.assemble import load_text_vectors
-
         path, wanted = self.folder / "text_vectors.safetensors", self.record.text_vectors
         with contextlib.suppress(SafetensorError):
             if wanted is None or (path.exists() and sha256_file(path) == wanted):
@@ -301,87 +317,49 @@ class Run:
             "Put it back from a copy, or delete it and run `train` again: it is made anew.",
         )
 
-    def load(self, model: Student = "crm", stage: Stage = "distilled") -> Ranker:
-        """A trained model, in evaluation mode. A run with `rounds: 0` has only the CRM alone."""
-        return self.load_stage(model, self.stage_of(model, stage))
+    def load(self, name: str = SERVED) -> SequenceEncoder:
+        """The model of a finished stage, in evaluation mode; see :meth:`resolve`."""
+        stage = self.stage(name)
+        model = self.build(stage)
+        model.load_saved_state(self.weights_of(stage.id))
+        return model.eval()
 
-    def load_stage(self, model: Student, stage_name: str) -> Ranker:
-        """The model that one training ended with, in evaluation mode."""
-        ranker = self.build(model, stage_name)
-        ranker.load_saved_state(self.weights_of(stage_name))
-        return ranker.eval()
-
-    def weights_of(self, stage_name: str) -> dict[str, Tensor]:
+    def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
         Raises:
             RunError: the file is missing, damaged, or not the one that the training wrote.
         """
-        path = self.checkpoint_of(stage_name) / "best.safetensors"
+        path = self.checkpoint_of(stage_id) / "best.safetensors"
         tensors, _ = checkpoint.load(path)
-        if self.checksum_of(stage_name) not in (None, checkpoint.checksum_of(path)):
+        if self.checksum_of(stage_id) not in (None, checkpoint.checksum_of(path)):
             raise RunError(
-                f"{path} is not what {stage_name} ended with, says run.json",
+                f"{path} is not what {stage_id} ended with, says run.json",
                 "Put the right file back. Or delete it and run `train` again, which then trains that stage anew, and "
                 "those after it.",
             )
         return tensors
 
-    def checksum_of(self, stage_name: str) -> str | None:
+    def checksum_of(self, stage_id: str) -> str | None:
         """The checksum of a finished training's weights; None for one that was recorded without."""
-        return self.record.stages[stage_name].get("checksum")
+        return self.record.stages[stage_id].get("checksum")
 
-    def default_stage(self, model: Student) -> Stage:
-        """`distilled` where the run has that model distilled, else `alone`."""
-        return "distilled" if (model, "distilled") in self.models() else "alone"
+    def catalogue(self) -> pl.DataFrame:
+        """`item_id` and `title` of all items, in index order.
 
-    def served_stage(self, model: Student) -> Stage:
-        """The stage to serve: the distilled model, unless validation says that the one trained alone is better."""
-        if self.default_stage(model) == "alone":
-            return "alone"
-        alone, distilled = (
-            self.record.stages[self.stage_of(model, stage)]["validation_ndcg"] for stage in ("alone", "distilled")
-        )
-        if distilled >= alone:
-            return "distilled"
-        warn(
-            f"{model.upper()}: the one trained alone (validation NDCG@10 {alone:.4f}) is taken, not the distilled one "
-            f"({distilled:.4f}); --stage decides otherwise"
-        )
-        return "alone"
-
-    def recommender(self, model: Student = "crm", stage: Stage | None = None) -> Recommender:
-        """A trained model together with the catalogue, ready to answer."""
-        from llmd4rec.inference.recommender import Recommender
-
+        Raises:
+            RunError: the file is missing or damaged.
+        """
         path = self.folder / "catalogue.parquet"
         try:
-            catalogue = pl.read_parquet(path, columns=["item_id", "title"])
+            return pl.read_parquet(path, columns=["item_id", "title"])
         except (OSError, pl.exceptions.PolarsError) as error:
             raise RunError(
                 f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
             ) from error
-        ranker = self.load(model, stage or self.served_stage(model))
+
+    def recommender(self, name: str = SERVED) -> Recommender:
+        """The model of a finished stage together with the catalogue, ready to answer; see :meth:`resolve`."""
+        catalogue = self.catalogue()
         names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
-        return Recommender(ranker, names, titles, self.settings.evaluation.seen)
-
-    @cached_property
-    def crm(self) -> Recommender:
-        """The served CRM with its catalogue; loaded once."""
-        return self.recommender("crm")
-
-    @cached_property
-    def llm(self) -> Recommender:
-        """The better of the LLMs, distilled and alone, with the catalogue; loaded once."""
-        return self.recommender("llm")
-
-
-def parse_settings(values: dict[str, Any]) -> MutualDistillation:
-    """Checks plain values as settings of a run."""
-    return check(MutualDistillation, values, "the settings")
-
-
-def use_threads(settings: MutualDistillation) -> None:
-    """Applies the run's thread count, if it names one."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        return Recommender(self.load(name), names, titles, filter_seen=self.settings.evaluation.filter_seen)

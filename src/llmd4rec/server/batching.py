@@ -1,10 +1,10 @@
-"""Micro-batching: what waits while the encoder computes is its next batch.
+"""Micro-batching: the requests that arrive while a batch is computed are the next batch.
 
-Nothing waits for others to come. An idle encoder takes a request at once, alone; under load the requests that came
-meanwhile go together, and the longer a batch takes the larger the next one is. So latency is that of a single request
-when there is little to do, and throughput that of large batches when there is much.
+No request waits for a batch to fill. An idle encoder takes a request at once, alone; under load the requests that
+arrived in the meantime are answered together, and the longer a batch takes the larger the next one is. So latency is
+that of a single request under low load, and throughput that of large batches under high load.
 
-One thread computes. The arithmetic in it runs outside Python's lock, so that meanwhile requests are read and answered.
+One thread computes. Its arithmetic runs outside Python's lock, so that requests are read and answered in the meantime.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Batcher(Generic[Q, A]):
     """Answers questions in batches.
 
     Args:
-        answer: answers a batch, in its order; an exception in place of an answer belongs to that question alone.
-        most: the weight at which a batch is full.
-        queue: the weight that may wait; where so much does, more is sent away.
+        answer: answers a batch, in its order; an exception in place of an answer concerns that question only.
+        max_batch: the total weight at which a batch is full.
+        max_queue: the total weight that may wait; beyond it questions are refused.
         pool: one thread.
     """
 
@@ -45,14 +45,14 @@ class Batcher(Generic[Q, A]):
         self,
         answer: Callable[[list[Q]], Sequence[A | Exception]],
         *,
-        most: int,
-        queue: int,
+        max_batch: int,
+        max_queue: int,
         metrics: Metrics,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._answer = answer
-        self._most = most
-        self._queue = queue
+        self._max_batch = max_batch
+        self._max_queue = max_queue
         self._metrics = metrics
         self._pool = pool
         self._waiting: deque[_Waiting[Q, A]] = deque()
@@ -61,41 +61,41 @@ class Batcher(Generic[Q, A]):
         metrics.waiting.set_function(lambda: self._weight)
 
     def ask(self, question: Q, weight: int = 1) -> asyncio.Future[A]:
-        """The answer to come.
+        """The future answer to a question.
 
         Args:
             question: what is asked.
-            weight: its cost, in questions of the ordinary kind.
+            weight: its cost, relative to an ordinary question.
 
         Raises:
-            ApiError: too much waits already (503).
+            ApiError: the queue is full (503).
         """
         return self.ask_all([question], [weight])[0]
 
     def ask_all(self, questions: Sequence[Q], weights: Sequence[int]) -> list[asyncio.Future[A]]:
-        """The answers to come, to all questions or to none.
+        """The future answers to some questions; all are taken or none.
 
-        What waits already decides, not what is asked: who may ask so much at once is answered by an idle encoder.
+        Only what waits already counts against the limit, so that an idle encoder takes any permitted batch.
 
         Raises:
-            ApiError: too much waits already (503).
+            ApiError: the queue is full (503).
         """
-        if self._weight >= self._queue:
-            raise overloaded(f"{self._weight} histories wait already")
+        if self._weight >= self._max_queue:
+            raise overloaded(f"{self._weight} histories are waiting already")
         loop = asyncio.get_running_loop()
         asked = [_Waiting(*one, loop.create_future()) for one in zip(questions, weights, strict=True)]
         self._waiting.extend(asked)
         self._weight += sum(weights)
         if asked and not self._busy:
             self._busy = True
-            # Not at once: what has arrived in the same moment goes along.
+            # Not at once, so that requests that arrive in the same moment are in the batch.
             loop.call_soon(self._start, loop)
         return [waiting.future for waiting in asked]
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch: list[_Waiting[Q, A]] = []
         weight = 0
-        while self._waiting and (not batch or weight + self._waiting[0].weight <= self._most):
+        while self._waiting and (not batch or weight + self._waiting[0].weight <= self._max_batch):
             waiting = self._waiting.popleft()
             self._weight -= waiting.weight
             if not waiting.future.done():  # its client may have given up

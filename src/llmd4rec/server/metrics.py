@@ -1,4 +1,4 @@
-"""What `/metrics` says, in Prometheus' text form."""
+"""The metrics of the service, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-#: Upper edges in seconds: fine where answers are expected, coarse above.
+#: Upper edges of histogram buckets in seconds: fine where answers are expected, coarse above.
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -20,7 +20,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        #: children of labelled metrics, kept: looking one up costs more than counting
+        #: children of labelled metrics; looking one up costs more than counting
         self._routes: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._requests = Counter(
             "llmd4rec_http_requests", "Requests answered.", ("method", "route", "status"), registry=registry
@@ -32,26 +32,26 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        #: these two ask whoever knows, when they are read
+        #: this gauge and `waiting` call a function when they are read
         self.in_flight = Gauge("llmd4rec_http_requests_in_flight", "Requests being answered.", registry=registry)
         self.rejected = Counter(
             "llmd4rec_http_rejected",
-            "Requests sent away before they were read, by reason.",
+            "Requests refused before they reached a route, by reason.",
             ("reason",),
             registry=registry,
         )
-        self.errors = Counter("llmd4rec_errors", "Errors that nobody expected (status 500).", registry=registry)
+        self.errors = Counter("llmd4rec_errors", "Unexpected errors (status 500).", registry=registry)
         self.histories = Counter("llmd4rec_histories", "Histories answered.", registry=registry)
         self.items = Counter("llmd4rec_history_items", "Items in the histories answered.", registry=registry)
         self.unknown = Counter(
-            "llmd4rec_history_items_unknown", "Of these, items the catalogue does not have.", registry=registry
+            "llmd4rec_history_items_unknown", "Of these, items that the catalogue does not have.", registry=registry
         )
-        self.cold = Counter(
-            "llmd4rec_histories_cold",
-            "Histories without a known item: answered with what is popular.",
+        self.fallback = Counter(
+            "llmd4rec_histories_fallback",
+            "Histories without a known item, answered with popular items.",
             registry=registry,
         )
-        self.empty = Counter("llmd4rec_answers_empty", "Histories for which nothing was left.", registry=registry)
+        self.empty = Counter("llmd4rec_answers_empty", "Histories for which there was no candidate.", registry=registry)
         self.batch = Histogram(
             "llmd4rec_batch_histories",
             "Histories in one call of the encoder.",
@@ -61,11 +61,18 @@ class Metrics:
         self.compute = Histogram(
             "llmd4rec_batch_seconds", "One call: encoding, scoring, choosing.", buckets=SECONDS, registry=registry
         )
-        self.waiting = Gauge("llmd4rec_queue_histories", "Histories that wait for the encoder.", registry=registry)
-        self.swaps = Counter("llmd4rec_model_swaps", "Changes to another export.", ("outcome",), registry=registry)
+        self.waiting = Gauge(
+            "llmd4rec_queue_histories", "Histories that are waiting for the encoder.", registry=registry
+        )
+        self.swaps = Counter(
+            "llmd4rec_model_swaps", "Changes from one export to another.", ("outcome",), registry=registry
+        )
         self.catalogue = Gauge("llmd4rec_catalogue_items", "Items that can be recommended.", registry=registry)
         self._model = Gauge(
-            "llmd4rec_model_info", "What is served; always 1.", ("name", "stage", "digest"), registry=registry
+            "llmd4rec_model_info",
+            "The model that is served; always 1.",
+            ("name", "stage", "fingerprint"),
+            registry=registry,
         )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -78,10 +85,10 @@ class Metrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def serves(self, name: str, stage: str, digest: str, items: int) -> None:
-        """Says which model is served."""
+    def serves(self, name: str, stage: str, fingerprint: str, items: int) -> None:
+        """Records which model is served."""
         self._model.clear()
-        self._model.labels(name, stage, digest).set(1)
+        self._model.labels(name, stage, fingerprint).set(1)
         self.catalogue.set(items)
 
     def text(self) -> bytes:
@@ -89,8 +96,8 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def settle() -> None:
-    """Takes what is loaded out of the garbage collector's rounds: walking it costs milliseconds each time."""
+def freeze_loaded_objects() -> None:
+    """Excludes all loaded objects from garbage collection: walking over them costs milliseconds each time."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
-"""The gate every request passes: who may come in, how large, how many at once and for how long.
+"""The middleware around the application: host, API key, limits of size, concurrency and time, metrics and logs.
 
-It stands before the framework, so that a request that is sent away costs next to nothing. It reads the whole body
-itself (within its limits), and adds to every answer a request id and the headers that tell browsers to be strict.
+It runs before the framework, so that a refused request costs next to nothing. It reads the whole body itself (within
+its limits), and adds a request id and security headers to every answer.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Where the scope keeps the body that was read, the request's id, and the route that answered without the framework.
+#: Keys of the scope: the body that was read, the request id, and the route that answered without the framework.
 BODY, REQUEST_ID, ROUTE = "llmd4rec.body", "llmd4rec.request_id", "llmd4rec.route"
-_OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NO_STORE = (b"cache-control", b"no-store")
-_HEADERS = (
+_SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (
@@ -43,16 +43,16 @@ _HEADERS = (
 )
 
 
-class Gate:
-    """An ASGI application before another.
+class RequestMiddleware:
+    """ASGI middleware.
 
     Args:
-        app: what answers.
-        settings: limits, keys and hosts.
-        metrics, log: where each request is counted and written down.
+        app: the application.
+        settings: limits, API keys and host names.
+        metrics, log: where each request is counted and logged.
         is_page: whether a path is a file of the explorer, which needs no key.
-        direct: what answers a body sent to a path, without the framework between; its layers cost as much as the rest.
-        known: the error to be shown for an exception; None where nobody expected it.
+        direct: by path the function that answers a body, without the framework, whose layers cost as much as the rest.
+        to_api_error: the error to return for an exception; None for an unexpected one.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class Gate:
         log: Log,
         is_page: Callable[[str], bool],
         direct: Mapping[str, Callable[[bytes], Awaitable[bytes]]],
-        known: Callable[[Exception], ApiError | None],
+        to_api_error: Callable[[Exception], ApiError | None],
     ) -> None:
         self._app = app
         self._direct = direct
-        self._known = known
+        self._to_api_error = to_api_error
         self._settings = settings
         self._metrics = metrics
         self._log = log
         self._is_page = is_page
         self._keys = [key.encode() for key in settings.api_keys]
-        self._names = settings.names
+        self._host_names = settings.host_names
         self._in_flight = 0
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._ids = map("{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1))
@@ -84,10 +84,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = _wanted_headers(scope)
+        headers = _read_headers(scope)
         sent_id = headers.get(b"x-request-id", b"")
         request_id = sent_id.decode() if _REQUEST_ID.fullmatch(sent_id) else next(self._ids)
-        # HEAD is GET without the body, which the server leaves out; it looks at the original scope.
+        # HEAD is GET without the body, which the HTTP server leaves out: it reads the original scope.
         method = scope["method"]
         inner = {**scope, "method": "GET" if method == "HEAD" else method, REQUEST_ID: request_id}
         status = 0
@@ -99,7 +99,7 @@ class Gate:
                 milliseconds = (time.perf_counter() - started) * 1000
                 answer = [
                     *message["headers"],
-                    *_HEADERS,
+                    *_SECURITY_HEADERS,
                     (b"x-request-id", request_id.encode()),
                     (b"server-timing", b"total;dur=%.3f" % milliseconds),
                 ]
@@ -119,18 +119,18 @@ class Gate:
         counted = scope["path"].startswith("/v1/")
         self._in_flight += counted
         try:
-            await self._admitted(inner, headers, receive, reply, counted)
+            await self._handle(inner, headers, receive, reply, counted)
         except TimeoutError:
             if not status:
-                await refuse(self._too_slow(inner))
-        except _Gone:
+                await refuse(self._timeout_error(inner))
+        except _Disconnected:
             status = 499
         except Exception as error:
-            known = self._known(error)
+            known = self._to_api_error(error)
             if known is None:
                 self._metrics.errors.inc()
                 self._log.exception("error", error, request_id=request_id, route=_route(inner))
-                known = ApiError(500, "internal", "the service failed; its log says where")
+                known = ApiError(500, "internal", "the service failed; its log has the location")
             elif ROUTE not in inner and "route" not in inner:
                 self._metrics.rejected.labels(known.code).inc()
             if not status:
@@ -146,7 +146,7 @@ class Gate:
                     "request", method=method, route=route, status=status, ms=milliseconds, request_id=request_id
                 )
 
-    async def _admitted(
+    async def _handle(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: Send, counted: bool
     ) -> None:
         self._check(scope, headers)
@@ -158,11 +158,11 @@ class Gate:
                 if (limit := self._limit(scope)) != self._settings.timeout:
                     clock.reschedule(asyncio.get_running_loop().time() + limit)
                 content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-                # A page of another site can send anything but this without being asked for permission first.
+                # A page of another site can send any other content type without a preflight request.
                 if body and content_type != b"application/json":
                     raise ApiError(
                         415,
-                        "no_json",
+                        "unsupported_media_type",
                         "the body is not declared as JSON",
                         remedy="Send Content-Type: application/json.",
                     )
@@ -171,33 +171,37 @@ class Gate:
                     scope[ROUTE] = scope["path"]
                     await _send(reply, await direct(body))
                     return
-            await self._app(scope, _handed_on(scope.get(BODY, b""), receive), reply)
+            await self._app(scope, _replay(scope.get(BODY, b""), receive), reply)
 
-    def _too_slow(self, scope: Scope) -> ApiError:
+    def _timeout_error(self, scope: Scope) -> ApiError:
         if scope["method"] in _SENDING and BODY not in scope:
-            return ApiError(408, "slow_body", f"the body did not come within {self._settings.timeout:g} s")
-        return ApiError(504, "too_slow", f"no answer within {self._limit(scope):g} s", retry_after=1)
+            return ApiError(408, "body_timeout", f"the body did not arrive within {self._settings.timeout:g} s")
+        return ApiError(504, "timeout", f"no answer within {self._limit(scope):g} s", retry_after=1)
 
     def _limit(self, scope: Scope) -> float:
-        """Seconds this request may take once its body is there."""
+        """Seconds this request may take once its body has been read."""
         changes = scope["method"] != "GET" and scope["path"].startswith(("/v1/models", "/v1/items"))
         return self._settings.change_timeout if changes else self._settings.timeout
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Host and key.
+        """Checks host name and API key.
 
         Raises:
-            ApiError: the host is not ours (421), or no key fits (401).
+            ApiError: the request is addressed to another host (421), or has no valid key (401).
         """
         path = scope["path"]
-        if self._names and _host_name(headers.get(b"host", b"")) not in self._names and path not in _OPEN:
+        if (
+            self._host_names
+            and _host_name(headers.get(b"host", b"")) not in self._host_names
+            and path not in _OPEN_PATHS
+        ):
             raise ApiError(
                 421,
                 "unknown_host",
-                "the request is addressed to a name this service does not go by",
-                remedy="Start it with --allow-host NAME if the name is its own.",
+                "the request is addressed to a host name that this service does not have",
+                remedy="If the name is right, start the service with --allow-host NAME.",
             )
-        if not self._keys or path in _OPEN or self._is_page(path):
+        if not self._keys or path in _OPEN_PATHS or self._is_page(path):
             return
         given = headers.get(b"x-api-key", b"")
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -206,57 +210,59 @@ class Gate:
         # Every key is compared, each in constant time.
         if sum(hmac.compare_digest(given, key) for key in self._keys) == 0:
             raise ApiError(
-                401, "no_key", "an API key is needed", remedy="Send Authorization: Bearer KEY, or X-API-Key: KEY."
+                401, "unauthorized", "an API key is needed", remedy="Send Authorization: Bearer KEY, or X-API-Key: KEY."
             )
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body.
+        """Reads the whole body.
 
         Raises:
             ApiError: it is too large (413).
-            _Gone: the client has gone.
+            _Disconnected: the client has closed the connection.
         """
-        most = self._settings.max_body
+        limit = self._settings.max_body
         declared = int(headers.get(b"content-length", b"0")[:20])
-        large = declared > most
-        if large and (b"expect" in headers or declared > 8 * most):
-            raise _too_large(most)  # it asks whether it may, or would send for long
+        large = declared > limit
+        if large and (b"expect" in headers or declared > 8 * limit):
+            raise _too_large(limit)  # it waits for permission, or would send for long
         parts: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise _Disconnected
             part = message.get("body", b"")
             size += len(part)
-            large = large or size > most
+            large = large or size > limit
             if not large:
                 parts.append(part)
-            # A client that is still sending does not look for an answer yet: take in a little more, unread.
-            if not message.get("more_body", False) or size > 8 * most:
+            # A client that is still sending does not read an answer yet: receive a little more and discard it.
+            if not message.get("more_body", False) or size > 8 * limit:
                 break
         if large:
-            raise _too_large(most)
+            raise _too_large(limit)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _SENDING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_WANTED = frozenset(
+_HEADERS_READ = frozenset(
     {b"host", b"content-length", b"content-type", b"authorization", b"x-api-key", b"x-request-id", b"expect"}
 )
 
 
-class _Gone(Exception):
+class _Disconnected(Exception):
     """The client closed the connection before it had sent its request."""
 
 
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, "too_large", f"the body is larger than {most:,} bytes", remedy="Send fewer histories at once.")
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413, "body_too_large", f"the body is larger than {limit:,} bytes", remedy="Send fewer histories at once."
+    )
 
 
-def _wanted_headers(scope: Scope) -> dict[bytes, bytes]:
-    return {name: value for name, value in scope["headers"] if name in _WANTED}
+def _read_headers(scope: Scope) -> dict[bytes, bytes]:
+    return {name: value for name, value in scope["headers"] if name in _HEADERS_READ}
 
 
 def _host_name(host: bytes) -> str:
@@ -268,19 +274,19 @@ def _host_name(host: bytes) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the route that answered; what was really asked for may hold identifiers."""
+    """The template of the route that answered; the path itself may contain identifiers."""
     return scope.get(ROUTE) or getattr(scope.get("route"), "path", None) or "none"
 
 
 async def _send(reply: Send, body: bytes) -> None:
-    """A JSON answer."""
+    """Sends a JSON answer."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await reply({"type": "http.response.start", "status": 200, "headers": headers})
     await reply({"type": "http.response.body", "body": body})
 
 
-def _handed_on(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, then what the server has to say (that the client is gone)."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that returns the body once, then the server's messages (that the client has disconnected)."""
     given = False
 
     async def receive_body() -> Message:

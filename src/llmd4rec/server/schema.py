@@ -1,4 +1,4 @@
-"""What goes in and comes out over HTTP. Types are strict: neither "10" nor true is a number."""
+"""The bodies of HTTP requests and answers. Types are strict: neither "10" nor true is a number."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 # Whole numbers stay whole: as floats, long codes would become others.
 FieldText = Annotated[str, Field(max_length=10_000)]
 FieldValue = FieldText | bool | int | float | None
-Wanted = str | bool | int | float
-#: Which model answers: the one that is served, or the same network before distillation, where the export carries it.
-Which = Literal["served", "before"]
-#: Most identifiers in `exclude`, `allow` and `deny`, each.
-MOST_IDS = 10_000
+FilterValue = str | bool | int | float
+#: Which model answers: the one that is served, or the undistilled one, where the export has it.
+ModelName = Literal["served", "undistilled"]
+#: The maximum number of identifiers in each of `exclude`, `allow` and `deny`.
+MAX_IDS = 10_000
+#: Fields of requests that had another name; sending one is an error that says what to send instead.
+RENAMED_FIELDS = {"seen": '`seen` is now `filter_seen`: send true for "remove", false for "keep"'}
 
 
 class _In(BaseModel):
@@ -32,13 +34,13 @@ class _Out(BaseModel):
 def _listed(value: Any) -> Any:
     """One value as a list of one."""
     if value is None:
-        raise PydanticCustomError("no_value", "null is no value: give the values that may come, or leave the field out")
+        raise PydanticCustomError("no_value", "null is not a value: give the allowed values, or leave the field out")
     return [value] if isinstance(value, str | bool | int | float) else value
 
 
-_Several = Annotated[list[Wanted], Field(min_length=1, max_length=1000)]
-#: The schema says what is taken, the type what it becomes. As a union, an error would name each type that was tried.
-OneOrSeveral = Annotated[_Several, BeforeValidator(_listed, json_schema_input_type=Wanted | _Several)]
+_Several = Annotated[list[FilterValue], Field(min_length=1, max_length=1000)]
+#: The schema describes what can be sent, the type what it becomes. Errors about a union would name each of its types.
+OneOrSeveral = Annotated[_Several, BeforeValidator(_listed, json_schema_input_type=FilterValue | _Several)]
 
 
 # ---- in ---------------------------------------------------------------------------------------------------------
@@ -50,46 +52,49 @@ class Range(_In):
 
 
 class FiltersIn(_In):
-    """Which items may come back. All conditions hold at once."""
+    """Which items may be recommended. All conditions hold together."""
 
     where: dict[FieldName, OneOrSeveral] = Field(
         default={},
-        description="Per field the value that an item must have, or a list of which it must have one; case does not "
-        "matter, and a path stands for all below it.",
+        description="Per field the allowed value, or a list of allowed values. Case does not matter, and a path "
+        "includes all below it.",
         examples=[{"brand": ["Dove"]}],
     )
     between: dict[FieldName, Range] = Field(
         default={}, description="Per numeric field a range.", examples=[{"price": {"max": 20}}]
     )
-    allow: list[ItemId] | None = Field(default=None, max_length=MOST_IDS, description="Only these items.")
-    deny: list[ItemId] = Field(default=[], max_length=MOST_IDS, description="Never these items.")
+    allow: list[ItemId] | None = Field(default=None, max_length=MAX_IDS, description="Only these items.")
+    deny: list[ItemId] = Field(default=[], max_length=MAX_IDS, description="Never these items.")
 
 
 class RecommendIn(_In):
-    """A history of one person, and what is wanted."""
+    """The history of one user, and how to recommend."""
 
-    history: list[ItemId] = Field(
-        description="Items in the order they were chosen, oldest first. Unknown ones are skipped and reported."
+    history: list[ItemId] = Field(description="Item identifiers, oldest first. Unknown ones are skipped and reported.")
+    k: int = Field(default=10, ge=1, description="How many items to recommend.")
+    model: ModelName = Field(
+        default="served", description="`undistilled`: the same network trained without distillation."
     )
-    k: int = Field(default=10, ge=1, description="How many items.")
-    model: Which = Field(default="served", description="`before`: the same network before distillation.")
-    seen: Literal["remove", "keep"] | None = Field(
+    filter_seen: bool | None = Field(
         default=None,
-        description="Whether items of the history may come back; left out: as the model was evaluated.",
+        description="Whether items of the history are left out; if not sent: as in the evaluation of the model.",
     )
-    exclude: list[ItemId] = Field(default=[], max_length=MOST_IDS, description="Items that are not wanted.")
+    exclude: list[ItemId] = Field(default=[], max_length=MAX_IDS, description="Items that must not be recommended.")
     filters: FiltersIn | None = None
     diversity: float = Field(
-        default=0.0, ge=0, le=1, description="0: the best scores. Towards 1: fewer items like those above them."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="0: by score alone. Towards 1: fewer items that are similar to those above them.",
     )
     fields: list[FieldName] | None = Field(
-        default=None, max_length=64, description="Fields to show of each item; left out: all but long texts."
+        default=None, max_length=64, description="Fields to return with each item; if not sent: all except long texts."
     )
-    explain: bool = Field(default=False, description="Say which items of the history spoke for each answer.")
+    explain: bool = Field(default=False, description="Return the items of the history that changed each score most.")
     popular_in: dict[FieldName, str] | None = Field(
         default=None,
         max_length=8,
-        description="Without a known item in the history: what is popular among items with these values.",
+        description="If no item of the history is known: the most popular items with these values.",
     )
 
 
@@ -100,7 +105,7 @@ class BatchIn(_In):
 
 
 class SimilarIn(_In):
-    """An item, and how many are wanted that are chosen like it."""
+    """An item, and how many similar ones to return."""
 
     item_id: ItemId
     k: int = Field(default=10, ge=1)
@@ -108,25 +113,25 @@ class SimilarIn(_In):
 
 
 class NewItemIn(_In):
-    """An item the model has not seen, whose texts say where it belongs; or what changes of one that is there."""
+    """A new item, whose embedding is made from its texts; or the changes to an item of the catalogue."""
 
     item_id: ItemId
     title: str | None = Field(
-        default=None, max_length=2048, description="Left out: as it was, where the item is there; null: none."
+        default=None, max_length=2048, description="If not sent: a known item keeps its title; null removes it."
     )
     fields: dict[FieldName, FieldValue | list[FieldText]] = Field(
         default={},
         max_length=64,
-        description="Those left out are as they were, where the item is there; null clears one. A field with several "
+        description="A known item keeps the fields that are not sent; null removes a value. A field with several "
         "values takes a list.",
     )
     text: str | None = Field(
         default=None,
         max_length=50_000,
-        description="What it is placed by; left out: its title and texts, as in training.",
+        description="The text its embedding is made from; if not sent: title and text fields, as in training.",
     )
     vector: list[float] | None = Field(
-        default=None, max_length=8192, description="Its text vector, where it was encoded elsewhere."
+        default=None, max_length=8192, description="Its text vector, if it was encoded elsewhere."
     )
 
 
@@ -137,7 +142,7 @@ class AddIn(_In):
 
 
 class LookupIn(_In):
-    """The identifiers of the items to show."""
+    """The identifiers of the items to return."""
 
     ids: list[ItemId] = Field(min_length=1)
 
@@ -152,7 +157,8 @@ class SwapIn(_In):
     """The export to load."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", description="A folder of the service's models folder."
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$",
+        description="The name of an export in the service's models folder.",
     )
 
 
@@ -162,44 +168,45 @@ class ItemOut(_Out):
 
     item_id: str
     title: str
-    fields: dict[str, str | float | None] = Field(description="Its further fields, by name.")
-    count: int = Field(description="How often it was chosen in the training data; 0: added since.")
+    fields: dict[str, str | float | None] = Field(description="Its other fields, by name.")
+    count: int = Field(description="How often it occurs in the training data; 0 for items added later.")
 
 
-class Reason(_Out):
-    """An item of the history and what it did to a score."""
+class ReasonOut(_Out):
+    """An item of the history and its effect on a score."""
 
     item_id: str
     title: str
     effect: float = Field(
-        description="By how much the score, against the catalogue's mean, falls without this item; negative: it rises."
+        description="How far the score, relative to the catalogue's mean score, falls if this item is left out; "
+        "negative: it rises."
     )
 
 
-class ScoredOut(_Out):
+class ScoredItemOut(_Out):
     """A recommended item."""
 
     item_id: str
     title: str
-    fields: dict[str, str | float | None] = Field(description="Its further fields, by name, without long texts.")
+    fields: dict[str, str | float | None] = Field(description="Its other fields, by name, without long texts.")
     score: float
-    because: list[Reason] | None = Field(default=None, description="With `explain`: strongest first.")
+    reasons: list[ReasonOut] | None = Field(default=None, description="With `explain`: largest effect first.")
 
 
 class AnswerOut(_Out):
-    """The best items, best first; fewer than asked for where filters leave no more."""
+    """The recommended items, best first; fewer than k where there are fewer candidates."""
 
-    items: list[ScoredOut]
-    unknown: list[str] = Field(description="Identifiers of the history the catalogue does not have.")
+    items: list[ScoredItemOut]
+    unknown: list[str] = Field(description="Identifiers of the history that the catalogue does not have.")
     fallback: Literal["popular"] | None = Field(
-        description="`popular`: nothing of the history is known, so these are the items most often chosen."
+        description="`popular`: no item of the history is known; these are the most frequent items in training."
     )
-    considered: int = Field(description="Items among which these are the best.")
-    model: str = Field(description="Digest of the export that answered.")
+    num_candidates: int = Field(description="How many items were ranked, after filters and exclusions.")
+    fingerprint: str = Field(description="Fingerprint of the export that answered.")
 
 
 class BatchOut(_Out):
-    """One answer for each request, in their order."""
+    """One answer for each request, in the same order."""
 
     answers: list[AnswerOut]
 
@@ -211,19 +218,19 @@ class ItemsOut(_Out):
 
 
 class AddedOut(_Out):
-    """What was added."""
+    """The result of adding items."""
 
     added: list[str]
-    replaced: list[str] = Field(description="Items that were there already.")
-    items: int = Field(description="Items in the catalogue now.")
+    replaced: list[str] = Field(description="Items that the catalogue had already.")
+    items: int = Field(description="The number of items in the catalogue now.")
 
 
 class RemovedOut(_Out):
-    """What was removed."""
+    """The result of removing items."""
 
     removed: list[str]
-    unknown: list[str] = Field(description="Identifiers the catalogue does not have.")
-    items: int = Field(description="Items in the catalogue now.")
+    unknown: list[str] = Field(description="Identifiers that the catalogue does not have.")
+    items: int = Field(description="The number of items in the catalogue now.")
 
 
 class Facet(_Out):
@@ -231,7 +238,7 @@ class Facet(_Out):
 
     name: str
     kind: Literal["text", "category", "number"]
-    values: list[str] = Field(default=[], description="Of a category: its most frequent values.")
+    values: list[str] = Field(default=[], description="For a category: its most frequent values.")
     min: float | None = None
     max: float | None = None
 
@@ -242,21 +249,21 @@ class ModelOut(_Out):
     name: str
     network: str
     stage: str
-    digest: str
+    fingerprint: str
     items: int
     dim: int
     max_length: int
-    seen: Literal["remove", "keep"] = Field(description="Whether items of the history may come back, if nobody says.")
-    validation_ndcg: float | None = Field(description="NDCG@10 on validation, measured in training.")
-    before: bool = Field(description="Whether the export carries the network before distillation.")
+    filter_seen: bool = Field(description="Whether items of the history are left out where a request does not say.")
+    validation_ndcg: float | None = Field(description="NDCG@10 on the validation items.")
+    has_undistilled: bool = Field(description="Whether the export has the undistilled model too.")
     can_add: Literal["text", "vector"] | None = Field(
-        description="What a new item is placed by: its texts, a vector that is sent along, or none can be added."
+        description="What a new item needs: its texts, or a text vector; null: items cannot be added."
     )
     fields: list[Facet]
 
 
 class LimitsOut(_Out):
-    """What the service allows."""
+    """The limits of the service."""
 
     max_body: int
     max_history: int
@@ -267,30 +274,32 @@ class LimitsOut(_Out):
 
 
 class ModelsOut(_Out):
-    """What is served and what could be."""
+    """What is served, and which other exports can be loaded."""
 
     served: ModelOut
-    available: list[str] = Field(description="Exports that can be loaded by name; empty where loading is off.")
-    may_change: bool = Field(description="Whether items may be added and removed over HTTP.")
+    available: list[str] = Field(
+        description="Exports that can be loaded by name; empty if the service has no models folder."
+    )
+    changes_allowed: bool = Field(description="Whether items can be added and removed, and exports loaded, over HTTP.")
     limits: LimitsOut
 
 
 class Example(_Out):
-    """The history of a real person of the data, without a name."""
+    """The history of a real user of the data set, without a name."""
 
     name: str
     history: list[ItemOut]
-    next: ItemOut | None = Field(default=None, description="What was chosen then.")
+    next: ItemOut | None = Field(default=None, description="The item that the user chose next.")
 
 
 class ExamplesOut(_Out):
-    """Histories to try."""
+    """Example histories."""
 
     examples: list[Example]
 
 
 class Detail(_Out):
-    """One field that is wrong."""
+    """A field that is wrong."""
 
     field: str
     message: str
@@ -308,12 +317,12 @@ class ErrorOut(_Out):
 
 
 class ErrorBody(_Out):
-    """The body of every answer that is no success."""
+    """The body of every answer with an error status."""
 
     error: ErrorOut
 
 
 class Health(_Out):
-    """A sign of life."""
+    """The state of the service."""
 
     status: Literal["ok", "ready", "draining"]

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn with its fast parser and loop, patience with nobody, and an orderly end."""
+"""The HTTP server: uvicorn with limits on connections and headers, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -23,80 +23,80 @@ from llmd4rec.server.app import create_app
 from llmd4rec.server.errors import ApiError
 from llmd4rec.server.logs import LibraryLog, Log
 from llmd4rec.server.metrics import Metrics
-from llmd4rec.server.service import Service, load_ready
+from llmd4rec.server.service import Service, load_warm
 from llmd4rec.server.settings import ServiceSettings
 
-#: Most bytes of a request's head.
-HEAD_BYTES = 32_768
-#: Connections that may be open at once: less than the 1,024 files many systems allow; more are closed as they come.
-CONNECTIONS = 900
-#: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they are the ones to close.
+#: Maximum bytes of a request's headers.
+MAX_HEAD_BYTES = 32_768
+#: Maximum open connections: less than the 1,024 files that many systems allow; more are closed at once.
+MAX_CONNECTIONS = 900
+#: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they close it.
 KEEP_ALIVE = 75
-#: Seconds after which one thread that runs Python makes way for another. The default, 5 ms, is longer than an answer.
-SWITCH = 0.0005
+#: Seconds after which a thread that runs Python yields to another. The default, 5 ms, is longer than an answer.
+SWITCH_INTERVAL = 0.0005
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection; closed where the head of a request comes too slowly or does not end.
+    """A connection; it is closed if the headers of a request arrive too slowly or are too large.
 
     Attributes:
-        head_seconds: how long a head may take.
+        head_seconds: seconds the headers of a request may take.
     """
 
     head_seconds: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Called when a client has connected."""
         super().connection_made(transport)
         self._in_head, self._head_bytes = True, 0
         self._deadline: asyncio.TimerHandle | None = None
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
         else:
-            self._await_head()
+            self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._head_is_here()
+        """Called when the client has disconnected."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Called at the first byte of a request."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The last byte of its head."""
+        """Called at the last byte of its headers."""
         self._in_head = False
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes."""
+        """Called when bytes arrive."""
         super().data_received(data)
         if not self._in_head:
-            self._head_is_here()
+            self._cancel_deadline()
         elif not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._refuse(ApiError(431, "head_too_large", f"the headers are larger than {HEAD_BYTES:,} bytes"))
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(ApiError(431, "head_too_large", f"the headers are larger than {MAX_HEAD_BYTES:,} bytes"))
             elif self._deadline is None:
-                self._await_head()
+                self._set_deadline()
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser cannot read gets an error of the same shape as any other."""
-        self._refuse(ApiError(400, "no_http", "the request is no HTTP"))
+        """Answers what is not HTTP with an error of the usual format."""
+        self._refuse(ApiError(400, "invalid_http", "the request is not valid HTTP"))
 
-    def _await_head(self) -> None:
-        self._deadline = self.loop.call_later(self.head_seconds, self._too_slow)
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.head_seconds, self._head_timeout)
 
-    def _head_is_here(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_slow(self) -> None:
+    def _head_timeout(self) -> None:
         if not self.transport.is_closing():
-            self._refuse(ApiError(408, "slow_head", f"the headers did not come within {self.head_seconds:g} s"))
+            self._refuse(ApiError(408, "head_timeout", f"the headers did not arrive within {self.head_seconds:g} s"))
 
     def _refuse(self, error: ApiError) -> None:
         body = error.body("none")
@@ -107,14 +107,14 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that ends in order: `/readyz` says so first, then nothing new is taken, then what runs is finished."""
+    """A server that stops in order: `/readyz` fails, then no connection is taken, then requests are finished."""
 
     def __init__(self, config: uvicorn.Config, service: Service, log: Log, on_start: Callable[[], None]) -> None:
         super().__init__(config)
         self._service, self._log, self._on_start = service, log, on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen."""
+        """Starts to listen."""
         await super().startup(sockets)
         self._on_start()
 
@@ -127,7 +127,7 @@ class _Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to stop: the first one waits for what is under way, the second one does not."""
+        """Handles a signal to stop: the first one waits for requests in progress, the second one does not."""
         if self._service.draining:
             self.should_exit = self.force_exit = True
             return
@@ -138,15 +138,15 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to be listened on.
+    """A listening socket.
 
     Raises:
-        LLMD4RecError: the port is taken or not allowed, or the address is not this machine's.
+        LLMD4RecError: the port is in use or not permitted, or the address is not one of this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        if sys.platform != "win32":  # there it would allow two services on one port
+        if sys.platform != "win32":  # on Windows it would allow two services on one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
@@ -164,7 +164,9 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise LLMD4RecError(f"port {port} may not be used by this user", "Use one above 1023.") from error
         if error.errno == errno.EADDRNOTAVAIL:
-            raise LLMD4RecError(f"--host {host} is no address of this machine", "Use 127.0.0.1 or 0.0.0.0.") from error
+            raise LLMD4RecError(
+                f"--host {host} is not an address of this machine", "Use 127.0.0.1 or 0.0.0.0."
+            ) from error
         raise
     return listener
 
@@ -184,17 +186,17 @@ def serve(
         folder: the export.
         settings: limits and permissions.
         port: to listen on; 0: a free one.
-        load: makes an engine of a folder.
-        on_start: told the address once requests are taken.
-        log: where to write; None: standard error.
+        load: loads an engine from a folder.
+        on_start: called with the address once requests are taken.
+        log: where to log; None: standard error.
 
     Raises:
-        LLMD4RecError: the folder is no sound export, or the port cannot be listened on.
+        LLMD4RecError: the folder is not a valid export, or the port cannot be used.
     """
-    listener = listen(settings.host, port)  # first: it fails in no time
+    listener = listen(settings.host, port)  # first, because it fails fast
     try:
-        engine = load_ready(load, folder)
-        sys.setswitchinterval(SWITCH)
+        engine = load_warm(load, folder)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         asyncio_run = _runner()
         asyncio_run(_serve(listener, engine, settings, load, on_start, log or Log()))
     finally:
@@ -238,7 +240,7 @@ async def _serve(
 
 
 def _runner() -> Callable[[Any], None]:
-    """uvloop's loop where there is one, else Python's own."""
+    """uvloop's event loop if it is installed, else Python's own."""
     try:
         import uvloop
     except ImportError:  # it does not exist for every system

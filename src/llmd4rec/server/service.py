@@ -1,68 +1,64 @@
-"""What is served at this moment: one export, its batches, and the change to another export.
+"""The service behind the routes: one engine, its batches, and changes to it.
 
-A batch reads once which engine is served, so every answer comes from one export as a whole. When another one has been
-loaded, the next batch takes it; the old one goes when its last batch is done. No request waits for that or is lost.
+A batch reads the engine once, so every answer comes from one export as a whole. When another export has been loaded,
+the next batch uses it; the old one is released after its last batch. No request waits for that or is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.inference.catalogue import PATH, Catalogue, Field, Mask
+from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.types import AddedReport, Answer, NewItem, RemovedReport, Request
 from llmd4rec.server.batching import Batcher
+from llmd4rec.server.description import describe
 from llmd4rec.server.errors import ApiError
 from llmd4rec.server.logs import Log
-from llmd4rec.server.metrics import Metrics, settle
-from llmd4rec.server.schema import Facet, ModelOut, Which
+from llmd4rec.server.metrics import Metrics, freeze_loaded_objects
+from llmd4rec.server.schema import ModelName, ModelOut
 from llmd4rec.server.settings import ServiceSettings
 
 T = TypeVar("T")
-#: Most values of a category that are offered for filtering.
-FACET_VALUES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A request and which model is to answer it."""
 
-    which: Which
+    model: ModelName
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An engine, and what every answer needs to know of it.
+    """An engine, with what every answer needs from it.
 
     Attributes:
-        digest: of its export.
-        short: fields whose values are short enough to come unasked.
+        fingerprint: of its export.
+        default_fields: the fields of an item that are returned where a request does not name any: all but long texts.
     """
 
     engine: Engine
-    digest: str
-    short: tuple[str, ...]
+    fingerprint: str
+    default_fields: tuple[str, ...]
 
     @classmethod
     def of(cls, engine: Engine) -> Served:
-        """An engine to be served."""
+        """Prepares an engine for serving."""
         info = engine.info
         return cls(engine, info.fingerprint, tuple(name for name, kind in info.fields.items() if kind != "text"))
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and what it came from."""
+    """An answer and the engine it came from."""
 
     answer: Answer
     served: Served
@@ -72,10 +68,10 @@ class Service:
     """One engine behind a queue.
 
     Args:
-        engine: what is served first.
-        settings: limits.
-        metrics, log: where what happens is counted and written down.
-        load: makes an engine of a folder, as the first one was made.
+        engine: the engine that is served first.
+        settings: limits and permissions.
+        metrics, log: where events are counted and logged.
+        load: loads another engine from a folder, with the same options as the first one.
     """
 
     def __init__(
@@ -93,57 +89,56 @@ class Service:
         self._log = log
         self._load = load
         self._changing = asyncio.Lock()
-        # Answers, look-ups and changes do not wait for each other; an engine's parts are never changed in place.
+        # Answers, look-ups and changes run in threads of their own: no part of an engine is changed in place.
         self._compute, self._look, self._change = (
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("answers", "look-ups", "changes")
         )
         self._batcher: Batcher[Question, Reply] = Batcher(
-            self._answer, most=settings.micro_batch, queue=settings.queue, metrics=metrics, pool=self._compute
+            self._answer, max_batch=settings.micro_batch, max_queue=settings.queue, metrics=metrics, pool=self._compute
         )
         self._described: tuple[Catalogue, ModelOut] | None = None
-        self._say_what_is_served()
+        self._report_served()
 
     @property
     def engine(self) -> Engine:
-        """The engine that answers now."""
+        """The engine that is served now."""
         return self.served.engine
 
     # ---- answers ------------------------------------------------------------------------------------------------
-    def ask(self, which: Which, request: Request) -> asyncio.Future[Reply]:
-        """The answer to come.
+    def ask(self, model: ModelName, request: Request) -> asyncio.Future[Reply]:
+        """The future answer to a request.
 
         Raises:
-            ApiError: there is no such model (404), or too much waits already (503).
+            ApiError: there is no such model (404), or the queue is full (503).
         """
-        return self.ask_all([(which, request)])[0]
+        return self.ask_all([(model, request)])[0]
 
-    def ask_all(self, asked: Sequence[tuple[Which, Request]]) -> list[asyncio.Future[Reply]]:
-        """The answers to come, to all that is asked or to nothing of it.
+    def ask_all(self, asked: Sequence[tuple[ModelName, Request]]) -> list[asyncio.Future[Reply]]:
+        """The future answers to some requests; all are taken or none.
 
         Raises:
-            ApiError: there is no such model (404), or too much waits already (503).
+            ApiError: there is no such model (404), or the queue is full (503).
         """
-        if self.engine.before is None and any(which == "before" for which, _ in asked):
+        if self.engine.undistilled is None and any(model == "undistilled" for model, _ in asked):
             raise ApiError(
                 404,
-                "no_model",
-                "this export does not carry the network before distillation",
+                "model_not_found",
+                "this export does not have the undistilled model",
                 field="model",
-                remedy="Ask the model `served`, or export the run with --both.",
+                remedy="Use the model `served`, or export the run with --both.",
             )
-        # Reasons take one more encoding for each item of the history.
-        most = self.engine.info.max_length
-        weights = [1 + (min(len(request.history), most) if request.explain else 0) for _, request in asked]
-        return self._batcher.ask_all([Question(which, request) for which, request in asked], weights)
+        # Reasons need one more encoding for each item of the history.
+        max_length = self.engine.info.max_length
+        weights = [1 + (min(len(request.history), max_length) if request.explain else 0) for _, request in asked]
+        return self._batcher.ask_all([Question(model, request) for model, request in asked], weights)
 
     def _answer(self, questions: list[Question]) -> list[Reply | Exception]:
         """Answers a batch. Runs in a thread."""
         served = self.served
-        replies: list[Reply | Exception] = [ApiError(404, "no_model", "the export has changed", field="model")] * len(
-            questions
-        )
-        for which, engine in (("served", served.engine), ("before", served.engine.before)):
-            places = [place for place, question in enumerate(questions) if question.which == which]
+        missing = ApiError(404, "model_not_found", "the export that is served now has one model only", field="model")
+        replies: list[Reply | Exception] = [missing] * len(questions)
+        for model, engine in (("served", served.engine), ("undistilled", served.engine.undistilled)):
+            places = [place for place, question in enumerate(questions) if question.model == model]
             if not places or engine is None:
                 continue
             answers = _each(engine, [questions[place].request for place in places])
@@ -152,7 +147,7 @@ class Service:
         return replies
 
     def count(self, answer: Answer, history: int) -> None:
-        """Counts an answer to a history of so many items."""
+        """Counts an answer to a history of `history` items."""
         metrics = self.metrics
         metrics.histories.inc()
         if history:
@@ -160,16 +155,16 @@ class Service:
         if answer.unknown:
             metrics.unknown.inc(len(answer.unknown))
         if answer.fallback:
-            metrics.cold.inc()
+            metrics.fallback.inc()
         if not answer.items:
             metrics.empty.inc()
 
     async def look(self, work: Callable[[Served], T]) -> T:
-        """Runs a look-up in what is served, beside the batches."""
+        """Runs a look-up in what is served, in a thread beside the batches."""
         return await asyncio.get_running_loop().run_in_executor(self._look, work, self.served)
 
     def description(self, engine: Engine) -> ModelOut:
-        """What an engine serves; made once for each state of its catalogue. Not for the event loop."""
+        """What an engine serves; computed once for each version of its catalogue. Do not call it in the event loop."""
         catalogue = engine.catalogue
         if self._described is None or self._described[0] is not catalogue:
             self._described = catalogue, describe(engine)
@@ -177,17 +172,17 @@ class Service:
 
     # ---- changes ------------------------------------------------------------------------------------------------
     def require_changes(self) -> None:
-        """Refuses changes where they have not been allowed.
+        """Refuses changes where they are not allowed.
 
         Raises:
             ApiError: changes are off (403).
         """
-        if not self.settings.may_change:
+        if not self.settings.changes_allowed:
             raise ApiError(
                 403,
-                "read_only",
-                "changes are off: the service has no API key",
-                remedy="Start it with LLMD4REC_API_KEY set, or --api-keys FILE; for you alone, --allow-changes.",
+                "changes_disabled",
+                "changes are disabled: the service has no API key",
+                remedy="Start it with LLMD4REC_API_KEY or --api-keys FILE; on your own machine, with --allow-changes.",
             )
 
     async def add(self, items: Sequence[NewItem]) -> AddedReport:
@@ -200,16 +195,16 @@ class Service:
 
     async def _changed(self, work: Callable[[Engine], T]) -> T:
         async with self._changing:
-            # Shielded: a client that gives up does not leave a change half counted.
+            # Shielded: the change is completed and reported even if the client disconnects.
             report = await asyncio.shield(self._in_change_thread(lambda: work(self.engine)))
-            self._say_what_is_served()
+            self._report_served()
         return report
 
     async def _in_change_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._change, work)
 
     def available(self) -> list[str]:
-        """Names of the exports that may be loaded."""
+        """Names of the exports that can be loaded."""
         if self.settings.models is None:
             return []
         try:
@@ -222,42 +217,50 @@ class Service:
             return []
 
     async def swap(self, name: str) -> None:
-        """Serves another export from now on; the one served so far stays if that one cannot be loaded.
+        """Serves another export from now on; if it cannot be loaded, the present one stays.
 
         Raises:
-            ApiError: loading is off (403), no such export (404), another change runs (409), it is damaged (422).
+            ApiError: loading is disabled (403), there is no such export (404), another change is in progress (409), or
+                the export is damaged (422).
         """
         if self.settings.models is None:
             raise ApiError(
-                403, "no_models", "loading other exports is off", remedy="Start the service with --models FOLDER."
+                403,
+                "swap_disabled",
+                "loading other exports is disabled",
+                remedy="Start the service with --models FOLDER.",
             )
-        # Only a name out of the listing ever becomes a path.
+        # Only a name from the listing ever becomes a path.
         if name not in self.available():
             raise ApiError(
-                404, "no_export", "there is no such export", field="name", remedy="GET /v1/models lists them."
+                404, "export_not_found", "there is no such export", field="name", remedy="GET /v1/models lists them."
             )
         if self._changing.locked():
             raise ApiError(
-                409, "busy", "another change is under way", remedy="Try again when it is done.", retry_after=5
+                409,
+                "change_in_progress",
+                "another change is in progress",
+                remedy="Try again when it is done.",
+                retry_after=5,
             )
         folder = self.settings.models / name
         async with self._changing:
             try:
-                engine = await asyncio.shield(self._in_change_thread(lambda: load_ready(self._load, folder)))
+                engine = await asyncio.shield(self._in_change_thread(lambda: load_warm(self._load, folder)))
             except LLMD4RecError as error:
                 self.metrics.swaps.labels("failed").inc()
                 self._log.write("swap failed", "error", export=name)
                 what, remedy = (text.replace(str(folder), name) for text in (error.what, error.remedy))
-                raise ApiError(422, "damaged_export", what, field="name", remedy=remedy) from error
+                raise ApiError(422, "invalid_export", what, field="name", remedy=remedy) from error
             self.served = Served.of(engine)
             self.metrics.swaps.labels("done").inc()
-            self._say_what_is_served()
+            self._report_served()
 
-    def _say_what_is_served(self) -> None:
+    def _report_served(self) -> None:
         info = self.engine.info
         self.metrics.serves(info.name, info.stage, info.fingerprint, info.items)
         self._log.write(
-            "serving", export=info.name, stage=info.stage, digest=info.fingerprint, items=info.items, dim=info.dim
+            "serving", export=info.name, stage=info.stage, fingerprint=info.fingerprint, items=info.items, dim=info.dim
         )
 
     def close(self) -> None:
@@ -267,7 +270,7 @@ class Service:
 
 
 def _each(engine: Engine, requests: list[Request]) -> Sequence[Answer | Exception]:
-    """All answers at once; where one request is wrong, each on its own, so that only that one fails."""
+    """All answers together; if a request is wrong, each by itself, so that only that one fails."""
     try:
         return engine.recommend_many(requests)
     except Exception as error:
@@ -276,51 +279,16 @@ def _each(engine: Engine, requests: list[Request]) -> Sequence[Answer | Exceptio
         return [answer for request in requests for answer in _each(engine, [request])]
 
 
-def load_ready(load: Callable[[Path], Engine], folder: Path) -> Engine:
-    """An engine whose first answer will not be slow: graphs and word lists have been used once.
+def load_warm(load: Callable[[Path], Engine], folder: Path) -> Engine:
+    """Loads an engine and uses it once, so that its first answer is not slow.
 
     Raises:
-        LLMD4RecError: the folder is no sound export.
+        LLMD4RecError: the folder is not a valid export.
     """
     engine = load(folder)
     first = engine.search("", 1)
-    for one in (engine, engine.before):
+    for one in (engine, engine.undistilled):
         if one is not None:
             one.recommend_many([Request([item.item_id for item in first])])
-    settle()
+    freeze_loaded_objects()
     return engine
-
-
-def describe(engine: Engine) -> ModelOut:
-    """What is served, for people and for filters. Walks over the catalogue."""
-    info = engine.info
-    return ModelOut(
-        name=info.name,
-        network=info.model,
-        stage=info.stage,
-        digest=info.fingerprint,
-        items=info.items,
-        dim=info.dim,
-        max_length=info.max_length,
-        seen=info.seen,
-        validation_ndcg=info.validation,
-        before=engine.before is not None,
-        can_add=info.can_add,
-        fields=[_facet(field, engine.catalogue.present) for field in engine.catalogue.fields.values()],
-    )
-
-
-def _facet(field: Field, present: Mask) -> Facet:
-    known = [field.values[row] for row in np.flatnonzero(present) if field.values[row] is not None]
-    if field.kind == "number":
-        return Facet(name=field.name, kind="number", min=min(known, default=None), max=max(known, default=None))
-    if field.kind == "text":
-        return Facet(name=field.name, kind="text")
-    counts: Counter[str] = Counter()
-    for value, count in Counter(known).items():
-        for part in field.parts(value) if field.written else [value]:
-            steps = part.split(PATH)
-            for end in range(1, len(steps) + 1):
-                counts[PATH.join(steps[:end])] += count
-    best = [value for value, count in counts.most_common(FACET_VALUES) if count < len(known) or len(counts) == 1]
-    return Facet(name=field.name, kind="category", values=sorted(best, key=str.casefold))

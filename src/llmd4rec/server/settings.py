@@ -1,4 +1,4 @@
-"""What the service allows: one frozen description, shown by `/v1/models` and by the OpenAPI document."""
+"""Limits and permissions of the service; `/v1/models` and the OpenAPI document show them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ class ServiceSettings(BaseModel):
     """Limits and permissions of a running service.
 
     Attributes:
-        host: address that is listened on.
-        max_body: most bytes of a request's body.
-        max_history: most items of one history. The model reads its last few dozen anyway.
-        max_k: most items asked for at once.
-        max_batch: most histories of a batch request, and most items added or removed at once.
-        concurrency: most requests answered at the same time; more are sent away with 503.
-        queue: most histories that wait for the encoder; more are sent away with 503.
-        micro_batch: most histories in one call of the encoder.
-        timeout: seconds a request may take, and before that its head.
+        host: address to listen on.
+        max_body: maximum bytes of a request's body.
+        max_history: maximum items of one history. The model reads only its last few dozen.
+        max_k: maximum items to recommend in one answer.
+        max_batch: maximum histories of a batch request, and maximum items added or removed at once.
+        concurrency: maximum requests answered at the same time; more are refused with 503.
+        queue: maximum histories that wait for the encoder; more are refused with 503.
+        micro_batch: maximum histories in one call of the encoder.
+        timeout: seconds a request may take; also seconds for its headers to arrive.
         change_timeout: the same for changes: encoding texts or loading a model takes longer.
-        models: folder whose exports may be loaded by name while serving; None: none may.
-        api_keys: keys of which one must be sent; none: no key is needed.
-        changes: requests may add and remove items or load another model without a key, if only this machine reaches the
-            service. Not so by default: behind a proxy on this machine everybody's requests come from here.
-        hosts: names a request may be addressed to; empty: any. On this machine's own address only its own names are
-            answered, or a page of another site, opened here, could read the service by pointing its name at 127.0.0.1.
-        access_log: a line for every request.
-        drain: seconds that requests are still taken after a signal to stop, with `/readyz` saying 503.
+        models: folder whose exports can be loaded by name while serving; None: none.
+        api_keys: keys of which one must be sent; empty: no key is needed.
+        allow_changes: requests can add and remove items or load another export without a key, if only this machine can
+            reach the service. Off by default: behind a proxy on this machine everybody's requests come from here.
+        allowed_hosts: host names that requests may be addressed to; empty: any. On this machine's own address only its
+            own names are answered. Otherwise a page of another site, opened here, could read the service by pointing
+            its name at 127.0.0.1.
+        access_log: write a line for every request.
+        drain: seconds in which requests are still taken after a signal to stop, while `/readyz` answers 503.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -46,8 +47,8 @@ class ServiceSettings(BaseModel):
     change_timeout: float = Field(300.0, gt=0)
     models: Path | None = None
     api_keys: tuple[str, ...] = Field((), repr=False)
-    changes: bool = False
-    hosts: tuple[str, ...] = ()
+    allow_changes: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     access_log: bool = True
     drain: float = Field(0.0, ge=0)
 
@@ -60,13 +61,13 @@ class ServiceSettings(BaseModel):
             return self.host == "localhost"
 
     @property
-    def may_change(self) -> bool:
-        """Whether requests may add or remove items or load another model."""
-        return bool(self.api_keys) or (self.changes and self.local)
+    def changes_allowed(self) -> bool:
+        """Whether requests can add or remove items or load another export."""
+        return bool(self.api_keys) or (self.allow_changes and self.local)
 
     @property
-    def names(self) -> frozenset[str]:
-        """Host names that are answered; empty: all."""
-        if self.hosts:
-            return frozenset(name.lower() for name in self.hosts)
+    def host_names(self) -> frozenset[str]:
+        """Host names that requests may be addressed to; empty: all."""
+        if self.allowed_hosts:
+            return frozenset(name.lower() for name in self.allowed_hosts)
         return frozenset({"localhost", "127.0.0.1", "::1", self.host.lower()}) if self.local else frozenset()

@@ -9,6 +9,7 @@ others read them, so the run folder must be one that all of them see.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 T = TypeVar("T")
-#: The others wait while the first one validates, publishes or encodes texts.
+#: The others wait while the first one validates, fills a teacher cache or encodes texts.
 _PATIENCE = timedelta(days=1)
 
 
@@ -36,7 +37,7 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """The processes that :func:`join` has brought together, or this one alone."""
+        """The processes that :func:`init_distributed` has brought together, or this one alone."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     @property
@@ -53,6 +54,23 @@ class Processes:
         """The sum over all processes, in place; the same bits in each."""
         if self.count > 1:
             dist.all_reduce(tensor)
+
+    def share_gradients(self, parameters: Sequence[Tensor], share: Tensor) -> None:
+        """Gives every process the gradient of the whole batch's mean loss.
+
+        Args:
+            parameters: those that are trained; a missing gradient is 0.
+            share: of the batch's positions that are this process's: its gradient is of the mean over its own.
+        """
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        share = share.float()
+        flat = torch.cat([(parameter.grad * share).flatten() for parameter in parameters])  # type: ignore[operator]
+        self.sum_(flat)
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, torch.split(flat, sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def from_first(self, value: T) -> T:
         """What the first process gives, a plain value."""
@@ -71,7 +89,7 @@ class Processes:
         return parts
 
 
-def join() -> Processes:
+def init_distributed() -> Processes:
     """Brings the processes together that `torchrun` has started; does nothing where it has not."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)

@@ -122,7 +122,7 @@ def _private_bytes() -> int | None:
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A seed for one purpose (a phase, an epoch, a step) that depends on nothing but the run's seed and its name."""
+    """A seed for one purpose (a stage, an epoch, a step) that depends on nothing but the run's seed and its name."""
     return zlib.crc32(repr((seed, *parts)).encode()) & 0x7FFFFFFF
 
 

@@ -35,11 +35,11 @@ class MetricsLog:
         if self.size > size:
             os.truncate(self.path, size)
 
-    def forget(self, phase: str) -> None:
-        """Forgets everything from the first record of a phase on, and a last line that was cut off."""
+    def forget(self, stage: str) -> None:
+        """Forgets everything from the first record of a stage on, and a last line that was cut off."""
         size = 0
         for line, record in self._lines():
-            if record["phase"] == phase:
+            if record["stage"] == stage:
                 break
             size += len(line)
         self.rewind(size)
@@ -56,7 +56,7 @@ class MetricsLog:
                     return
                 try:
                     record = json.loads(line)
-                    record["phase"], record["epoch"]
+                    record["stage"], record["epoch"]
                 except (ValueError, TypeError, KeyError) as error:
                     raise RunError(
                         f"{self.path} is damaged in line {number}: {error}",

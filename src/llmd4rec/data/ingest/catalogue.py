@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from llmd4rec.data.ingest import columns, ids, several
+from llmd4rec.data.ingest import columns, ids, multi_values
 from llmd4rec.data.ingest.columns import normal
 from llmd4rec.data.ingest.report import EXAMPLES, Report
 from llmd4rec.data.ingest.settings import BLANK, LIST, Prepare, asked
 from llmd4rec.data.ingest.table import Table
-from llmd4rec.data.ingest.texts import not_text
+from llmd4rec.data.ingest.text_columns import not_text
 from llmd4rec.errors import DataError
 
 #: Types that no text can be made of.
@@ -31,7 +31,7 @@ class CatalogueTable:
         frame: `item_id`, then the texts and other columns, one row per item.
         text_fields: the columns that hold text, the most telling first.
         multi_fields: the columns that hold several values of an item, and how they were written (see
-            :mod:`~llmd4rec.data.ingest.several`); None: nothing was found out.
+            :mod:`~llmd4rec.data.ingest.multi_values`); None: nothing was found out.
     """
 
     frame: pl.DataFrame
@@ -194,7 +194,7 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
         )
     texts = [name for name in filled if name == title or given or normal(name) not in _TITLES]
     for name, lines in some.items():
-        found = several.Several(told.get(name))
+        found = multi_values.FieldFormat(told.get(name))
         if name not in told and settings.split_fields and name != title and normal(name) not in _TITLES:
             found = _how(name, lines, rows[name])
         if found.how is not None:
@@ -229,8 +229,8 @@ def _choose(rows: pl.DataFrame, named: list[str], table: Table, settings: Prepar
 def _some(values: pl.Series) -> pl.Series:
     """Filled values of a column as text, from the whole of it; those of a text column as they are."""
     if values.dtype == pl.String:
-        return several.spread(values.filter(values.str.contains(r"\S")))
-    return _lines(several.spread(values.drop_nulls())).drop_nulls()
+        return multi_values.spread(values.filter(values.str.contains(r"\S")))
+    return _lines(multi_values.spread(values.drop_nulls())).drop_nulls()
 
 
 def _lines(values: pl.Series) -> pl.Series:
@@ -244,10 +244,12 @@ def _whole(values: pl.Series, how: str | None, multi: bool) -> pl.Series:
         if multi and not inner.is_nested():
             values = values.cast(pl.List(pl.String)).list.eval(pl.element().str.replace_all("; ", ", "))
         return _lines(values)
-    return _lines(values) if how is None else several.joined(values.cast(pl.String), how)
+    return _lines(values) if how is None else multi_values.joined(values.cast(pl.String), how)
 
 
-def _not_text(name: str, lines: pl.Series, rows: pl.DataFrame, title: str | None, found: several.Several) -> str:
+def _not_text(
+    name: str, lines: pl.Series, rows: pl.DataFrame, title: str | None, found: multi_values.FieldFormat
+) -> str:
     """Why a column is no text; empty if it is."""
     if title is not None and name != title and normal(name) in _TITLES and rows[name].dtype == rows[title].dtype:
         same = (rows[name] == rows[title]).mean()
@@ -256,8 +258,8 @@ def _not_text(name: str, lines: pl.Series, rows: pl.DataFrame, title: str | None
     multi = found.how is not None and found.values
     nested = rows[name].dtype.is_nested()
     if multi and found.how is not None:
-        lines = (several.kept_parts(lines) if nested else several.parts(lines, found.how)).explode()
-    return not_text(name, lines, several=multi or normal(name) in several.LIST_NAMES)
+        lines = (multi_values.stored_values(lines) if nested else multi_values.parts(lines, found.how)).explode()
+    return not_text(name, lines, several=multi or normal(name) in multi_values.LIST_NAMES)
 
 
 _TITLES = {columns.normal(name) for name in columns.TITLE}
@@ -271,18 +273,18 @@ def _told(settings: Prepare, names: list[str], table: Table) -> dict[str, str | 
     }
 
 
-def _how(name: str, line: pl.Series, values: pl.Series) -> several.Several:
+def _how(name: str, line: pl.Series, values: pl.Series) -> multi_values.FieldFormat:
     """How a column holds several values; a real list does, unless it is one of numbers or sentences."""
     if not values.dtype.is_nested():
         text = values.dtype in (pl.String, pl.Categorical, pl.Enum)
-        return several.how_written(name, line) if text else several.Several(None)
-    return several.Several(LIST, values=several.are_values(name, several.kept_parts(line)))
+        return multi_values.how_written(name, line) if text else multi_values.FieldFormat(None)
+    return multi_values.FieldFormat(LIST, values=multi_values.are_values(name, multi_values.stored_values(line)))
 
 
 def _explained(values: pl.Series, how: str) -> str:
     """How a field was split, for the report."""
     way = {LIST: "read as lists", BLANK: "split at blanks"}.get(how, f"split at {how!r}")
-    split = several.kept_parts(values)
+    split = multi_values.stored_values(values)
     many, different = int((split.list.len() > 1).sum()), split.explode().drop_nulls().n_unique()
     return f"{way}: {many:,} items have several, {different:,} different values"
 

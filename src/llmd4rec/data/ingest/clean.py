@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.data.ingest import ties
-from llmd4rec.data.ingest.log import Log
+from llmd4rec.data.ingest.interaction_log import Log
 from llmd4rec.data.ingest.report import Report
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.errors import DataError

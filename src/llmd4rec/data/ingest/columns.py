@@ -96,7 +96,7 @@ def choose(columns: Sequence[str], named: str | None, names: Sequence[str], what
     )
 
 
-def listing(columns: Sequence[str], most: int = 30) -> str:
+def listing(columns: Sequence[str], limit: int = 30) -> str:
     """The names for an error message, cut where there are very many."""
-    shown = ", ".join(column if len(column) <= 60 else column[:57] + "..." for column in columns[:most])
-    return (shown or "no columns") + (f", … ({len(columns)} in all)" if len(columns) > most else "")
+    shown = ", ".join(column if len(column) <= 60 else column[:57] + "..." for column in columns[:limit])
+    return (shown or "no columns") + (f", … ({len(columns)} in all)" if len(columns) > limit else "")

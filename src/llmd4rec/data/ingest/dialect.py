@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from llmd4rec.data.ingest.fit import QUOTES_ARE_QUOTES, Fit
-from llmd4rec.data.ingest.marks import QUOTE, Form, Reading, blocks, rewritten, same_fields
-from llmd4rec.data.ingest.settings import Quoting
+from llmd4rec.data.ingest.choices import Quoting
+from llmd4rec.data.ingest.delimited import QUOTE, Delimiters, Reading, blocks, rewritten, same_fields
+from llmd4rec.data.ingest.dialect_fit import QUOTES_ARE_QUOTES, DialectFit
 from llmd4rec.errors import ConfigError, DataError
 
 _DOUBLE = Reading("double")
@@ -71,7 +71,7 @@ def checked_quoting(quoting: str) -> Quoting:
     raise ConfigError(f"quoting cannot be {quoting!r}", f"Choose one of: {', '.join(get_args(Quoting))}.")
 
 
-def find_dialect(files: Sequence[Path], form: Form, quoting: Quoting, named: Named) -> Dialect:
+def find_dialect(files: Sequence[Path], form: Delimiters, quoting: Quoting, named: Named) -> Dialect:
     """The dialect under which every row of all the files has as many fields as the header.
 
     Args:
@@ -83,9 +83,9 @@ def find_dialect(files: Sequence[Path], form: Form, quoting: Quoting, named: Nam
     Raises:
         DataError: no way fits (names the row), or several do and disagree (names the option).
     """
-    tried: dict[Reading, list[Fit]] = {}
+    tried: dict[Reading, list[DialectFit]] = {}
 
-    def fit(reading: Reading) -> list[Fit]:
+    def fit(reading: Reading) -> list[DialectFit]:
         if reading not in tried:
             tried[reading] = [_fit(file, reading, form) for file in files]
         return tried[reading]
@@ -114,8 +114,8 @@ def find_dialect(files: Sequence[Path], form: Form, quoting: Quoting, named: Nam
     raise _refusal(fit(strict[0]), files, named, quoting)
 
 
-def _fit(file: Path, reading: Reading, form: Form) -> Fit:
-    found = Fit(reading, form, first_row=0 if form.columns is None else 1)
+def _fit(file: Path, reading: Reading, form: Delimiters) -> DialectFit:
+    found = DialectFit(reading, form, first_row=0 if form.columns is None else 1)
     for block in blocks(file, form.eol):
         found.feed(block)
         if reading.lenient and not found.sound:
@@ -124,7 +124,7 @@ def _fit(file: Path, reading: Reading, form: Form) -> Fit:
     return found
 
 
-def _acceptable(reading: Reading, fits: list[Fit], form: Form, quoting: Quoting) -> bool:
+def _acceptable(reading: Reading, fits: list[DialectFit], form: Delimiters, quoting: Quoting) -> bool:
     if not all(one.fits for one in fits):
         return False
     if reading.marks or quoting == "none":
@@ -135,8 +135,8 @@ def _acceptable(reading: Reading, fits: list[Fit], form: Form, quoting: Quoting)
 def _settled(
     files: Sequence[Path],
     fitting: list[Reading],
-    fits: dict[Reading, list[Fit]],
-    form: Form,
+    fits: dict[Reading, list[DialectFit]],
+    form: Delimiters,
     quoting: Quoting,
     named: Named,
 ) -> Dialect:
@@ -169,7 +169,9 @@ def _settled(
     return _dialect(chosen, pairs, unfit, mine, named)
 
 
-def _backslashes(chosen: Reading, fitting: list[Reading], fits: list[Fit], quoting: Quoting) -> tuple[bool, set[int]]:
+def _backslashes(
+    chosen: Reading, fitting: list[Reading], fits: list[DialectFit], quoting: Quoting
+) -> tuple[bool, set[int]]:
     """Whether two backslashes are one, and the columns where that cannot be told.
 
     Programs that escape backslashes escape all of them. So a single one that escapes nothing shows that two are two.
@@ -188,7 +190,9 @@ def _backslashes(chosen: Reading, fitting: list[Reading], fits: list[Fit], quoti
     return pairs, outside if _ANYWHERE in fitting else set()
 
 
-def _differing(chosen: Reading, fitting: list[Reading], fits: dict[Reading, list[Fit]], form: Form) -> set[int]:
+def _differing(
+    chosen: Reading, fitting: list[Reading], fits: dict[Reading, list[DialectFit]], form: Delimiters
+) -> set[int]:
     """The columns in which readings with the same fields disagree on what these say."""
     mine = fits[chosen]
     columns: set[int] = set()
@@ -212,7 +216,7 @@ def _differing(chosen: Reading, fitting: list[Reading], fits: dict[Reading, list
     return columns
 
 
-def _dialect(reading: Reading, pairs: bool, unfit: set[int], fits: list[Fit], named: Named) -> Dialect:
+def _dialect(reading: Reading, pairs: bool, unfit: set[int], fits: list[DialectFit], named: Named) -> Dialect:
     headers = int(fits[0].form.columns is None)
     warnings = []
     strays = [one.stray for one in fits if one.stray is not None]
@@ -240,7 +244,9 @@ def _dialect(reading: Reading, pairs: bool, unfit: set[int], fits: list[Fit], na
     return Dialect(reading, pairs, plain, reading.marks and not bare, rows, frozenset(unfit), tuple(warnings))
 
 
-def _with_short_rows(reading: Reading, fits: list[Fit], form: Form, quoting: Quoting, named: Named) -> Dialect:
+def _with_short_rows(
+    reading: Reading, fits: list[DialectFit], form: Delimiters, quoting: Quoting, named: Named
+) -> Dialect:
     """Rows that end before their last fields are read, and said, unless a line end seems to have cut one in two."""
     for one in fits:
         if (broken := one.broken()) is not None:
@@ -260,7 +266,7 @@ def _with_short_rows(reading: Reading, fits: list[Fit], form: Form, quoting: Quo
     return replace(dialect, warnings=(*dialect.warnings, note))
 
 
-def _refusal(fits: list[Fit], files: Sequence[Path], named: Named, quoting: Quoting) -> DataError:
+def _refusal(fits: list[DialectFit], files: Sequence[Path], named: Named, quoting: Quoting) -> DataError:
     """What is wrong with the first row that fits nothing."""
     others = [name for name in get_args(Quoting)[1:] if name != quoting]
     also = f"If it is written in another way, say so with {named.option} {' or '.join(others)}."
@@ -287,7 +293,7 @@ def _refusal(fits: list[Fit], files: Sequence[Path], named: Named, quoting: Quot
     )
 
 
-def rewrite(source: Path, target: Path, dialect: Dialect, form: Form) -> None:
+def rewrite(source: Path, target: Path, dialect: Dialect, form: Delimiters) -> None:
     """Writes a text anew with its marks doubled, as polars reads them."""
     inside = False
     with target.open("wb") as out:
@@ -299,7 +305,7 @@ def rewrite(source: Path, target: Path, dialect: Dialect, form: Form) -> None:
             out.write(done)
 
 
-def check_rewritten(file: Path, rows: int, form: Form, where: str) -> None:
+def check_rewritten(file: Path, rows: int, form: Delimiters, where: str) -> None:
     """Raises where a text that was written anew has other rows than before."""
     found = _fit(file, _DOUBLE, form)
     if not found.sound or found.rows - int(form.columns is None) != rows:

@@ -8,8 +8,8 @@ import polars as pl
 
 from llmd4rec.data.ingest.columns import normal, words
 from llmd4rec.data.ingest.report import Report
+from llmd4rec.data.ingest.row_filter import condition_text
 from llmd4rec.data.ingest.table import HEAD, Table
-from llmd4rec.data.ingest.where import written
 
 _RATINGS = (
     *("rating", "ratings", "userrating", "starrating", "reviewrating", "reviewscore", "overall", "stars", "score"),
@@ -52,7 +52,7 @@ def warn_of_unfiltered(table: Table, columns: Sequence[str], report: Report) -> 
     name, values = told[0]
     chosen = next((value for value in values if value.lower() in _YES), values[-1])
     bare = name.split(":")[0]
-    example = f"{bare} = {chosen}" if normal(name) in _CLICKS else written(bare, "=", values[0])
+    example = f"{bare} = {chosen}" if normal(name) in _CLICKS else condition_text(bare, "=", values[0])
     example = f"{bare} >= {values[len(values) // 2]}" if _is_rating(name) else example
     report.warn(
         f"every row counts as a choice of its item, whatever it holds in {shown}; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from datetime import UTC
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -153,8 +154,6 @@ def _of_values(values: list[Any]) -> pl.Series | tuple[str, str]:
         return f"it holds values of several types ({shown})", "Give it one type, for example with .astype(str)."
     elif kinds and all(getattr(value, "tzinfo", None) is not None for value in present):
         # Of several zones in one column each moment is the same in UTC.
-        from datetime import UTC
-
         clean = [None if value is None else value.astimezone(UTC) for value in clean]
     try:
         read = pl.Series(clean, strict=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.data.ingest.report import Report
+from llmd4rec.data.ingest.row_filter import condition_text
 from llmd4rec.errors import DataError
 
 #: Written by careless exports in place of a missing value, in small letters; a warning, since they may be real.
@@ -108,12 +109,10 @@ def warn_of_placeholders(ids: pl.Series, codes: pl.Series, what: str, column: st
     why = {int(at): "which often stands for a missing identifier" for at in (suspects | minus_one).arg_true()}
     for at in _outsized(ids, counts, among_many=what == "user"):
         why.setdefault(at, "far more than any other has: does it stand for a missing identifier?")
-    from llmd4rec.data.ingest.where import written
-
     for at, reason in sorted(why.items(), key=lambda pair: ids[pair[0]]):
         report.warn(
             f"one {what} is called {ids[at]!r} and has {counts[at]:,} of {rows:,} rows ({counts[at] / rows:.1%}), "
-            f'{reason}; it was kept; to leave it out, say --where "{written(column, "!=", ids[at])}"'
+            f'{reason}; it was kept; to leave it out, say --where "{condition_text(column, "!=", ids[at])}"'
         )
 
 
@@ -123,14 +122,14 @@ def _outsized(ids: pl.Series, counts: NDArray[np.int64], *, among_many: bool) ->
         return []
     top = np.argsort(-counts, kind="stable")[: min(4, len(ids))]
     rows, sizes = int(counts.sum()), counts[top]
-    least = max(_LEAST_ROWS, OUTSIZED_SHARE * rows)
+    minimum = max(_LEAST_ROWS, OUTSIZED_SHARE * rows)
     found: set[int] = set()
     for at in range(len(top) - 1):  # two placeholders may both be large: what counts is the gap behind them
-        if sizes[at] >= least and sizes[at] >= OUTSIZED_TIMES * sizes[at + 1]:
+        if sizes[at] >= minimum and sizes[at] >= OUTSIZED_TIMES * sizes[at + 1]:
             found |= {int(code) for code in top[: at + 1]}
     if among_many and len(ids) >= _MANY:
         found |= {int(code) for code in top if counts[code] >= OUTSIZED_AMONG_MANY * rows}
-    if sizes[0] >= least and ids[int(top[0])] in _NUMBERS and sizes[0] >= 2 * sizes[1]:
+    if sizes[0] >= minimum and ids[int(top[0])] in _NUMBERS and sizes[0] >= 2 * sizes[1]:
         found.add(int(top[0]))
     return sorted(found)
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import polars as pl
 
+from llmd4rec.data.ingest.first_lines import is_rows
 from llmd4rec.data.ingest.jsonlines import as_lines, scan_json_lines
 from llmd4rec.data.ingest.parts import find_parts, name_of, order_of
 from llmd4rec.data.ingest.separated import Layout, Source, refuse_other_columns, scan_separated
-from llmd4rec.data.ingest.shape import is_rows
 from llmd4rec.data.ingest.table import Table
+from llmd4rec.data.ingest.time_zones import in_utc
 from llmd4rec.data.ingest.unpack import refuse_encoding, unpacked
-from llmd4rec.data.ingest.zones import in_utc
 from llmd4rec.errors import DataError
 from llmd4rec.io.files import sha256_file
-from llmd4rec.log import say
+from llmd4rec.log import logger
 
 _BY_SUFFIX = {
     **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"},
@@ -86,7 +86,7 @@ def _about(parts: Sequence[tuple[Path, Any]], where: str) -> dict[str, Any]:
     sums = [sha256_file(path) for path, _ in parts]
     if len(parts) == 1:
         return {"file": parts[0][0].name, "sha256": sums[0]}
-    say(f"{where}: {len(parts)} files in the order {order_of(parts)}")
+    logger.info(f"{where}: {len(parts)} files in the order {order_of(parts)}")
     total = hashlib.sha256("".join(sums).encode()).hexdigest()
     return {"file": Path(where).name, "files": len(parts), "order_of_files": order_of(parts), "sha256": total}
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import polars as pl
 
+from llmd4rec.data.ingest.delimited import NEWLINE, QUOTE, RETURN, Delimiters, blocks
 from llmd4rec.data.ingest.dialect import Dialect, Named, check_rewritten, checked_quoting, find_dialect, rewrite
-from llmd4rec.data.ingest.marks import NEWLINE, QUOTE, RETURN, Form, blocks
-from llmd4rec.data.ingest.shape import columns_of_blanks, refuse_data_as_header, refuse_header_as_data
+from llmd4rec.data.ingest.first_lines import columns_of_blanks, refuse_data_as_header, refuse_header_as_data
 from llmd4rec.data.ingest.table import Table
 from llmd4rec.data.ingest.unpack import refuse_encoding
 from llmd4rec.errors import ConfigError, DataError
@@ -110,7 +110,7 @@ def scan_separated(sources: Sequence[Source], where: str, about: dict[str, Any],
     elif len(separator.encode()) > 1:
         files, byte = _one_byte(files, folder, separator, eol)
         heads, separator = [head.replace(separator, byte) for head in heads], byte
-    form = Form(ord(separator), eol, None if given is None else len(given))
+    form = Delimiters(ord(separator), eol, None if given is None else len(given))
     without = kind == "recbole" or (kind == "blanks" and not quoted)
     quoting = "none" if without and layout.quoting == "auto" else layout.quoting
 
@@ -231,7 +231,7 @@ def _refuse_header_again(file: Path, source: Source, eol: int) -> None:
 
 
 # ---- files that are written anew ----------------------------------------------------------------------------------
-def _readable(files: list[Path], dialect: Dialect, form: Form, where: str, folder: Path) -> list[Path]:
+def _readable(files: list[Path], dialect: Dialect, form: Delimiters, where: str, folder: Path) -> list[Path]:
     """The files as polars reads them."""
     if dialect.plain:
         return files

@@ -5,38 +5,28 @@ They become one row per interaction, oldest first. Where times stand beside the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import polars as pl
 
 from llmd4rec.data.ingest import columns
+from llmd4rec.data.ingest.sequence_columns import (
+    SequenceColumns,
+    are_bracketed,
+    find_columns,
+    first_values,
+    is_events,
+    item_name,
+)
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.ingest.table import UNREADABLE, Table
 from llmd4rec.errors import DataError
 
-_ENDINGS = ("list", "seq", "sequence", "history", "hist", "s", "listseq")
-#: Names of lists of items, beside those of an item with an ending.
-_NAMES = ("previtems", "history", "sequence", "itemhistory", "events", "articleidfixed", "clickedarticles")
-_TIMES = ("impressiontimefixed",)
-#: Names of the item that follows the list.
-_NEXT = ("next_item", "next_item_id", "target_item", "target", "target_id", "label")
 _SEPARATORS = (",", ";", "|")
 _TOKEN = r"""'[^']*'|"[^"]*"|[^\s,'"\[\]()]+"""
 _LINE, _LENGTH = "\x00line", "\x00length"
-_SAMPLE = 1000
 #: Rows are taken to continue one another where more than this share of neighbours do.
 _CONTINUING = 0.5
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What stands where: the list of items, the item that follows it, their times, and the user."""
-
-    items: str
-    target: str | None
-    times: str | None
-    last_time: str | None
-    user: str | None
 
 
 def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
@@ -45,15 +35,15 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
     Raises:
         DataError: lists cannot be taken apart, do not match their times, or overlap from row to row.
     """
-    found = _find(table, settings)
+    found = find_columns(table, settings)
     if found is None:
         return table, settings
     table.refuse_unfit((found.items, found.target, found.times, found.user))
     schema = table.schema
     lazy = table.lazy.with_row_index(_LINE, offset=1)
     warnings = list(table.warnings)
-    item = _base(found.items, found.target)
-    events, inner_time = _is_events(schema[found.items]), None
+    item = item_name(found.items, found.target)
+    events, inner_time = is_events(schema[found.items]), None
     if events:
         item, inner_time = _events(schema[found.items], found.items, table)
         time = inner_time or columns.guess([n for n in schema if n != found.items], columns.TIME)
@@ -71,7 +61,7 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
         raise DataError(f"{table.where}: {frame.height:,} rows were read where {table.rows:,} were counted", "")
     user = found.user or "user_id"
     if found.user is None:
-        identifier = next((n for n in schema if n not in _own(found) and columns.normal(n).endswith("id")), None)
+        identifier = next((n for n in schema if n not in found.of_items and columns.normal(n).endswith("id")), None)
         if identifier is not None:
             raise DataError(
                 f"{table.where} has no column that looks like the user, but {identifier!r} may be one",
@@ -120,120 +110,6 @@ def unrolled(table: Table, settings: Prepare) -> tuple[Table, Prepare]:
     return whole, named
 
 
-def _own(found: _Columns) -> set[str | None]:
-    """The columns that say which items there were, and when."""
-    return {found.items, found.target, found.times, found.last_time}
-
-
-# ---- which columns ------------------------------------------------------------------------------------------------
-def _find(table: Table, settings: Prepare) -> _Columns | None:
-    """The columns of histories in rows, if the table is of that kind."""
-    schema = table.schema
-    names = list(schema)
-    plain_item = columns.guess(names, columns.ITEM)
-    if settings.item_col is not None:
-        item = columns.require(names, settings.item_col, "item", table.where, "--item-col")
-        if not (_is_list(schema[item]) or (_is_named(item) and _holds_lists(item, table))):
-            return None
-    elif plain_item is not None and _is_list(schema[plain_item]):
-        item = plain_item
-    else:
-        named = [name for name in names if _is_named(name) and _holds_lists(name, table)]
-        if not named:
-            if plain_item is None:
-                _refuse_unknown_lists(table)
-            return None
-        item = named[0]
-        if len(named) > 1:
-            raise DataError(
-                f"{table.where}: columns {named[0]!r} and {named[1]!r} both look like lists of items",
-                "Name the right one with --item-col.",
-            )
-    rest = [name for name in names if name != item]
-    user = settings.user_col or columns.guess([name for name in rest if not _is_list(schema[name])], columns.USER)
-    if settings.user_col is not None:
-        user = columns.require(names, settings.user_col, "user", table.where, "--user-col")
-    target = plain_item if plain_item not in (item, None) and not _is_list(schema[plain_item or item]) else None
-    target = target or columns.guess(rest, _NEXT)
-    times = [name for name in rest if _is_time(name) and _holds_lists(name, table)]
-    if settings.time_col is not None:
-        time = columns.require(names, settings.time_col, "time", table.where, "--time-col")
-        times = [time] if _holds_lists(time, table) else []
-    scalar = columns.guess([name for name in rest if name not in times and not _is_list(schema[name])], columns.TIME)
-    return _Columns(item, target, times[0] if times else None, scalar if times else None, user)
-
-
-def _is_list(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.List | pl.Array)
-
-
-def _is_events(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct)
-
-
-def _is_named(name: str) -> bool:
-    known = {columns.normal(each) for each in columns.ITEM}
-    normal = columns.normal(name)
-    return normal in _NAMES or any(normal.removesuffix(end) in known for end in _ENDINGS if normal.endswith(end))
-
-
-def _is_time(name: str) -> bool:
-    known = {columns.normal(each) for each in columns.TIME}
-    normal = columns.normal(name)
-    return normal in {*known, *_TIMES} or any(
-        normal.removesuffix(end) in known for end in _ENDINGS if normal.endswith(end)
-    )
-
-
-def _base(items: str, target: str | None) -> str:
-    """What the column of one item is called."""
-    if target is not None and columns.guess([target], columns.ITEM):
-        return target.split(":")[0]
-    known = {columns.normal(each): each for each in columns.ITEM}
-    normal = columns.normal(items)
-    return next((known[stem] for end in ("", *_ENDINGS) if (stem := normal.removesuffix(end)) in known), "item_id")
-
-
-def _values(name: str, table: Table) -> pl.Series:
-    return table.sample(name).head(_SAMPLE)
-
-
-def _holds_lists(name: str, table: Table) -> bool:
-    """Whether the values are lists: by type, by RecBole's type, in brackets, or several words."""
-    dtype = table.schema[name]
-    if _is_list(dtype):
-        return True
-    if dtype != pl.String:
-        return False
-    if name.endswith(("_seq", "_seq:token_seq")) or ":token_seq" in name or ":float_seq" in name:
-        return True
-    values = _values(name, table).str.strip_chars()
-    values = values.filter(values != "")
-    if not len(values):
-        return False
-    if _bracketed(values):
-        return True
-    return not _is_time(name) and bool(values.str.contains(r"[\s,;|]").any()) and not _is_moments(values)
-
-
-def _is_moments(values: pl.Series) -> bool:
-    return bool(values.str.contains(r"^\d{4}-\d{2}-\d{2}[ T]").all())
-
-
-def _bracketed(values: pl.Series) -> bool:
-    return bool(values.str.contains(r"(?s)^(\[.*\]|\(.*\))$").all())
-
-
-def _refuse_unknown_lists(table: Table) -> None:
-    lists = [name for name, dtype in table.schema.items() if _is_list(dtype) and not _is_time(name)]
-    if lists:
-        raise DataError(
-            f"{table.where} has no column that looks like the item, and a list in each row of column {lists[0]!r}",
-            f"If these are histories, oldest first, name the column with --item-col {lists[0]}.",
-        )
-
-
-# ---- what the columns hold ----------------------------------------------------------------------------------------
 def _as_list(name: str, table: Table) -> pl.Expr:
     """The column as lists of strings.
 
@@ -250,9 +126,9 @@ def _as_list(name: str, table: Table) -> pl.Expr:
             what = f"{table.where}, column {name!r}: lists of {inner} are no histories"
             raise DataError(what, "Name another column.")
         return column
-    values = _values(name, table).str.strip_chars()
+    values = first_values(name, table).str.strip_chars()
     values = values.filter(values != "")
-    if not len(values) or not _bracketed(values):
+    if not len(values) or not are_bracketed(values):
         return _cut(name, values, table)
     # Whatever is between the items must be commas and blanks, in every row.
     rest = column.str.replace_all(_TOKEN, "").str.replace_all(r"[\[\](),\s]", "")
@@ -314,7 +190,7 @@ def _unnested(rows: pl.LazyFrame, name: str, plain: list[str]) -> pl.LazyFrame:
     return rows.drop([each for each in (*plain, "position") if each in fields]).unnest(name)
 
 
-def _with_target(lazy: pl.LazyFrame, found: _Columns, table: Table) -> pl.LazyFrame:
+def _with_target(lazy: pl.LazyFrame, found: SequenceColumns, table: Table) -> pl.LazyFrame:
     """The item that follows at the end of each list, and its time at the end of the times."""
     kind = table.schema[found.items]
     text = pl.String if kind == pl.String else kind.inner  # type: ignore[attr-defined]
@@ -333,7 +209,7 @@ def _with_target(lazy: pl.LazyFrame, found: _Columns, table: Table) -> pl.LazyFr
     return lazy.with_columns(pl.col(found.times).list.concat(pl.col(found.last_time).cast(text)).alias(found.times))
 
 
-def _looked_at(lazy: pl.LazyFrame, found: _Columns, table: Table) -> pl.DataFrame:
+def _looked_at(lazy: pl.LazyFrame, found: SequenceColumns, table: Table) -> pl.DataFrame:
     """Line, user, the items as one text, and whether the times rise and fall; lists and times are as long.
 
     Raises:
@@ -343,7 +219,7 @@ def _looked_at(lazy: pl.LazyFrame, found: _Columns, table: Table) -> pl.DataFram
     length = items.list.len()
     user = pl.lit(None, pl.String) if found.user is None else pl.col(found.user).cast(pl.String)
     times: list[pl.Expr] = []
-    if _is_events(table.schema[found.items]):
+    if is_events(table.schema[found.items]):
         fields = [each.name for each in table.schema[found.items].inner.fields]  # type: ignore[attr-defined]
         item = columns.guess(fields, (*columns.ITEM, *columns.ITEM_OF_EVENT))
         time = columns.guess([each for each in fields if each != item], columns.TIME)
@@ -375,7 +251,7 @@ def _newest_first(frame: pl.DataFrame) -> bool:
     return bool(frame["falls"].any()) and not frame["rises"].any()
 
 
-def _once(frame: pl.DataFrame, found: _Columns, table: Table) -> tuple[pl.Series | None, list[str]]:
+def _once(frame: pl.DataFrame, found: SequenceColumns, table: Table) -> tuple[pl.Series | None, list[str]]:
     """Which lines to keep so that no interaction comes twice; None: all.
 
     Files made for training hold a row for each beginning of a history. Of a user's rows that are all beginnings of the

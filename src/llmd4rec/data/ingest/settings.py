@@ -7,17 +7,13 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Split, Ties
+from llmd4rec.data.ingest.row_filter import parse
+from llmd4rec.data.ingest.times import check_format
 from llmd4rec.errors import ConfigError
 
-Order = Literal["auto", "time", "position", "row"]
-Ties = Literal["row", "hash", "last-first"]
-MissingTimes = Literal["refuse", "drop"]
-Duplicates = Literal["exact", "keep", "drop-consecutive", "drop"]
-Split = Literal["leave-one-out", "temporal"]
-#: How quotation marks are written in separated values; see :class:`~llmd4rec.data.ingest.separated.Layout`.
-Quoting = Literal["auto", "double", "backslash", "none"]
 #: How a field with several values can be written, beside with a sign between them.
 LIST, BLANK = "list", "blank"
 _ESCAPES = {r"\t": "\t", r"\n": "\n", r"\x01": "\x01"}
@@ -32,7 +28,7 @@ class Prepare:
         item_id_col: the identifier's column in the catalogue; None: the interactions' item column, else guessed.
         text_cols: text columns of the catalogue, the most telling first; None: guessed.
         where: conditions such as `rating >= 4` that a row must satisfy to count, applied before anything else; see
-            :mod:`llmd4rec.data.ingest.where`.
+            :mod:`llmd4rec.data.ingest.row_filter`.
         time_format: what the times are in, where they do not tell: formats of strptime, tried in turn, or
             `seconds`, `milliseconds`, `microseconds`, `nanoseconds`, `excel`.
         multi_cols: how columns of the catalogue are written that hold several values of an item: a sign such as `|`,
@@ -130,12 +126,12 @@ class Prepare:
             ):
                 raise ConfigError(f"multi_cols is {self.multi_cols!r}", 'Give a mapping, as {"genres": "|"}.')
             asked(self.multi_cols)
-        for name, least in (("k_core", 0), ("min_history", 1), ("max_history", 1)):
+        for name, minimum in (("k_core", 0), ("min_history", 1), ("max_history", 1)):
             value = getattr(self, name)
             if value is None and name == "max_history":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} is {value!r}", f"It must be a whole number of at least {least}.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise ConfigError(f"{name} is {value!r}", f"It must be a whole number of at least {minimum}.")
         if self.max_history is not None and self.max_history < max(self.min_history, self.k_core):
             raise ConfigError(
                 f"max_history {self.max_history} is below min_history {self.min_history} or k_core {self.k_core}",
@@ -154,10 +150,6 @@ class Prepare:
             )
 
     def _check_texts(self) -> None:
-        """Conditions and formats; polars, which knows the latter, takes long to import."""
-        from llmd4rec.data.ingest.times import check_format
-        from llmd4rec.data.ingest.where import parse
-
         for name, check in (("where", parse), ("time_format", check_format)):
             for text in getattr(self, name):
                 if not isinstance(text, str):

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from llmd4rec.data.ingest.frames import polars_of
-from llmd4rec.data.ingest.zones import in_utc
+from llmd4rec.data.ingest.time_zones import in_utc
 from llmd4rec.errors import DataError
 
 #: The number of each data row, from 1, uint32.

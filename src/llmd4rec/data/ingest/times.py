@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmd4rec.data.ingest.forms import Form, Forms, digits, fit, moments, rivals, steps_of
 from llmd4rec.data.ingest.table import Table
+from llmd4rec.data.ingest.time_formats import (
+    TimeFormat,
+    TimeFormats,
+    digits,
+    fit_formats,
+    parse_times,
+    rivals,
+    steps_of,
+)
 from llmd4rec.errors import ConfigError, DataError
 
 #: How many of the unit make a second, by name.
@@ -56,7 +64,7 @@ class TimePlan:
     value: pl.Expr
     unit: str | None
     text: pl.Expr | None = None
-    forms: Forms = field(default_factory=Forms)
+    forms: TimeFormats = field(default_factory=TimeFormats)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -95,7 +103,7 @@ def plans(column: str, table: Table, formats: Sequence[str] = ()) -> list[TimePl
         return [_by_formats(column, table, formats)]
     values, missing = told(table.sample(column))
     number = _number(dtype, values)
-    found = fit(values) if number is None else digits(_whole(values))
+    found = fit_formats(values) if number is None else digits(_whole(values))
     if found is not None:
         text = _text(raw, dtype) if number is None else _whole_text(raw, dtype)
         return [TimePlan(each.value(text), "microseconds", text, each, missing) for each in found.readings()]
@@ -124,7 +132,7 @@ def widened(plan: TimePlan, column: str, table: Table, unread: pl.Series) -> Tim
         return None
     values, missing = told(unread)
     more = tuple(text for text in missing if text not in plan.missing)
-    forms = fit(values, plan.forms) if plan.text is not None and plan.forms.open else plan.forms
+    forms = fit_formats(values, plan.forms) if plan.text is not None and plan.forms.open else plan.forms
     if forms == plan.forms and not more:
         return None
     plan = replace(plan, missing=(*plan.missing, *more))
@@ -159,7 +167,7 @@ def check_format(form: str) -> None:
     if "%" not in form:
         raise ConfigError(f"time_format {form!r} is no format", remedy)
     try:
-        pl.DataFrame({"t": ["2022-04-16"]}).select(moments(pl.col("t"), form))
+        pl.DataFrame({"t": ["2022-04-16"]}).select(parse_times(pl.col("t"), form))
     except pl.exceptions.PolarsError as error:
         raise ConfigError(f"time_format {form!r} cannot be used: {str(error).splitlines()[0]}", remedy) from error
 
@@ -231,8 +239,8 @@ def _by_formats(column: str, table: Table, formats: Sequence[str]) -> TimePlan:
         elif form in UNITS:
             values.append((number * (10**6 / UNITS[form])).round().cast(pl.Int64, strict=False))
         else:
-            values += [moments(text, form), moments(Forms(steps).plain(text), form)]
-    named = Forms(steps, tuple(Form(form) for form in formats), open=False)
+            values += [parse_times(text, form), parse_times(TimeFormats(steps).plain(text), form)]
+    named = TimeFormats(steps, tuple(TimeFormat(form) for form in formats), open=False)
     return TimePlan(pl.coalesce(values), "microseconds", text, named)
 
 

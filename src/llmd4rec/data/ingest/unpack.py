@@ -79,12 +79,12 @@ def limited(blocks: Iterator[tuple[bytes, int]], packed: int, where: Path) -> It
     Raises:
         DataError: they do.
     """
-    most, total = max(MOST_BYTES, MOST_TIMES * packed), 0
+    limit, total = max(MOST_BYTES, MOST_TIMES * packed), 0
     for block, consumed in blocks:
         total += len(block)
-        if total > most:
+        if total > limit:
             raise DataError(
-                f"{where} unpacks to more than {most:,} bytes, {total // max(1, packed):,} times its size",
+                f"{where} unpacks to more than {limit:,} bytes, {total // max(1, packed):,} times its size",
                 "No log is packed so tightly. If it is meant to be so, unpack it yourself and give the result.",
             )
         yield block, consumed

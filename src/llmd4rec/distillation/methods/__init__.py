@@ -1,7 +1,8 @@
-"""How the served CRM learns what its teachers say: LLMD4Rec's way, and other published ones to compare it with.
+"""How a student learns from its teachers: LLMD4Rec's way, and other published ones to compare it with.
 
-A method is a settings class with `name`, `listens(...)`, `check(...)` and `objective(...) -> Objective` in a file of
-its own, added to :data:`Method`. All of them have the same teachers, student, samples and schedule; a method is a loss.
+A method is a settings class with `name`, `uses_teachers(...)`, `check(...)` and `objective(...) -> Objective` in a
+file of its own, added to :data:`Method`. All of them have the same teachers, student, samples and schedule; a method is
+a loss.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
 
 - position: e^-rank, so that the teacher's first item counts most; normalised over the K.
 - confidence: how sure the teacher is of the item. The paper's teacher writes a title, and the distance d of that title
-  from the item's gives e^-d. A teacher with scores says it itself: d is how many nats the item lies below its best,
+  from the item's gives e^-d. A teacher with scores gives it directly: d is how many nats the item lies below its best,
   and normalised over the K that is the teacher's distribution among them.
 - consistency: 1 where the item is among the K best of the student too.
 
 Differences from the published files, which train by one drawn negative and a DRO term: CE is over the whole catalogue
 here, as for all methods that are compared; and what DLLM2Rec adds to the student's input from the language model's item
-vectors is `crm.items: id+text`.
+vectors is `model.item_features: id+text`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from torch import Tensor
 
 from llmd4rec.data.batching import Batch
 from llmd4rec.errors import ConfigError
-from llmd4rec.losses.softmax import Distill, RankingObjective, score_blocks
-from llmd4rec.models.base import Ranker
-from llmd4rec.training.fit import LossParts, Objective, Training
+from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm, score_blocks
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
-    from llmd4rec.distillation.cache import Teacher
+    from llmd4rec.distillation.cache import TeacherCache
 
 
 class DLLM2Rec(BaseModel):
@@ -39,7 +41,7 @@ class DLLM2Rec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal["dllm2rec"] = "dllm2rec"
-    strength: float = Field(0.7, ge=0, description="β, weight of the teacher's items beside the true one")
+    weight: float = Field(0.7, ge=0, description="β, weight of the teacher's items beside the true one")
     items: int = Field(10, ge=1, description="K, how many of the teacher's best items are learned from")
     position: float = Field(0.3, ge=0, description="γ_p, how much the teacher's order counts")
     confidence: float = Field(0.5, ge=0, description="γ_c, how much the teacher's scores count")
@@ -51,9 +53,9 @@ class DLLM2Rec(BaseModel):
             raise ValueError("position and confidence must not both be 0: a sample may have no weight left then")
         return self
 
-    def listens(self, distill: Distill) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
-        return self.strength > 0
+    def uses_teachers(self, term: DistillationTerm) -> bool:
+        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        return self.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
         """Before anything is trained.
@@ -64,12 +66,12 @@ class DLLM2Rec(BaseModel):
         if num_items > training.full_softmax_items:
             raise ConfigError(
                 f"method dllm2rec needs the teacher's best items of the whole catalogue; this one has {num_items:,}, "
-                f"and more than training.crm.full_softmax_items = {training.full_softmax_items:,} are drawn from",
+                f"and more than training.model.full_softmax_items = {training.full_softmax_items:,} are drawn from",
                 "Raise that setting, or choose method llmd4rec.",
             )
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
         return _BestItems(self, training, teacher)
@@ -79,30 +81,30 @@ class DLLM2Rec(BaseModel):
 class _BestItems:
     settings: DLLM2Rec
     training: Training
-    teacher: Teacher
+    teacher: TeacherCache
 
-    def __call__(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
-        """See :class:`~llmd4rec.training.fit.Objective`."""
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+        """See :class:`~llmd4rec.losses.base.Objective`."""
         base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
-        best_NK, weight_NK = self._lesson(states_ND.detach(), table_ID.detach(), batch)
+        best_NK, weight_NK = self._best_of_teacher(states_ND.detach(), table_ID.detach(), batch)
         # CE(k) = log Z - score_k. As the ω sum to 1, Σ ω_k CE(k) is CE(true) + score_true - Σ ω_k score_k: no second
         # walk over the catalogue. Labels are smoothed alike.
         true_N = (states_ND * table_ID[batch.target_N]).sum(1)
         best_scores_NK = torch.einsum("nd,nkd->nk", states_ND, table_ID[best_NK])
         kept = 1 - self.training.label_smoothing
-        taught = base.total + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
-        total = base.total + self.settings.strength * taught
-        return LossParts(total, base.ce, taught.detach(), None, None)
+        distilled = base.total + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
+        total = base.total + self.settings.weight * distilled
+        return LossParts(total, base.ce, distilled.detach(), None, None)
 
     @torch.no_grad()
-    def _lesson(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
-        lesson = self.teacher.lesson(batch.position_N)
-        answers = score_blocks(lesson.states_NK, lesson.table_IK)
-        said = [answer_nI.topk(k, dim=1) for answer_nI in answers]
-        score_NK, best_NK = (torch.cat(parts) for parts in zip(*said, strict=True))
+        teacher = self.teacher.batch(batch.position_N)
+        scores = score_blocks(teacher.states_NK, teacher.table_IK)
+        parts = [score_nI.topk(k, dim=1) for score_nI in scores]
+        score_NK, best_NK = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
         own_NK = torch.cat([own_nI.topk(k, dim=1).indices for own_nI in score_blocks(states_ND, table_ID)])
         return best_NK, importance(self.settings, score_NK, best_NK, own_NK)
 

@@ -1,4 +1,4 @@
-"""LEADER's feature distillation (Liu et al., 2024, arXiv 2402.02803): come near the teacher's state, not its answer.
+"""LEADER's feature distillation (Liu et al., 2024, arXiv 2402.02803): come near the teacher's state, not its scores.
 
     L = CE + α · mean( (W h_student + b - h_teacher)² )
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.losses.softmax import Distill, RankingObjective
-from llmd4rec.models.base import Ranker
-from llmd4rec.training.fit import LossParts, Objective, Training
+from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
-    from llmd4rec.distillation.cache import Teacher
+    from llmd4rec.distillation.cache import TeacherCache
 
 
 class LEADER(BaseModel):
@@ -31,33 +33,33 @@ class LEADER(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal["leader"] = "leader"
-    strength: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
+    weight: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
-    def listens(self, distill: Distill) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.listens`; λ2 is not this method's."""
-        return self.strength > 0
+    def uses_teachers(self, term: DistillationTerm) -> bool:
+        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        return self.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
-        return _NearState(self.strength, training, teacher, student.dim, seed)
+        return _NearState(self.weight, training, teacher, student.dim, seed)
 
 
 class _NearState(nn.Module):
-    def __init__(self, strength: float, training: Training, teacher: Teacher, dim: int, seed: int) -> None:
+    def __init__(self, weight: float, training: Training, teacher: TeacherCache, dim: int, seed: int) -> None:
         super().__init__()
-        self.strength, self.teacher, self.rank = strength, teacher, RankingObjective(training)
+        self.weight, self.teacher, self.rank = weight, teacher, RankingObjective(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
-    def forward(self, states_ND: Tensor, ranker: Ranker, batch: Batch, seed: int) -> LossParts:
-        """See :class:`~llmd4rec.training.fit.Objective`."""
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+        """See :class:`~llmd4rec.losses.base.Objective`."""
         base = self.rank(states_ND, ranker, batch, seed)
-        said_NK = self.teacher.lesson(batch.position_N).states_NK.float()
-        distance = F.mse_loss(self.project(states_ND), said_NK)
-        return LossParts(base.total + self.strength * distance, base.ce, distance.detach(), None, None)
+        teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()
+        distance = F.mse_loss(self.project(states_ND), teacher_NK)
+        return LossParts(base.total + self.weight * distance, base.ce, distance.detach(), None, None)

@@ -3,8 +3,8 @@
     L = CE + λ · mean_s( w(s) · KL( p_teacher(s; T) ‖ p_student(s; T) ) )
 
 The loss is :mod:`llmd4rec.losses.softmax`, its weights w are :mod:`llmd4rec.losses.sample_weights`. λ, T and the
-weights are settings of the whole loop (`lambda_up`, `temperature_up`, `weights`): the language model is taught in this
-way too.
+sample weights are settings of `distill` (`weight`, `temperature`, `sample_weights`): the language model is taught in
+this way too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmd4rec.losses.softmax import Distill, RankingObjective
-from llmd4rec.models.base import Ranker
-from llmd4rec.training.fit import Objective, Training
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
-    from llmd4rec.distillation.cache import Teacher
+    from llmd4rec.distillation.cache import TeacherCache
 
 
 class LLMD4Rec(BaseModel):
@@ -28,27 +30,27 @@ class LLMD4Rec(BaseModel):
 
     name: Literal["llmd4rec"] = Field(
         "llmd4rec",
-        description="how the served CRM learns what its teachers say: llmd4rec, with λ2, T2 and weights as set above; "
-        "or, to compare, as others do: dllm2rec or leader, with settings of their own (docs/paper.md)",
+        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
+        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
     )
 
-    def listens(self, distill: Distill) -> bool:
-        """Whether teachers change anything; where not, none is asked."""
-        return distill.strength > 0
+    def uses_teachers(self, term: DistillationTerm) -> bool:
+        """Whether teachers change anything; where not, none is computed."""
+        return term.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
         """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
-        self, training: Training, teacher: Teacher, distill: Distill, student: Ranker, seed: int
+        self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """What a student is trained towards.
 
         Args:
             training: label smoothing, and how a large catalogue is drawn from.
-            teacher: whom to listen to.
-            distill: λ, T and weights of the loop.
+            teacher: its cached states, item table and ranks.
+            term: λ, T and sample weights.
             student: the model that will be trained, for its width.
             seed: of parameters that the method has of its own.
         """
-        return RankingObjective(training, teacher, distill)
+        return RankingObjective(training, teacher, term)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llmd4rec.matmul import product
-from llmd4rec.models.dropout import kept
+from llmd4rec.models.dropout import dropout_mask
 
 
 class AdaptedLinear(nn.Module):
@@ -59,7 +59,7 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, rate: float
     ) -> Tensor:
-        keep = kept(x, rate) if rate else None
+        keep = dropout_mask(x, rate) if rate else None
         ctx.scale = scale / (1 - rate)
         low = product(_masked(x, keep), down)
         result = product(x, weight)

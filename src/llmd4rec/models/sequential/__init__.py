@@ -1,7 +1,8 @@
-"""Conventional recommendation models, one file each: the models that are served.
+"""Sequential recommendation models, one file each.
 
-A new one is a settings class with `name`, `dim`, `max_length`, `items` and `build(num_items, seed) -> Ranker` in a file
-of its own, added to :data:`CRM` and, by its name, to :data:`CRMName`.
+A new one is a settings class with `name`, `dim`, `max_length`, `item_features` and
+`build(num_items, seed) -> SequenceEncoder` in a file of its own, added to
+:data:`SequentialModel` and, by its name, to :data:`NetworkName`.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,8 +20,8 @@ def _name(settings: Any) -> Any:
     return settings.get("name", "sasrec") if isinstance(settings, dict) else getattr(settings, "name", None)
 
 
-#: Settings of any conventional model, told apart by `name`.
-CRM = Annotated[
+#: Settings of any sequential model, told apart by `name`.
+SequentialModel = Annotated[
     Annotated[SASRec, Tag("sasrec")]
     | Annotated[BSARec, Tag("bsarec")]
     | Annotated[LiGR, Tag("ligr")]
@@ -29,6 +30,6 @@ CRM = Annotated[
 ]
 
 #: Their names.
-CRMName = Literal["sasrec", "bsarec", "ligr", "gru4rec"]
+NetworkName = Literal["sasrec", "bsarec", "ligr", "gru4rec"]
 
-__all__ = ["CRM", "BSARec", "CRMName", "GRU4Rec", "LiGR", "SASRec"]
+__all__ = ["BSARec", "GRU4Rec", "LiGR", "NetworkName", "SASRec", "SequentialModel"]

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
-from llmd4rec.models.embedding import ItemSettings, ItemTable
+from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
 
 
 class GRU4Rec(ItemSettings):
@@ -47,13 +47,13 @@ def _single_precision(device: str) -> contextlib.AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if half else contextlib.nullcontext()
 
 
-class GRU4RecNetwork(Ranker):
-    """The network; a :class:`~llmd4rec.models.base.Ranker`."""
+class GRU4RecNetwork(SequenceEncoder):
+    """The network; a :class:`~llmd4rec.models.base.SequenceEncoder`."""
 
     def __init__(self, num_items: int, settings: GRU4Rec) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = ItemTable(num_items, settings.dim, settings.id_dropout)
+        self.items = ItemEmbedding(num_items, settings.dim, settings.id_dropout)
         widths = [settings.dim, *[settings.hidden] * settings.layers]
         self.layers = nn.ModuleList(nn.GRU(inputs, outputs, batch_first=True) for inputs, outputs in pairwise(widths))
         self.out = nn.Linear(settings.hidden, settings.dim)
@@ -70,7 +70,7 @@ class GRU4RecNetwork(Ranker):
         return self.items.dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States [B, L, d]; see :class:`~llmd4rec.models.base.Ranker`."""
+        """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         x_BLH: Tensor = self.items(items_BL)
         for layer in self.layers:
             with _single_precision(x_BLH.device.type):

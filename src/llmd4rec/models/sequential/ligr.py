@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemSettings, ItemTable
+from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
 
 
 class LiGR(ItemSettings):
@@ -47,13 +47,13 @@ class LiGR(ItemSettings):
             return LiGRNetwork(num_items, self)
 
 
-class LiGRNetwork(Ranker):
-    """The network; a :class:`~llmd4rec.models.base.Ranker`."""
+class LiGRNetwork(SequenceEncoder):
+    """The network; a :class:`~llmd4rec.models.base.SequenceEncoder`."""
 
     def __init__(self, num_items: int, settings: LiGR) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = ItemTable(num_items, settings.dim, settings.id_dropout)
+        self.items = ItemEmbedding(num_items, settings.dim, settings.id_dropout)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.dropout = Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
@@ -71,7 +71,7 @@ class LiGRNetwork(Ranker):
         return self.items.dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States [B, L, d]; see :class:`~llmd4rec.models.base.Ranker`."""
+        """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         x_BLD: Tensor = self.dropout(self.items(items_BL) + self.positions.weight[: items_BL.shape[1]])
         for block in self.blocks:
             x_BLD = block(x_BLD)

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.models.base import Ranker
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemSettings, ItemTable
+from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
 
 
 class SASRec(ItemSettings):
@@ -47,13 +47,13 @@ class SASRec(ItemSettings):
             return SASRecNetwork(num_items, self)
 
 
-class SASRecNetwork(Ranker):
-    """The network; a :class:`~llmd4rec.models.base.Ranker`."""
+class SASRecNetwork(SequenceEncoder):
+    """The network; a :class:`~llmd4rec.models.base.SequenceEncoder`."""
 
     def __init__(self, num_items: int, settings: SASRec) -> None:
         super().__init__()
         self.max_length = settings.max_length
-        self.items = ItemTable(num_items, settings.dim, settings.id_dropout)
+        self.items = ItemEmbedding(num_items, settings.dim, settings.id_dropout)
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.norm_in = nn.LayerNorm(settings.dim)
         self.dropout = Dropout(settings.dropout)
@@ -75,7 +75,7 @@ class SASRecNetwork(Ranker):
         return self.items.dim
 
     def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States [B, L, d]; see :class:`~llmd4rec.models.base.Ranker`."""
+        """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         length = items_BL.shape[1]
         x_BLD: Tensor = self.items(items_BL) + self.positions.weight[:length]
         x_BLD = self.dropout(self.norm_in(x_BLD))

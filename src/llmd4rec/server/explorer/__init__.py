@@ -1,27 +1,28 @@
-"""The explorer: one page, plain files, nothing to build and nothing to fetch from elsewhere."""
+"""The explorer: a page of plain files, with nothing to build and nothing to load from elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePath
 
-_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/explorer/explorer.css": ("explorer.css", "text/css; charset=utf-8"),
-    "/explorer/explorer.js": ("explorer.js", "text/javascript; charset=utf-8"),
-    "/explorer/icon.svg": ("icon.svg", "image/svg+xml"),
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 
 
 @dataclass(frozen=True)
 class Page:
-    """A file as it is sent.
+    """A file of the explorer.
 
     Attributes:
         content: its bytes.
         type: its media type.
-        tag: changes with its content.
+        tag: its ETag.
     """
 
     content: bytes
@@ -30,9 +31,12 @@ class Page:
 
 
 def pages() -> dict[str, Page]:
-    """All files by the path they are served at."""
+    """All files, by the path at which they are served."""
     found = {}
-    for path, (name, kind) in _FILES.items():
-        content = resources.files(__package__).joinpath(name).read_bytes()
-        found[path] = Page(content, kind, f'"{hashlib.sha256(content).hexdigest()[:24]}"')
+    for file in resources.files(__package__).iterdir():
+        kind = _TYPES.get(PurePath(file.name).suffix)
+        if kind is not None:
+            content = file.read_bytes()
+            path = "/" if file.name == "index.html" else f"/explorer/{file.name}"
+            found[path] = Page(content, kind, f'"{hashlib.sha256(content).hexdigest()[:24]}"')
     return found

@@ -1,0 +1,94 @@
+"""What Python users name: models and distillations that are fitted to a data set. What is not named is not trained.
+
+model = SASRec(dim=64).fit(data)
+run = Distillation(model=SASRec(dim=64), llm=LLM(layers=4), teachers="default").fit(data, "runs/first")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmd4rec.config.settings import check
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.settings import DistillationSettings, Teacher
+from llmd4rec.errors import ConfigError
+from llmd4rec.inference.recommender import Recommender
+from llmd4rec.models import sequential
+from llmd4rec.models.embedding import ItemSettings
+from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.pipeline import train
+from llmd4rec.runs.run import Run
+
+
+class _Fits:
+    """Adds `fit` to the settings of a sequential model."""
+
+    def fit(self, data: Dataset, folder: Path | str | None = None, **settings: Any) -> Recommender:
+        """Trains this model alone on `data`: no teacher, no language model.
+
+        Args:
+            data: to train on.
+            folder: of the run, where an unfinished one is continued; None: a temporary one.
+            **settings: of the run, such as `seed=1` or `training={"model": {"epochs": 20}}`.
+
+        Raises:
+            ConfigError: a setting is wrong.
+            RunError: the folder holds a run of other data or settings.
+        """
+        if named := sorted({"model", "llm", "teachers", "rounds", "distill", "ensemble"} & settings.keys()):
+            raise ConfigError(
+                f"fit trains this model without a teacher, and takes no {named[0]!r}", "Use Distillation(...)."
+            )
+        values = {"model": self, "rounds": 0} | settings
+        return check(Distillation, values, "the settings").fit(data, folder).recommender()
+
+
+class SASRec(_Fits, sequential.SASRec):
+    """SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the items of a history."""
+
+
+class GRU4Rec(_Fits, sequential.GRU4Rec):
+    """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network."""
+
+
+class BSARec(_Fits, sequential.BSARec):
+    """BSARec (Shin et al., AAAI 2024): attention beside a frequency filter."""
+
+
+class LiGR(_Fits, sequential.LiGR):
+    """LiGR, as in eSASRec (Tikhonovich et al., RecSys 2025): gated pre-norm attention blocks."""
+
+
+class Distillation(DistillationSettings):
+    """A model, its teachers and how they teach: all settings of a run, and :meth:`fit`.
+
+    `llm` and `teachers` are none unless they are named; `teachers="default"` are three of four times the width.
+    """
+
+    if TYPE_CHECKING:  # what validation accepts is wider than the types of the fields
+
+        def __init__(
+            self,
+            *,
+            model: sequential.SequentialModel = ...,
+            teachers: Literal["default"] | int | Sequence[Teacher | ItemSettings | Mapping[str, Any]] | None = ...,
+            llm: LLM | Mapping[str, Any] | None = ...,
+            rounds: int = ...,
+            **settings: Any,
+        ) -> None: ...
+
+    def fit(self, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+        """Trains on `data`; continues an unfinished run found in `folder`.
+
+        Args:
+            data: to train on.
+            folder: of the run; None: a temporary one.
+            jobs: how many independent stages are trained side by side.
+
+        Raises:
+            RunError: the folder holds a run of other data or settings.
+            DataError: the data cannot be trained on.
+        """
+        return train(self, data, folder, jobs=jobs)

@@ -1,0 +1,69 @@
+"""The objective of one training: softmax over the catalogue, with or without a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmd4rec.data.batching import Batch
+from llmd4rec.losses.base import BatchTeacher, LossParts, LossSettings
+from llmd4rec.losses.sampling import draw_candidates
+from llmd4rec.losses.softmax import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
+from llmd4rec.models.base import SequenceEncoder
+
+
+@dataclass(frozen=True)
+class RankingObjective:
+    """Cross-entropy over the catalogue and, with a teacher, the distillation term.
+
+    Attributes:
+        settings: label smoothing, and when and how many candidates are sampled.
+        teacher: gives the teacher's states and ranks; None for plain training.
+        distill: the distillation term; required with a teacher.
+    """
+
+    settings: LossSettings
+    teacher: BatchTeacher | None = None
+    distill: DistillationTerm | None = None
+
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+        """See :class:`~llmd4rec.losses.base.Objective`."""
+        target_N, bias_C, candidate_C = batch.target_N, None, None
+        if ranker.num_items > self.settings.full_softmax_items:
+            generator = torch.Generator().manual_seed(seed)
+            candidate_C, target_N, bias_C = draw_candidates(
+                target_N, ranker.num_items, self.settings.num_candidates, generator
+            )
+        teacher = self.teacher.batch(batch.position_N, candidate_C) if self.teacher is not None else None
+        table_ID = ranker.item_table(candidate_C)
+        if self.distill is not None and self.distill.logit_adjustment_I is not None:
+            adjustment_I = self.distill.logit_adjustment_I
+            states_ND, table_ID = _with_adjustment(
+                states_ND, table_ID, adjustment_I if candidate_C is None else adjustment_I[candidate_C]
+            )
+        return ranking_loss(
+            states_ND,
+            table_ID,
+            target_N,
+            teacher,
+            self.distill,
+            bias_I=bias_C,
+            label_smoothing=self.settings.label_smoothing,
+            # With a teacher there are three such blocks. A matrix product with only a few rows is bound by memory; a
+            # large catalogue's blocks may be larger.
+            block_elements=max(
+                (BLOCK_ELEMENTS if states_ND.device.type == "cpu" else GPU_BLOCK_ELEMENTS)
+                // (1 if teacher is None else 2),
+                32 * len(table_ID),
+            ),
+        )
+
+
+def _with_adjustment(states_ND: Tensor, table_ID: Tensor, adjustment_I: Tensor) -> tuple[Tensor, Tensor]:
+    """States [N, D + 1] and table [I, D + 1] whose products are the scores plus the logit adjustment."""
+    return (
+        torch.cat([states_ND, states_ND.new_ones(len(states_ND), 1)], 1),
+        torch.cat([table_ID, adjustment_I.to(table_ID)[:, None]], 1),
+    )

@@ -1,0 +1,36 @@
+"""Sampled candidates in place of the whole catalogue, where that is too large for a full softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw_candidates(
+    target_N: Tensor, num_items: int, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates for one step: the batch's true items and a uniform sample of all others.
+
+    The log-Q correction lets each sampled item stand for `(I - own) / draws` items, so that the partition function over
+    the candidates is an unbiased estimate of the one over the catalogue, given the batch.
+
+    Args:
+        target_N: the true items of the step.
+        num_items: |I|.
+        draws: how many items to sample.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        candidate_C: item indices, ascending; target_N as rows of it; bias_C: the correction, 0 for true items.
+    """
+    own = torch.unique(target_N.cpu())
+    drawn = torch.randint(num_items, (draws,), generator=generator)
+    drawn = torch.unique(drawn)
+    drawn = drawn[~torch.isin(drawn, own, assume_unique=True)]
+    candidate_C, order = torch.cat([own, drawn]).sort()
+    bias_C = torch.zeros(len(candidate_C))
+    if len(drawn):
+        bias_C[len(own) :] = float(torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64)))
+    row_N = torch.searchsorted(candidate_C, target_N.cpu())
+    device = target_N.device
+    return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)

@@ -1,0 +1,84 @@
+"""The two tables of a report: what the models of all stages score and cost, and how the run trained them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmd4rec.distillation.plan import Role
+from llmd4rec.report.charts import esc
+from llmd4rec.report.content import PlanRow, ReportContent, StageRow
+from llmd4rec.report.words import count, duration, ensemble, figure, hit_rate, metric_name, share
+
+#: What a table says of a model beside its name.
+ROLE_NAMES: dict[Role, str] = {"model": "model", "teacher": "teacher", "llm": "language model"}
+
+
+def results(content: ReportContent, lead: str) -> str:
+    """One row per evaluated stage.
+
+    Args:
+        content: with at least one row.
+        lead: the metric that is drawn as a bar too.
+    """
+    best = max(row.metrics.get(lead, 0.0) for row in content.rows) or 1.0
+    columns: list[tuple[str, Callable[[StageRow], str]]] = [
+        (metric_name(hit_rate(lead)), lambda row: figure(row.metrics.get(hit_rate(lead)))),
+        (metric_name(lead), lambda row: _bar_figure(row.metrics.get(lead), best)),
+        ("catalogue shown", lambda row: share(row.metrics.get("coverage@10"))),
+        ("parameters", lambda row: count(row.parameters)),
+        ("training, total", lambda row: duration(row.train_seconds)),
+        ("per request", lambda row: "" if row.ms_per_request is None else f"{row.ms_per_request:.3g} ms"),
+    ]
+    columns = [(name, show) for name, show in columns if any(show(row) for row in content.rows)]
+    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
+    body = []
+    for row in content.rows:
+        kind = f"{row.role} {'in-round' if row.round else 'before-rounds'}{' served' if row.served else ''}"
+        mark = " <b>served</b>" if row.served else ""
+        cells = "".join(f'<td class="num" data-name="{column}">{show(row) or "–"}</td>' for column, show in columns)
+        body.append(
+            f'<tr class="{esc(kind)}"><th scope="row"><i class="swatch {esc(row.role)}"></i>{esc(row.stage)}'
+            f"<small>{esc(row.network)}{mark}</small></th>{cells}</tr>"
+        )
+    return (
+        f'<table class="models"><thead><tr><th scope="col">stage</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def plan(content: ReportContent) -> str:
+    """One row per stage of the plan, trained or not."""
+    columns: list[tuple[str, Callable[[PlanRow], str]]] = [
+        ("trains", lambda row: row.network if row.role == "model" else f"{row.network} ({ROLE_NAMES[row.role]})"),
+        ("taught by", lambda row: ensemble(row.teachers)),
+        ("logit adjustment τ", lambda row: f"{row.logit_adjustment:g}" if row.logit_adjustment else ""),
+        ("starts from", _start),
+        ("epochs (best)", lambda row: "not trained" if row.epochs is None else f"{row.epochs} ({row.best_epoch})"),
+        ("validation NDCG@10", lambda row: figure(row.validation_ndcg)),
+        ("training", lambda row: duration(row.seconds)),
+    ]
+    columns = [(name, show) for name, show in columns if any(show(row) for row in content.plan)]
+    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
+    rows = "".join(
+        f'<tr><th scope="row">{esc(row.stage)}</th>'
+        + "".join(f"<td>{esc(show(row) or '–')}</td>" for _, show in columns)
+        + "</tr>"
+        for row in content.plan
+    )
+    return (
+        f'<div class="scroll"><table class="plain"><thead><tr><th scope="col">stage</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _start(row: PlanRow) -> str:
+    said = [
+        row.starts_from or "",
+        f"item embeddings of {row.item_embeddings_of}" if row.item_embeddings_of else "",
+        f"rollouts of {row.rollouts_by}" if row.rollouts_by else "",
+    ]
+    return ", ".join(part for part in said if part)
+
+
+def _bar_figure(value: float | None, best: float) -> str:
+    return "" if value is None else f'{value:.4f}<i class="bar" style="width:{100 * value / best:.1f}%"></i>'

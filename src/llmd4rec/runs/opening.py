@@ -1,0 +1,97 @@
+"""Before a run is trained: its folder made or put in order, its data checked, and everybody else kept out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.errors import DataError, LLMD4RecError, RunError
+from llmd4rec.io.files import remove, remove_leftovers
+from llmd4rec.log import logger
+from llmd4rec.runs.run import Run
+
+
+def new_folder() -> str:
+    """Where a run goes that nobody named a folder for."""
+    return str(Path(tempfile.mkdtemp(prefix="llmd4rec-"), "run"))
+
+
+def tidy(run: Run) -> None:
+    """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
+    for name in ("checkpoints", "teachers", "rollouts"):
+        remove_leftovers(run.folder / name)
+    remove_leftovers(run.folder, of="text_vectors")
+    # Evaluations and the like are written by processes that hold no lock.
+    remove_leftovers(run.folder, older_than=3600)
+    missing: set[str] = set()
+    for stage in run.plan:  # each stands behind what it needs
+        done = stage.id in run.record.stages
+        lost = done and not (run.checkpoint_of(stage.id) / "best.safetensors").exists()
+        if lost or (done and not missing.isdisjoint(stage.needs)):
+            missing.add(stage.id)
+    if missing:
+        again = [stage for stage in run.record.stages if stage in missing]
+        logger.warning(f"{run.folder}: weights are missing, so these stages are trained again: {', '.join(again)}")
+        for stage_id in again:
+            del run.record.stages[stage_id]
+            remove(run.checkpoint_of(stage_id))
+            for split in ("test", "valid"):
+                for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-{split}*"):
+                    remove(evaluation)
+    no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
+    if missing or no_texts:
+        run.record.finished = False
+        run.save()
+    for name in run.record.stages:
+        remove(run.checkpoint_of(name) / "training")
+    if run.record.finished:
+        for name in ("teachers", "rollouts"):
+            remove(run.folder / name)
+    elif run.begun():
+        run.note_environment()
+
+
+def check_data(settings: DistillationSettings, data: Dataset) -> None:
+    """Refuses, before anything is written, data that cannot be trained on or selected on."""
+    if not TrainingWindows(data, settings.model.max_length).num_positions:
+        raise DataError(
+            "there is nothing to train on: no user has two interactions in the training part",
+            "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
+        )
+    if not len(data.valid):
+        raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
+    if settings.rounds:
+        settings.distill.method.check(settings.training.model, data.num_items)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, settings: DistillationSettings, data: Dataset) -> Iterator[None]:
+    """Makes the run folder where there is none, and keeps two trainings out of it.
+
+    The operating system lifts the lock of a process that died.
+    """
+    try:
+        Run.start(folder, settings, data, locked=False)
+    except LLMD4RecError:
+        if not (folder / "run.json").exists():
+            raise
+        # Another process was faster; what it made is looked at like any other.
+        Run.start(folder, settings, data, locked=False)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is being trained by another process", "Wait for it or stop it; two would spoil each other."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,63 @@
+"""What run.json holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmd4rec.errors import RunError
+from llmd4rec.io.files import read_json
+
+#: 1 named stages `crm-alone`, `wide-alone`, ...; its settings had other keys too.
+FORMAT_VERSION = 2
+
+
+@dataclass
+class Record:
+    """A run's data, its finished stages, and whether it is finished.
+
+    Attributes:
+        data: fingerprint of the data set.
+        data_path: where it was; None: it was not saved.
+        items: |I|.
+        stages: by id, in the order in which they were finished: validation NDCG@10, best epoch, epochs, seconds, the
+            teachers with their ensemble weights, parameters, the checksum of the weights.
+        finished: no stage is left to be trained.
+        stopped_because: why there were no more rounds.
+        llm: the language model that was built on: origin, layers, fingerprint of its weights.
+        text_vectors: SHA-256 of text_vectors.safetensors, where there is one.
+    """
+
+    data: str
+    data_path: str | None
+    items: int
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: bool = False
+    stopped_because: str = ""
+    llm: dict[str, Any] | None = None
+    text_vectors: str | None = None
+    format: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """The record of a run folder.
+
+        Raises:
+            RunError: it is no run folder, damaged, or of another format version.
+        """
+        if not (folder / "run.json").is_file():
+            raise RunError(
+                f"{folder} is not a run folder (it has no run.json)",
+                f"Make one with: llmd4rec train --data DATA --run {folder}",
+            )
+        values = read_json(folder / "run.json")
+        if not isinstance(values, dict) or not values.keys() >= {"format", "data", "data_path", "items"}:
+            raise RunError(f"{folder / 'run.json'} is damaged: it describes no run", "Train a new run.")
+        if values["format"] != FORMAT_VERSION:
+            raise RunError(
+                f"{folder} has run format {values.get('format')!r}; this version reads {FORMAT_VERSION}",
+                "Use the version of llmd4rec that made it, or train it again: CHANGELOG.md lists settings and stages "
+                "with their new names.",
+            )
+        return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})

@@ -1,0 +1,150 @@
+"""The teachers of a stage: their ensemble weights chosen, their states cached, once for all who are taught by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmd4rec.data.batching import Histories
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
+from llmd4rec.distillation.ensemble import choose_weights, describe_weights
+from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
+from llmd4rec.distillation.plan import Stage, Teaching, find
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.errors import RunError
+from llmd4rec.evaluation.evaluate import EnsembleValidation
+from llmd4rec.log import bar, logger
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.ensemble import Ensemble
+from llmd4rec.runs.run import Run
+from llmd4rec.training.processes import Processes
+from llmd4rec.training.settings import Training
+
+#: A validation ranks at most so many scores (but 1,000 users at least).
+VALIDATION_SCORES = 5_000_000_000
+
+
+def validation_users(settings: DistillationSettings, data: Dataset) -> int:
+    """On how many users epochs, weights and rounds are chosen."""
+    # A large catalogue would spend longer on choosing the epoch than on training it.
+    affordable = max(1000, VALIDATION_SCORES // data.num_items)
+    return min(affordable, settings.evaluation.validation_users or len(data.valid))
+
+
+class Teachers:
+    """Caches of the teachers of a run's stages, in the folder `teachers/` of the run.
+
+    Args:
+        run: the open run.
+        data: its data set.
+        device: where scores of teachers are computed.
+    """
+
+    def __init__(self, run: Run, data: Dataset, device: torch.device) -> None:
+        self.run, self.data, self.device = run, data, device
+        self.processes = Processes.current()
+
+    def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
+        """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
+        teaching = stage.teaching
+        if teaching is None:
+            return None
+        cache = self._cached(stage, histories, stage.teachers, asks_tau=teaching.logit_adjustment == "auto")
+        if teaching.student_ranks_of is not None:
+            before = self._cached(stage, histories, (teaching.student_ranks_of,))
+            cache = replace(cache, student_rank=before.rank)
+        return cache
+
+    def _cached(
+        self, stage: Stage, histories: Histories, teachers: tuple[str, ...], *, asks_tau: bool = False
+    ) -> TeacherCache:
+        """The cache of one finished stage's model, or of the mean of several; made once for all that ask for it."""
+        run, teaching = self.run, stage.teaching
+        assert teaching is not None
+        folder = run.folder / "teachers" / cache_name(teachers)
+        made_of = {teacher: run.checksum_of(teacher) for teacher in teachers}
+
+        def opened() -> TeacherCache:
+            return open_cache(folder, histories, self.device, teaching.teacher_precision, made_of)
+
+        cache = None
+        if self.processes.first:
+            try:
+                cache = opened() if folder.exists() else None
+            except RunError as error:
+                logger.warning(f"{error.what}; it is made anew")
+            if cache is not None and asks_tau and cache.tau is None:  # made when nobody asked
+                cache = None
+            if cache is None:
+                self._write_cache(folder, histories, teachers, made_of, stage.training, teaching, asks_tau)
+        self.processes.wait()
+        return cache or opened()
+
+    def _write_cache(
+        self,
+        folder: Path,
+        histories: Histories,
+        teachers: tuple[str, ...],
+        made_of: dict[str, str | None],
+        learning: Training,
+        teaching: Teaching,
+        asks_tau: bool,
+    ) -> None:
+        models = {teacher: self.run.load(teacher) for teacher in teachers}
+        weights, tau = dict.fromkeys(teachers, 1), None
+        chooses = len(models) > 1 and teaching.ensemble_weights == "validation"
+        if asks_tau or chooses:
+            weights, tau = self._chosen(models, chooses, asks_tau)
+        used = [(models[teacher], weight) for teacher, weight in weights.items() if weight]
+        large = self.data.num_items > learning.full_softmax_items
+        write_cache(
+            used[0][0] if len(used) == 1 else Ensemble(*zip(*used, strict=True)),
+            histories,
+            folder,
+            label=" + ".join(teachers),
+            weights=weights,
+            made_of=made_of,
+            rank_items=learning.num_candidates if large else None,
+            precision=teaching.teacher_precision,
+            tau=tau,
+        )
+
+    def _chosen(
+        self, models: dict[str, SequenceEncoder], chooses: bool, asks_tau: bool
+    ) -> tuple[dict[str, int], float | None]:
+        """What validation says: the weight of each teacher and, if asked for, the τ that they allow."""
+        settings, weights = self.run.settings, (1,) * len(models)
+        users = validation_users(settings, self.data)
+        judge = EnsembleValidation(
+            list(models.values()), self.data, settings.evaluation.filter_seen, users, settings.seed
+        )
+        if chooses:
+            # Models that are there to teach count from the start; the others where they add to them.
+            teaching = [int(find(self.run.plan, teacher).role == "teacher") for teacher in models]
+            weights, value = choose_weights(judge, teaching if any(teaching) else weights)
+            named = describe_weights(dict(zip(models, weights, strict=True)))
+            logger.info(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
+        found = dict(zip(models, weights, strict=True))
+        if not asks_tau:
+            return found, None
+        counts_I = torch.from_numpy(self.data.train_counts)
+        with bar("choosing the logit adjustment", None, "values of τ") as progress:
+
+            def without(tau: float) -> NDArray[np.float64]:
+                progress.advance(1)
+                return judge(weights, popularity_prior(counts_I, -tau))
+
+            tau = choose_tau(without)
+        if not tau:
+            logger.info("  no logit adjustment: the teachers would rank worse without the items' popularity")
+        return found, tau
+
+
+def cache_name(teachers: tuple[str, ...]) -> str:
+    """The folder of some teachers' cache."""
+    return "+".join(teachers)

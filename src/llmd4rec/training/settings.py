@@ -1,0 +1,80 @@
+"""Settings of training one model."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from llmd4rec.training.runtime import Precision
+
+
+class Training(BaseModel):
+    """How one model is trained."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(100, ge=0, description="at most so many epochs")
+    round_epochs: int | None = Field(
+        None, ge=0, description="at most so many epochs in a round of distillation (null: as many as undistilled)"
+    )
+    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    batch: int = Field(
+        256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    round_learning_rate: float | None = Field(
+        None, gt=0, description="the same in a round of distillation (null: as undistilled)"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    warmup: int = Field(
+        100, ge=0, description="steps over which the learning rate rises from 0; at most a tenth of all steps"
+    )
+    schedule: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does afterwards")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the exponential moving average of the weights, which is validated "
+        "and kept; 0: no average",
+    )
+    epoch_positions: int | None = Field(
+        None, ge=1, description="train only about so many positions per epoch, sampled anew (null: all)"
+    )
+    full_softmax_items: int = Field(
+        200_000, ge=1, description="larger catalogues are trained on sampled candidates with a log-Q correction"
+    )
+    large_catalogue_batch: int = Field(
+        1, ge=1, description="so many times more positions per step where candidates are sampled"
+    )
+    num_candidates: int = Field(
+        16_384, ge=1, description="items sampled per step when the catalogue is larger than that"
+    )
+    precision: Precision = Field(
+        "auto", description="of the forward pass: fp32, bf16, fp16; auto: fp32 on a CPU, bf16 on a GPU that has it"
+    )
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="save at the first step after so many seconds, less often where saving takes long"
+    )
+
+    #: Which setting gave :attr:`learning_rate`.
+    _learning_rate_name: str = PrivateAttr("learning_rate")
+
+    @property
+    def learning_rate_name(self) -> str:
+        """Which setting the learning rate is of: its own, or that of distillation rounds."""
+        return self._learning_rate_name
+
+    def in_round(self) -> Self:
+        """The same for a model that is trained with teachers, in a round of distillation."""
+        epochs, rate = self.round_epochs, self.round_learning_rate
+        changes = {
+            "epochs": self.epochs if epochs is None else min(self.epochs, epochs),
+            "learning_rate": self.learning_rate if rate is None else rate,
+        }
+        changed = self.model_copy(update=changes)
+        if rate is not None:
+            changed._learning_rate_name = "round_learning_rate"
+        return changed

@@ -1,0 +1,214 @@
+"""The Python interface: estimators that are fitted to a data set, and recommendations from lists and frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import llmd4rec
+from llmd4rec import BSARec, Dataset, Distillation, GRU4Rec, LiGR, Run, SASRec
+from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.inference.recommender import Recommender
+
+TINY: dict[str, Any] = {"dim": 8, "max_length": 6, "item_features": "id"}
+#: What a fit here takes besides: little time, and no device but the processor.
+QUICK: dict[str, Any] = {
+    "training": {"model": {"epochs": 2, "batch": 64, "warmup": 2, "learning_rate": 0.01, "ema": 0.0}},
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def recommender(chain_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    return SASRec(**TINY, heads=2).fit(chain_data, tmp_path_factory.mktemp("fitted") / "run", **QUICK)
+
+
+# ---- fitting ----------------------------------------------------------------------------------------------------
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(llmd4rec, name) is not None for name in llmd4rec.__all__)
+    with pytest.raises(AttributeError, match="it is now Distillation"):
+        _ = llmd4rec.MutualDistillation
+
+
+@pytest.mark.parametrize("network", [SASRec, GRU4Rec, BSARec, LiGR])
+def test_a_model_is_trained_alone_and_nothing_else(network: Any, chain_data: Dataset, tmp_path: Path) -> None:
+    fitted = network(**TINY).fit(chain_data, tmp_path / "run", **QUICK)
+    assert isinstance(fitted, Recommender)
+    assert fitted.item_ids == chain_data.item_ids
+    run = Run.open(tmp_path / "run")
+    assert [stage.id for stage in run.plan] == list(run.record.stages) == ["undistilled"]
+    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"undistilled"}
+    assert run.record.finished
+    assert run.record.llm is None
+    assert type(run.stage().network).__name__ == network.__name__
+
+
+def test_a_distillation_trains_what_it_names(chain_data: Dataset, tmp_path: Path) -> None:
+    distillation = Distillation(model=SASRec(**TINY), teachers=1, rounds=1, **QUICK)
+    run = distillation.fit(chain_data, tmp_path / "run")
+    assert list(run.record.stages) == ["undistilled", "teacher-1", "distilled-round-1"]
+    assert run.record.llm is None
+    assert set(run.record.stages["distilled-round-1"]["teachers"]) == {"teacher-1", "undistilled"}
+    assert run.recommender("teacher-1").model.dim == 32
+    assert run.recommender().model.dim == 8
+    assert run.recommender().recommend(chain_data.item_ids[:2], k=3)
+
+
+def test_a_teacher_may_be_another_estimator(chain_data: Dataset, tmp_path: Path) -> None:
+    teachers = [GRU4Rec(**TINY | {"dim": 16}), {"name": "sasrec", "dim": 12}]
+    distillation = Distillation(model=SASRec(**TINY), teachers=teachers, rounds=1, **QUICK)
+    run = distillation.fit(chain_data, tmp_path / "run")
+    found = [(type(stage.network).__name__, stage.network.dim) for stage in run.plan if stage.role == "teacher"]
+    assert found == [("GRU4Rec", 16), ("SASRec", 12)]
+
+
+def test_nothing_is_trained_that_is_not_named() -> None:
+    plain = Distillation(rounds=0)
+    assert (plain.llm, plain.teachers) == (None, ())
+    with pytest.raises(ValueError, match="nothing teaches: set llm, teachers"):
+        Distillation(model=SASRec(dim=8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 1}, "did you mean 'seed'"),
+        ({"training": {"crm": {"epochs": 1}}}, "'training.crm.epochs' is now 'training.model.epochs'"),
+        ({"seed": -1}, "seed = -1"),
+        ({"rounds": 1}, "takes no .rounds."),
+        ({"model": SASRec(dim=8)}, "takes no .model."),
+        ({"teachers": 1}, "takes no .teachers."),
+    ],
+)
+def test_a_wrong_setting_of_a_fit_is_explained(
+    settings: dict[str, Any], message: str, chain_data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SASRec(**TINY).fit(chain_data, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_gone_on_with_by_the_same_settings_alone(chain_data: Dataset, tmp_path: Path) -> None:
+    first = SASRec(**TINY).fit(chain_data, tmp_path / "run", **QUICK)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")}
+    again = SASRec(**TINY).fit(chain_data, str(tmp_path / "run"), **QUICK)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")} == before
+    history = chain_data.item_ids[:3]
+    assert again.recommend(history) == first.recommend(history)
+    with pytest.raises(RunError, match=r"other settings: model\.dim: 8 → 4"):
+        SASRec(**TINY | {"dim": 4}).fit(chain_data, tmp_path / "run", **QUICK)
+
+
+def test_a_fit_without_a_folder_has_one_of_its_own(
+    chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    runs = [Distillation(model=SASRec(**TINY), rounds=0, **QUICK).fit(chain_data) for _ in range(2)]
+    assert runs[0].folder != runs[1].folder
+    assert all(tmp_path in run.folder.parents for run in runs)
+
+
+# ---- recommending -----------------------------------------------------------------------------------------------
+def test_one_history_and_several(recommender: Recommender) -> None:
+    names = recommender.item_ids
+    one = recommender.recommend(names[:2], k=4)
+    assert [type(item.item_id) for item in one] == [str] * 4
+    assert [item.score for item in one] == sorted((item.score for item in one), reverse=True)
+    assert not {item.item_id for item in one} & set(names[:2])
+    # Of other lengths, among others, and longer than what the model reads.
+    histories = [names[:2], names[5:6], names[:8], (names[3], names[3])]
+    several = recommender.recommend(histories, k=4)
+    assert [len(each) for each in several] == [4, 4, 4, 4]
+    for history, found in zip(histories, several, strict=True):
+        alone = recommender.recommend(history, k=4)
+        assert [item.item_id for item in found] == [item.item_id for item in alone]
+        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-5)
+
+
+def test_k_and_what_was_seen(recommender: Recommender, chain_data: Dataset, tmp_path: Path) -> None:
+    names = recommender.item_ids
+    assert len(recommender.recommend(names[:2])) == 10
+    assert len(recommender.recommend(names[:2], k=1000)) == len(names) - 2
+    kept = recommender.recommend(names[:2], k=1000, filter_seen=False)
+    assert {item.item_id for item in kept} == set(names)
+    assert recommender.recommend(names, k=3) == []
+    keeps = SASRec(**TINY).fit(chain_data, tmp_path / "run", evaluation={"filter_seen": False}, **QUICK)
+    assert len(keeps.recommend(names[:2], k=1000)) == len(names)
+    assert len(keeps.recommend(names[:2], k=1000, filter_seen=True)) == len(names) - 2
+
+
+@pytest.mark.parametrize(
+    ("history", "arguments", "message"),
+    [
+        ([], {}, "no known item"),
+        (["who?"], {"skip_unknown": True}, "no known item"),
+        ("i1", {}, "the history is a single text"),
+        (["i1", "i_2"], {}, r"unknown item in the history: 'i_2' \(nearest known: 'i"),
+        ([["i1"], ["who?"]], {}, "unknown item in the history: 'who"),
+        ([["i1"], []], {}, "no known item"),
+        ({"i1", "i2"}, {}, "a set, which has no order"),
+        ({"i1": 1}, {}, "a mapping"),
+        (["i1", None], {}, "None, which is not an identifier"),
+        (["i1"], {"k": 0}, "k is 0"),
+    ],
+)
+def test_what_cannot_be_answered(
+    history: Any, arguments: dict[str, Any], message: str, recommender: Recommender
+) -> None:
+    with pytest.raises(DataError, match=message):
+        recommender.recommend(history, **arguments)
+
+
+def test_unknown_items_can_be_left_out(recommender: Recommender) -> None:
+    names = recommender.item_ids
+    assert recommender.recommend([names[0], "who?", names[1]], skip_unknown=True) == recommender.recommend(names[:2])
+
+
+def rows(names: list[str]) -> dict[str, list[Any]]:
+    """Histories of three users, mixed and out of order; the times tell that of user 7 is 2, 1, 0."""
+    return {
+        "user_id": [7, 3, 7, 5, 7, 3],
+        "item_id": [names[0], names[4], names[2], names[9], names[1], names[5]],
+        "timestamp": [30, 11, 10, 5, 20, 12],
+        "device": ["tv"] * 6,  # what nobody asks for
+    }
+
+
+@pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame])
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_frame_gives_a_frame(frame: Any, timed: bool, recommender: Recommender) -> None:
+    names = recommender.item_ids
+    given = frame({name: values for name, values in rows(names).items() if timed or name != "timestamp"})
+    found = recommender.recommend(given, k=3)
+    assert type(found) is frame
+    assert list(found.columns) == ["user_id", "rank", "item_id", "title", "score"]
+    table = pl.from_pandas(found) if frame is pd.DataFrame else found
+    assert table["user_id"].dtype == pl.Int64
+    assert table["user_id"].unique(maintain_order=True).to_list() == [7, 3, 5]  # as they come in the frame
+    of_seven = [names[2], names[1], names[0]] if timed else [names[0], names[2], names[1]]
+    for user, history in {7: of_seven, 3: [names[4], names[5]], 5: [names[9]]}.items():
+        expected = recommender.recommend(history, k=3)
+        part = table.filter(pl.col("user_id") == user)
+        assert part["rank"].to_list() == [1, 2, 3]
+        assert part["item_id"].to_list() == [item.item_id for item in expected]
+        assert part["title"].to_list() == [item.title for item in expected]
+        assert part["score"].to_list() == pytest.approx([item.score for item in expected], abs=1e-5)
+
+
+def test_a_frame_is_asked_as_lists_are(recommender: Recommender) -> None:
+    names = recommender.item_ids
+    frame = pl.DataFrame(rows(names))
+    kept = recommender.recommend(frame, k=1000, filter_seen=False)
+    assert kept.group_by("user_id").len()["len"].to_list() == [len(names)] * 3
+    strange = frame.with_columns(item_id=pl.when(pl.col("user_id") == 3).then(pl.lit("who?")).otherwise("item_id"))
+    with pytest.raises(DataError, match="unknown item in the history: 'who"):
+        recommender.recommend(strange)
+    with pytest.raises(DataError, match="no column 'item_id'; it has user_id, item") as caught:
+        recommender.recommend(frame.rename({"item_id": "item"}))
+    assert "Rename" in caught.value.remedy
+    with pytest.raises(DataError, match="no column 'user_id'"):
+        recommender.recommend(pd.DataFrame({"item_id": names[:2]}))
