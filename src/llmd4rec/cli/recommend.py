@@ -103,11 +103,13 @@ def _one(
 ) -> None:
     from dataclasses import replace
 
+    from llmd4rec.inference.types import require_known
     from llmd4rec.log import print_json
 
     engine, _ = _open(source, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
-    _check_known(items, engine, skip_unknown)
+    known, unknown = engine.catalogue.rows(items)
+    require_known(len(known) > 0, unknown, engine.catalogue.ids, skip_unknown=skip_unknown)
     answer = engine.recommend_many([replace(request, history=items)])[0]
     if json_output:
         print_json(
@@ -207,29 +209,6 @@ def _own_data(run: Run) -> Dataset | None:
         return run.load_data()
     except LLMD4RecError:
         return None
-
-
-def _check_known(items: list[str], engine: Engine, skip_unknown: bool) -> None:
-    """A person's typing error is an error, where a service's unknown item is not.
-
-    Raises:
-        DataError: an item is unknown, or none is left.
-    """
-    import difflib
-
-    from llmd4rec.errors import DataError
-
-    catalogue = engine.catalogue
-    known, unknown = catalogue.rows(items)
-    if unknown and not skip_unknown:
-        near = difflib.get_close_matches(unknown[0], catalogue.ids[:100_000], n=1, cutoff=0.6)
-        hint = f" (nearest known: {near[0]!r})" if near else ""
-        raise DataError(
-            f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
-            "Use identifiers of the catalogue, or pass --skip-unknown to leave such items out.",
-        )
-    if not known:
-        raise DataError("the history has no known item", "Give at least one item of the catalogue.")
 
 
 def identifiers(text: str, what: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, overload
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmd4rec.errors import DataError
-from llmd4rec.inference.types import identifiers
+from llmd4rec.inference.types import identifiers, require_known
 from llmd4rec.models.base import SequenceEncoder, last_states
 
 #: Histories that are read at once.
@@ -139,15 +138,7 @@ class Recommender:
         named = identifiers("history", history, ordered=True)
         known = [self._index[item] for item in named if item in self._index]
         unknown = [item for item in named if item not in self._index]
-        if unknown and not skip_unknown:
-            near = difflib.get_close_matches(unknown[0], self.item_ids[:100_000], n=1, cutoff=0.6)
-            hint = f" (nearest known: {near[0]!r})" if near else ""
-            raise DataError(
-                f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
-                "Use identifiers of the catalogue, or pass --skip-unknown to leave such items out.",
-            )
-        if not known:
-            raise DataError("the history has no known item", "Give at least one item of the catalogue.")
+        require_known(bool(known), unknown, self.item_ids, skip_unknown=skip_unknown)
         return known
 
     @torch.inference_mode()

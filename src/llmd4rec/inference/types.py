@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -193,6 +194,29 @@ class ExportInfo:
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def require_known(known: bool, unknown: Sequence[str], ids: Sequence[str], *, skip_unknown: bool) -> None:
+    """A person's typing error is an error, where a service's unknown item is not.
+
+    Args:
+        known: whether the history has any item of the catalogue.
+        unknown: the identifiers that the catalogue does not have.
+        ids: those that it has, of which the nearest is named.
+        skip_unknown: leave unknown items out.
+
+    Raises:
+        DataError: an item is unknown, or none is left.
+    """
+    if unknown and not skip_unknown:
+        near = difflib.get_close_matches(unknown[0], ids[:100_000], n=1, cutoff=0.6)
+        hint = f" (nearest known: {near[0]!r})" if near else ""
+        raise DataError(
+            f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
+            "Use identifiers of the catalogue, or skip unknown items (skip_unknown, --skip-unknown).",
+        )
+    if not known:
+        raise DataError("the history has no known item", "Give at least one item of the catalogue.")
 
 
 def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:
