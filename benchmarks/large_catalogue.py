@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from llmd4rec.data.batching import Batch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
@@ -309,7 +309,7 @@ def child(way: str) -> dict[str, float]:
 
         def validate(model: Any) -> float:
             began = time.perf_counter()
-            value = validation_ndcg(model, dataset, max_users=VALIDATED)
+            value = validation_value(model, dataset, max_users=VALIDATED)
             seconds["validate"] = time.perf_counter() - began
             return value
 
@@ -363,7 +363,7 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             Path(name) / "fit",
             stage="undistilled",
             seed=0,
-            validate=lambda model: validation_ndcg(model, dataset),
+            validate=lambda model: validation_value(model, dataset),
             log=MetricsLog(Path(name) / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )

@@ -20,7 +20,7 @@ from settings_of import changed, parse_settings
 
 from llmd4rec import Engine
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.export.from_run import engine_of_run
 from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
@@ -154,8 +154,8 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     export_run(run, chain_data, tmp_path / "export", "undistilled", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
     ranker = run.load("undistilled")
-    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
-    assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
+    assert table["ndcg@10_float32"] == pytest.approx(validation_value(ranker, chain_data, filter_seen=False), abs=1e-6)
+    assert table["ndcg@10_float32"] != pytest.approx(validation_value(ranker, chain_data), abs=1e-3)
     engine = Engine.load(tmp_path / "export")
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
