@@ -103,8 +103,9 @@ class RecommendedLists:
         top = self.top(k)
         shown = top >= 0
         total = np.where(shown, values_I[top], 0.0).sum(axis=1)
-        nothing: Floats = np.full(len(top), np.nan)
-        return np.divide(total, shown.sum(axis=1), out=nothing, where=shown.any(axis=1))
+        means = np.full(len(top), np.nan)
+        np.divide(total, shown.sum(axis=1), out=means, where=shown.any(axis=1))
+        return means
 
 
 @dataclass(frozen=True)
