@@ -250,7 +250,7 @@ class _Trainer:
         if len(mine):
             batch = self.windows.batch(mine).to(self.device)
             with self.autocast():
-                states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
+                states_ND = batch.trained(self.ranker.states(batch))
             seed = derive_seed(self.seed, self.seed_key, "draw", self.at.total_steps)
             parts = self.objective(states_ND.float(), self.ranker, batch, seed)
             self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
