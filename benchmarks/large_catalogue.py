@@ -195,7 +195,7 @@ class Stepper:
         states_ND = batch.trained(self.network.states(batch))
         parts = objective(states_ND, self.network, batch, self.seed)
         self.fused.zero_grad(set_to_none=True)
-        parts.total.backward()
+        parts.loss.backward()
         self.fused.step()
 
     def split(self, batch: TrainingBatch) -> dict[str, float]:
@@ -208,7 +208,7 @@ class Stepper:
             parts = RankingObjective(SAMPLED)(states_ND, self.network, batch, self.seed)
             marks.append(time.perf_counter())
             self.fused.zero_grad(set_to_none=True)
-            parts.total.backward()
+            parts.loss.backward()
             marks.append(time.perf_counter())
             self.fused.step()
             marks.append(time.perf_counter())
@@ -242,7 +242,7 @@ class Stepper:
         small.items.weight.data = part[0]
         fewer = replace(batch, items_BL=read, target_N=true[: len(batch.target_N)])
         states_ND = fewer.trained(small.states(fewer))
-        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).total.backward()
+        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).loss.backward()
         optimizer.step()
         moments = optimizer.state[small.items.weight]
         for tensor, new in zip(whole, (part[0], moments["exp_avg"], moments["exp_avg_sq"]), strict=True):
@@ -267,7 +267,7 @@ def sampling_errors(network: SASRecNetwork, batch: TrainingBatch, draws: int = 4
 
     def of(settings: Training, seed: int) -> tuple[float, torch.Tensor]:
         leaf = states_ND.detach().clone().requires_grad_()
-        loss = RankingObjective(settings)(leaf, network, batch, seed).total
+        loss = RankingObjective(settings)(leaf, network, batch, seed).loss
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
 
