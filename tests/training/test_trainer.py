@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.errors import DataError, RunError
@@ -421,7 +421,7 @@ class Projected(nn.Module):
         nn.init.constant_(self.map.weight, 0.1)
         nn.init.zeros_(self.map.bias)
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         ce = F.cross_entropy(states_ND @ ranker.item_table().T, batch.target_N)
         distance = (self.map(states_ND) - 1).pow(2).mean()
         return StepLoss(ce + distance, {"ce": ce.detach(), "kl": distance.detach()})

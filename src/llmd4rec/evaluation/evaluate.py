@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.errors import ConfigError, DataError, ModelError
 from llmd4rec.evaluation.evaluation import Evaluation
@@ -173,8 +174,8 @@ class EnsembleValidation:
                 with _evaluation_mode(ranker, None) as where:
                     states_UD = torch.empty(len(positions), ranker.dim, device=where)
                     for batch in _split(order, batch_size):
-                        items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], length)
-                        states_UD[batch] = last_states(ranker, items_BL.to(where), lengths_B.to(where)).float()
+                        histories = _histories(dataset, starts[batch], positions[batch], length).to(where)
+                        states_UD[batch] = last_states(ranker, histories).float()
                         progress.advance(len(batch))
                     self._states.append(states_UD)
                     self._tables.append(ranker.item_table().float())
@@ -242,8 +243,8 @@ def _rank(
         for chunk in _split(order, USERS_AT_ONCE):
             states_BD = []
             for batch in _split(chunk, batch_size):
-                items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], ranker.max_length)
-                states_BD.append(last_states(ranker, items_BL.to(where), lengths_B.to(where)))
+                histories = _histories(dataset, starts[batch], positions[batch], ranker.max_length).to(where)
+                states_BD.append(last_states(ranker, histories))
                 progress.advance(len(batch))
             ranking = rank_targets(
                 torch.cat(states_BD),
@@ -268,16 +269,14 @@ def _split(values: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield values[start : start + size]
 
 
-def _histories(
-    dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int
-) -> tuple[Tensor, Tensor]:
-    """The most recent items of flat ranges starts..ends, right-padded with 0: [B, L]; and lengths [B]."""
+def _histories(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int) -> SequenceBatch:
+    """The most recent items of flat ranges starts..ends, right-padded with 0."""
     starts = np.maximum(starts, ends - max_length)
     lengths = ends - starts
     columns = np.arange(lengths.max())
     flat = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
     items = np.where(columns < lengths[:, None], dataset.items[flat], 0)
-    return torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths)
+    return SequenceBatch(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths))
 
 
 def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Seen:
