@@ -29,7 +29,7 @@ from peers.peer import PEERS, Network, Peer
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import ModelTraining
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.evaluation.metrics.functions import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
 from llmd4rec.losses.objective import RankingObjective

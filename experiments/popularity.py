@@ -22,7 +22,7 @@ import torch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.evaluation.evaluate import EnsembleValidation
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.evaluation.slices import slice_masks, tail_items
 from llmd4rec.runs.run import Run
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.distillation.plan import Stage, find
 from llmd4rec.distillation.stage_ids import SERVED
-from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
