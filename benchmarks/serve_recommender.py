@@ -2,8 +2,8 @@
 
 A request is a history of 3 to 15 items, its ten best of Beauty's 12,101 items with titles and fields, seen items
 filtered. Compared with it, in turns: the same without a recommender (ONNX Runtime, one product, `argpartition`); the
-same model in PyTorch; another model of the same settings, as an undistilled model is to a distilled one. Two more requests
-have a filter, and reasons, which encode every history once more for each of its items.
+same model in PyTorch; another model of the same settings, as an undistilled model is to a distilled one. Two more
+requests have a filter, and reasons, which encode every history once more for each of its items.
 
 All users: histories to a Parquet file, as `llmd4rec recommend --users all` does behind its start-up.
 
