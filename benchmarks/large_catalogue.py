@@ -194,7 +194,7 @@ class Stepper:
         states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
         parts = objective(states_ND, self.network, batch, self.seed)
         self.fused.zero_grad(set_to_none=True)
-        parts.total.backward()
+        parts.loss.backward()
         self.fused.step()
 
     def split(self, batch: Batch) -> dict[str, float]:
@@ -207,7 +207,7 @@ class Stepper:
             parts = RankingObjective(SAMPLED)(states_ND, self.network, batch, self.seed)
             marks.append(time.perf_counter())
             self.fused.zero_grad(set_to_none=True)
-            parts.total.backward()
+            parts.loss.backward()
             marks.append(time.perf_counter())
             self.fused.step()
             marks.append(time.perf_counter())
@@ -241,7 +241,7 @@ class Stepper:
         small.items.weight.data = part[0]
         fewer = Batch(read, batch.lengths_B, batch.trained_N, true[: len(batch.target_N)], batch.position_N)
         states_ND = fewer.trained(small.states(fewer.items_BL, fewer.lengths_B))
-        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).total.backward()
+        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).loss.backward()
         optimizer.step()
         moments = optimizer.state[small.items.weight]
         for tensor, new in zip(whole, (part[0], moments["exp_avg"], moments["exp_avg_sq"]), strict=True):
@@ -266,7 +266,7 @@ def sampling_errors(network: SASRecNetwork, batch: Batch, draws: int = 4) -> lis
 
     def of(settings: Training, seed: int) -> tuple[float, torch.Tensor]:
         leaf = states_ND.detach().clone().requires_grad_()
-        loss = RankingObjective(settings)(leaf, network, batch, seed).total
+        loss = RankingObjective(settings)(leaf, network, batch, seed).loss
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
 

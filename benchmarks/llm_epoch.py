@@ -215,7 +215,7 @@ class Trainer:
         batch = windows.batch(chosen)
         states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(states_ND, self.network, batch, 0).total.backward()
+        self.objective(states_ND, self.network, batch, 0).loss.backward()
         self._update()
 
     def shared(self, windows: TrainingWindows, chosen: np.ndarray) -> None:
@@ -223,7 +223,7 @@ class Trainer:
         batch = windows.batch(chosen)
         states_ND = torch.randn(len(batch.target_N), self.network.dim, requires_grad=True)
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(states_ND, self.network, batch, 0).total.backward()
+        self.objective(states_ND, self.network, batch, 0).loss.backward()
         self._update()
 
     def step_by_samples(self, samples: Samples, chosen: np.ndarray, part: int) -> None:
@@ -234,7 +234,7 @@ class Trainer:
         for some in np.split(chosen, range(part, len(chosen), part)):
             items_BL, lengths_B, target_B = samples.batch(some)
             states_BD = states_of_samples(self.network, items_BL, lengths_B)
-            (ranking_loss(states_BD, leaf_ID, target_B).total * (len(some) / len(chosen))).backward()
+            (ranking_loss(states_BD, leaf_ID, target_B).loss * (len(some) / len(chosen))).backward()
         table_ID.backward(leaf_ID.grad)
         self._update()
 

@@ -50,7 +50,7 @@ def measure(positions: int, dim: int, target: float) -> list[Figure]:
     ceiling = Ceiling(ITEMS, dim)
 
     def ours() -> None:
-        ranking_loss(states_ND, table_ID, target_N).total.backward()
+        ranking_loss(states_ND, table_ID, target_N).loss.backward()
         states_ND.grad = table_ID.grad = None
 
     def autograd() -> None:

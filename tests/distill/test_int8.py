@@ -63,11 +63,11 @@ def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
     # The log of 2 that the states carry before they are rounded moves the roundings by nothing: scales are per row.
     plain = TeacherBatch(restored(Int8Rows.of(t_states)), restored(t_table), rank)
     expected = ranking_loss(states, table, target, plain, distill)
-    torch.testing.assert_close(rounded.kl, expected.kl, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(rounded.weight_N, expected.weight_N)
+    torch.testing.assert_close(rounded.figures["kl"], expected.figures["kl"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rounded.figures["weight_counts"], expected.figures["weight_counts"])
     for got, wanted in zip(
-        torch.autograd.grad(rounded.total, [states, table]),
-        torch.autograd.grad(expected.total, [states, table]),
+        torch.autograd.grad(rounded.loss, [states, table]),
+        torch.autograd.grad(expected.loss, [states, table]),
         strict=True,
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-6)

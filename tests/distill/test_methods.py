@@ -96,9 +96,9 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
         for k in range(K)
     )
     expected = F.cross_entropy(scores, case.batch.target_N, label_smoothing=smoothing) + 1.7 * taught.mean()
-    torch.testing.assert_close(parts.total, expected)
-    torch.testing.assert_close(parts.kl, taught.mean().detach())
-    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+    torch.testing.assert_close(parts.loss, expected)
+    torch.testing.assert_close(parts.figures["kl"], taught.mean().detach())
+    for got, wanted in zip(gradients(parts.loss, case), gradients(expected, case), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -127,8 +127,8 @@ def test_leader_is_cross_entropy_and_the_distance_of_mapped_states(case: Case) -
     distance = (mapped - case.teacher_NK).pow(2).mean()
     scores = case.states_ND @ case.student.item_table().T
     expected = F.cross_entropy(scores, case.batch.target_N) + 0.8 * distance
-    torch.testing.assert_close(parts.total, expected)
-    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+    torch.testing.assert_close(parts.loss, expected)
+    for got, wanted in zip(gradients(parts.loss, case), gradients(expected, case), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
     again: Any = LEADER().objective(Training(), case.teacher, DistillationTerm(), case.student, 5)
     assert torch.equal(again.project.weight, objective.project.weight)

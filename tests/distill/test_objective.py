@@ -9,7 +9,7 @@ from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.objective import RankingObjective
-from llmd4rec.losses.sample_weights import rank_weights
+from llmd4rec.losses.sample_weights import WEIGHT_BINS, rank_weights
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 from llmd4rec.training.settings import Training
@@ -55,14 +55,13 @@ def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weight
 
     of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
     parts = ranking_loss(states, table, target, of_teacher, distill, block_elements=block)
-    got = torch.autograd.grad(3 * parts.total, [states, table])
+    got = torch.autograd.grad(3 * parts.loss, [states, table])
 
-    torch.testing.assert_close(parts.total, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(parts.ce, ce.detach(), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(parts.kl, kl.detach(), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
-    if weighting == "rank":
-        torch.testing.assert_close(parts.rank_N, ranks(states @ table.T, target))
+    torch.testing.assert_close(parts.loss, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parts.figures["ce"], ce.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parts.figures["kl"], kl.detach(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(parts.figures["weight_mean"].double(), weight.mean(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.figures["weight_counts"].double(), torch.histc(weight, WEIGHT_BINS, 0, 2))
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
@@ -74,10 +73,9 @@ def test_without_a_teacher_it_is_cross_entropy(smoothing, spread):
     expected = F.cross_entropy(states @ table.T, target, label_smoothing=smoothing)
     wanted = torch.autograd.grad(expected, [states, table])
     parts = ranking_loss(states, table, target, label_smoothing=smoothing, block_elements=3 * I)
-    got = torch.autograd.grad(parts.total, [states, table])
-    torch.testing.assert_close(parts.total, expected)
-    assert parts.weight_N is None
-    assert parts.kl == 0
+    got = torch.autograd.grad(parts.loss, [states, table])
+    torch.testing.assert_close(parts.loss, expected)
+    assert parts.figures.keys() == {"ce"}
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
@@ -89,16 +87,16 @@ def test_ranks_at_the_start_of_the_round_decide_when_given():
     expected, *_, weight = plain(states, table, target, t_states, t_table, distill, student_rank=start)
     of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target), start)
     parts = ranking_loss(states, table, target, of_teacher, distill)
-    torch.testing.assert_close(parts.total, expected)
-    torch.testing.assert_close(parts.weight_N.double(), weight, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.loss, expected)
+    torch.testing.assert_close(parts.figures["weight_mean"].double(), weight.mean(), rtol=1e-6, atol=1e-6)
 
 
 def test_scores_of_thousands_stay_finite():
     states, table, target, t_states, t_table = problem(3, spread=60.0)
     of_teacher = TeacherBatch(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
     parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
-    parts.total.backward()
-    assert torch.isfinite(parts.total)
+    parts.loss.backward()
+    assert torch.isfinite(parts.loss)
     assert torch.isfinite(states.grad).all()
     assert torch.isfinite(table.grad).all()
 
@@ -108,10 +106,10 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
     of_teacher = TeacherBatch(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
     with_teacher = ranking_loss(states, table, target, of_teacher, DistillationTerm(5.0, 2.0))
     alone = ranking_loss(states, table, target)
-    assert abs(with_teacher.kl) < 1e-12
+    assert abs(with_teacher.figures["kl"]) < 1e-12
     for a, b in zip(
-        torch.autograd.grad(with_teacher.total, [states, table]),
-        torch.autograd.grad(alone.total, [states, table]),
+        torch.autograd.grad(with_teacher.loss, [states, table]),
+        torch.autograd.grad(alone.loss, [states, table]),
         strict=True,
     ):
         torch.testing.assert_close(a, b)
@@ -139,7 +137,7 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     target = torch.randint(items, (positions,))
     with Watch():
         of_teacher = TeacherBatch(t_states, t_table, torch.ones(positions, dtype=torch.int32))
-        ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).total.backward()
+        ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).loss.backward()
     assert largest <= max(block, items * K)
     assert largest < positions * items
 
@@ -168,7 +166,7 @@ def test_loss_over_all_items_as_candidates_is_the_full_loss():
     zero = torch.zeros(I, dtype=torch.float64)
     full = ranking_loss(states, table, target, of_teacher, distill)
     biased = ranking_loss(states, table, target, of_teacher, distill, bias_I=zero)
-    torch.testing.assert_close(biased.total, full.total)
+    torch.testing.assert_close(biased.loss, full.loss)
 
 
 def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
@@ -187,16 +185,16 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
         states, table[repeated], target_repeated, TeacherBatch(t_states, t_table[repeated], rank), distill
     )
     few = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, rank), distill, bias_I=bias)
-    torch.testing.assert_close(few.total, many.total)
-    torch.testing.assert_close(few.rank_N, many.rank_N)
+    torch.testing.assert_close(few.loss, many.loss)
+    torch.testing.assert_close(few.figures, many.figures)
 
     # With smoothed labels, too, and so are the gradients.
     for spread in (1.0, 8.0):
         own, items = (states * spread).requires_grad_(), (table * spread).requires_grad_()
         many = ranking_loss(own, items[repeated], target_repeated, label_smoothing=0.1)
         few = ranking_loss(own, items, target, bias_I=bias, label_smoothing=0.1)
-        torch.testing.assert_close(few.total, many.total)
-        for a, b in zip(*(torch.autograd.grad(loss.total, [own, items]) for loss in (few, many)), strict=True):
+        torch.testing.assert_close(few.loss, many.loss)
+        for a, b in zip(*(torch.autograd.grad(loss.loss, [own, items]) for loss in (few, many)), strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -208,7 +206,7 @@ def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
     target, distill = torch.zeros(4, dtype=torch.long), DistillationTerm(64.0, 1.0, "none")
     ours = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, torch.ones(4)), distill)
     expected, *_ = plain(states.double(), table.double(), target, t_states.double(), t_table.double(), distill)
-    got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.total, expected))
+    got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.loss, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
@@ -247,6 +245,6 @@ def test_a_prior_is_in_the_scores_that_learn(drawn):
     teaches = t_states @ t_table[candidate].T + bias
     kl = F.kl_div(scores.log_softmax(1), teaches.log_softmax(1), log_target=True, reduction="none").sum(1).mean()
     expected = F.cross_entropy(scores, row) + 1.7 * kl
-    torch.testing.assert_close(parts.total, expected)
-    for a, b in zip(*(torch.autograd.grad(loss, [states, table]) for loss in (parts.total, expected)), strict=True):
+    torch.testing.assert_close(parts.loss, expected)
+    for a, b in zip(*(torch.autograd.grad(loss, [states, table]) for loss in (parts.loss, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)

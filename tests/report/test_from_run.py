@@ -15,11 +15,11 @@ from evaluation.examples import LastItemModel
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.evaluation import evaluate
+from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report import render
 from llmd4rec.report.from_run import report_content, write_run_report
 from llmd4rec.runs.results import Result, score_run
 from llmd4rec.runs.run import Run
-from llmd4rec.training.progress import WEIGHT_BINS
 
 #: The served model, two teachers of one network and one of another, and a language model that is never built.
 SETTINGS: dict[str, Any] = {

@@ -26,7 +26,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
@@ -421,10 +421,10 @@ class Projected(nn.Module):
         nn.init.constant_(self.map.weight, 0.1)
         nn.init.zeros_(self.map.bias)
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
         ce = F.cross_entropy(states_ND @ ranker.item_table().T, batch.target_N)
         distance = (self.map(states_ND) - 1).pow(2).mean()
-        return LossParts(ce + distance, ce.detach(), distance.detach(), None, None)
+        return StepLoss(ce + distance, {"ce": ce.detach(), "kl": distance.detach()})
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])

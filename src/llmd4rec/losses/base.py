@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -13,22 +14,18 @@ from llmd4rec.models.base import SequenceEncoder
 
 
 @dataclass(frozen=True)
-class LossParts:
-    """The loss of one step (differentiable) and what it is made of (detached).
+class StepLoss:
+    """The loss of one step, and figures of it for the log.
 
     Attributes:
-        total: scalar, `ce + λ · kl`.
-        ce: scalar, mean cross-entropy in nats.
-        kl: scalar, mean weighted KL in nats, or another method's distillation loss (0 without a teacher).
-        weight_N: the sample weights w(s); None without a teacher.
-        rank_N: the student's ranks of the true items, ties counted against them; None where no weight needs them.
+        loss: scalar, differentiable: the mean over the step's positions.
+        figures: by name, detached, on the loss's device. One number is a mean over the step's positions; the log has
+            its mean over the epoch. Several numbers are counts of a histogram; the log has their sums. Steps may have
+            different figures.
     """
 
-    total: Tensor
-    ce: Tensor
-    kl: Tensor
-    weight_N: Tensor | None
-    rank_N: Tensor | None
+    loss: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -38,7 +35,7 @@ class Objective(Protocol):
     the teacher's: they are trained with the student's, saved in checkpoints, and no part of the result.
     """
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
         """The loss of a batch's N positions.
 
         Args:

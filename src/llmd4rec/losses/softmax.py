@@ -23,9 +23,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llmd4rec.losses.base import LossParts, TeacherBatch
+from llmd4rec.losses.base import StepLoss, TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.sample_weights import rank_weights
+from llmd4rec.losses.sample_weights import rank_weights, weight_figures
 from llmd4rec.matmul import product
 
 #: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
@@ -71,7 +71,7 @@ def ranking_loss(
     bias_I: Tensor | None = None,
     label_smoothing: float = 0.0,
     block_elements: int = BLOCK_ELEMENTS,
-) -> LossParts:
+) -> StepLoss:
     """Cross-entropy over the catalogue plus weighted distillation; see the module's docstring for the formula.
 
     Args:
@@ -84,11 +84,18 @@ def ranking_loss(
         label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I; a sampled candidate has that of
             all the items it stands for.
         block_elements: bound on the elements of one block of scores.
+
+    Returns:
+        The loss, with `ce` in nats; with a teacher also `kl`, the mean weighted KL in nats, and the figures of the
+        sample weights.
     """
-    total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
+    loss, ce, kl, weight_N = _Walk.apply(  # type: ignore[no-untyped-call]
         states_ND, table_ID, target_N, teacher, distill, bias_I, label_smoothing, block_elements
     )
-    return LossParts(total, ce, kl, weight_N, rank_N)
+    figures = {"ce": ce}
+    if teacher is not None:
+        figures |= {"kl": kl, **weight_figures(weight_N)}
+    return StepLoss(loss, figures)
 
 
 class _Walk(torch.autograd.Function):
@@ -172,9 +179,9 @@ class _Walk(torch.autograd.Function):
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
         if teacher_term is None:
             ctx.mark_non_differentiable(ce, kl)
-            return total, ce, kl, None, None
+            return total, ce, kl, None
         ctx.mark_non_differentiable(ce, kl, teacher_term.weight_N)
-        return total, ce, kl, teacher_term.weight_N, teacher_term.rank_N
+        return total, ce, kl, teacher_term.weight_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,12 +13,12 @@ from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
+from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
 from llmd4rec.runs.results import Result, label, network_name
 from llmd4rec.runs.run import Run
-from llmd4rec.training.progress import WEIGHT_BINS
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 

@@ -60,7 +60,7 @@ class TrainingFolder:
             if path.exists():
                 try:
                     tensors, state = checkpoint.load(path)
-                    at = Progress(**state["progress"])
+                    at = Progress.from_dict(state["progress"])
                     self._require_best(at)
                 except DamagedCheckpoint as error:
                     if warns:

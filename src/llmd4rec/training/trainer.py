@@ -29,9 +29,10 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training import checkpoint
 from llmd4rec.training.divergence import Divergence
 from llmd4rec.training.ema import EMA
+from llmd4rec.training.figures import StepFigures
 from llmd4rec.training.optimizer import Schedule, adamw
 from llmd4rec.training.processes import Processes
-from llmd4rec.training.progress import FIGURES, Progress, step_figures
+from llmd4rec.training.progress import Progress
 from llmd4rec.training.runtime import (
     Interrupted,
     SpareMemory,
@@ -148,7 +149,7 @@ class _Trainer:
         self._read_every = 1 if self.device.type == "cpu" else 32
         self._give_back_spare = SpareMemory()
         #: The figures of each step that are not read yet.
-        self._unread: list[Tensor] = []
+        self._unread: list[StepFigures] = []
         per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
         # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
         sampled = ranker.num_items > settings.full_softmax_items
@@ -242,25 +243,23 @@ class _Trainer:
         pace = (time.perf_counter() - since) / max(done - epochs, 1e-9)
         return f"stage at most {duration(pace * (self.settings.epochs - done))}"
 
-    def _step(self, chosen: Int64Array) -> Tensor:
+    def _step(self, chosen: Int64Array) -> StepFigures:
         """One step of the optimiser; its figures, see `_unread`."""
         self.schedule.apply(self.optimizer, self.at.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         mine = chosen[self.processes.rank :: self.processes.count]
-        if len(mine):
-            batch = self.windows.batch(mine).to(self.device)
-            with self.autocast():
-                states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
-            seed = derive_seed(self.seed, self.seed_key, "draw", self.at.total_steps)
-            parts = self.objective(states_ND.float(), self.ranker, batch, seed)
-            self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
-            figures = step_figures(parts, len(batch.target_N))
-        else:
-            figures = torch.zeros(FIGURES, dtype=torch.float64, device=self.device)
+        idle = not len(mine)  # the last batch may have fewer windows than there are processes
+        batch = self.windows.batch(chosen[:1] if idle else mine).to(self.device)
+        with self.autocast():
+            states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
+        seed = derive_seed(self.seed, self.seed_key, "draw", self.at.total_steps)
+        step = self.objective(states_ND.float(), self.ranker, batch, seed)
+        self.scaler.scale(step.loss).backward()  # type: ignore[no-untyped-call]
+        figures = StepFigures.of(step, 0 if idle else len(batch.target_N))
         if self.processes.count > 1:
-            own = figures[0].clone()
-            self.processes.sum_(figures)
-            self.processes.share_gradients(list(self.parameters.values()), own / figures[0])
+            own = figures.numbers[0].clone()
+            self.processes.sum_(figures.numbers)
+            self.processes.share_gradients(list(self.parameters.values()), own / figures.numbers[0])
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
@@ -273,12 +272,15 @@ class _Trainer:
         """Adds up what the steps since the last reading have left on the device; the last loss."""
         at, loss = self.at, math.nan
         for number, figures in enumerate(self._unread, at.step - len(self._unread) + 1):
-            values = figures.tolist()
-            loss = values[1] / values[0]
+            read = figures.read()
+            loss = read.loss
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss}", number)
-            at.add(values)
-            self._divergence.watch(at, values[2] / values[0], number, self._rate(), self.folder.best(at.best_epoch))
+            at.figures.add(read)
+            ce = read.mean("ce")
+            self._divergence.watch(
+                at, loss if ce is None else ce, number, self._rate(), self.folder.best(at.best_epoch)
+            )
         self._unread.clear()
         return loss
 
@@ -333,7 +335,7 @@ class _Trainer:
             validation_ndcg=value,
             best=improved,
             seconds=round(at.seconds, 3),
-            **at.means(),
+            **at.figures.values(),
         )
 
     def _save(self) -> None:
@@ -351,7 +353,7 @@ class _Trainer:
             for rank, random in enumerate(self.processes.gathered(own)):
                 tensors[f"random/{kind}/{rank}"] = random
         if self.processes.first:
-            state = {"progress": vars(self.at), "scaler": self.scaler.state_dict()}
+            state = {"progress": self.at.to_dict(), "scaler": self.scaler.state_dict()}
             self.folder.save(tensors, state, self.at.best_epoch)
         self._saved_at = time.perf_counter()
         self._saving_took = self._saved_at - begun

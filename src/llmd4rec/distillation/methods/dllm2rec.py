@@ -25,7 +25,7 @@ from torch import Tensor
 
 from llmd4rec.data.batching import Batch
 from llmd4rec.errors import ConfigError
-from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm, score_blocks
 from llmd4rec.models.base import SequenceEncoder
@@ -83,7 +83,7 @@ class _BestItems:
     training: Training
     teacher: TeacherCache
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
@@ -93,9 +93,9 @@ class _BestItems:
         true_N = (states_ND * table_ID[batch.target_N]).sum(1)
         best_scores_NK = torch.einsum("nd,nkd->nk", states_ND, table_ID[best_NK])
         kept = 1 - self.training.label_smoothing
-        distilled = base.total + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
-        total = base.total + self.settings.weight * distilled
-        return LossParts(total, base.ce, distilled.detach(), None, None)
+        distilled = base.loss + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
+        loss = base.loss + self.settings.weight * distilled
+        return StepLoss(loss, {**base.figures, "kl": distilled.detach()})
 
     @torch.no_grad()
     def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import Batch
-from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
@@ -57,9 +57,9 @@ class _NearState(nn.Module):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         base = self.rank(states_ND, ranker, batch, seed)
         teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()
         distance = F.mse_loss(self.project(states_ND), teacher_NK)
-        return LossParts(base.total + self.weight * distance, base.ce, distance.detach(), None, None)
+        return StepLoss(base.loss + self.weight * distance, {**base.figures, "kl": distance.detach()})
