@@ -62,10 +62,10 @@ def test_what_an_export_says_about_itself(engine, store):
     info = engine.info
     assert (info.stage, info.model, info.dim, info.items, info.max_length) == ("distilled-round-1", "sasrec", 8, 20, 6)
     assert info.fields == {"brand": "category", "category": "category", "price": "number"}
-    assert info.validation == store.run.record.stages["distilled-round-1"]["validation_ndcg"]
+    assert info.validation == store.run.record.stages["distilled-round-1"]["validation"]
     assert engine.undistilled is not None
     assert engine.undistilled.info.stage == "undistilled"
-    assert engine.undistilled.info.validation == store.run.record.stages["undistilled"]["validation_ndcg"]
+    assert engine.undistilled.info.validation == store.run.record.stages["undistilled"]["validation"]
     assert len(engine.examples) == 3
     ends = {
         (tuple(store.data.item_ids[i] for i in store.data.history(int(p))), store.data.item_ids[store.data.items[p]])
