@@ -17,8 +17,8 @@ from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
-from llmd4rec.runs.results import Result, label, network_name
-from llmd4rec.runs.run import Run
+from llmd4rec.runs.results import Result, label
+from llmd4rec.runs.run import Run, network_name
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 
@@ -55,7 +55,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         comparison=_compare(undistilled, distilled),
         llm_comparison=_compare(distilled, llm),
         curves=[
-            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation_ndcg"])
+            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation"])
             for line in log
             if line["epoch"] > 0
             for stage in [stages[line["stage"]]]
@@ -142,7 +142,7 @@ def _plan_row(stage: Stage, done: dict[str, Any] | None) -> PlanRow:
         stage.rollouts_by,
         done.get("best_epoch"),
         done.get("epochs"),
-        done.get("validation_ndcg"),
+        done.get("validation"),
         done.get("seconds"),
     )
 
