@@ -15,6 +15,7 @@ from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.models.sequential import MODELS
 from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
@@ -69,7 +70,7 @@ def engine_of_run(run: Run, name: str = "served", data: Dataset | None = None, *
         name=run.folder.resolve().name,
         format=0,
         stage=stage.id,
-        model=stage.network.model if isinstance(stage.network, LLM) else stage.network.name,
+        model=stage.network.model if isinstance(stage.network, LLM) else MODELS.name_of(type(stage.network)),
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,
