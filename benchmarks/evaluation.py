@@ -25,6 +25,7 @@ import polars as pl
 import torch
 from harness import Figure, alternate, beauty, best, peak_memory, report
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation.evaluate import evaluate
 from llmd4rec.evaluation.ranking import CPU_BLOCK_ELEMENTS, Seen, rank_targets
@@ -130,7 +131,7 @@ def inputs(network: SASRecNetwork, dataset: Dataset) -> tuple[torch.Tensor, torc
             start = np.maximum(starts[first : first + USERS_AT_ONCE, None], end - network.max_length)
             columns = np.arange((end - start).max())
             items_BL = torch.from_numpy(dataset.items[np.minimum(start + columns, end - 1)].astype(np.int64))
-            states.append(last_states(network, items_BL, torch.from_numpy((end - start)[:, 0])))
+            states.append(last_states(network, SequenceBatch(items_BL, torch.from_numpy((end - start)[:, 0]))))
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
     flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
     targets_U = torch.from_numpy(dataset.items[ends].astype(np.int64))

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ import torch
 from harness import Figure, alternate, beauty, best, peak_memory, report
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch, TrainingWindows
+from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
@@ -171,7 +172,7 @@ def random_dataset() -> Dataset:
     )
 
 
-def some_batch(dataset: Dataset, positions: int) -> Batch:
+def some_batch(dataset: Dataset, positions: int) -> TrainingBatch:
     """A batch of so many positions, about, as an epoch has them."""
     windows = TrainingWindows(dataset, SASRec().max_length)
     return windows.batch(windows.shuffled(positions, np.random.default_rng(0))[0])
@@ -188,22 +189,22 @@ class Stepper:
         self.seed = 0
         self._plain: torch.optim.Optimizer | None = None
 
-    def step(self, batch: Batch, objective: RankingObjective) -> None:
+    def step(self, batch: TrainingBatch, objective: RankingObjective) -> None:
         """As `fit` does it."""
         self.seed += 1
-        states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(self.network.states(batch))
         parts = objective(states_ND, self.network, batch, self.seed)
         self.fused.zero_grad(set_to_none=True)
         parts.loss.backward()
         self.fused.step()
 
-    def split(self, batch: Batch) -> dict[str, float]:
+    def split(self, batch: TrainingBatch) -> dict[str, float]:
         """Seconds of a step's parts, the best of three."""
         best_of = {"states and loss": np.inf, "gradients": np.inf, "optimiser": np.inf}
         for _ in range(3):
             self.seed += 1
             marks = [time.perf_counter()]
-            states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+            states_ND = batch.trained(self.network.states(batch))
             parts = RankingObjective(SAMPLED)(states_ND, self.network, batch, self.seed)
             marks.append(time.perf_counter())
             self.fused.zero_grad(set_to_none=True)
@@ -214,19 +215,19 @@ class Stepper:
             best_of = {name: min(old, new) for (name, old), new in zip(best_of.items(), np.diff(marks), strict=True)}
         return {name: float(taken) for name, taken in best_of.items()}
 
-    def plain_step(self, batch: Batch) -> None:
+    def plain_step(self, batch: TrainingBatch) -> None:
         """The same loss, written down in PyTorch."""
         self._plain = self._plain or torch.optim.AdamW(self.network.parameters())
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
         candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.num_candidates, generator)
-        states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(self.network.states(batch))
         loss = F.cross_entropy(states_ND @ self.network.item_table(candidate_C).T + bias_C, target_N)
         self._plain.zero_grad()
         loss.backward()
         self._plain.step()
 
-    def rows_only_step(self, batch: Batch) -> None:
+    def rows_only_step(self, batch: TrainingBatch) -> None:
         """The step on the rows it reads, with their moments copied out and back."""
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
@@ -239,8 +240,8 @@ class Stepper:
         part = [tensor[rows] for tensor in whole]
         optimizer = torch.optim.AdamW(small.parameters(), fused=True)
         small.items.weight.data = part[0]
-        fewer = Batch(read, batch.lengths_B, batch.trained_N, true[: len(batch.target_N)], batch.position_N)
-        states_ND = fewer.trained(small.states(fewer.items_BL, fewer.lengths_B))
+        fewer = replace(batch, items_BL=read, target_N=true[: len(batch.target_N)])
+        states_ND = fewer.trained(small.states(fewer))
         RankingObjective(EXACT)(states_ND, small, fewer, self.seed).loss.backward()
         optimizer.step()
         moments = optimizer.state[small.items.weight]
@@ -256,11 +257,11 @@ class Stepper:
         return small.train()
 
 
-def sampling_errors(network: SASRecNetwork, batch: Batch, draws: int = 4) -> list[Figure]:
+def sampling_errors(network: SASRecNetwork, batch: TrainingBatch, draws: int = 4) -> list[Figure]:
     """How far the sampled loss and its gradient are from the exact ones."""
     network.eval()
     with torch.no_grad():
-        states_ND = batch.trained(network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(network.states(batch))
         scores = states_ND[:64] @ network.items.weight[: ITEMS // 100].T
         network.items.weight.mul_(SCORE_DEVIATION / float(scores.std()))
 
@@ -309,7 +310,7 @@ def child(way: str) -> dict[str, float]:
 
         def validate(model: Any) -> float:
             began = time.perf_counter()
-            value = validation_ndcg(model, dataset, max_users=VALIDATED)
+            value = validation_value(model, dataset, max_users=VALIDATED)
             seconds["validate"] = time.perf_counter() - began
             return value
 
@@ -363,7 +364,7 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             Path(name) / "fit",
             stage="undistilled",
             seed=0,
-            validate=lambda model: validation_ndcg(model, dataset),
+            validate=lambda model: validation_value(model, dataset),
             log=MetricsLog(Path(name) / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from harness import Figure, alternate, beauty, best, median, report
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.graphs import write_encoder
 from llmd4rec.inference.batch import histories_of, recommend_all, write
@@ -109,7 +110,7 @@ def requests(first: Engine, second: Engine, dataset: Dataset) -> list[Figure]:
     @torch.inference_mode()
     def in_torch(history: list[str]) -> None:
         rows = torch.tensor([[dataset.item_index[item] for item in history]])
-        scores = last_states(network, rows, torch.tensor([rows.shape[1]])) @ tensor_DI
+        scores = last_states(network, SequenceBatch(rows, torch.tensor([rows.shape[1]]))) @ tensor_DI
         scores[0, rows[0]] = -torch.inf
         scores.topk(10).indices.tolist()
 

@@ -29,8 +29,8 @@ from peers.peer import PEERS, Network, Peer
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import ModelTraining
-from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.evaluation.metrics import ndcg
+from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.metrics.functions import ndcg
 from llmd4rec.evaluation.ranking import Seen, rank_targets
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder
@@ -95,7 +95,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
     def validate(model: SequenceEncoder) -> float:
         nonlocal trained, since
         trained += time.perf_counter() - since
-        value = validation_ndcg(model, dataset)
+        value = validation_value(model, dataset)
         curve.add(trained, value)
         since = time.perf_counter()
         return value

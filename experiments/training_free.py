@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import NO_TIME, Dataset, SplitName
-from llmd4rec.evaluation.metrics import mean_metrics
+from llmd4rec.evaluation.metrics.functions import mean_metrics
 from llmd4rec.io.files import write_json
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.training.runtime import environment

@@ -17,7 +17,7 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import Diverged, LLMD4RecError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
@@ -380,7 +380,7 @@ def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsy
     lines = [line.split() for line in out[4:]]
     taus, stages = ("+0.00", "+1000000.00"), ("undistilled", "distilled-round-1")
     assert [line[:2] for line in lines] == [[stage, tau] for stage in stages for tau in taus]
-    unchanged = validation_ndcg(Run.open(chain_run).load("undistilled"), chain_data)
+    unchanged = validation_value(Run.open(chain_run).load("undistilled"), chain_data)
     assert float(lines[0][2]) == pytest.approx(unchanged, abs=6e-5)
     counts, gains = chain_data.train_counts, []
     for user, position in enumerate(chain_data.valid):

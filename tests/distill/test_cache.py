@@ -11,7 +11,7 @@ import torch
 from evaluation.examples import LastItemModel, random_dataset
 from torch import Tensor
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.errors import LLMD4RecError, ModelError, RunError
@@ -64,7 +64,7 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
     for row, number in enumerate(order.tolist()):
         history, _ = pairs[number]
         with torch.no_grad():
-            state = last_states(network, torch.tensor([history]), torch.tensor([len(history)]))
+            state = last_states(network, SequenceBatch(torch.tensor([history]), torch.tensor([len(history)])))
             expected = (state @ network.item_table().T).log_softmax(1)[0]
             size = float(state.abs() @ network.item_table().abs().max(0).values)
         # Half precision keeps 11 bits of each coordinate: a score is off by at most 5e-4 of |state| · |item|, and a log
@@ -180,8 +180,8 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(data: Dataset, s
 class Poisoned(LastItemModel):
     """Gives a state that is no number after some batches."""
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        states = super().states(items_BL, lengths_B)
+    def states(self, batch: SequenceBatch) -> Tensor:
+        states = super().states(batch)
         return states * torch.nan if len(self.batches) == 4 else states
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmd4rec.distillation.ensemble import MAX_WEIGHT, choose_weights, describe_weights
-from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_ndcg
+from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.sequential import SASRec
 
@@ -81,7 +81,7 @@ def test_ensembles_are_judged_as_any_model_is(weights: tuple[int, ...], filter_s
     judge = EnsembleValidation(models, chain_data, filter_seen, max_users=20, seed=3, batch_size=7)
     each = judge(weights)
     assert each.shape == (20,)
-    assert each.mean() == pytest.approx(validation_ndcg(ensemble, chain_data, filter_seen, 20, 3), abs=1e-9)
+    assert each.mean() == pytest.approx(validation_value(ensemble, chain_data, filter_seen, 20, 3), abs=1e-9)
 
 
 def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data: Any) -> None:
@@ -89,5 +89,5 @@ def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data: Any
     models = [SASRec(dim=8, layers=1, max_length=length, item_features="id").build(12, length) for length in (2, 6)]
     for model in models:
         torch.nn.init.normal_(model.items.weight)
-    expected = validation_ndcg(Ensemble(models, (1, 3)), chain_data)
+    expected = validation_value(Ensemble(models, (1, 3)), chain_data)
     assert EnsembleValidation(models, chain_data)((1, 3)).mean() == pytest.approx(expected, abs=1e-9)

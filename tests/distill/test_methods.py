@@ -13,7 +13,7 @@ from settings_of import changed, parse_settings
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch, TrainingWindows
+from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.methods import LEADER, DLLM2Rec
@@ -36,7 +36,7 @@ class Case:
     """A student with its states at a batch's positions, and a teacher of them."""
 
     student: SequenceEncoder
-    batch: Batch
+    batch: TrainingBatch
     states_ND: Tensor
     teacher: TeacherCache
     teacher_NK: Tensor
@@ -50,7 +50,7 @@ def case(chain_data: Dataset) -> Case:
     )
     windows = TrainingWindows(chain_data, 6)
     batch = windows.batch(next(iter(windows.in_order(40))))
-    states_ND = batch.trained(student.states(batch.items_BL, batch.lengths_B)).detach().requires_grad_()
+    states_ND = batch.trained(student.states(batch)).detach().requires_grad_()
     shape = (windows.num_positions, 5)
     teacher = TeacherCache(
         states=torch.randn(shape).numpy(), table=torch.randn(chain_data.num_items, 5),

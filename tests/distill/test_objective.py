@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.losses.base import TeacherBatch
@@ -234,7 +234,13 @@ def test_a_prior_is_in_the_scores_that_learn(drawn):
     training = Training(label_smoothing=0.0, full_softmax_items=drawn or I, num_candidates=drawn or I)
     rank = ranks(t_states @ t_table.T, target)
     teacher = TeacherCache(t_states.numpy(), t_table, rank.int().numpy())
-    batch = Batch(torch.zeros(1, N), torch.tensor([N]), torch.arange(N), target, torch.arange(N))
+    batch = TrainingBatch(
+        items_BL=torch.zeros(1, N),
+        lengths_B=torch.tensor([N]),
+        trained_N=torch.arange(N),
+        target_N=target,
+        position_N=torch.arange(N),
+    )
     parts = RankingObjective(training, teacher, distill)(states, Served(table), batch, seed=3)
 
     candidate, row, bias = torch.arange(I), target, torch.zeros(I)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from settings_of import changed, parse_settings
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation import rollouts
 from llmd4rec.distillation.plan import plan
@@ -83,7 +83,7 @@ def test_the_next_items_are_those_the_model_expects_of_what_it_can_read() -> Non
         for _ in range(7):
             window = torch.tensor([before[-5:]])
             with torch.no_grad():
-                scores = (last_states(model, window, torch.tensor([window.shape[1]])) @ table.T)[0]
+                scores = (last_states(model, SequenceBatch(window, torch.tensor([window.shape[1]]))) @ table.T)[0]
             scores[before] = -torch.inf
             before = [*before, int(scores.argmax())]
         assert after == before

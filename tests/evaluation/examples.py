@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.models.base import SequenceEncoder
 
@@ -67,10 +68,10 @@ class LastItemModel(SequenceEncoder):
     def dim(self) -> int:
         return self.table.shape[1]
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        self.batches.append((items_BL, lengths_B))
+    def states(self, batch: SequenceBatch) -> Tensor:
+        self.batches.append((batch.items_BL, batch.lengths_B))
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
-        return self.table[items_BL]
+        return self.table[batch.items_BL]
 
     def item_table(self) -> Tensor:
         return self.table

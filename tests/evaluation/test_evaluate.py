@@ -11,7 +11,7 @@ import torch
 
 from llmd4rec.data.dataset import NO_TIME
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation import Evaluation, evaluate, validation_ndcg
+from llmd4rec.evaluation import Evaluation, evaluate, validation_value
 from llmd4rec.evaluation.ranking import NO_CANDIDATE
 
 from .examples import LastItemModel, make_dataset, random_dataset
@@ -130,7 +130,7 @@ def test_an_empty_slice_has_no_figures() -> None:
 def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Tensor) -> None:
     model = LastItemModel(integer_table).train()
     evaluate(model, random_dataset(5, 30))
-    validation_ndcg(model, random_dataset(5, 30))
+    validation_value(model, random_dataset(5, 30))
     assert model.training
     assert set(model.modes) == {(False, True)}
     model.eval()
@@ -153,7 +153,7 @@ def test_a_diverged_model_is_refused(value: float, row: int) -> None:
     """Also where a single item is to blame, wherever in the catalogue it stands."""
     table = torch.ones(30, 4)
     table[row, 1] = value
-    for check in (evaluate, validation_ndcg):
+    for check in (evaluate, validation_value):
         with pytest.raises(ModelError, match="NaN"):
             check(LastItemModel(table), random_dataset(5, 30))
 
@@ -198,10 +198,10 @@ def test_validation_ndcg_is_that_of_evaluate(integer_table: torch.Tensor) -> Non
     data, model = random_dataset(80, 30), LastItemModel(integer_table)
     for filter_seen in (True, False):
         full = evaluate(model, data, split="valid", filter_seen=filter_seen)
-        assert validation_ndcg(model, data, filter_seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
+        assert validation_value(model, data, filter_seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
         sample = evaluate(model, data, split="valid", filter_seen=filter_seen, max_users=20, seed=3)
         assert sample.users == 20
-        assert validation_ndcg(model, data, filter_seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
+        assert validation_value(model, data, filter_seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
 
 
 def test_a_sample_is_the_same_for_the_same_seed(integer_table: torch.Tensor) -> None:

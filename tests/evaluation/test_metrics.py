@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llmd4rec.evaluation.metrics import (
+from llmd4rec.evaluation.metrics.functions import (
     coverage,
     hit_rate,
     mean_metrics,

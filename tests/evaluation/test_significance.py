@@ -13,7 +13,7 @@ from scipy import stats
 
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation import Evaluation, compare
-from llmd4rec.evaluation.metrics import mean_metrics
+from llmd4rec.evaluation.metrics.functions import mean_metrics
 from llmd4rec.evaluation.significance import bootstrap_means, compare_ranks, sign_flip_p
 
 

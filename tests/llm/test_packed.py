@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_recommender import ITEMS, LENGTHS, PROMPTS, _histories, _network
+from test_recommender import ITEMS, LENGTHS, PROMPTS, _batch, _histories, _network
 from tiny_llama import WORDS, save
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.distillation.cache import write_cache
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
@@ -44,7 +44,7 @@ def test_states_and_gradients_equal_those_with_a_cache(
     result = []
     for packs in (True, False):
         network._packs = packs
-        states = network.states(items, lengths)
+        states = network.states(SequenceBatch(items, lengths))
         weight = torch.arange(1, states.numel() + 1).view_as(states) / states.numel()
         result.append(
             [states, *torch.autograd.grad((states.square() * weight).sum(), trained, materialize_grads=True,
@@ -58,11 +58,11 @@ def test_states_and_gradients_equal_those_with_a_cache(
 def test_padding_has_no_state_and_other_sequences_no_say(llama: str) -> None:
     network = _network(llama)
     items = _histories()
-    states = network.states(items, LENGTHS)
+    states = network.states(SequenceBatch(items, LENGTHS))
     assert not states[0, 4:].any()
     other = items.clone()
     other[[0, 2]] = (other[[0, 2]] + 1) % ITEMS
-    torch.testing.assert_close(network.states(other, LENGTHS)[1, :1], states[1, :1])
+    torch.testing.assert_close(network.states(SequenceBatch(other, LENGTHS))[1, :1], states[1, :1])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,9 +89,12 @@ def test_attention_dropout_works_in_training(gpt2: str) -> None:
         if name.endswith("attn_dropout"):
             module.p = 0.1
     torch.manual_seed(0)
-    one, other = network.states(_histories(), LENGTHS), network.states(_histories(), LENGTHS)
+    one, other = (
+        network.states(_batch()),
+        network.states(_batch()),
+    )
     torch.manual_seed(0)
-    torch.testing.assert_close(network.states(_histories(), LENGTHS), one)
+    torch.testing.assert_close(network.states(_batch()), one)
     assert not torch.allclose(one, other)
 
 
@@ -108,7 +111,7 @@ def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(model: Any, pack
     torch.manual_seed(0)
     folder = save(tmp_path / "model", model())
     assert load_backbone(folder).packs == packs
-    states = _network(folder).states(_histories(), LENGTHS)
+    states = _network(folder).states(_batch())
     assert torch.isfinite(states).all()
     assert not states[0, 4:].any()
 
@@ -125,7 +128,7 @@ def _count_tokens(network: Any) -> list[int]:
 def test_no_work_on_padding_and_one_pass_per_batch(llama: str) -> None:
     network = _network(llama, lora=LoRA(r=4, dropout=0.1), dropout=0.5).train()
     counts = _count_tokens(network)
-    network.states(_histories(), LENGTHS).sum().backward()
+    network.states(_batch()).sum().backward()
     assert counts == [len(network._prompt_tokens) + int(LENGTHS.sum())]
 
 

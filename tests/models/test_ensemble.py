@@ -6,6 +6,7 @@ import pytest
 import torch
 from evaluation.examples import random_dataset
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.errors import ModelError
 from llmd4rec.losses.int8 import Int8Rows
@@ -26,7 +27,7 @@ def member(dim: int, max_length: int, seed: int) -> SequenceEncoder:
 def scores(model: SequenceEncoder, items_BL: torch.Tensor) -> torch.Tensor:
     lengths = torch.full((len(items_BL),), items_BL.shape[1])
     with torch.no_grad():
-        return last_states(model, items_BL, lengths) @ model.item_table().T
+        return last_states(model, SequenceBatch(items_BL, lengths)) @ model.item_table().T
 
 
 def test_scores_are_the_mean_of_the_members_scores():

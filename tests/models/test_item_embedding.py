@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from llmd4rec import Dataset
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError
 from llmd4rec.features import item_features as features_module
 from llmd4rec.features.attributes import item_attributes, item_words
@@ -82,13 +83,13 @@ def test_merging_changes_no_score_and_leaves_an_ordinary_network():
     torch.nn.init.normal_(items.tower.last.weight, std=0.1)
     history, length = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
     with torch.no_grad():
-        before = last_states(merged, history, length) @ merged.item_table().T
+        before = last_states(merged, SequenceBatch(history, length)) @ merged.item_table().T
         items.merge()
-        after = last_states(merged, history, length) @ merged.item_table().T
+        after = last_states(merged, SequenceBatch(history, length)) @ merged.item_table().T
     torch.testing.assert_close(after, before)
     assert count_parameters(merged) == count_parameters(plain)
     plain.load_saved_state(merged.saved_state())  # the same names and shapes
-    assert torch.equal(last_states(plain, history, length) @ plain.item_table().T, after)
+    assert torch.equal(last_states(plain, SequenceBatch(history, length)) @ plain.item_table().T, after)
 
 
 def test_vectors_of_another_catalogue_are_refused():

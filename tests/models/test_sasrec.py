@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from llmd4rec.config.settings import load_settings
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.base import last_states
@@ -24,11 +25,11 @@ def histories(batch: int, length: int) -> torch.Tensor:
 def test_a_state_depends_on_every_earlier_item_and_on_no_later_one():
     model, items = network().eval(), histories(3, 12)
     lengths = torch.full((3,), 12)
-    before = model.states(items, lengths)
+    before = model.states(SequenceBatch(items, lengths))
     for position in range(12):
         changed = items.clone()
         changed[:, position] = (changed[:, position] + 1) % ITEMS
-        moved = (model.states(changed, lengths) - before).abs().amax(-1)
+        moved = (model.states(SequenceBatch(changed, lengths)) - before).abs().amax(-1)
         assert (moved[:, :position] == 0).all()
         assert (moved[:, position:] > 0).all()
 
@@ -39,22 +40,25 @@ def test_padding_changes_nothing():
     filled = items.clone()
     for row, length in enumerate(lengths):
         filled[row, length:] = 0
-    expected = last_states(model, items, lengths)
-    torch.testing.assert_close(last_states(model, filled, lengths), expected)
+    expected = last_states(model, SequenceBatch(items, lengths))
+    torch.testing.assert_close(last_states(model, SequenceBatch(filled, lengths)), expected)
     for row, length in enumerate(lengths):
-        alone = last_states(model, items[row : row + 1, :length], lengths[row : row + 1])
+        alone = last_states(model, SequenceBatch(items[row : row + 1, :length], lengths[row : row + 1]))
         torch.testing.assert_close(alone[0], expected[row])
 
 
 def test_the_order_of_the_history_counts():
     model = network().eval()
     forth, back = torch.tensor([[1, 2, 3, 9]]), torch.tensor([[3, 2, 1, 9]])
-    assert (last_states(model, forth, torch.tensor([4])) - last_states(model, back, torch.tensor([4]))).abs().max() > 0
+    assert (
+        last_states(model, SequenceBatch(forth, torch.tensor([4])))
+        - last_states(model, SequenceBatch(back, torch.tensor([4])))
+    ).abs().max() > 0
 
 
 def test_every_parameter_learns():
     model, items = network(dropout=0.0), histories(4, 12)
-    states = model.states(items, torch.full((4,), 12))
+    states = model.states(SequenceBatch(items, torch.full((4,), 12)))
     torch.nn.functional.cross_entropy((states @ model.item_table().T).flatten(0, 1), items.flatten()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -64,8 +68,10 @@ def test_every_parameter_learns():
 def test_dropout_only_in_training():
     model, items = network(), histories(2, 5)
     lengths = torch.tensor([5, 5])
-    assert not torch.equal(model.train().states(items, lengths), model.states(items, lengths))
-    assert torch.equal(model.eval().states(items, lengths), model.states(items, lengths))
+    assert not torch.equal(
+        model.train().states(SequenceBatch(items, lengths)), model.states(SequenceBatch(items, lengths))
+    )
+    assert torch.equal(model.eval().states(SequenceBatch(items, lengths)), model.states(SequenceBatch(items, lengths)))
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_touched():
@@ -81,7 +87,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched():
 def test_extremes_can_be_built(settings):
     model = network(**settings).eval()
     items = histories(2, model.max_length)
-    states = model.states(items, torch.full((2,), model.max_length))
+    states = model.states(SequenceBatch(items, torch.full((2,), model.max_length)))
     assert states.shape == (2, model.max_length, model.dim)
     assert torch.isfinite(states).all()
 

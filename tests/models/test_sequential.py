@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmd4rec.config.settings import load_settings
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures
@@ -38,11 +39,11 @@ def test_each_can_teach_by_its_name():
 def test_a_state_depends_on_every_earlier_item_and_on_no_later_one(name):
     model, items = network(name).eval(), histories(3, 12)
     lengths = torch.full((3,), 12)
-    before = model.states(items, lengths)
+    before = model.states(SequenceBatch(items, lengths))
     for position in range(12):
         changed = items.clone()
         changed[:, position] = (changed[:, position] + 1) % ITEMS
-        moved = (model.states(changed, lengths) - before).abs().amax(-1)
+        moved = (model.states(SequenceBatch(changed, lengths)) - before).abs().amax(-1)
         assert (moved[:, :position] == 0).all()
         assert (moved[:, position:] > 0).all()
 
@@ -51,16 +52,16 @@ def test_a_state_depends_on_every_earlier_item_and_on_no_later_one(name):
 def test_padding_changes_nothing(name):
     model, items = network(name).eval(), histories(4, 12)
     lengths = torch.tensor([1, 4, 12, 7])
-    expected = last_states(model, items, lengths)
+    expected = last_states(model, SequenceBatch(items, lengths))
     for row, length in enumerate(lengths):
-        alone = last_states(model, items[row : row + 1, :length], lengths[row : row + 1])
+        alone = last_states(model, SequenceBatch(items[row : row + 1, :length], lengths[row : row + 1]))
         torch.testing.assert_close(alone[0], expected[row])
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_parameter_learns_and_the_seed_decides_where_from(name):
     model, items = network(name, dropout=0.0), histories(4, 12)
-    states = model.states(items, torch.full((4,), 12))
+    states = model.states(SequenceBatch(items, torch.full((4,), 12)))
     torch.nn.functional.cross_entropy((states @ model.item_table().T).flatten(0, 1), items.flatten()).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -74,9 +75,9 @@ def test_every_parameter_learns_and_the_seed_decides_where_from(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_dropout_acts_in_training_only(name):
     model, items, lengths = network(name), histories(2, 12), torch.full((2,), 12)
-    assert not torch.equal(model.states(items, lengths), model.states(items, lengths))
+    assert not torch.equal(model.states(SequenceBatch(items, lengths)), model.states(SequenceBatch(items, lengths)))
     model.eval()
-    assert torch.equal(model.states(items, lengths), model.states(items, lengths))
+    assert torch.equal(model.states(SequenceBatch(items, lengths)), model.states(SequenceBatch(items, lengths)))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -101,7 +102,7 @@ def test_gru4rec_is_the_recurrence_of_its_paper():
         r, z = torch.sigmoid(wr @ x + br + ur @ h + cr), torch.sigmoid(wz @ x + bz + uz @ h + cz)
         n = torch.tanh(wn @ x + bn + r * (un @ h + cn))
         h = (1 - z) * n + z * h
-    torch.testing.assert_close(last_states(model, items, torch.tensor([5]))[0], model.out(h))
+    torch.testing.assert_close(last_states(model, SequenceBatch(items, torch.tensor([5])))[0], model.out(h))
 
 
 @pytest.mark.parametrize(("cutoff", "length"), [(1, 12), (5, 12), (5, 11), (30, 12)])
@@ -129,7 +130,7 @@ def test_bsarec_mixes_filter_and_attention():
     weights = (q @ k.T / 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).softmax(-1)
     h = 0.6 * filtered + 0.4 * block.norm_attention(x + block.out(weights @ v))
     expected = block.norm_out(h + block.down(torch.nn.functional.gelu(block.up(h))))
-    torch.testing.assert_close(model.states(items, torch.tensor([4]))[0], expected)
+    torch.testing.assert_close(model.states(SequenceBatch(items, torch.tensor([4])))[0], expected)
 
 
 def test_ligr_is_gated_pre_norm_attention_and_swiglu():
@@ -142,7 +143,7 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
     x = x + torch.sigmoid(block.gate1(x)) * block.out(scores.softmax(-1) @ v)
     up, gate = block.up(block.norm2(x)).chunk(2, -1)
     x = x + torch.sigmoid(block.gate2(x)) * block.down(gate * torch.sigmoid(gate) * up)
-    torch.testing.assert_close(model.states(items, torch.tensor([4]))[0], model.norm_out(x))
+    torch.testing.assert_close(model.states(SequenceBatch(items, torch.tensor([4])))[0], model.norm_out(x))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +194,8 @@ def test_a_gru_is_in_single_precision_whatever_is_around_it():
         lambda module, inputs: seen.append((inputs[0].dtype, torch.is_autocast_enabled("cpu")))
     )
     items_BL, lengths_B = torch.tensor([[1, 2, 3]]), torch.tensor([3])
-    plain = network.states(items_BL, lengths_B)
+    plain = network.states(SequenceBatch(items_BL, lengths_B))
     with torch.autocast("cpu", torch.bfloat16):
-        half = network.states(items_BL, lengths_B)
+        half = network.states(SequenceBatch(items_BL, lengths_B))
     assert seen == [(torch.float32, False)] * 2
     torch.testing.assert_close(half.float(), plain, rtol=0.05, atol=0.01)

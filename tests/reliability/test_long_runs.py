@@ -16,7 +16,7 @@ from evaluation.examples import chain_dataset
 
 from llmd4rec import log as progress
 from llmd4rec.distillation.cache import open_cache, write_cache
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential import SASRec
@@ -52,7 +52,7 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     def validate(model: Any) -> float:
         folder = tmp_path / "fit"
         sizes.append(sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0)
-        return validation_ndcg(model, data) + len(sizes)  # every epoch is a better one
+        return validation_value(model, data) + len(sizes)  # every epoch is a better one
 
     network.norm_in.register_forward_hook(watch)
     settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, ema=0.9, clip=1.0, checkpoint_seconds=0.05)
@@ -112,7 +112,7 @@ def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypa
     settings = Training(epochs=2, patience=2, batch=10)
     fit(
         network, data, settings, tmp_path / "fit", stage="undistilled", seed=0,
-        validate=lambda model: validation_ndcg(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
+        validate=lambda model: validation_value(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
         objective=RankingObjective(settings),
     )  # fmt: skip
     assert len(looked) == len(steps) > 60
@@ -126,7 +126,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
         capsys.readouterr()
         fit(
             SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, stage="undistilled", seed=0,
-            validate=lambda model: validation_ndcg(model, data), log=MetricsLog(folder / "metrics.jsonl"),
+            validate=lambda model: validation_value(model, data), log=MetricsLog(folder / "metrics.jsonl"),
             objective=RankingObjective(settings),
         )  # fmt: skip
         return capsys.readouterr().err.splitlines()

@@ -13,7 +13,7 @@ from evaluation.examples import LastItemModel, random_dataset
 
 from llmd4rec.evaluation import compare, evaluate
 from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.evaluation.metrics import mean_metrics
+from llmd4rec.evaluation.metrics.functions import mean_metrics
 from llmd4rec.evaluation.significance import Comparison
 from llmd4rec.report import (
     CurvePoint,

@@ -13,7 +13,7 @@ from whole_runs import same, untrained
 
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.runs.run import Run
 
 
@@ -146,7 +146,7 @@ def test_texts_help_to_train_the_model_and_leave_it_as_it_was(
     assert records[0]["parameters"] == records[1]["parameters"]
     # What is served is what was validated.
     best = next(line for line in runs["id+text"].metrics() if line["epoch"] == records[1]["best_epoch"])
-    served = validation_ndcg(runs["id+text"].load("undistilled"), chain_data)
+    served = validation_value(runs["id+text"].load("undistilled"), chain_data)
     assert served == pytest.approx(best["validation_ndcg"], abs=1e-6)
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmd4rec import Engine, Filters, NewItem
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Request
@@ -30,7 +31,9 @@ def test_answers_are_those_of_the_trained_model(engine, store, stage, filter_see
         history = store.data.history(int(position)).astype(np.int64)
         window = torch.from_numpy(history[-model.max_length :])[None]
         with torch.inference_mode():
-            scores = (last_states(model, window, torch.tensor([window.shape[1]])) @ model.item_table().T)[0].numpy()
+            scores = (
+                last_states(model, SequenceBatch(window, torch.tensor([window.shape[1]]))) @ model.item_table().T
+            )[0].numpy()
         if filter_seen:
             scores[history] = -np.inf
         best = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > -np.inf]

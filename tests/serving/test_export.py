@@ -19,8 +19,9 @@ from evaluation.examples import chain_dataset
 from settings_of import changed, parse_settings
 
 from llmd4rec import Engine
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.export.from_run import engine_of_run
 from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
@@ -52,7 +53,9 @@ def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, len
     states = session.run(None, {"vectors": table[items], "lengths": lengths})[0]
     scores = states @ table.T
     with torch.no_grad():
-        expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths)) @ model.item_table().T
+        expected = (
+            last_states(model, SequenceBatch(torch.from_numpy(items), torch.from_numpy(lengths))) @ model.item_table().T
+        )
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (np.argsort(-scores)[:, :10] == np.argsort(-expected.numpy())[:, :10]).all()
 
@@ -154,8 +157,8 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     export_run(run, chain_data, tmp_path / "export", "undistilled", options=ExportOptions(table="int8"))
     table = json.loads((tmp_path / "export" / "export.json").read_text())["table"]
     ranker = run.load("undistilled")
-    assert table["ndcg@10_float32"] == pytest.approx(validation_ndcg(ranker, chain_data, filter_seen=False), abs=1e-6)
-    assert table["ndcg@10_float32"] != pytest.approx(validation_ndcg(ranker, chain_data), abs=1e-3)
+    assert table["ndcg@10_float32"] == pytest.approx(validation_value(ranker, chain_data, filter_seen=False), abs=1e-6)
+    assert table["ndcg@10_float32"] != pytest.approx(validation_value(ranker, chain_data), abs=1e-3)
     engine = Engine.load(tmp_path / "export")
     kept = [item.item_id for item in engine.recommend(history, 12).items]
     assert set(history) <= set(kept)
@@ -325,5 +328,5 @@ def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path
     table = np.load(tmp_path / "export" / "item_table.npy")
     states = session.run(None, {"vectors": table[items], "lengths": lengths})[0]
     with torch.no_grad():
-        expected = last_states(model, torch.from_numpy(items), torch.from_numpy(lengths))
+        expected = last_states(model, SequenceBatch(torch.from_numpy(items), torch.from_numpy(lengths)))
     np.testing.assert_allclose(states, expected.numpy(), atol=1e-5)

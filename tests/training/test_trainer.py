@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
@@ -75,7 +75,7 @@ def train(
     log = MetricsLog(folder / "metrics.jsonl")
     fitted = fit(
         ranker, data, settings, folder, stage=stage, seed=5, log=log,
-        validate=validate or (lambda model: validation_ndcg(model, data)),
+        validate=validate or (lambda model: validation_value(model, data)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
         **more,
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_it_learns_what_follows_what(data, tmp_path):
     fitted, ranker, log = train(tmp_path, data, settings)
     assert log[0]["validation_ndcg"] < 0.5
     assert fitted.best_value > 0.98
-    assert validation_ndcg(ranker, data) == fitted.best_value
+    assert validation_value(ranker, data) == fitted.best_value
     assert log[-1]["ce"] < log[1]["ce"] / 4
 
 
@@ -357,7 +357,7 @@ def test_a_signal_during_validation_stops_it(data, tmp_path):
         begun[0] += 1
         if begun[0] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        value = validation_ndcg(model, data)
+        value = validation_value(model, data)
         ended[0] += 1
         return value
 
@@ -421,7 +421,7 @@ class Projected(nn.Module):
         nn.init.constant_(self.map.weight, 0.1)
         nn.init.zeros_(self.map.bias)
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         ce = F.cross_entropy(states_ND @ ranker.item_table().T, batch.target_N)
         distance = (self.map(states_ND) - 1).pow(2).mean()
         return StepLoss(ce + distance, {"ce": ce.detach(), "kl": distance.detach()})

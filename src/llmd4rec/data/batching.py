@@ -9,9 +9,9 @@ in the window that shows it the most history. So nothing of a long sequence is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -49,34 +49,65 @@ class Histories(Protocol):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch of windows, padded on the right with item 0.
+class SequenceBatch:
+    """Histories as a model reads them: named tensors, padded on the right.
 
     Attributes:
-        items_BL: item indices read.
-        lengths_B: real length of each window.
+        items_BL: item indices, int64, oldest first; any valid index where there is padding.
+        lengths_B: real length of each history, at least 1.
+        inputs: what else the model declares to read (:attr:`~llmd4rec.models.base.SequenceEncoder.reads`), by name,
+            and nothing that it does not declare. Each is [B, L];
+    """
+
+    items_BL: Tensor
+    lengths_B: Tensor
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def times_BL(self) -> Tensor:
+        """When each event was, int64 seconds since 1970; of a model that reads `times`."""
+        return self.inputs["times"]
+
+    @property
+    def target_times_BL(self) -> Tensor:
+        """When the item after each event is chosen, int64 seconds; of a model that reads `target_times`.
+
+        Behind the last event of a history that is to be answered, this is the time of the request.
+        """
+        return self.inputs["target_times"]
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on `device`."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            items_BL=to_device(self.items_BL, device),
+            lengths_B=to_device(self.lengths_B, device),
+            inputs={name: to_device(tensor, device) for name, tensor in self.inputs.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch(SequenceBatch):
+    """A batch of training windows, padded with item 0.
+
+    Attributes:
         trained_N: where a next item is to be predicted: indices into the B · L positions, row after row.
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
     """
 
-    items_BL: Tensor
-    lengths_B: Tensor
     trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
         if device.type == "cpu":
             return self
-        return Batch(
-            items_BL=to_device(self.items_BL, device),
-            lengths_B=to_device(self.lengths_B, device),
-            trained_N=to_device(self.trained_N, device),
-            target_N=to_device(self.target_N, device),
-            position_N=self.position_N,
-        )
+        moved = super().to(device)
+        return replace(moved, trained_N=to_device(self.trained_N, device), target_N=to_device(self.target_N, device))
 
     def trained(self, states_BLD: Tensor) -> Tensor:
         """The states of the N trained positions, [N, D]."""
@@ -124,14 +155,14 @@ class TrainingWindows:
             targets[batch.position_N.numpy()] = batch.target_N.numpy()
         return targets
 
-    def batch(self, windows: Int64Array) -> Batch:
+    def batch(self, windows: Int64Array) -> TrainingBatch:
         """The given windows as one batch."""
         length = self._length[windows]
         column = np.arange(int(length.max()))
         real = column < length[:, None]
         index = np.where(real, self._begin[windows, None] + column, self._begin[windows, None])
         mask = real & (column >= self._fresh[windows, None])
-        return Batch(
+        return TrainingBatch(
             items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
             lengths_B=torch.from_numpy(length),
             trained_N=torch.from_numpy(np.flatnonzero(mask)),

@@ -119,7 +119,7 @@ def write_cache(
             with bar(f"caching {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
                     batch = windows.batch(chosen).to(device)
-                    states_ND = batch.trained(model.states(batch.items_BL, batch.lengths_B)).float()
+                    states_ND = batch.trained(model.states(batch)).float()
                     if not bool(torch.isfinite(states_ND).all()):
                         raise ModelError(
                             f"cannot cache {label}: a state is not a finite number",

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset, Int32Array, Int64Array
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
@@ -199,7 +200,7 @@ def _drawn(
         first = (end - reach).clamp(min=0)
         column = torch.arange(int((end - first).max()), device=device)
         window_BL = read_BT.gather(1, (first[:, None] + column).clamp(max=read_BT.shape[1] - 1))
-        scores_BI = product(last_states(model, window_BL, end - first).float(), table_ID)
+        scores_BI = product(last_states(model, SequenceBatch(window_BL, end - first)).float(), table_ID)
         if not bool(torch.isfinite(scores_BI).all()):
             raise ModelError(
                 "rollouts cannot be drawn: a score is not a finite number",

@@ -13,21 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.errors import ConfigError, DataError, ModelError
 from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.evaluation.metrics import CUTOFFS, coverage, mean_metrics, ndcg, popularity
+from llmd4rec.evaluation.metrics import NDCG, Metric, RankMetric, RecommendedLists, TargetRanks, mean_of
+from llmd4rec.evaluation.metrics.functions import CUTOFFS, coverage, mean_metrics, ndcg, popularity
 from llmd4rec.evaluation.ranking import Ranking, Seen, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
 from llmd4rec.models.base import SequenceEncoder, last_states
 
-#: `filter_seen` in the words of run settings, exports and inference.
-
 #: Coverage and popularity are those of this many items per user.
 SHOWN = 10
 #: Users whose states are computed before they are ranked together; bounds the memory for states.
 USERS_AT_ONCE = 4096
+#: What epochs and rounds are selected by, where nothing else is said.
+NDCG10 = NDCG(10)
 
 
 def evaluate(
@@ -108,19 +110,19 @@ def evaluate(
     )
 
 
-def validation_ndcg(
+def validation_value(
     ranker: SequenceEncoder,
     dataset: Dataset,
     filter_seen: bool = True,
     max_users: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
-    k: int = 10,
+    metric: Metric = NDCG10,
 ) -> float:
-    """Mean NDCG@k over the validation targets, or over a seeded sample of `max_users` of them; for early
+    """One metric over the validation targets, or over a seeded sample of `max_users` of them; for early
     stopping.
 
-    The same ranks as :func:`evaluate` with `split="valid"`, without lists, slices and tables. The same seed
+    The same figure as that of :func:`evaluate` with `split="valid"`, without slices and tables. The same seed
     gives the same users, so that epochs can be compared.
 
     Raises:
@@ -128,8 +130,10 @@ def validation_ndcg(
         ModelError: as for :func:`evaluate`.
     """
     positions = _targets(dataset, "valid", max_users, seed)
-    ranking = _rank(ranker, dataset, positions, filter_seen, k=0, batch_size=batch_size, device=None, what="validating")
-    return float(ndcg(ranking.ranks, k).mean())
+    k = 0 if isinstance(metric, RankMetric) else metric.k or SHOWN
+    ranking = _rank(ranker, dataset, positions, filter_seen, k=k, batch_size=batch_size, device=None, what="validating")
+    ranks = TargetRanks.of_one(ranking.ranks)
+    return mean_of(metric, ranks, RecommendedLists(ranking.top, positions, ranks, dataset))
 
 
 class EnsembleValidation:
@@ -139,14 +143,14 @@ class EnsembleValidation:
         rankers: the models, on one device; histories are read as far back as all of them can, as by a
             :class:`~llmd4rec.models.ensemble.Ensemble` of them.
         dataset: the data set that they were made for.
-        filter_seen, max_users, seed: as for :func:`validation_ndcg`, whose value an ensemble of one model has.
+        filter_seen, max_users, seed: as for :func:`validation_value`, whose value an ensemble of one model has.
         batch_size: histories encoded at once.
 
     Attributes:
         positions: flat positions of the validation targets, ascending, [U].
 
     Raises:
-        DataError, ModelError: as for :func:`validation_ndcg`.
+        DataError, ModelError: as for :func:`validation_value`.
     """
 
     def __init__(
@@ -170,8 +174,8 @@ class EnsembleValidation:
                 with _evaluation_mode(ranker, None) as where:
                     states_UD = torch.empty(len(positions), ranker.dim, device=where)
                     for batch in _split(order, batch_size):
-                        items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], length)
-                        states_UD[batch] = last_states(ranker, items_BL.to(where), lengths_B.to(where)).float()
+                        histories = _histories(dataset, starts[batch], positions[batch], length).to(where)
+                        states_UD[batch] = last_states(ranker, histories).float()
                         progress.advance(len(batch))
                     self._states.append(states_UD)
                     self._tables.append(ranker.item_table().float())
@@ -239,8 +243,8 @@ def _rank(
         for chunk in _split(order, USERS_AT_ONCE):
             states_BD = []
             for batch in _split(chunk, batch_size):
-                items_BL, lengths_B = _histories(dataset, starts[batch], positions[batch], ranker.max_length)
-                states_BD.append(last_states(ranker, items_BL.to(where), lengths_B.to(where)))
+                histories = _histories(dataset, starts[batch], positions[batch], ranker.max_length).to(where)
+                states_BD.append(last_states(ranker, histories))
                 progress.advance(len(batch))
             ranking = rank_targets(
                 torch.cat(states_BD),
@@ -265,16 +269,14 @@ def _split(values: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield values[start : start + size]
 
 
-def _histories(
-    dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int
-) -> tuple[Tensor, Tensor]:
-    """The most recent items of flat ranges starts..ends, right-padded with 0: [B, L]; and lengths [B]."""
+def _histories(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int) -> SequenceBatch:
+    """The most recent items of flat ranges starts..ends, right-padded with 0."""
     starts = np.maximum(starts, ends - max_length)
     lengths = ends - starts
     columns = np.arange(lengths.max())
     flat = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
     items = np.where(columns < lengths[:, None], dataset.items[flat], 0)
-    return torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths)
+    return SequenceBatch(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths))
 
 
 def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Seen:

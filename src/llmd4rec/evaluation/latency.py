@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.models.base import SequenceEncoder, last_states
 
@@ -40,7 +41,7 @@ def milliseconds_per_request(
             device = table_DI.device
             started = time.perf_counter()
             items = torch.from_numpy(window)[None].to(device)
-            state = last_states(ranker, items, torch.tensor([len(window)], device=device))
+            state = last_states(ranker, SequenceBatch(items, torch.tensor([len(window)], device=device)))
             (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
             times[row, column] = time.perf_counter() - started
     return [1000 * float(value) for value in np.median(times[5:], axis=0)]

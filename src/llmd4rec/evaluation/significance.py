@@ -26,7 +26,7 @@ from rich.text import Text
 
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.evaluation.metrics import CUTOFFS, per_user_metrics
+from llmd4rec.evaluation.metrics.functions import CUTOFFS, per_user_metrics
 from llmd4rec.evaluation.slices import SLICE_NAMES, buckets
 
 Floats = NDArray[np.float64]

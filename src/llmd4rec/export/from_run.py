@@ -7,6 +7,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
@@ -32,7 +33,7 @@ class ModelEncoder:
     def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
         """See :class:`~llmd4rec.inference.encoder.Encoder`; the table is not needed."""
         items_BL, lengths = (torch.from_numpy(array).to(self.device) for array in (rows_BL, lengths_B))
-        states: Floats = last_states(self.model, items_BL, lengths).float().cpu().numpy()
+        states: Floats = last_states(self.model, SequenceBatch(items_BL, lengths)).float().cpu().numpy()
         return states
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ModelError
 from llmd4rec.inference.encoder import OnnxEncoder
@@ -42,7 +43,7 @@ class _Encoder(nn.Module):
         self.ranker.items = nn.Identity()
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        return last_states(self.ranker, vectors, lengths)
+        return last_states(self.ranker, SequenceBatch(vectors, lengths))
 
 
 def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
@@ -71,7 +72,7 @@ def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Datas
         lengths = np.array([items.shape[1]], dtype=np.int64)
         state = encoder(items, lengths, table)
         with torch.inference_mode():
-            expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+            expected = last_states(ranker, SequenceBatch(torch.from_numpy(items), torch.from_numpy(lengths))).numpy()
         graph_scores, torch_scores = (state @ table.T)[0], (expected @ table.T)[0]
         max_difference = float(
             np.maximum(max_difference, np.abs(graph_scores - torch_scores).max())

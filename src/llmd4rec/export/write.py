@@ -22,7 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
@@ -211,7 +211,7 @@ def _loss_of(
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(rows_ID))
-        found[name] = validation_ndcg(model, data, filter_seen=filter_seen)
+        found[name] = validation_value(model, data, filter_seen=filter_seen)
     return found
 
 

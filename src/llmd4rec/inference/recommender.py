@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import DataError
 from llmd4rec.inference.types import identifiers, require_known
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -153,7 +154,7 @@ class Recommender:
             items_BL = torch.zeros(len(batch), max(lengths), dtype=torch.int64)
             for row, window in enumerate(windows):
                 items_BL[row, : len(window)] = torch.tensor(window)
-            state_BD = last_states(self.model, items_BL.to(device), torch.tensor(lengths, device=device))
+            state_BD = last_states(self.model, SequenceBatch(items_BL, torch.tensor(lengths)).to(device))
             scores_BI = (state_BD @ table_ID.t()).float()
             rows = zip(scores_BI, batch, strict=True)
             found += [self._top(scores_I, history, k, filtered) for scores_I, history in rows]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.models.base import SequenceEncoder
 
@@ -35,7 +35,7 @@ class Objective(Protocol):
     the teacher's: they are trained with the student's, saved in checkpoints, and no part of the result.
     """
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """The loss of a batch's N positions.
 
         Args:

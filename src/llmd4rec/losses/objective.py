@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.losses.base import BatchTeacher, LossSettings, StepLoss
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.losses.softmax import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
@@ -28,7 +28,7 @@ class RankingObjective:
     teacher: BatchTeacher | None = None
     distill: DistillationTerm | None = None
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         target_N, bias_C, candidate_C = batch.target_N, None, None
         if ranker.num_items > self.settings.full_softmax_items:

@@ -13,12 +13,16 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
+
 
 class SequenceEncoder(nn.Module, ABC):
     """A sequence encoder with a prediction layer over the whole catalogue."""
 
     #: The longest history the model reads; older items are cut off.
     max_length: int
+    #: What it reads beside items and lengths, by name: `times`, `target_times`. Batches carry nothing else.
+    reads: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -31,15 +35,15 @@ class SequenceEncoder(nn.Module, ABC):
         """d, the width of states and item table."""
 
     @abstractmethod
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, shape [B, L, d]; the state at t has seen items_BL[:, :t+1] and nothing later.
+    def states(self, batch: SequenceBatch) -> Tensor:
+        """States at every position, shape [B, L, d]; the state at t has seen the events up to t and nothing later.
 
         Args:
-            items_BL: item indices, int64, padded on the right with any valid index.
-            lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
+            batch: the histories, with what :attr:`reads` names. States beyond a history's length are arbitrary.
 
-        A model to be exported does with the indices nothing but give them to its `ItemEmbedding`: the exported graph is
-        given the table's rows [B, L, d] in their place, so it asks no more of `items_BL` than its first two sizes.
+        A model to be exported does with the item indices nothing but give them to its `ItemEmbedding`: the exported
+        graph is given the table's rows [B, L, d] in their place, so it asks no more of `batch.items_BL` than its first
+        two sizes.
         """
 
     @abstractmethod
@@ -55,11 +59,11 @@ class SequenceEncoder(nn.Module, ABC):
         self.load_state_dict(state)
 
 
-def last_states(ranker: SequenceEncoder, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+def last_states(ranker: SequenceEncoder, batch: SequenceBatch) -> Tensor:
     """The state behind each whole history, shape [B, d]."""
-    states_BLD = ranker.states(items_BL, lengths_B)
-    rows = torch.arange(lengths_B.shape[0], device=states_BLD.device)
-    return states_BLD[rows, lengths_B - 1]
+    states_BLD = ranker.states(batch)
+    rows = torch.arange(batch.lengths_B.shape[0], device=states_BLD.device)
+    return states_BLD[rows, batch.lengths_B - 1]
 
 
 def count_parameters(ranker: nn.Module) -> tuple[int, int]:

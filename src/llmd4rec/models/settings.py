@@ -29,9 +29,10 @@ class ModelSettings(ItemSettings, ABC):
                 self.max_length, self.scale = settings.max_length, settings.scale
                 self.items = ItemEmbedding(num_items, settings.dim, settings.id_dropout)
 
-            def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-                seen_L = torch.arange(1, items_BL.shape[1] + 1, device=items_BL.device)
-                return self.scale * self.items(items_BL).cumsum(1) / seen_L[:, None]
+            def states(self, batch: SequenceBatch) -> Tensor:
+                x_BLD = self.items(batch.items_BL)
+                seen_L = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)
+                return self.scale * x_BLD.cumsum(1) / seen_L[:, None]
 
             def item_table(self, items: Tensor | None = None) -> Tensor:
                 return self.items.table(items)

@@ -251,7 +251,7 @@ class _Trainer:
         idle = not len(mine)  # the last batch may have fewer windows than there are processes
         batch = self.windows.batch(chosen[:1] if idle else mine).to(self.device)
         with self.autocast():
-            states_ND = batch.trained(self.ranker.states(batch.items_BL, batch.lengths_B))
+            states_ND = batch.trained(self.ranker.states(batch))
         seed = derive_seed(self.seed, self.seed_key, "draw", self.at.total_steps)
         step = self.objective(states_ND.float(), self.ranker, batch, seed)
         self.scaler.scale(step.loss).backward()  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.distillation.methods.base import Method
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import Objective, StepLoss
@@ -81,7 +81,7 @@ class _BestItems:
     training: Training
     teacher: TeacherCache
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
@@ -96,7 +96,7 @@ class _BestItems:
         return StepLoss(loss, {**base.figures, "kl": distilled.detach()})
 
     @torch.no_grad()
-    def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
         teacher = self.teacher.batch(batch.position_N)

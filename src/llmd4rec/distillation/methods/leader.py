@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.distillation.methods.base import Method
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
@@ -52,7 +52,7 @@ class _NearState(nn.Module):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> StepLoss:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         base = self.rank(states_ND, ranker, batch, seed)
         teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
@@ -98,10 +99,10 @@ class BSARecNetwork(SequenceEncoder):
         """d."""
         return self.items.dim
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        length = items_BL.shape[1]
-        x_BLD: Tensor = self.items(items_BL) + self.positions.weight[:length]
+        length = batch.items_BL.shape[1]
+        x_BLD: Tensor = self.items(batch.items_BL) + self.positions.weight[:length]
         x_BLD = self.dropout(self.norm_in(x_BLD))
         for block in self.blocks:
             x_BLD = block(x_BLD, self.low_LL[:length, :length])

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.embedding import ItemEmbedding
@@ -66,9 +67,9 @@ class GRU4RecNetwork(SequenceEncoder):
         """d."""
         return self.items.dim
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLH: Tensor = self.items(items_BL)
+        x_BLH: Tensor = self.items(batch.items_BL)
         for layer in self.layers:
             with _single_precision(x_BLH.device.type):
                 x_BLH, _ = layer(self.dropout(x_BLH).float())

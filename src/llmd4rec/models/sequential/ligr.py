@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
@@ -66,9 +67,9 @@ class LiGRNetwork(SequenceEncoder):
         """d."""
         return self.items.dim
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLD: Tensor = self.dropout(self.items(items_BL) + self.positions.weight[: items_BL.shape[1]])
+        x_BLD: Tensor = self.dropout(self.items(batch.items_BL) + self.positions.weight[: batch.items_BL.shape[1]])
         for block in self.blocks:
             x_BLD = block(x_BLD)
         state_BLD: Tensor = self.norm_out(x_BLD)
