@@ -38,8 +38,9 @@ def test_the_distilled_model_is_the_same_network(chain_run: Path) -> None:
 @pytest.mark.parametrize(("gain", "served"), [(0.1, "distilled-round-1"), (-0.1, "undistilled")])
 def test_what_validation_chose_is_what_answers(gain: float, served: str, chain_run: Path) -> None:
     run = Run.open(chain_run)
-    run.record.stages["distilled-round-1"]["validation_ndcg"] = run.validation_of("undistilled") + gain
-    assert torch.equal(run.recommender().model.item_table(), run.load(served).item_table())
+    run.record.stages["distilled-round-1"]["validation"] = run.validation_of("undistilled") + gain
+    assert run.recommender().info.stage == served
+    assert torch.equal(run.load().item_table(), run.load(served).item_table())
 
 
 def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None:
@@ -51,7 +52,7 @@ def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None
     for stage in run.record.stages:
         assert {path.name for path in run.checkpoint_of(stage).iterdir()} == {"best.safetensors", "metrics.jsonl"}
     for name in ("served", "llm"):
-        answers = [answer.item_id for answer in run.recommender(name).recommend(["i3"], k=3)]
+        answers = [answer.item_id for answer in run.recommender(name).recommend(["i3"], k=3).items]
         assert len(answers) == 3
         assert set(answers) <= set(chain_data.item_ids) - {"i3"}
 
@@ -63,7 +64,7 @@ def test_a_finished_run_is_not_trained_again(copied_run: Path, tiny_settings: di
     assert [(path, path.stat().st_mtime_ns) for path in files] == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "data": "x", "surprise": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 3}', '{"format": 3, "data": "x", "surprise": 1}'])
 def test_a_damaged_run_is_named(copied_run: Path, content: str) -> None:
     (copied_run / "run.json").write_text(content)
     with pytest.raises((RunError, DataError), match=r"run\.json"):
