@@ -45,8 +45,10 @@ from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.runtime import derive_seed, select_device
-from llmd4rec.training.trainer import Fitted, fit
+from llmd4rec.training.trainer import Fitted
 
 
 def train(settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
@@ -190,7 +192,9 @@ class Pipeline:
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
-                log=run.log_of(stage.id),
+                callbacks=[JSONLines()],
+                log_folder=folder,
+                backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
             )

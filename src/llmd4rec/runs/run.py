@@ -43,8 +43,8 @@ from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.record import Record
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
+from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
 from llmd4rec.training.runtime import derive_seed, environment, select_device
-from llmd4rec.training.tracking import MetricsLog
 
 #: What stages were called once, or what people may try.
 _OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
@@ -232,7 +232,7 @@ class Run:
 
     def log_of(self, stage_id: str) -> MetricsLog:
         """The figures of one stage's epochs."""
-        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+        return MetricsLog(self.checkpoint_of(stage_id) / METRICS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The figures of all epochs, in the order of the plan, each with its `stage`."""
