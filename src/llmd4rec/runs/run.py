@@ -40,7 +40,9 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
@@ -324,6 +326,11 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
+    def scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+        found = self.stage(stage)
+        return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
+
     def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
@@ -358,8 +365,13 @@ class Run:
                 f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
             ) from error
 
-    def recommender(self, name: str = SERVED) -> Recommender:
-        """The model of a finished stage together with the catalogue, ready to answer; see :meth:`resolve`."""
-        catalogue = self.catalogue()
-        names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
-        return Recommender(self.load(name), names, titles, filter_seen=self.settings.evaluation.filter_seen)
+    def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
+        return recommender_of(self, name, data, other=other)
+
+
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
