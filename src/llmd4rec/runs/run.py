@@ -116,9 +116,8 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(
-            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
-        )
+        path, metric = str(data.path.resolve()) if data.path else None, settings.evaluation.selection.name
+        run = cls(folder, settings, Record(data.fingerprint, path, data.num_items, metric))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -141,7 +140,7 @@ class Run:
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
         made = [stage for stage in self.plan if stage.id in begun]
-        self.settings = settings
+        self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed:
             self.record.finished = False
             if not any(stage.role == "llm" for stage in made):
@@ -259,9 +258,9 @@ class Run:
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
             if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled = True
+                self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
                     f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
@@ -279,7 +278,7 @@ class Run:
         return find(self.plan, self.resolve(name))
 
     def validation_of(self, stage_id: str) -> float:
-        """Validation NDCG@10 of a finished stage."""
+        """Validation value of a finished stage, by the selection metric of the settings."""
         return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:

@@ -105,4 +105,4 @@ def fit(
 def with_defaults(callbacks: Sequence[Callback]) -> list[Callback]:
     """Those of :data:`DEFAULTS`, each replaced where one of its class is given, then the others."""
     found = [next((own for own in callbacks if isinstance(own, kind)), None) or kind() for kind in DEFAULTS]
-    return [*found, *(callback for callback in callbacks if callback not in found)]
+    return [*found, *(own for own in callbacks if not any(own is callback for callback in found))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ class Progress:
     epoch: int = 1
     step: int = 0  # steps done in this epoch
     total_steps: int = 0
-    best_value: float = -1.0
+    best_value: float = -math.inf
     best_epoch: int = 0
     seconds: float = 0.0
     #: Why there is no further epoch; empty: there is, as far as settings allow.

@@ -18,7 +18,7 @@ class Training(BaseModel):
     round_epochs: int | None = Field(
         None, ge=0, description="at most so many epochs in a round of distillation (null: as many as undistilled)"
     )
-    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation value")
     batch: int = Field(256, ge=1, description="training positions per step, about; fewer on small data")
     min_steps: int = Field(
         32, ge=1, description="steps of an epoch at least, where the data allow it; small data get smaller batches"

@@ -9,6 +9,7 @@ step), or is saved with the checkpoint, so a resumed training continues to the s
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Int64Array
-from llmd4rec.errors import ModelError, RunError
+from llmd4rec.errors import ConfigError, ModelError, RunError
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training import checkpoint
@@ -168,7 +169,7 @@ class Trainer:
                 self._judge(self._validated(contextlib.nullcontext()), epoch=0)
             at.stopped_because = ""  # nothing has been tried yet
             if not self._trained_before and self.settings.epochs:
-                at.best_value = -1.0
+                at.best_value = -math.inf
         self.backend.wait()  # all have read what the first one is about to replace
         with deferred_signals() as stop:
             while at.epoch <= self.settings.epochs and not at.stopped_because:
@@ -285,6 +286,8 @@ class Trainer:
 
     def _judge(self, value: float, epoch: int) -> None:
         at = self.progress
+        if math.isnan(value):
+            raise ConfigError(f"validation {self.selection} is NaN", "Set evaluation.selection to another metric.")
         # Where nothing has been found yet, later weights are the better guess, and patience has nothing to wait for.
         improved = value > at.best_value or (value == at.best_value == 0)
         if improved:

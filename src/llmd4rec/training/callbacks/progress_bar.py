@@ -45,7 +45,8 @@ class ProgressBar(Callback):
     def on_step_end(self, trainer: Trainer) -> None:
         """See :class:`~llmd4rec.training.callbacks.base.Callback`."""
         assert self._bar is not None
-        best = max(trainer.progress.best_value, 0)
+        value = trainer.progress.best_value
+        best = value if math.isfinite(value) else 0.0
         self._bar.advance(note=f"loss {self._loss:.3f}, best {best:.4f}, {self._left(trainer)}")
 
     def _left(self, trainer: Trainer) -> str:

@@ -16,7 +16,8 @@ class Logger(Callback, ABC):
     """Writes one record for each epoch; only the first of several processes does.
 
     An epoch may come twice: where a training goes on from a checkpoint that was written before it. A logger overwrites
-    it or leaves it out.
+    it or leaves it out. Its settings are the fields of a dataclass, as for all that settings name; each training has a
+    copy of it.
 
     class Printer(Logger):
         "Prints what the other loggers write down."
@@ -26,6 +27,13 @@ class Logger(Callback, ABC):
 
     loggers: [json, my_package.loggers:Printer]
     """
+
+    def __eq__(self, other: object) -> bool:
+        """A logger without settings is its class; one with settings is a dataclass, which compares them."""
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def check(self) -> None:
         """Before anything is trained: whether what it needs is there.
