@@ -22,7 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode

@@ -43,6 +43,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.runtime import derive_seed, environment, select_device
@@ -332,6 +333,11 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
+    def scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+        found = self.stage(stage)
+        return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
+
     def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
@@ -369,3 +375,10 @@ class Run:
     def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
         """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
         return recommender_of(self, name, data, other=other)
+
+
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
