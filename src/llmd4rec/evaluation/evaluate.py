@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.data.batching import read_histories
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.errors import ConfigError, DataError, ModelError
 from llmd4rec.evaluation.evaluation import Evaluation
@@ -174,7 +174,9 @@ class EnsembleValidation:
                 with _evaluation_mode(ranker, None) as where:
                     states_UD = torch.empty(len(positions), ranker.dim, device=where)
                     for batch in _split(order, batch_size):
-                        histories = _histories(dataset, starts[batch], positions[batch], length).to(where)
+                        histories = read_histories(dataset, starts[batch], positions[batch], length, ranker.reads).to(
+                            where
+                        )
                         states_UD[batch] = last_states(ranker, histories).float()
                         progress.advance(len(batch))
                     self._states.append(states_UD)
@@ -243,8 +245,8 @@ def _rank(
         for chunk in _split(order, USERS_AT_ONCE):
             states_BD = []
             for batch in _split(chunk, batch_size):
-                histories = _histories(dataset, starts[batch], positions[batch], ranker.max_length).to(where)
-                states_BD.append(last_states(ranker, histories))
+                histories = read_histories(dataset, starts[batch], positions[batch], ranker.max_length, ranker.reads)
+                states_BD.append(last_states(ranker, histories.to(where)))
                 progress.advance(len(batch))
             ranking = rank_targets(
                 torch.cat(states_BD),
@@ -267,16 +269,6 @@ def _is_bool(filter_seen: bool) -> bool:
 def _split(values: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(values), size):
         yield values[start : start + size]
-
-
-def _histories(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int) -> SequenceBatch:
-    """The most recent items of flat ranges starts..ends, right-padded with 0."""
-    starts = np.maximum(starts, ends - max_length)
-    lengths = ends - starts
-    columns = np.arange(lengths.max())
-    flat = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
-    items = np.where(columns < lengths[:, None], dataset.items[flat], 0)
-    return SequenceBatch(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths))
 
 
 def _seen(dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Seen:
