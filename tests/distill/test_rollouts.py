@@ -20,7 +20,6 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation import rollouts
 from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.rollouts import Rollouts, draw_rollouts, open_rollouts
 from llmd4rec.errors import ModelError, RunError
