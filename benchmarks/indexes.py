@@ -4,7 +4,7 @@
 
 Rows are those of an export's table with noise of half their deviation (`--normal`: normal numbers, which have no
 structure); states are those of test histories. One state at a time, on one thread; recall is the share of the exact ten
-best. Candidates of the scans are scored exactly, as the engine does.
+best. Candidates of the scans are scored exactly, as the recommender does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from llmd4rec import Dataset, Engine
+from llmd4rec import Dataset, Recommender
 from llmd4rec.inference.encoder import encode
 from llmd4rec.inference.topk import exact_top
 
@@ -36,16 +36,16 @@ def main() -> None:
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
-    engine, dataset = Engine.load(arguments.export, index="exact"), Dataset.load(arguments.data)
-    small_ID = engine._snapshot.table_ID
+    recommender, dataset = Recommender.load(arguments.export, index="exact"), Dataset.load(arguments.data)
+    small_ID = recommender._snapshot.table_ID
     table_ID = rng.standard_normal((arguments.rows, small_ID.shape[1]), dtype=np.float32)
     if arguments.normal:
         states_QD = rng.standard_normal((STATES, small_ID.shape[1]), dtype=np.float32)
     else:
         table_ID = table_ID * (0.5 * small_ID.std(axis=0)) + small_ID[rng.integers(0, len(small_ID), arguments.rows)]
         positions = rng.choice(dataset.test, STATES, replace=False)
-        windows = [dataset.history(int(position))[-engine.info.max_length :].tolist() for position in positions]
-        states_QD = encode(engine._encoder, windows, small_ID)
+        windows = [dataset.history(int(position))[-recommender.info.max_length :].tolist() for position in positions]
+        states_QD = encode(recommender._encoder, windows, small_ID)
     exact = exact_top(states_QD, table_ID, 10, [np.empty(0, dtype=np.int64)] * STATES)[0]
 
     def tried(name: str, made: float, search: Search) -> None:

@@ -217,7 +217,7 @@ def main() -> None:
             values = json.loads((folder / "settings.json").read_text())
             run = parse_settings(values).fit(dataset, folder / "run")
             scores = {stage.id: score(run, dataset, stage.id).metrics["ndcg@10"] for stage in run.reported()}
-            best = run.recommender().recommend([dataset.item_ids[0]], k=3)
+            best = run.recommender().recommend([dataset.item_ids[0]], k=3).items
             result = {
                 "refused": refused,
                 "scores": scores,

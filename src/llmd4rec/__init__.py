@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, SASRec
     from llmd4rec.evaluation.evaluate import evaluate
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
     from llmd4rec.inference.types import Filters, NewItem
     from llmd4rec.models.llm.settings import LLM
     from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
-    "LLM", "BSARec", "Dataset", "Distillation", "Engine", "Filters", "GRU4Rec", "LiGR", "NewItem", "Run", "SASRec",
+    "LLM", "BSARec", "Dataset", "Distillation", "Filters", "GRU4Rec", "LiGR", "NewItem", "Recommender", "Run", "SASRec",
     "evaluate",
 ]  # fmt: skip
 
@@ -33,7 +33,7 @@ _HOMES = {
     "BSARec": "llmd4rec.estimators",
     "Dataset": "llmd4rec.data.dataset",
     "Distillation": "llmd4rec.estimators",
-    "Engine": "llmd4rec.inference.engine",
+    "Recommender": "llmd4rec.inference.recommender",
     "Filters": "llmd4rec.inference.types",
     "GRU4Rec": "llmd4rec.estimators",
     "LLM": "llmd4rec.models.llm.settings",
@@ -44,7 +44,7 @@ _HOMES = {
     "evaluate": "llmd4rec.evaluation.evaluate",
 }
 #: What these names were once.
-_RENAMED = {"MutualDistillation": "Distillation", "LLMRecommender": "LLM"}
+_RENAMED = {"MutualDistillation": "Distillation", "LLMRecommender": "LLM", "Engine": "Recommender"}
 
 
 if not TYPE_CHECKING:  # a type checker shall find a wrong name

@@ -39,7 +39,8 @@ def test_the_distilled_model_is_the_same_network(chain_run: Path) -> None:
 def test_what_validation_chose_is_what_answers(gain: float, served: str, chain_run: Path) -> None:
     run = Run.open(chain_run)
     run.record.stages["distilled-round-1"]["validation_ndcg"] = run.validation_of("undistilled") + gain
-    assert torch.equal(run.recommender().model.item_table(), run.load(served).item_table())
+    assert run.recommender().info.stage == served
+    assert torch.equal(run.load().item_table(), run.load(served).item_table())
 
 
 def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None:
@@ -51,7 +52,7 @@ def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None
     for stage in run.record.stages:
         assert {path.name for path in run.checkpoint_of(stage).iterdir()} == {"best.safetensors", "metrics.jsonl"}
     for name in ("served", "llm"):
-        answers = [answer.item_id for answer in run.recommender(name).recommend(["i3"], k=3)]
+        answers = [answer.item_id for answer in run.recommender(name).recommend(["i3"], k=3).items]
         assert len(answers) == 3
         assert set(answers) <= set(chain_data.item_ids) - {"i3"}
 

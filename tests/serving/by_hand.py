@@ -1,4 +1,4 @@
-"""Engines small enough that their answers can be worked out by hand."""
+"""Recommenders small enough that their answers can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
@@ -30,14 +30,14 @@ def by_hand(
     counts: Sequence[int] | None = None,
     max_length: int = 4,
     index: bool = False,
-) -> Engine:
+) -> Recommender:
     table = np.asarray(table, dtype=np.float32)
     frame = pl.DataFrame({"item_id": [f"i{row}" for row in range(len(table))]}) if frame is None else frame
     kinds = kinds_of(frame)
     numbers = np.array(range(len(table), 0, -1) if counts is None else counts, dtype=np.int64)
     info = ExportInfo("hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0)
     approximate = ApproximateIndex(table) if index else None
-    return Engine(info, MeanEncoder(), table, Catalogue.of(frame, numbers, kinds), index=approximate)
+    return Recommender(info, MeanEncoder(), table, Catalogue.of(frame, numbers, kinds), index=approximate)
 
 
 def ids(answer: Answer) -> list[str]:

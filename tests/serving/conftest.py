@@ -17,7 +17,7 @@ from made_once import MadeOnce
 from settings_of import parse_settings
 from tiny_llama import WORDS, save
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run
@@ -87,8 +87,8 @@ def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) ->
 
 
 @pytest.fixture
-def engine(store: Store) -> Engine:
-    return Engine.load(store.export)
+def recommender(store: Store) -> Recommender:
+    return Recommender.load(store.export)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,10 @@ import yaml
 from evaluation.examples import chain_dataset
 from settings_of import changed, parse_settings
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.evaluation.evaluate import validation_value
-from llmd4rec.export.from_run import engine_of_run
 from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
@@ -86,7 +85,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
 
     history = ["i3", "i4", "i5"]
     printed = run_card(folder, history)
-    expected = Run.open(chain_run).recommender().recommend(history, k=9)  # all there are but those seen
+    expected = Run.open(chain_run).recommender().recommend(history, k=9).items  # all there are but those seen
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
@@ -137,10 +136,11 @@ def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, sma
     stage = store.run.record.stages["distilled-round-1"]
     assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
-    small, plain = Engine.load(small_table), Engine.load(store.export)
+    small, plain = Recommender.load(small_table), Recommender.load(store.export)
     for item in ("i3", "i11"):
         ours, theirs = (
-            {found.item_id: found.score for found in engine.recommend([item], 19).items} for engine in (small, plain)
+            {found.item_id: found.score for found in recommender.recommend([item], 19).items}
+            for recommender in (small, plain)
         )
         most = max(abs(score) for score in theirs.values())
         assert ours == pytest.approx(theirs, abs=0.03 * most)
@@ -159,13 +159,13 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     ranker = run.load("undistilled")
     assert table["ndcg@10_float32"] == pytest.approx(validation_value(ranker, chain_data, filter_seen=False), abs=1e-6)
     assert table["ndcg@10_float32"] != pytest.approx(validation_value(ranker, chain_data), abs=1e-3)
-    engine = Engine.load(tmp_path / "export")
-    kept = [item.item_id for item in engine.recommend(history, 12).items]
+    recommender = Recommender.load(tmp_path / "export")
+    kept = [item.item_id for item in recommender.recommend(history, 12).items]
     assert set(history) <= set(kept)
     assert kept[:10] == run_card(tmp_path / "export", history)
-    assert engine_of_run(run, "undistilled").info.filter_seen is False
-    assert {item.item_id for item in run.recommender("undistilled").recommend(history, 12)} == set(kept)
-    assert not set(history) & {item.item_id for item in engine.recommend(history, 12, filter_seen=True).items}
+    assert run.recommender("undistilled").info.filter_seen is False
+    assert {item.item_id for item in run.recommender("undistilled").recommend(history, 12).items} == set(kept)
+    assert not set(history) & {item.item_id for item in recommender.recommend(history, 12, filter_seen=True).items}
 
 
 def test_the_card_and_the_head_say_what_new_items_are_worth(store):
@@ -228,13 +228,13 @@ def taught_run(made_once, tiny_settings, chain_data) -> Run:
 )
 def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_path, stage, network, dim):
     assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
-    engine, of_run = Engine.load(tmp_path / "export"), engine_of_run(taught_run, stage, chain_data)
-    for info in (engine.info, of_run.info):
+    recommender, of_run = Recommender.load(tmp_path / "export"), taught_run.recommender(stage, chain_data)
+    for info in (recommender.info, of_run.info):
         assert (info.stage, info.model, info.dim) == (stage, network, dim)
         assert info.validation == taught_run.validation_of(stage)
     history = ["i3", "i4", "i5"]
-    expected = taught_run.recommender(stage).recommend(history, k=9)
-    for asked in (engine, of_run):
+    expected = taught_run.recommender(stage).recommend(history, k=9).items
+    for asked in (recommender, of_run):
         answer = asked.recommend(history, 9).items
         assert [item.item_id for item in answer] == [item.item_id for item in expected]
         assert [item.score for item in answer] == pytest.approx([item.score for item in expected], abs=1e-4)
@@ -249,7 +249,7 @@ def test_the_undistilled_model_stands_beside_the_same_network_only(taught_run, c
 def test_what_validation_chose_is_exported_by_default(chain_run, chain_data, tmp_path):
     run = Run.open(chain_run)
     export_run(run, chain_data, tmp_path / "export")
-    assert Engine.load(tmp_path / "export").info.stage == run.resolve("served")
+    assert Recommender.load(tmp_path / "export").info.stage == run.resolve("served")
 
 
 def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):

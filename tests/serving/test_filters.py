@@ -33,9 +33,9 @@ from llmd4rec.server.description import facet_of
         (Filters(any_of={"brand": "acme", "category": "Films"}, at_most={"price": 12}), [1, 7, 10]),
     ],
 )
-def test_filters(engine, filters, expected):
+def test_filters(recommender, filters, expected):
     expected = [row for row in expected if filters.at_most == {} or row != 7]  # it has no price
-    answer = engine.recommend(["i3"], 20, filter_seen=False, filters=filters)
+    answer = recommender.recommend(["i3"], 20, filter_seen=False, filters=filters)
     assert sorted(ids(answer)) == sorted(f"i{row}" for row in expected)
     assert answer.num_candidates == len(expected)
     assert [item.score for item in answer.items] == sorted((item.score for item in answer.items), reverse=True)
@@ -50,7 +50,7 @@ def test_lists_are_split_where_prepare_has_joined_them():
             "brand": ["Tom, Dick", "Tom", "Tom, Dick"],
         }
     )
-    engine = by_hand(np.eye(3), frame)
+    recommender = by_hand(np.eye(3), frame)
     for field, value, expected in (
         ("genres", "comedy", {"a", "b"}),
         ("categories", "home", {"a", "b"}),
@@ -58,7 +58,7 @@ def test_lists_are_split_where_prepare_has_joined_them():
         ("brand", "tom", {"b"}),
         ("brand", "tom, dick", {"a", "c"}),
     ):
-        assert set(ids(engine.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
+        assert set(ids(recommender.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
 
 
 def test_kinds_of_fields():
@@ -76,9 +76,9 @@ def test_kinds_of_fields():
     assert kinds_of(frame) == {
         "price": "number", "year": "number", "zip": "text", "brand": "category", "story": "text",
     }  # fmt: skip
-    engine = by_hand(np.eye(4), frame)
-    assert ids(engine.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
-    assert ids(engine.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
+    recommender = by_hand(np.eye(4), frame)
+    assert ids(recommender.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
+    assert ids(recommender.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_numbers_too_long_to_be_told_apart_are_text():
     kinds = kinds_of(frame)
     assert kinds == {"upc": "text", "written": "text", "last": "number", "float": "number"}
     assert kinds_of(frame.with_columns(last=pl.Series([2**53, 0, 0])))["last"] != "number"
-    engine = by_hand(np.eye(3), frame)
+    recommender = by_hand(np.eye(3), frame)
     for field in ("upc", "written"):
         for wanted in (codes[1], str(codes[1])):
-            assert ids(engine.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
-    assert engine.item("b").fields["upc"] == "1152921504606846978"
+            assert ids(recommender.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
+    assert recommender.item("b").fields["upc"] == "1152921504606846978"
 
 
 def test_fields_with_several_values_are_parted_as_prepare_did() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import sha256_file
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with pytest.raises(RunError) as caught:
-        Engine.load(folder)
+        Recommender.load(folder)
     assert str(path) in caught.value.what
     assert "llmd4rec export" in caught.value.remedy
 
@@ -109,7 +109,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
 def test_a_head_that_is_wrong(folder, change, message):
     change(folder)
     with pytest.raises(RunError, match=message):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\\b", "x/../../y"])
@@ -118,7 +118,7 @@ def test_no_file_outside_the_folder_is_read(folder, name):
     head = json.loads((folder / "export.json").read_text())
     head_with(files={**head["files"], name: "0" * 64})(folder)
     with pytest.raises(RunError, match="which is not inside the folder"):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_files_that_do_not_fit_each_other(folder, change, message):
     change(folder)
     sealed(folder)
     with pytest.raises(RunError, match=message):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
 def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
@@ -162,13 +162,13 @@ def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
 
     written("text_encoder/tokenizer.json", b"{}")(folder)
     sealed(folder)
-    engine = Engine.load(folder)
+    recommender = Recommender.load(folder)
     with pytest.raises(RunError, match=r"tokenizer.json cannot be read"):
-        engine.add_items([NewItem("n", "red")])
-    assert engine.info.items == 20
+        recommender.add_items([NewItem("n", "red")])
+    assert recommender.info.items == 20
 
 
 def test_an_untouched_copy_is_fine(folder):
-    assert Engine.load(folder).info.items == 20
+    assert Recommender.load(folder).info.items == 20
     sealed(folder)
-    assert Engine.load(folder).info.items == 20
+    assert Recommender.load(folder).info.items == 20

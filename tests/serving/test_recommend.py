@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from test_cli import answer, ids, llmd4rec, refused
 
-from llmd4rec import Dataset, Engine
+from llmd4rec import Dataset, Recommender
 
 
 def test_an_export_answers_as_its_run_does(store):
@@ -42,7 +42,7 @@ def test_conditions_reasons_and_exclusions(store, source):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_all_users_into_a_file(store, engine, tmp_path, suffix):
+def test_all_users_into_a_file(store, recommender, tmp_path, suffix):
     out = tmp_path / f"recs{suffix}"
     result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
     assert result.exit_code == 0, result.output
@@ -54,7 +54,7 @@ def test_all_users_into_a_file(store, engine, tmp_path, suffix):
     names = store.data.item_ids
     for user in range(40):
         history = [names[i] for i in store.data.items[store.data.offsets[user] : store.data.offsets[user + 1]]]
-        expected = engine.recommend(history, 3).items
+        expected = recommender.recommend(history, 3).items
         part = table.filter(pl.col("user_id") == f"u{user}")
         assert part["rank"].to_list() == [1, 2, 3]
         assert part["item_id"].to_list() == [item.item_id for item in expected]
@@ -97,16 +97,16 @@ def test_mistakes(store, tmp_path, monkeypatch, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path):
+def test_histories_that_nobody_knows_get_what_is_popular(store, recommender, tmp_path):
     from llmd4rec.inference.batch import Histories, recommend_all
     from llmd4rec.inference.types import Request
 
-    table, popular = recommend_all(engine, Histories(["a", "b"], [["?"], ["i3"]]), Request(k=2))
+    table, popular = recommend_all(recommender, Histories(["a", "b"], [["?"], ["i3"]]), Request(k=2))
     assert popular == 1
     assert table.filter(pl.col("user_id") == "a")["item_id"].to_list() == [
-        item.item_id for item in engine.recommend([], 2).items
+        item.item_id for item in recommender.recommend([], 2).items
     ]
-    empty, popular = recommend_all(engine, Histories([], []), Request())
+    empty, popular = recommend_all(recommender, Histories([], []), Request())
     assert (empty.height, popular) == (0, 0)
 
 
@@ -115,7 +115,7 @@ def test_an_export_of_one_model_has_no_other(store, tmp_path):
 
     export_run(store.run, store.data, tmp_path / "export", "undistilled")
     assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
-    assert Engine.load(tmp_path / "export").undistilled is None
+    assert Recommender.load(tmp_path / "export").undistilled is None
     for stage in ("distilled", "distilled-round-1", "llm"):
         said = refused("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
         assert f"is an export of undistilled, not of {stage}" in said
@@ -149,7 +149,7 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
+def test_newer_data_gives_the_histories(store, recommender, tmp_path, source):
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
     ran = llmd4rec(
@@ -158,7 +158,7 @@ def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
     assert ran.exit_code == 0, ran.output
     table = pl.read_csv(out)
     for user, history in (("x", ["i3", "i4", "new"]), ("y", ["i5", "i6", "i3"])):
-        expected = [item.item_id for item in engine.recommend(history, 3).items]
+        expected = [item.item_id for item in recommender.recommend(history, 3).items]
         assert table.filter(pl.col("user_id") == user)["item_id"].to_list() == expected
     if source == "run":
         assert "is not what" in ran.stderr

@@ -11,13 +11,13 @@ from urllib.parse import quote
 import pytest
 from shop import IDS, ITEMS, answered
 
-from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import Filters
 
 
 @pytest.fixture(scope="module")
-def engine(models) -> Engine:
-    return Engine.load(models / "both", threads=1)
+def recommender(models) -> Recommender:
+    return Recommender.load(models / "both", threads=1)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def engine(models) -> Engine:
     [["plain"], ["über", "🎬"], ["5", "5", "5"], [*IDS, *IDS], ["no such", "with/slash", "no other"]],
 )
 @pytest.mark.parametrize("model", ["served", "undistilled"])
-def test_the_service_answers_as_the_engine_does(client, engine, history, model):
-    answering = engine if model == "served" else engine.undistilled
+def test_the_service_answers_as_the_recommender_does(client, recommender, history, model):
+    answering = recommender if model == "served" else recommender.undistilled
     expected = answering.recommend(history, k=5, filter_seen=False, explain=True)
     body = {"history": history, "k": 5, "filter_seen": False, "explain": True, "model": model}
     reply = client.post("/v1/recommend", body)
@@ -39,7 +39,7 @@ def test_the_service_answers_as_the_engine_does(client, engine, history, model):
         assert [r["item_id"] for r in item["reasons"]] == [r.item_id for r in scored.reasons]
     assert answer["unknown"] == list(expected.unknown)
     assert answer["num_candidates"] == expected.num_candidates == len(IDS)
-    assert answer["fingerprint"] == engine.info.fingerprint
+    assert answer["fingerprint"] == recommender.info.fingerprint
 
 
 def test_the_two_models_differ(client):
@@ -60,7 +60,7 @@ def test_a_batch_gives_what_single_requests_give(client):
             assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
-def test_settings_of_a_request_reach_the_engine(client, engine):
+def test_settings_of_a_request_reach_the_recommender(client, recommender):
     def ids(**more: Any) -> list[str]:
         return [
             item["item_id"] for item in client.post("/v1/recommend", {"history": ["5"], "k": 50, **more}).json["items"]
@@ -71,12 +71,12 @@ def test_settings_of_a_request_reach_the_engine(client, engine):
     assert "null" not in ids(exclude=["null"])
     assert set(ids(filters={"where": {"brand": ["öko", "Plain"]}, "between": {"price": {"min": 3, "max": 8}}})) == {
         item.item_id
-        for item in engine.recommend(
+        for item in recommender.recommend(
             ["5"], 50, filters=Filters(any_of={"brand": ["Öko", "Plain"]}, at_least={"price": 3}, at_most={"price": 8})
         ).items
     }
     assert set(ids(filters={"allow": ["plain", "über"], "deny": ["über"]})) == {"plain"}
-    assert ids(diversity=0.9) == [item.item_id for item in engine.recommend(["5"], 50, diversity=0.9).items]
+    assert ids(diversity=0.9) == [item.item_id for item in recommender.recommend(["5"], 50, diversity=0.9).items]
     popular = client.post("/v1/recommend", {"history": ["?"], "popular_in": {"brand": "Plain"}, "k": 50}).json
     assert popular["fallback"] == "popular"
     assert {item["fields"]["brand"] for item in popular["items"]} == {"Plain"}
@@ -89,14 +89,14 @@ def test_long_texts_come_only_when_asked_for(client):
     assert asked["items"][0]["fields"].keys() == {"blurb"}
 
 
-def test_similar_and_items(client, engine):
+def test_similar_and_items(client, recommender):
     for item_id, title in ITEMS.items():
         reply = client.get(f"/v1/items/{quote(item_id, safe='')}")
         assert (reply.status, reply.json["title"]) == (200, title)
         found = client.post("/v1/similar", {"item_id": item_id, "k": 4}).json["items"]
-        assert [item["item_id"] for item in found] == [item.item_id for item in engine.similar(item_id, 4).items]
+        assert [item["item_id"] for item in found] == [item.item_id for item in recommender.similar(item_id, 4).items]
     soap = client.get("/v1/items?q=" + quote("SOAP") + "&limit=3").json["items"]
-    assert [item["item_id"] for item in soap] == [item.item_id for item in engine.search("soap", 3)]
+    assert [item["item_id"] for item in soap] == [item.item_id for item in recommender.search("soap", 3)]
     assert len(soap) == 3
     assert client.get("/v1/items").json["items"][0]["title"] in ITEMS.values()
     ids = ["🎬", "no such", "plain", "🎬"]
@@ -105,11 +105,11 @@ def test_similar_and_items(client, engine):
     assert client.get("/v1/items/no such".replace(" ", "%20")).error["code"] == "item_not_found"
 
 
-def test_what_is_served_is_said(client, engine):
+def test_what_is_served_is_said(client, recommender):
     models = client.get("/v1/models").json
     served = models["served"]
     assert (served["name"], served["stage"], served["has_undistilled"]) == ("both", "distilled-round-1", True)
-    assert served["fingerprint"] == engine.info.fingerprint
+    assert served["fingerprint"] == recommender.info.fingerprint
     assert models["available"] == ["bare", "both"]
     assert models["limits"]["max_k"] == 50
     fields = {field["name"]: field for field in served["fields"]}

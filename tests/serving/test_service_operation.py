@@ -286,7 +286,7 @@ def test_a_weak_key_is_refused(refused, models, tmp_path):
 
 def test_serving_imports_no_torch():
     code = (
-        "import sys; import llmd4rec.server.server, llmd4rec.inference.engine, llmd4rec.cli.serve\n"
+        "import sys; import llmd4rec.server.server, llmd4rec.inference.recommender, llmd4rec.cli.serve\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'scipy', 'pandas'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from llmd4rec.cli.evaluate import STAGES, FilterSeen
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
     from llmd4rec.inference.types import Answer, Filters, Request
     from llmd4rec.runs.run import Run
 
@@ -106,15 +106,15 @@ def _one(
     from llmd4rec.inference.types import require_known
     from llmd4rec.log import print_json
 
-    engine, _ = _open(source, stage, data, with_fields=request.filters is not None)
+    recommender, _ = _open(source, stage, data, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
-    known, unknown = engine.catalogue.rows(items)
-    require_known(len(known) > 0, unknown, engine.catalogue.ids, skip_unknown=skip_unknown)
-    answer = engine.recommend_many([replace(request, history=items)])[0]
+    known, unknown = recommender.catalogue.rows(items)
+    require_known(len(known) > 0, unknown, recommender.catalogue.ids, skip_unknown=skip_unknown)
+    answer = recommender.recommend_many([replace(request, history=items)])[0]
     if json_output:
         print_json(
             {
-                "stage": engine.info.stage,
+                "stage": recommender.info.stage,
                 "history": items,
                 "recommendations": [_plain(item) for item in answer.items],
             }
@@ -153,37 +153,38 @@ def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | N
     from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
     check_output_path(out)
-    engine, dataset = _open(source, stage, data, with_fields=True)
+    recommender, dataset = _open(source, stage, data, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
     wanted = None if users == "all" else identifiers(users, "--users")
     histories = histories_of(dataset, wanted)
-    table, popular = recommend_all(engine, histories, replace(request, explain=False))
+    table, popular = recommend_all(recommender, histories, replace(request, explain=False))
     write(table, out)
     line = f"{out}: {table.height:,} recommendations for {len(histories.users):,} users"
     print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
 
 
-def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
-    """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
+def _open(
+    source: Path, stage: str | None, data: Path | None, *, with_fields: bool
+) -> tuple[Recommender, Dataset | None]:
+    """The recommender of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.distillation.stage_ids import SERVED, is_distilled
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
 
     if (source / "export.json").is_file():
-        engine = Engine.load(source)
-        names = {engine.info.stage, SERVED, *(["distilled"] if is_distilled(engine.info.stage) else [])}
+        recommender = Recommender.load(source)
+        names = {recommender.info.stage, SERVED, *(["distilled"] if is_distilled(recommender.info.stage) else [])}
         if stage is not None and stage not in names:
-            other = engine.undistilled
+            other = recommender.undistilled
             if other is None or stage != other.info.stage:
-                have = engine.info.stage + (f" and {other.info.stage}" if other is not None else "")
+                have = recommender.info.stage + (f" and {other.info.stage}" if other is not None else "")
                 raise ConfigError(
                     f"{source} is an export of {have}, not of {stage}", "Leave out --stage, or name one of them."
                 )
-            engine = other
-        return engine, Dataset.load(data) if data is not None else None
-    from llmd4rec.export.from_run import engine_of_run
+            recommender = other
+        return recommender, Dataset.load(data) if data is not None else None
     from llmd4rec.log import logger
     from llmd4rec.runs.run import Run
 
@@ -198,7 +199,7 @@ def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bo
             f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
             f"{dataset.num_items:,} items, which the model does not know, are left out"
         )
-    return engine_of_run(run, stage or "served", own, other=True), dataset
+    return run.recommender(stage or "served", own, other=True), dataset
 
 
 def _own_data(run: Run) -> Dataset | None:

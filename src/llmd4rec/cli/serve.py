@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
 
 KEY = "LLMD4REC_API_KEY"
 
@@ -66,7 +66,7 @@ def serve(
     # Before NumPy is there: answers are computed on so many cores, another one is for HTTP.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
     from llmd4rec.server.server import serve as run
     from llmd4rec.server.settings import ServiceSettings
 
@@ -94,11 +94,11 @@ def serve(
             f"Set {KEY} or give --api-keys instead, or listen on 127.0.0.1.",
         )
 
-    def load(path: Path) -> Engine:
-        return Engine.load(path, threads=threads, index=index)
+    def load(path: Path) -> Recommender:
+        return Recommender.load(path, threads=threads, index=index)
 
-    def say(url: str, engine: Any) -> None:
-        info = engine.info
+    def say(url: str, recommender: Any) -> None:
+        info = recommender.info
         print(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items", flush=True)
         if not settings.changes_allowed:
             who = "this machine" if settings.local else "anyone who reaches this machine"

@@ -139,7 +139,7 @@ def write_text_encoder(
     if not cosines.min() >= MIN_COSINE:
         raise ModelError(
             f"the exported text encoder's vectors differ from those trained with (cosine {cosines.min():.4f})",
-            "Export without --text-encoder, and hand vectors to the engine.",
+            "Export without --text-encoder, and hand vectors to the recommender.",
         )
     return {
         "name": name,

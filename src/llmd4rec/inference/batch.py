@@ -14,8 +14,8 @@ import polars as pl
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.ranking import Ranked
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import Request
 from llmd4rec.io.files import atomic_file
 from llmd4rec.log import bar
@@ -58,7 +58,7 @@ def histories_of(data: Dataset, users: Sequence[str] | None = None) -> Histories
     )
 
 
-def recommend_all(engine: Engine, histories: Histories, request: Request) -> tuple[pl.DataFrame, int]:
+def recommend_all(recommender: Recommender, histories: Histories, request: Request) -> tuple[pl.DataFrame, int]:
     """Recommendations for every history.
 
     Args:
@@ -78,7 +78,7 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
     parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
     def ranked(part: list[int]) -> tuple[Catalogue, list[Ranked]]:
-        return engine.rank_many([replace(request, history=histories.items[user]) for user in part])
+        return recommender.rank_many([replace(request, history=histories.items[user]) for user in part])
 
     # Most of the time goes into libraries that let other threads run.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -99,7 +99,7 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
             "score": _joined(scores, np.float32),
         }
     ).sort("user", "rank")
-    catalogue = engine.catalogue
+    catalogue = recommender.catalogue
     names = pl.Series(catalogue.ids, dtype=pl.String)
     titles = pl.Series([catalogue.title(row) for row in range(len(catalogue))], dtype=pl.String)
     return (

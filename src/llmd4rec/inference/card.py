@@ -86,10 +86,10 @@ _USE = """
 With this package:
 
 ```python
-from llmd4rec import Engine
+from llmd4rec import Recommender
 
-engine = Engine.load(".")
-for item in engine.recommend(["an-item", "another-item"], k=10).items:
+recommender = Recommender.load(".")
+for item in recommender.recommend(["an-item", "another-item"], k=10).items:
     print(item.title, item.score)
 ```
 

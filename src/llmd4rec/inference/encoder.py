@@ -85,7 +85,7 @@ class Graph:
             if not self._path.is_file() or sha256_file(self._path) != self._digest:
                 raise RunError(
                     f"{self._path} is gone or was changed, and this process, a fork, has to open it again",
-                    "Call Engine.load(FOLDER) in each process.",
+                    "Call Recommender.load(FOLDER) in each process.",
                 )
             self._inherited.append(session)
             session = open_graph(self._path, self._threads)

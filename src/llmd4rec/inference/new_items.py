@@ -1,4 +1,4 @@
-"""Adding items to a running engine: their texts become vectors, and the text map turns these into embeddings."""
+"""Adding items to a running recommender: their texts become vectors, and the text map turns these into embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The requests and answers of an engine: plain frozen values that depend on no library."""
+"""The requests and answers of a recommender: plain frozen values that depend on no library."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of :meth:`~llmd4rec.inference.engine.Engine.recommend`.
+    """The arguments of :meth:`~llmd4rec.inference.recommender.Recommender.recommend`.
 
     Attributes:
         history: identifiers, oldest first; unknown ones are skipped and reported. Whole numbers are read as text.
@@ -125,7 +125,7 @@ class Request:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add to a running engine, or the changes to an item that it has.
+    """An item to add to a running recommender, or the changes to an item that it has.
 
     Attributes:
         title: None leaves the title of a known item as it is; "" removes it.
@@ -162,7 +162,7 @@ class RemovedReport:
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """What an engine serves.
+    """What a recommender serves.
 
     Attributes:
         name: of the folder it was loaded from.

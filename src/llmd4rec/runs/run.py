@@ -40,6 +40,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
 from llmd4rec.training import checkpoint
 from llmd4rec.training.processes import Processes
@@ -358,8 +359,6 @@ class Run:
                 f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
             ) from error
 
-    def recommender(self, name: str = SERVED) -> Recommender:
-        """The model of a finished stage together with the catalogue, ready to answer; see :meth:`resolve`."""
-        catalogue = self.catalogue()
-        names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
-        return Recommender(self.load(name), names, titles, filter_seen=self.settings.evaluation.filter_seen)
+    def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
+        return recommender_of(self, name, data, other=other)

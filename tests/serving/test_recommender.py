@@ -1,4 +1,4 @@
-"""The engine against PyTorch, against counting by hand, and against asking one request at a time."""
+"""The recommender against PyTorch, against counting by hand, and against asking one request at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from by_hand import by_hand, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmd4rec import Engine, Filters, NewItem
+from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.inference.index import ApproximateIndex
@@ -23,9 +23,9 @@ from llmd4rec.models.base import last_states
 
 @pytest.mark.parametrize("stage", ["distilled", "undistilled"])
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_answers_are_those_of_the_trained_model(engine, store, stage, filter_seen):
+def test_answers_are_those_of_the_trained_model(recommender, store, stage, filter_seen):
     model = store.run.load(stage)
-    asked = engine if stage == "distilled" else engine.undistilled
+    asked = recommender if stage == "distilled" else recommender.undistilled
     names = store.data.item_ids
     for position in store.data.test:
         history = store.data.history(int(position)).astype(np.int64)
@@ -43,7 +43,7 @@ def test_answers_are_those_of_the_trained_model(engine, store, stage, filter_see
         assert answer.num_candidates == (scores > -np.inf).sum()
 
 
-def test_many_requests_at_once_are_answered_as_one_by_one(engine, store):
+def test_many_requests_at_once_are_answered_as_one_by_one(recommender, store):
     names = store.data.item_ids
     requests = [Request([names[i] for i in store.data.history(int(p))], k=3) for p in store.data.test]
     requests += [
@@ -51,55 +51,55 @@ def test_many_requests_at_once_are_answered_as_one_by_one(engine, store):
         Request(["i1", "nope"], k=4, filters=Filters(at_most={"price": 9}), explain=True),
         Request(["i2", "i3"], k=30, filter_seen=False, exclude=["i4"], diversity=0.5),
     ]
-    for together, request in zip(engine.recommend_many(requests), requests, strict=True):
-        alone = engine.recommend_many([request])[0]
+    for together, request in zip(recommender.recommend_many(requests), requests, strict=True):
+        alone = recommender.recommend_many([request])[0]
         assert ids(together) == ids(alone)
         np.testing.assert_allclose([i.score for i in together.items], [i.score for i in alone.items], atol=1e-5)
         assert (together.unknown, together.fallback, together.num_candidates) == (
             alone.unknown, alone.fallback, alone.num_candidates,
         )  # fmt: skip
-    assert engine.recommend_many([]) == []
+    assert recommender.recommend_many([]) == []
 
 
-def test_what_an_export_says_about_itself(engine, store):
-    info = engine.info
+def test_what_an_export_says_about_itself(recommender, store):
+    info = recommender.info
     assert (info.stage, info.model, info.dim, info.items, info.max_length) == ("distilled-round-1", "sasrec", 8, 20, 6)
     assert info.fields == {"brand": "category", "category": "category", "price": "number"}
     assert info.validation == store.run.record.stages["distilled-round-1"]["validation_ndcg"]
-    assert engine.undistilled is not None
-    assert engine.undistilled.info.stage == "undistilled"
-    assert engine.undistilled.info.validation == store.run.record.stages["undistilled"]["validation_ndcg"]
-    assert len(engine.examples) == 3
+    assert recommender.undistilled is not None
+    assert recommender.undistilled.info.stage == "undistilled"
+    assert recommender.undistilled.info.validation == store.run.record.stages["undistilled"]["validation_ndcg"]
+    assert len(recommender.examples) == 3
     ends = {
         (tuple(store.data.item_ids[i] for i in store.data.history(int(p))), store.data.item_ids[store.data.items[p]])
         for p in store.data.test
     }
-    assert set(engine.examples) <= ends
+    assert set(recommender.examples) <= ends
 
 
-def test_unknown_items_are_skipped_and_named(engine):
-    with_strangers = engine.recommend(["x", "i3", "", "i4", "x"], 5)
+def test_unknown_items_are_skipped_and_named(recommender):
+    with_strangers = recommender.recommend(["x", "i3", "", "i4", "x"], 5)
     assert with_strangers.unknown == ("x", "", "x")
     assert with_strangers.fallback is None
-    assert with_strangers.items == engine.recommend(["i3", "i4"], 5).items
+    assert with_strangers.items == recommender.recommend(["i3", "i4"], 5).items
 
 
-def test_without_a_known_item_the_most_frequent_come(engine, store):
+def test_without_a_known_item_the_most_frequent_come(recommender, store):
     counts = np.zeros(20, dtype=int)
     for user in range(store.data.num_users):
         for position in range(store.data.offsets[user], store.data.train_end[user]):
             counts[store.data.items[position]] += 1
     order = sorted(range(20), key=lambda row: (-counts[row], row))
-    answer = engine.recommend([], 4)
+    answer = recommender.recommend([], 4)
     assert ids(answer) == [f"i{row}" for row in order[:4]]
     assert [item.score for item in answer.items] == [counts[row] for row in order[:4]]
     assert answer.fallback == "popular"
-    unknown = engine.recommend(["who?"], 20, exclude=[f"i{order[0]}"])
+    unknown = recommender.recommend(["who?"], 20, exclude=[f"i{order[0]}"])
     assert ids(unknown) == [f"i{row}" for row in order[1:]]
-    books = engine.recommend([], 4, popular_in={"category": "books"})
+    books = recommender.recommend([], 4, popular_in={"category": "books"})
     assert ids(books) == [f"i{row}" for row in order if row % 3 == 2][:4]
     # where the history is known, that wish is of no account
-    assert engine.recommend(["i3"], 3, popular_in={"category": "books"}) == engine.recommend(["i3"], 3)
+    assert recommender.recommend(["i3"], 3, popular_in={"category": "books"}) == recommender.recommend(["i3"], 3)
 
 
 @pytest.mark.parametrize(
@@ -129,24 +129,24 @@ def test_without_a_known_item_the_most_frequent_come(engine, store):
         ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
     ],
 )
-def test_what_cannot_be_asked(engine, arguments, message):
+def test_what_cannot_be_asked(recommender, arguments, message):
     with pytest.raises(DataError, match=message):
-        engine.recommend(**{"history": ["i1"], **arguments})
+        recommender.recommend(**{"history": ["i1"], **arguments})
 
 
 def test_identifiers_may_be_whole_numbers_as_for_a_recommender():
     frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"]})
-    engine = by_hand(np.eye(4), frame)
+    recommender = by_hand(np.eye(4), frame)
     for of in (int, np.int64):
-        answer = engine.recommend([of(1)], 4, exclude=[of(2)], filters=Filters(deny=[of(3)]))
+        answer = recommender.recommend([of(1)], 4, exclude=[of(2)], filters=Filters(deny=[of(3)]))
         assert (ids(answer), answer.unknown, answer.fallback) == (["4"], (), None)
-    assert "1" not in ids(engine.similar(1))  # type: ignore[arg-type]
-    assert engine.recommend([9]).unknown == ("9",)
-    nothing = engine.recommend(["1"], 4, exclude=None, filters=Filters(deny=None))
-    assert ids(nothing) == ids(engine.recommend(["1"], 4))
+    assert "1" not in ids(recommender.similar(1))  # type: ignore[arg-type]
+    assert recommender.recommend([9]).unknown == ("9",)
+    nothing = recommender.recommend(["1"], 4, exclude=None, filters=Filters(deny=None))
+    assert ids(nothing) == ids(recommender.recommend(["1"], 4))
     with pytest.raises(DataError, match="list of items is a single text"):
-        engine.remove_items("12")
-    assert engine.info.items == 4
+        recommender.remove_items("12")
+    assert recommender.info.items == 4
 
 
 @st.composite
@@ -181,8 +181,8 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index, as_if_la
             "price": [float(row) for row in range(40)],
         }
     )
-    engine = by_hand(table, frame, index=index)
-    engine.remove_items(["i7", "i30"])
+    recommender = by_hand(table, frame, index=index)
+    recommender.remove_items(["i7", "i30"])
 
     excluded = {"i7", "i30", *arguments["exclude"]}
     if arguments["filter_seen"]:
@@ -200,7 +200,7 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index, as_if_la
     scores = table @ table[rows[-4:]].mean(axis=0) if rows else np.arange(40, 0, -1)
     expected = sorted((row for row in range(40) if f"i{row}" not in excluded), key=lambda row: -scores[row])
 
-    answer = engine.recommend(**arguments)
+    answer = recommender.recommend(**arguments)
     assert len(answer.items) == min(arguments["k"], len(expected))
     assert answer.num_candidates == len(expected)
     assert {item.item_id for item in answer.items}.isdisjoint(excluded)
@@ -220,13 +220,13 @@ def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_diversity_by_hand():
     """Scores 4, 3.9, 2, 0 → 1, .975, .5, 0; the first two point the same way, the third stands across."""
     table = np.array([[4, 0, 0], [3.9, 0, 0], [2, 2, 0], [0, 0, 1], [1, 0, 0]])
-    engine = by_hand(table)
-    assert ids(engine.recommend(["i4"], 3)) == ["i0", "i1", "i2"]
+    recommender = by_hand(table)
+    assert ids(recommender.recommend(["i4"], 3)) == ["i0", "i1", "i2"]
     # i1: .5 · .975 - .5 · 1 = -.0125; i2: .5 · .5 - .5 · .707 = -.104; i3: -.5 · 0 = 0
-    assert ids(engine.recommend(["i4"], 3, diversity=0.5)) == ["i0", "i3", "i1"]
+    assert ids(recommender.recommend(["i4"], 3, diversity=0.5)) == ["i0", "i3", "i1"]
     # i2: .8 · .5 - .2 · .707 = .259; i1: .8 · .975 - .2 = .58
-    assert ids(engine.recommend(["i4"], 3, diversity=0.2)) == ["i0", "i1", "i2"]
-    most = engine.recommend(["i4"], 4, diversity=1.0)
+    assert ids(recommender.recommend(["i4"], 3, diversity=0.2)) == ["i0", "i1", "i2"]
+    most = recommender.recommend(["i4"], 4, diversity=1.0)
     assert ids(most)[:2] == ["i0", "i3"]
     assert {item.item_id: item.score for item in most.items} == pytest.approx({"i0": 4, "i1": 3.9, "i2": 2, "i3": 0})
 
@@ -235,9 +235,9 @@ def test_reasons_by_hand():
     """With a mean as state, taking an item out gives the mean of the others."""
     rng = np.random.default_rng(0)
     table = rng.standard_normal((9, 3)).astype(np.float32)
-    engine = by_hand(table)
+    recommender = by_hand(table)
     history = ["i8", "i0", "i1", "i0", "i2"]  # i8 is not read as long as the others are there
-    answer = engine.recommend(history, 3, explain=True)
+    answer = recommender.recommend(history, 3, explain=True)
     centre = table.mean(axis=0)
     full = table[[0, 1, 0, 2]].mean(axis=0)
     without = {"i0": table[[8, 1, 2]].mean(axis=0), "i1": table[[8, 0, 0, 2]].mean(axis=0)}
@@ -251,36 +251,36 @@ def test_reasons_by_hand():
         assert strengths == sorted(strengths, reverse=True)
 
 
-def test_the_only_item_of_a_history_is_the_whole_reason(engine):
-    answer = engine.recommend(["i3"], 2, explain=True)
-    every = engine.recommend(["i3"], 20, filter_seen=False)
+def test_the_only_item_of_a_history_is_the_whole_reason(recommender):
+    answer = recommender.recommend(["i3"], 2, explain=True)
+    every = recommender.recommend(["i3"], 20, filter_seen=False)
     mean = np.mean([item.score for item in every.items])
     for item in answer.items:
         assert item.reasons is not None
         assert [(reason.item_id, reason.title) for reason in item.reasons] == [("i3", "red film 3")]
         assert item.reasons[0].effect == pytest.approx(item.score - mean, abs=1e-4)
-    assert engine.recommend(["i3"], 2).items[0].reasons is None
-    assert engine.recommend([], 2, explain=True).items[0].reasons == ()
+    assert recommender.recommend(["i3"], 2).items[0].reasons is None
+    assert recommender.recommend([], 2, explain=True).items[0].reasons == ()
 
 
-def test_an_item(engine, store):
-    item = engine.item("i5")
+def test_an_item(recommender, store):
+    item = recommender.item("i5")
     assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
     assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
-    assert engine.item("i4").fields["brand"] is None
-    assert engine.item("who?") is None
+    assert recommender.item("i4").fields["brand"] is None
+    assert recommender.item("who?") is None
 
 
 def test_similar_items_have_similar_rows():
     table = np.array([[1, 0], [10, 1], [1, 1], [-1, 0], [0, 0]])
-    engine = by_hand(table)
-    answer = engine.similar("i0", 3)
+    recommender = by_hand(table)
+    answer = recommender.similar("i0", 3)
     assert ids(answer) == ["i1", "i2", "i4"]
     assert [item.score for item in answer.items] == pytest.approx([10 / np.sqrt(101), np.sqrt(0.5), 0])
     assert answer.num_candidates == 4
-    assert ids(engine.similar("i0", 9, filters=Filters(deny=["i1"]))) == ["i2", "i4", "i3"]
+    assert ids(recommender.similar("i0", 9, filters=Filters(deny=["i1"]))) == ["i2", "i4", "i3"]
     with pytest.raises(DataError, match="no item 'x'"):
-        engine.similar("x")
+        recommender.similar("x")
 
 
 TITLES = [
@@ -317,16 +317,16 @@ TITLES = [
 )
 def test_search(text, expected):
     frame = pl.DataFrame({"item_id": [str(row) for row in range(8)], "title": TITLES})
-    engine = by_hand(np.eye(8), frame)
-    assert [item.item_id for item in engine.search(text)] == expected
-    assert [item.item_id for item in engine.search(text, 1)] == expected[:1]
+    recommender = by_hand(np.eye(8), frame)
+    assert [item.item_id for item in recommender.search(text)] == expected
+    assert [item.item_id for item in recommender.search(text, 1)] == expected[:1]
 
 
-def test_search_among_filtered_items_and_after_changes(engine):
-    assert {item.item_id for item in engine.search("red", filters=Filters(at_most={"price": 4}))} == {"i1", "i3"}
-    engine.add_items([NewItem("n", "a Red thing")])
-    engine.remove_items(["i1"])
-    found = [item.item_id for item in engine.search("red", 50)]
+def test_search_among_filtered_items_and_after_changes(recommender):
+    assert {item.item_id for item in recommender.search("red", filters=Filters(at_most={"price": 4}))} == {"i1", "i3"}
+    recommender.add_items([NewItem("n", "a Red thing")])
+    recommender.remove_items(["i1"])
+    found = [item.item_id for item in recommender.search("red", 50)]
     assert "n" in found
     assert "i1" not in found
 
@@ -339,10 +339,10 @@ def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
     assert ids(keeping.recommend(["i2"], 1)) == ["i2"]
 
 
-def test_similar_items_are_others(engine):
+def test_similar_items_are_others(recommender):
     """Also where items of the history may come back."""
-    engine._info = replace(engine._info, filter_seen=False)
-    answer = engine.similar("i3", 50)
+    recommender._info = replace(recommender._info, filter_seen=False)
+    answer = recommender.similar("i3", 50)
     assert "i3" not in ids(answer)
     assert len(answer.items) == answer.num_candidates == 19
 
@@ -356,16 +356,16 @@ def test_an_index_of_few_rows_is_made_without_warnings(rows, capfd):
 
 def test_large_catalogues_are_asked_through_an_index(store):
     """Where large begins can be set; what comes is the same."""
-    plain = Engine.load(store.export)
-    indexed = Engine.load(store.export, index_above=19)
+    plain = Recommender.load(store.export)
+    indexed = Recommender.load(store.export, index_above=19)
     assert plain._snapshot.index is None
     assert indexed._snapshot.index is not None
-    assert Engine.load(store.export, index="approximate")._snapshot.index is not None
-    assert Engine.load(store.export, index="exact", index_above=1)._snapshot.index is None
+    assert Recommender.load(store.export, index="approximate")._snapshot.index is not None
+    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.index is None
     for history in (["i3"], ["i4", "i5"]):
         assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
     with pytest.raises(ConfigError, match="index is 'fast'"):
-        Engine.load(store.export, index="fast")  # type: ignore[arg-type]
+        Recommender.load(store.export, index="fast")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -378,8 +378,8 @@ def test_large_catalogues_are_asked_through_an_index(store):
     ],
 )
 def test_a_history_needs_an_order(wrong: Any, said: str) -> None:
-    engine = by_hand(np.eye(4))
+    recommender = by_hand(np.eye(4))
     with pytest.raises(DataError, match=said) as caught:
-        engine.recommend(wrong)
+        recommender.recommend(wrong)
     assert "list" in caught.value.remedy
-    assert engine.recommend(pl.Series(["i1"]), exclude={"i2"}, filters=Filters(deny={"i3"})).items
+    assert recommender.recommend(pl.Series(["i1"]), exclude={"i2"}, filters=Filters(deny={"i3"})).items

@@ -1,9 +1,9 @@
-"""The engine in one process: a request's latency, every user at once, and an index over a million items.
+"""The recommender in one process: a request's latency, every user at once, and an index over a million items.
 
 A request is a history of 3 to 15 items, its ten best of Beauty's 12,101 items with titles and fields, seen items
-filtered. Compared with it, in turns: the same without an engine (ONNX Runtime, one product, `argpartition`); the same
-model in PyTorch; another model of the same settings, as an undistilled model is to a distilled one. Two more requests
-have a filter, and reasons, which encode every history once more for each of its items.
+filtered. Compared with it, in turns: the same without a recommender (ONNX Runtime, one product, `argpartition`); the
+same model in PyTorch; another model of the same settings, as an undistilled model is to a distilled one. Two more
+requests have a filter, and reasons, which encode every history once more for each of its items.
 
 All users: histories to a Parquet file, as `llmd4rec recommend --users all` does behind its start-up.
 
@@ -33,11 +33,11 @@ from llmd4rec.export.graphs import write_encoder
 from llmd4rec.inference.batch import histories_of, recommend_all, write
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder, encode
-from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.query import parse_request
 from llmd4rec.inference.ranking import rank
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.topk import exact_top
 from llmd4rec.inference.types import ExportInfo, Filters, Request
 from llmd4rec.models.base import last_states
@@ -57,10 +57,10 @@ def main() -> None:
     dataset = beauty(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.export:
-            engine = Engine.load(arguments.export)
-            if engine.undistilled is None:
+            recommender = Recommender.load(arguments.export)
+            if recommender.undistilled is None:
                 raise SystemExit("error: the export holds one model only; export with --both")
-            first, second = engine, engine.undistilled
+            first, second = recommender, recommender.undistilled
         else:
             first, second = (untrained(dataset, Path(folder), seed) for seed in (0, 1))
         figures = [
@@ -68,18 +68,18 @@ def main() -> None:
             *everybody(first, dataset, Path(folder), arguments.repeats),
             *large(first, dataset, arguments.repeats),
         ]
-    report("serve_engine", "Serving engine", figures)
+    report("serve_recommender", "Serving recommender", figures)
 
 
-def untrained(dataset: Dataset, folder: Path, seed: int) -> Engine:
-    """An engine of a network with its first weights."""
+def untrained(dataset: Dataset, folder: Path, seed: int) -> Recommender:
+    """A recommender of a network with its first weights."""
     network = SASRec().build(dataset.num_items, seed).eval()
     path = folder / f"{seed}.onnx"
     write_encoder(network, path)
     kinds = kinds_of(dataset.catalogue)
     info = ExportInfo("benchmark", 0, "undistilled", "sasrec", 64, dataset.num_items, 50, kinds, "", 0.0)
     catalogue = Catalogue.of(dataset.catalogue, dataset.train_counts, kinds)
-    return Engine(info, OnnxEncoder(path, 64), network.item_table().detach().numpy(), catalogue)
+    return Recommender(info, OnnxEncoder(path, 64), network.item_table().detach().numpy(), catalogue)
 
 
 def drawn(dataset: Dataset, count: int) -> list[list[str]]:
@@ -90,7 +90,7 @@ def drawn(dataset: Dataset, count: int) -> list[list[str]]:
 
 
 # ---- one request at a time --------------------------------------------------------------------------------------
-def requests(first: Engine, second: Engine, dataset: Dataset) -> list[Figure]:
+def requests(first: Recommender, second: Recommender, dataset: Dataset) -> list[Figure]:
     """One request at a time, and many together."""
     network = SASRec().build(dataset.num_items, 0).eval()
     table_ID = first._snapshot.table_ID
@@ -115,7 +115,7 @@ def requests(first: Engine, second: Engine, dataset: Dataset) -> list[Figure]:
         scores.topk(10).indices.tolist()
 
     # These two separately: a graph that has just read many histories at once reads the next one more slowly.
-    models = by_turns(dataset, {"engine": first.recommend, "other": second.recommend})
+    models = by_turns(dataset, {"ours": first.recommend, "other": second.recommend})
     taken = by_turns(
         dataset,
         {
@@ -129,21 +129,26 @@ def requests(first: Engine, second: Engine, dataset: Dataset) -> list[Figure]:
     many = [Request(history) for history in drawn(dataset, 256)]
     together = best(alternate({"many": lambda: first.recommend_many(many)}, repeats=5)["many"]) * 1000 / len(many)
     return [
-        Figure("one request, median", middle["engine"], "ms", note=f"{dataset.num_items:,} items, d {first.info.dim}"),
-        Figure("one request, slowest in a hundred", float(np.percentile(models["engine"], 99)), "ms"),
+        Figure("one request, median", middle["ours"], "ms", note=f"{dataset.num_items:,} items, d {first.info.dim}"),
+        Figure("one request, slowest in a hundred", float(np.percentile(models["ours"], 99)), "ms"),
         Figure(
             "over the bare arithmetic",
-            middle["engine"] / middle["bare"],
+            middle["ours"] / middle["bare"],
             "x",
             note=f"which takes {middle['bare']:.2f} ms",
         ),
-        Figure("PyTorch, over the engine", middle["torch"] / middle["engine"], "x", note=f"{middle['torch']:.2f} ms"),
+        Figure(
+            "PyTorch, over ours",
+            middle["torch"] / middle["ours"],
+            "x",
+            note=f"{middle['torch']:.2f} ms",
+        ),
         Figure(
             "distilled over undistilled" if second is first.undistilled else "another model of the same settings",
-            middle["engine"] / middle["other"],
+            middle["ours"] / middle["other"],
             "x",
             "0.95 to 1.05",
-            0.95 <= middle["engine"] / middle["other"] <= 1.05,
+            0.95 <= middle["ours"] / middle["other"] <= 1.05,
         ),
         Figure("with a filter", middle["filter"], "ms"),
         Figure("with reasons", middle["reasons"], "ms"),
@@ -165,11 +170,11 @@ def by_turns(dataset: Dataset, ways: dict[str, Callable[[list[str]], object]]) -
 
 
 # ---- all users --------------------------------------------------------------------------------------------------
-def everybody(engine: Engine, dataset: Dataset, folder: Path, repeats: int) -> list[Figure]:
+def everybody(recommender: Recommender, dataset: Dataset, folder: Path, repeats: int) -> list[Figure]:
     """Seconds of recommending to every user."""
 
     def work() -> None:
-        table, _ = recommend_all(engine, histories_of(dataset), Request())
+        table, _ = recommend_all(recommender, histories_of(dataset), Request())
         write(table, folder / "recommendations.parquet")
 
     seconds = best(alternate({"all users": work}, repeats=repeats)["all users"])
@@ -186,16 +191,16 @@ def everybody(engine: Engine, dataset: Dataset, folder: Path, repeats: int) -> l
 
 
 # ---- a large catalogue ------------------------------------------------------------------------------------------
-def large(engine: Engine, dataset: Dataset, repeats: int) -> list[Figure]:
+def large(recommender: Recommender, dataset: Dataset, repeats: int) -> list[Figure]:
     """The index against the exact top ten."""
     rng = np.random.default_rng(0)
-    small_ID = engine._snapshot.table_ID
+    small_ID = recommender._snapshot.table_ID
     rows = rng.integers(0, len(small_ID), LARGE)
     table_ID = rng.standard_normal((LARGE, small_ID.shape[1]), dtype=np.float32)
     table_ID *= 0.5 * small_ID.std(axis=0)
     table_ID += small_ID[rows]
-    known = [engine.catalogue.rows(history)[0] for history in drawn(dataset, QUERIES)]
-    states_QD = encode(engine._encoder, known, small_ID)
+    known = [recommender.catalogue.rows(history)[0] for history in drawn(dataset, QUERIES)]
+    states_QD = encode(recommender._encoder, known, small_ID)
     started = time.perf_counter()
     index = ApproximateIndex(table_ID)
     made = time.perf_counter() - started
@@ -212,15 +217,15 @@ def large(engine: Engine, dataset: Dataset, repeats: int) -> list[Figure]:
         index={},
     )
     # The states are given, so that only the search is measured.
-    info = dataclasses.replace(engine.info, items=LARGE)
+    info = dataclasses.replace(recommender.info, items=LARGE)
     asked = {
-        name: Engine(info, engine._encoder, table_ID, catalogue, index=used)
+        name: Recommender(info, recommender._encoder, table_ID, catalogue, index=used)
         for name, used in (("index", index), ("exact", None))
     }
 
-    def ways(engine: Engine, states: list[np.ndarray]) -> list[np.ndarray]:
-        queries = [parse_request(Request(), engine.catalogue, filter_seen=True) for _ in states]
-        return [found.rows for found in rank(engine._snapshot, queries, states)]
+    def ways(recommender: Recommender, states: list[np.ndarray]) -> list[np.ndarray]:
+        queries = [parse_request(Request(), recommender.catalogue, filter_seen=True) for _ in states]
+        return [found.rows for found in rank(recommender._snapshot, queries, states)]
 
     found = ways(asked["index"], list(states_QD))
     recall = float(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact, strict=True)]))

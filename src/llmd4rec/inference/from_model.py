@@ -1,0 +1,44 @@
+"""A recommender of a model in memory: PyTorch encodes the histories."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.errors import ModelError
+from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.types import ExportInfo
+from llmd4rec.models.base import SequenceEncoder, last_states
+
+Floats = NDArray[np.float32]
+
+
+class ModelEncoder:
+    """A model as a recommender's encoder; it looks rows up by itself."""
+
+    def __init__(self, model: SequenceEncoder) -> None:
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+        """See :class:`~llmd4rec.inference.encoder.Encoder`; the table is not needed."""
+        items_BL, lengths = (torch.from_numpy(array).to(self.device) for array in (rows_BL, lengths_B))
+        states: Floats = last_states(self.model, SequenceBatch(items_BL, lengths)).float().cpu().numpy()
+        return states
+
+
+def recommender_of_model(model: SequenceEncoder, info: ExportInfo, catalogue: Catalogue) -> Recommender:
+    """A model with its catalogue, ready to answer.
+
+    Raises:
+        ModelError: the item table is not finite.
+    """
+    with torch.inference_mode():
+        table_ID = model.item_table().float().cpu().numpy()
+    if not np.isfinite(table_ID).all():
+        raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
+    return Recommender(info, ModelEncoder(model), table_ID, catalogue)
