@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 #: The value of `times` where an interaction's time is unknown.
 NO_TIME = np.iinfo(np.int64).min
 
+#: What a model can declare to read of events beside the items, each int64 [B, L]: when each event was, and when the
+#: item after it is chosen, in seconds since 1970.
+INPUTS = ("times", "target_times")
+
 Int64Array = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
 

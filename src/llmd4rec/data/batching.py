@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmd4rec.data.arrays import Int32Array, Int64Array
+from llmd4rec.data.arrays import INPUTS, Int32Array, Int64Array
 from llmd4rec.errors import ConfigError, DataError
 
 
@@ -54,10 +54,6 @@ class Histories(Protocol):
         ...
 
 
-#: What a model can declare to read beside items and lengths, each int64 [B, L].
-INPUTS = ("times", "target_times")
-
-
 @dataclass(frozen=True)
 class SequenceBatch:
     """Histories as a model reads them: named tensors, padded on the right.
@@ -66,7 +62,7 @@ class SequenceBatch:
         items_BL: item indices, int64, oldest first; any valid index where there is padding.
         lengths_B: real length of each history, at least 1.
         inputs: what else the model declares to read (:attr:`~llmd4rec.models.base.SequenceEncoder.reads`), by name,
-            and nothing that it does not declare. Each is [B, L]; see :data:`INPUTS`.
+            and nothing that it does not declare. Each is [B, L]; see :data:`~llmd4rec.data.arrays.INPUTS`.
     """
 
     items_BL: Tensor
@@ -134,7 +130,7 @@ def check_inputs(histories: Histories, reads: Sequence[str], who: str = "the mod
 
     Args:
         histories: to be read.
-        reads: what is read of them beside items; see :data:`INPUTS`.
+        reads: what is read of them beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
         who: reads it, for the message.
 
     Raises:
@@ -201,7 +197,7 @@ class TrainingWindows:
     Args:
         histories: to train on.
         max_length: the longest window.
-        reads: what the model reads beside items; see :data:`INPUTS`.
+        reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
 
     Raises:
         DataError, ConfigError: the histories do not have what is read.
