@@ -55,7 +55,7 @@ def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
     per_event = {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}
     shapes: dict[str, Any] = {"vectors": per_event, "lengths": {0: batch}}
     example = min(3, ranker.max_length)
-    inputs = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
+    inputs: tuple[Tensor, ...] = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
     if ranker.reads:
         shapes["inputs"] = tuple(per_event for _ in ranker.reads)
         inputs += tuple(torch.zeros(2, example, dtype=torch.int64) for _ in ranker.reads)
