@@ -100,7 +100,7 @@ def main() -> None:
                 head["command"] = command(sys.argv)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_json(target, head | result)
-                print(json.dumps({s: round(v["validation_ndcg"], 4) for s, v in result["stages"].items()}), flush=True)
+                print(json.dumps({s: round(v["validation"], 4) for s, v in result["stages"].items()}), flush=True)
 
 
 def command(arguments: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 def record(ndcg: float, teachers: Mapping[str, int] = {}, **more: object) -> dict[str, Any]:
     return {
-        "validation_ndcg": ndcg,
+        "validation": ndcg,
         "best_epoch": 2,
         "epochs": 3,
         "seconds": 10.0,
@@ -73,7 +73,7 @@ def make_run(tmp_path: Path, chain_data: Dataset) -> Callable[..., Run]:
                 line = {
                     "stage": stage.id,
                     "epoch": epoch,
-                    "validation_ndcg": stages[stage.id]["validation_ndcg"],
+                    "validation": stages[stage.id]["validation"],
                     "ce": 1.0,
                 }
                 run.log_of(stage.id).append(**line, **(weights if stage.teachers and epoch else {}))

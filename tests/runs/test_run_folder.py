@@ -38,7 +38,7 @@ def test_the_distilled_model_is_the_same_network(chain_run: Path) -> None:
 @pytest.mark.parametrize(("gain", "served"), [(0.1, "distilled-round-1"), (-0.1, "undistilled")])
 def test_what_validation_chose_is_what_answers(gain: float, served: str, chain_run: Path) -> None:
     run = Run.open(chain_run)
-    run.record.stages["distilled-round-1"]["validation_ndcg"] = run.validation_of("undistilled") + gain
+    run.record.stages["distilled-round-1"]["validation"] = run.validation_of("undistilled") + gain
     assert run.recommender().info.stage == served
     assert torch.equal(run.load().item_table(), run.load(served).item_table())
 
@@ -64,7 +64,7 @@ def test_a_finished_run_is_not_trained_again(copied_run: Path, tiny_settings: di
     assert [(path, path.stat().st_mtime_ns) for path in files] == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', '{"format": 2, "data": "x", "surprise": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 3}', '{"format": 3, "data": "x", "surprise": 1}'])
 def test_a_damaged_run_is_named(copied_run: Path, content: str) -> None:
     (copied_run / "run.json").write_text(content)
     with pytest.raises((RunError, DataError), match=r"run\.json"):

@@ -134,7 +134,7 @@ def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, sma
     head = json.loads((small_table / "export.json").read_text())
     assert np.load(small_table / "item_table.npy").dtype == np.int8
     stage = store.run.record.stages["distilled-round-1"]
-    assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation_ndcg"], abs=1e-6)
+    assert head["table"]["ndcg@10_float32"] == pytest.approx(stage["validation"], abs=1e-6)
     assert abs(head["table"]["ndcg@10_rounded"] - head["table"]["ndcg@10_float32"]) < 0.1
     small, plain = Recommender.load(small_table), Recommender.load(store.export)
     for item in ("i3", "i11"):

@@ -65,10 +65,10 @@ def test_what_an_export_says_about_itself(recommender, store):
     info = recommender.info
     assert (info.stage, info.model, info.dim, info.items, info.max_length) == ("distilled-round-1", "sasrec", 8, 20, 6)
     assert info.fields == {"brand": "category", "category": "category", "price": "number"}
-    assert info.validation == store.run.record.stages["distilled-round-1"]["validation_ndcg"]
+    assert info.validation == store.run.record.stages["distilled-round-1"]["validation"]
     assert recommender.undistilled is not None
     assert recommender.undistilled.info.stage == "undistilled"
-    assert recommender.undistilled.info.validation == store.run.record.stages["undistilled"]["validation_ndcg"]
+    assert recommender.undistilled.info.validation == store.run.record.stages["undistilled"]["validation"]
     assert len(recommender.examples) == 3
     ends = {
         (tuple(store.data.item_ids[i] for i in store.data.history(int(p))), store.data.item_ids[store.data.items[p]])

@@ -55,7 +55,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         comparison=_compare(undistilled, distilled),
         llm_comparison=_compare(distilled, llm),
         curves=[
-            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation_ndcg"])
+            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation"])
             for line in log
             if line["epoch"] > 0
             for stage in [stages[line["stage"]]]
@@ -142,7 +142,7 @@ def _plan_row(stage: Stage, done: dict[str, Any] | None) -> PlanRow:
         stage.rollouts_by,
         done.get("best_epoch"),
         done.get("epochs"),
-        done.get("validation_ndcg"),
+        done.get("validation"),
         done.get("seconds"),
     )
 

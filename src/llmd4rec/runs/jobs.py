@@ -60,7 +60,7 @@ def run_side_by_side(
                     del workers[worker.stage.id]
                     result = worker.result()
                     record(worker.stage, result)
-                    value, seconds = result["validation_ndcg"], result["seconds"]
+                    value, seconds = result["validation"], result["seconds"]
                     logger.info(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
                     left.remove(worker.stage)
                 if stop:

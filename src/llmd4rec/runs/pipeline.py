@@ -44,7 +44,7 @@ from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
-from llmd4rec.training.processes import Processes, init_distributed
+from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
 from llmd4rec.training.runtime import derive_seed, select_device
 from llmd4rec.training.trainer import Fitted, fit
 
@@ -63,21 +63,21 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
         RunError: the folder holds a run of other data or settings.
         DataError: the data cannot be trained on.
     """
-    processes = init_distributed()
-    if jobs > 1 and processes.count > 1:
+    backend = init_distributed()
+    if jobs > 1 and backend.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
-    path = Path(folder or processes.from_first(new_folder() if processes.first else ""))
+    path = Path(folder or backend.from_first(new_folder() if backend.first else ""))
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_data(settings, data)
-    with locked(path, settings, data) if processes.first else contextlib.nullcontext():
-        if processes.first:
+    with locked(path, settings, data) if backend.first else contextlib.nullcontext():
+        if backend.first:
             tidy(Run.start(path, settings, data))
-        processes.wait()  # until the folder is there and in order
+        backend.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
             Pipeline(run, data).run(jobs)
-        processes.wait()  # nobody scores what is not yet written
+        backend.wait()  # nobody scores what is not yet written
     return run
 
 
@@ -88,7 +88,7 @@ class Pipeline:
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
-        self.processes = Processes.current()
+        self.backend = current_backend()
         self._teachers = Teachers(run, data, self.device)
         self._made_features: dict[ItemInputs, ItemFeatures] = {}
 
@@ -110,7 +110,7 @@ class Pipeline:
         record.stopped_because = self._rounds()
         record.finished = True
         self.run_folder.save()
-        if self.processes.first:
+        if self.backend.first:
             for name in ("teachers", "rollouts"):
                 remove(self.run_folder.folder / name)
 
@@ -132,9 +132,9 @@ class Pipeline:
         stage = next((stage for stage in self.stages if stage.texts is not None), None)
         if stage is None:
             return
-        if self.processes.first:
+        if self.backend.first:
             prepare_text_vectors(self.settings.texts, self.settings.llm, self.data, run.folder, self.device)
-        self.processes.wait()
+        self.backend.wait()
         path = run.folder / "text_vectors.safetensors"
         if path.exists() and run.record.text_vectors is None:
             run.record.text_vectors = sha256_file(path)
@@ -214,8 +214,8 @@ class Pipeline:
         run = self.run_folder
         run.record.stages[stage.id] = result
         run.save()
-        self.processes.wait()  # all have read the best of the checkpoints
-        if self.processes.first:
+        self.backend.wait()  # all have read the best of the checkpoints
+        if self.backend.first:
             remove(run.checkpoint_of(stage.id) / "training")
             self._remove_unneeded()
 
@@ -237,19 +237,19 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Writes the weights; what the record will say."""
         checksum = None
-        if self.processes.first:
+        if self.backend.first:
             head = {"stage": stage.id, "epoch": fitted.best_epoch, "value": fitted.best_value}
             path = self.run_folder.checkpoint_of(stage.id) / "best.safetensors"
             checksum = checkpoint.save(path, model.saved_state(), head)
         total, trainable = count_parameters(model)
         return {
-            "validation_ndcg": fitted.best_value,
+            "validation": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
             "teachers": dict(teachers),
             **({"logit_adjustment": tau} if tau else {}),
             "parameters": total,
             "trainable_parameters": trainable,
-            "checksum": self.processes.from_first(checksum),
+            "checksum": self.backend.from_first(checksum),
         }
 
     def _validate(self, model: SequenceEncoder) -> float:
@@ -309,7 +309,7 @@ class Pipeline:
         folder = run.folder / "rollouts" / by.id
         asked = {"by": run.checksum_of(by.id), "length": stage.rollout_length}
         histories = None
-        if self.processes.first:
+        if self.backend.first:
             try:
                 histories = open_rollouts(folder, asked, self.data) if folder.exists() else None
             except RunError as error:
@@ -323,5 +323,5 @@ class Pipeline:
                     repeat=not self.settings.evaluation.filter_seen,
                 )
                 histories.save(folder, asked, self.data)
-        self.processes.wait()
+        self.backend.wait()
         return histories or open_rollouts(folder, asked, self.data)

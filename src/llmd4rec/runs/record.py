@@ -9,8 +9,9 @@ from typing import Any
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
 
-#: 1 named stages `crm-alone`, `wide-alone`, ...; its settings had other keys too.
-FORMAT_VERSION = 2
+#: 1 named stages `crm-alone`, `wide-alone`, ... 2 called the validation value of a stage `validation_ndcg`. Both had
+#: other settings too.
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Record:
         data: fingerprint of the data set.
         data_path: where it was; None: it was not saved.
         items: |I|.
-        stages: by id, in the order in which they were finished: validation NDCG@10, best epoch, epochs, seconds, the
+        stages: by id, in the order in which they were finished: validation value, best epoch, epochs, seconds, the
             teachers with their ensemble weights, parameters, the checksum of the weights.
         finished: no stage is left to be trained.
         stopped_because: why there were no more rounds.

@@ -43,7 +43,7 @@ from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
 from llmd4rec.training import checkpoint
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.runtime import derive_seed, environment, select_device
 from llmd4rec.training.tracking import MetricsLog
 
@@ -66,7 +66,7 @@ class Run:
     def __init__(self, folder: Path, settings: DistillationSettings, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record
         #: Of several processes that train together only the first one writes.
-        self.writes = Processes.current().first
+        self.writes = current_backend().first
         self._said_undistilled = False
 
     if not TYPE_CHECKING:  # a type checker shall find a wrong name
@@ -279,7 +279,7 @@ class Run:
 
     def validation_of(self, stage_id: str) -> float:
         """Validation NDCG@10 of a finished stage."""
-        return float(self.record.stages[stage_id]["validation_ndcg"])
+        return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:
         """The finished stages of a results table: of each model the first and the last, and the one that is served."""

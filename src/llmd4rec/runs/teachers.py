@@ -22,7 +22,7 @@ from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.run import Run
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.settings import Training
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -47,7 +47,7 @@ class Teachers:
 
     def __init__(self, run: Run, data: Dataset, device: torch.device) -> None:
         self.run, self.data, self.device = run, data, device
-        self.processes = Processes.current()
+        self.backend = current_backend()
 
     def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
         """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
@@ -73,7 +73,7 @@ class Teachers:
             return open_cache(folder, histories, self.device, teaching.teacher_precision, made_of)
 
         cache = None
-        if self.processes.first:
+        if self.backend.first:
             try:
                 cache = opened() if folder.exists() else None
             except RunError as error:
@@ -82,7 +82,7 @@ class Teachers:
                 cache = None
             if cache is None:
                 self._write_cache(folder, histories, teachers, made_of, stage.training, teaching, asks_tau)
-        self.processes.wait()
+        self.backend.wait()
         return cache or opened()
 
     def _write_cache(

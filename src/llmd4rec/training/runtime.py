@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from llmd4rec.errors import ConfigError
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -208,7 +208,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": Processes.current().count,
+        "processes": current_backend().count,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: importlib.metadata.version(name) for name in packages},

@@ -27,11 +27,11 @@ from llmd4rec.log import bar, duration, logger
 from llmd4rec.losses.base import Objective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training import checkpoint
+from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.divergence import Divergence
 from llmd4rec.training.ema import EMA
 from llmd4rec.training.figures import StepFigures
 from llmd4rec.training.optimizer import Schedule, adamw
-from llmd4rec.training.processes import Processes
 from llmd4rec.training.progress import Progress
 from llmd4rec.training.runtime import (
     Interrupted,
@@ -140,7 +140,7 @@ class _Trainer:
         self.ema = EMA(self.parameters, settings.ema)
         self._divergence = Divergence(stage, settings, settings_name, ranker.num_items, folder)
         self.device = next(ranker.parameters()).device
-        self.processes = Processes.current()
+        self.backend = current_backend()
         self.autocast, half = autocast(settings.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.scaler.scale(torch.zeros((), device=self.device))  # has its scale from now on, whoever has the first batch
@@ -162,13 +162,13 @@ class _Trainer:
         clock = time.perf_counter()
         if not self._resume():
             self._seed_dropout()
-            if self.processes.first:
+            if self.backend.first:
                 self.log.forget(self.stage)
             self._judge(self._validated(validate), epoch=0)
             self.at.log_size = self.log.size
             if not trained_before and self.settings.epochs:
                 self.at.best_value = -1.0
-        self.processes.wait()  # all have read what the first one is about to replace
+        self.backend.wait()  # all have read what the first one is about to replace
         self._started = clock - self.at.seconds
         self._resumed_at = self.at.epoch - 1.0, time.perf_counter()
         self._saved_at, self._saving_took = time.perf_counter(), 0.0
@@ -183,7 +183,7 @@ class _Trainer:
                     self._save()
                 if stopping:
                     self._stop(stop)
-        self.processes.wait()  # until the best weights are there
+        self.backend.wait()  # until the best weights are there
         self.ranker.load_saved_state(checkpoint.load(self.folder.best(self.at.best_epoch), self.device)[0])
         return Fitted(self.at.best_value, self.at.best_epoch, self.at.epoch - 1, self.at.seconds)
 
@@ -203,9 +203,9 @@ class _Trainer:
 
     def _agreed(self, stopping: bool, overdue: bool) -> tuple[bool, bool]:
         """What all processes do next: stop if any was asked to, save when the first one's clock says so."""
-        if self.processes.count > 1:
-            flags = torch.tensor([float(stopping), float(overdue and self.processes.first)], device=self.device)
-            self.processes.sum_(flags)
+        if self.backend.count > 1:
+            flags = torch.tensor([float(stopping), float(overdue and self.backend.first)], device=self.device)
+            self.backend.sum_(flags)
             stopping, overdue = bool(flags[0] > 0), bool(flags[1] > 0)
         return stopping, overdue
 
@@ -224,7 +224,7 @@ class _Trainer:
                 self._give_back_spare()
                 reading = at.step == len(batches) or len(self._unread) >= self._read_every
                 stopping, overdue = bool(stop), self._overdue()
-                if self.processes.count > 1:  # which ask each other only when they wait anyway
+                if self.backend.count > 1:  # which ask each other only when they wait anyway
                     stopping, overdue = self._agreed(stopping, overdue) if reading else (False, False)
                 saving = stopping or (overdue and at.step < len(batches))
                 if saving or reading:
@@ -247,19 +247,17 @@ class _Trainer:
         """One step of the optimiser; its figures, see `_unread`."""
         self.schedule.apply(self.optimizer, self.at.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        mine = chosen[self.processes.rank :: self.processes.count]
+        mine = chosen[self.backend.rank :: self.backend.count]
         idle = not len(mine)  # the last batch may have fewer windows than there are processes
         batch = self.windows.batch(chosen[:1] if idle else mine).to(self.device)
         with self.autocast():
             states_ND = batch.trained(self.ranker.states(batch))
         seed = derive_seed(self.seed, self.seed_key, "draw", self.at.total_steps)
         step = self.objective(states_ND.float(), self.ranker, batch, seed)
-        self.scaler.scale(step.loss).backward()  # type: ignore[no-untyped-call]
-        figures = StepFigures.of(step, 0 if idle else len(batch.target_N))
-        if self.processes.count > 1:
-            own = figures.numbers[0].clone()
-            self.processes.sum_(figures.numbers)
-            self.processes.share_gradients(list(self.parameters.values()), own / figures.numbers[0])
+        own = 0 if idle else len(batch.target_N)
+        self.backend.backward(self.scaler.scale(step.loss), own, list(self.parameters.values()))
+        figures = StepFigures.of(step, own)
+        self.backend.sum_(figures.numbers)
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
@@ -302,7 +300,7 @@ class _Trainer:
         """Validates what an epoch has come to. It may take long and changes nothing, so that a signal may end it."""
         try:
             with self.ema.in_place():
-                with stop.at_once() if self.processes.count == 1 else contextlib.nullcontext():
+                with stop.at_once() if self.backend.count == 1 else contextlib.nullcontext():
                     value = self._validated(validate)
                 self.at.seconds = time.perf_counter() - self._started
                 self._judge(value, self.at.epoch)
@@ -315,7 +313,7 @@ class _Trainer:
     def _validated(self, validate: Callable[[SequenceEncoder], float]) -> float:
         self._require_finite_weights()
         try:
-            return self.processes.from_first(validate(self.ranker) if self.processes.first else math.nan)
+            return self.backend.from_first(validate(self.ranker) if self.backend.first else math.nan)
         except ModelError as error:
             raise self._diverged(error.what, self.at.step) from error
 
@@ -325,14 +323,14 @@ class _Trainer:
         improved = value > at.best_value or (value == at.best_value == 0)
         if improved:
             at.best_value, at.best_epoch = value, epoch
-        if not self.processes.first:
+        if not self.backend.first:
             return
         if improved:
             at.best_checksum = self.folder.save_best(epoch, value, self.ranker.saved_state())
         self.log.append(
             stage=self.stage,
             epoch=epoch,
-            validation_ndcg=value,
+            validation=value,
             best=improved,
             seconds=round(at.seconds, 3),
             **at.figures.values(),
@@ -350,9 +348,9 @@ class _Trainer:
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         for kind, own in generators.items():
-            for rank, random in enumerate(self.processes.gathered(own)):
+            for rank, random in enumerate(self.backend.gathered(own)):
                 tensors[f"random/{kind}/{rank}"] = random
-        if self.processes.first:
+        if self.backend.first:
             state = {"progress": self.at.to_dict(), "scaler": self.scaler.state_dict()}
             self.folder.save(tensors, state, self.at.best_epoch)
         self._saved_at = time.perf_counter()
@@ -360,7 +358,7 @@ class _Trainer:
 
     def _resume(self) -> bool:
         """Goes back to the newest whole checkpoint; False where there is none."""
-        found = self.folder.newest(warns=self.processes.first)
+        found = self.folder.newest(warns=self.backend.first)
         if found is not None:
             self._restore(*found)
         return found is not None
@@ -376,17 +374,17 @@ class _Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.ema.load(tensors)
         self._seed_dropout()  # for a process more than there were
-        rank = self.processes.rank
+        rank = self.backend.rank
         if f"random/cpu/{rank}" in tensors:
             torch.set_rng_state(tensors[f"random/cpu/{rank}"])
         if self.device.type == "cuda" and f"random/cuda/{rank}" in tensors:
             torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.device)
-        if self.processes.first:
+        if self.backend.first:
             if self.log.size < self.at.log_size:
                 logger.warning(f"{self.log.path} is shorter than it was: epochs are missing from it")
             self.log.rewind(self.at.log_size)
 
     def _seed_dropout(self) -> None:
         """Each process draws its own numbers; the first one those of a process alone."""
-        rank = self.processes.rank
+        rank = self.backend.rank
         torch.manual_seed(derive_seed(self.seed, self.seed_key, *([rank] if rank else [])))
