@@ -1,0 +1,55 @@
+"""Time gaps: how long ago the event before was, and how long it is until the next item is chosen.
+
+A gap of s seconds falls into bucket ⌊log2(1 + s)⌋: 0, 1 to 2, 3 to 6 seconds, and so on up to years. Each bucket has a
+learned vector, one table for either gap. The first event of a history has no event before it, which is a bucket too.
+Logarithmic buckets of gaps are those of TiSASRec's successors, as in HSTU (Zhai et al., ICML 2024).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.features.event_features import EventFeature
+
+
+class TimeGaps(EventFeature):
+    """Settings of time gaps."""
+
+    reads: ClassVar[tuple[str, ...]] = ("times", "target_times")
+
+    buckets: int = Field(32, ge=2, le=62, description="of gaps, each twice as wide as the one before; longer ones share the last")
+
+    def build(self, dim: int) -> TimeGapEmbedding:
+        """See :class:`~llmd4rec.features.event_features.EventFeature`."""
+        return TimeGapEmbedding(self.buckets, dim)
+
+
+class TimeGapEmbedding(nn.Module):
+    """Vectors [B, L, dim] of the two gaps at each event."""
+
+    starts_K: Tensor
+
+    def __init__(self, buckets: int, dim: int) -> None:
+        super().__init__()
+        self.before, self.until_target = nn.Embedding(buckets + 1, dim), nn.Embedding(buckets, dim)
+        for table in (self.before, self.until_target):
+            nn.init.normal_(table.weight, std=0.02)
+        # Whole numbers, so that PyTorch and ONNX Runtime agree at the edges of buckets.
+        self.register_buffer("starts_K", 2 ** torch.arange(1, buckets) - 1, persistent=False)
+
+    def forward(self, batch: SequenceBatch) -> Tensor:
+        """Both gaps' vectors, added up."""
+        times_BL = batch.times_BL
+        before_BL = self._bucket(times_BL[:, 1:] - times_BL[:, :-1])
+        first_B1 = torch.full_like(times_BL[:, :1], self.before.num_embeddings - 1)
+        vectors: Tensor = self.before(torch.cat([first_B1, before_BL], 1))
+        return vectors + self.until_target(self._bucket(batch.target_times_BL - times_BL))
+
+    def _bucket(self, seconds: Tensor) -> Tensor:
+        """⌊log2(1 + s)⌋ of each gap, at most the last bucket; a gap below 0 counts as 0."""
+        return (seconds[..., None] >= self.starts_K).sum(-1)
