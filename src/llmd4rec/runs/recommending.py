@@ -14,6 +14,7 @@ from llmd4rec.inference.from_model import recommender_of_model
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.models.sequential import MODELS
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
@@ -49,7 +50,7 @@ def recommender_of(run: Run, name: str, data: Dataset | None = None, *, other: b
         name=run.folder.resolve().name,
         format=0,
         stage=stage.id,
-        model=stage.network.model if isinstance(stage.network, LLM) else stage.network.name,
+        model=stage.network.model if isinstance(stage.network, LLM) else MODELS.name_of(type(stage.network)),
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,
