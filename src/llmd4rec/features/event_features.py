@@ -49,9 +49,7 @@ class EventFeature(BaseModel, ABC):
 
 
 #: The event features that are known by name.
-EVENT_FEATURES = open_type(
-    "event feature", EventFeature, {"time_gaps": "llmd4rec.features.time_gaps:TimeGaps"}
-)
+EVENT_FEATURES = open_type("event feature", EventFeature, {"time_gaps": "llmd4rec.features.time_gaps:TimeGaps"})
 
 #: Settings of any event feature.
 AnyEventFeature = Annotated[EventFeature, EVENT_FEATURES]

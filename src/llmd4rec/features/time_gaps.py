@@ -1,8 +1,8 @@
 """Time gaps: how long ago the event before was, and how long it is until the next item is chosen.
 
-A gap of s seconds falls into bucket ⌊log2(1 + s)⌋: 0, 1 to 2, 3 to 6 seconds, and so on up to years. Each bucket has a
-learned vector, one table for either gap. The first event of a history has no event before it, which is a bucket too.
-Logarithmic buckets of gaps are those of TiSASRec's successors, as in HSTU (Zhai et al., ICML 2024).
+A gap of s seconds falls into bucket ⌊log2(1 + s)⌋: 0, 1 to 2, 3 to 6 seconds, and so on; longer gaps share the last.
+Each bucket has a learned vector, of either gap. The first event of a history has no event before it, which is a bucket
+too. HSTU (Zhai et al., ICML 2024) has such buckets in its attention instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TimeGaps(EventFeature):
 
     reads: ClassVar[tuple[str, ...]] = ("times", "target_times")
 
-    buckets: int = Field(32, ge=2, le=62, description="of gaps, each twice as wide as the one before; longer ones share the last")
+    buckets: int = Field(32, ge=2, le=62, description="of gaps, each twice as wide as the one before")
 
     def build(self, dim: int) -> TimeGapEmbedding:
         """See :class:`~llmd4rec.features.event_features.EventFeature`."""
@@ -47,8 +47,9 @@ class TimeGapEmbedding(nn.Module):
         times_BL = batch.times_BL
         before_BL = self._bucket(times_BL[:, 1:] - times_BL[:, :-1])
         first_B1 = torch.full_like(times_BL[:, :1], self.before.num_embeddings - 1)
-        vectors: Tensor = self.before(torch.cat([first_B1, before_BL], 1))
-        return vectors + self.until_target(self._bucket(batch.target_times_BL - times_BL))
+        before_BLD: Tensor = self.before(torch.cat([first_B1, before_BL], 1))
+        until_BLD: Tensor = self.until_target(self._bucket(batch.target_times_BL - times_BL))
+        return before_BLD + until_BLD
 
     def _bucket(self, seconds: Tensor) -> Tensor:
         """⌊log2(1 + s)⌋ of each gap, at most the last bucket; a gap below 0 counts as 0."""
