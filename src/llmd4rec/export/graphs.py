@@ -42,10 +42,13 @@ class _Encoder(nn.Module):
         self.ranker = copy.deepcopy(ranker)
         self.ranker.items = nn.Identity()
 
-    def forward(self, vectors: Tensor, lengths: Tensor, *inputs: Tensor) -> Tensor:
-        return last_states(
-            self.ranker, SequenceBatch(vectors, lengths, dict(zip(self.ranker.reads, inputs, strict=True)))
-        )
+    def forward(
+        self, vectors: Tensor, lengths: Tensor, times: Tensor | None = None, target_times: Tensor | None = None
+    ) -> Tensor:
+        # Arguments of their own, not `**inputs`: the exporter keeps the length of a GRU dynamic only beside those.
+        given = {"times": times, "target_times": target_times}
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
+        return last_states(self.ranker, SequenceBatch(vectors, lengths, inputs))
 
 
 def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
@@ -53,13 +56,11 @@ def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
     # A model that reads one item has no length to vary.
     per_event = {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}
-    shapes: dict[str, Any] = {"vectors": per_event, "lengths": {0: batch}}
+    shapes = {"vectors": per_event, "lengths": {0: batch}} | dict.fromkeys(ranker.reads, per_event)
     example = min(3, ranker.max_length)
-    inputs: tuple[Tensor, ...] = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
-    if ranker.reads:
-        shapes["inputs"] = tuple(per_event for _ in ranker.reads)
-        inputs += tuple(torch.zeros(2, example, dtype=torch.int64) for _ in ranker.reads)
-    _write(_Encoder(ranker), path, inputs, ["vectors", "lengths", *ranker.reads], "states", shapes)
+    inputs = {"vectors": torch.zeros(2, example, ranker.dim), "lengths": torch.tensor([example, 1])}
+    inputs |= {name: torch.zeros(2, example, dtype=torch.int64) for name in ranker.reads}
+    _write(_Encoder(ranker), path, inputs, "states", shapes)
 
 
 def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
@@ -131,10 +132,10 @@ def write_text_encoder(
     graph.parent.mkdir()
     with atomic_file(folder / TOKENIZER) as temporary:
         source.tokenizer.backend_tokenizer.save(str(temporary))
-    inputs = (torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    inputs = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("tokens", "mask")}
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=max_tokens)
     shapes = {"tokens": {0: batch, 1: length}, "mask": {0: batch, 1: length}}
-    _write(source, graph, inputs, ["tokens", "mask"], "vectors", shapes)
+    _write(source, graph, inputs, "vectors", shapes)
     whole = graph.read_bytes()
     precision = "int8"
     store_in_int8(graph)
@@ -203,15 +204,13 @@ def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: in
 
 
 # ---- ONNX -------------------------------------------------------------------------------------------------------
-def _write(
-    module: nn.Module, path: Path, inputs: tuple[Tensor, ...], names: list[str], output: str, shapes: dict[str, Any]
-) -> None:
+def _write(module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, shapes: dict[str, Any]) -> None:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
-            inputs,
+            kwargs=inputs,
             dynamo=True,
-            input_names=names,
+            input_names=list(inputs),
             output_names=[output],
             dynamic_shapes=shapes,
             verbose=False,

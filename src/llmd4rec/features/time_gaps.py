@@ -45,9 +45,9 @@ class TimeGapEmbedding(nn.Module):
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Both gaps' vectors, added up."""
         times_BL = batch.times_BL
-        before_BL = self._bucket(times_BL[:, 1:] - times_BL[:, :-1])
-        first_B1 = torch.full_like(times_BL[:, :1], self.before.num_embeddings - 1)
-        before_BLD: Tensor = self.before(torch.cat([first_B1, before_BL], 1))
+        place_L = torch.arange(times_BL.shape[1], device=times_BL.device)
+        before_BL = self._bucket(times_BL - times_BL.index_select(1, (place_L - 1).clamp(min=0)))
+        before_BLD: Tensor = self.before(torch.where(place_L == 0, self.before.num_embeddings - 1, before_BL))
         until_BLD: Tensor = self.until_target(self._bucket(batch.target_times_BL - times_BL))
         return before_BLD + until_BLD
 
