@@ -9,7 +9,7 @@ import torch
 from evaluation.examples import random_dataset
 
 from llmd4rec.data.batching import SequenceBatch
-from llmd4rec.distillation.cache import open_cache, write_cache
+from llmd4rec.distillation.cache import Precision, open_cache, write_cache
 from llmd4rec.errors import ModelError
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -50,7 +50,7 @@ def test_its_distribution_is_the_members_normalised_geometric_mean() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_it_is_published_like_any_model(precision, tmp_path: Path) -> None:
+def test_it_is_published_like_any_model(precision: Precision, tmp_path: Path) -> None:
     data = random_dataset(20, ITEMS, longest=12)
     members = [member(8, 6, 1), member(16, 6, 2)]
     folders = [tmp_path / name for name in ("ensemble", "first", "second")]

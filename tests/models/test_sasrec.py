@@ -84,7 +84,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"layers": 0}, {"max_length": 1}, {"dim": 1, "heads": 1}])
-def test_extremes_can_be_built(settings) -> None:
+def test_extremes_can_be_built(settings: dict[str, Any]) -> None:
     model = network(**settings).eval()
     items = histories(2, model.max_length)
     states = model.states(SequenceBatch(items, torch.full((2,), model.max_length)))

@@ -106,7 +106,7 @@ def test_gru4rec_is_the_recurrence_of_its_paper() -> None:
 
 
 @pytest.mark.parametrize(("cutoff", "length"), [(1, 12), (5, 12), (5, 11), (30, 12)])
-def test_bsarecs_filter_is_a_cut_off_fourier_transform_at_the_last_position(cutoff, length) -> None:
+def test_bsarecs_filter_is_a_cut_off_fourier_transform_at_the_last_position(cutoff: int, length: int) -> None:
     """As its authors compute it: a window with nothing before its start, transformed, cut off and turned back."""
     kept, x = cutoff // 2 + 1, torch.randn(length, 3, dtype=torch.float64)
     ours = low_pass(length, kept).double() @ x
@@ -164,7 +164,7 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu() -> None:
         ("model.item_features=[id]", r"model\.item_features = \['id'\]: input should be a valid string"),
     ],
 )
-def test_wrong_settings_are_named(override, message) -> None:
+def test_wrong_settings_are_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_settings(DistillationSettings, None, [override], base=dict(RECIPE))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmd4rec.cli.evaluate import STAGES, FilterSeen
+from llmd4rec.cli.opening import TrustCode, open_run
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
@@ -54,6 +55,7 @@ def recommend(
     diversity: Annotated[float, typer.Option(help="From 0 (scores alone) to 1 (items unlike each other).")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say which items of the history moved a score.")] = False,
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
+    trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Recommend the next items for a history, also of a user never seen in training; or for all users of a data set.
@@ -87,9 +89,9 @@ def recommend(
         explain=explain,
     )
     if users is not None and out is not None:
-        _many(source, users, out, data, stage, request)
+        _many(source, users, out, data, stage, request, trust_code)
     else:
-        _one(source, history or "", data, stage, request, skip_unknown, json_output)
+        _one(source, history or "", data, stage, request, skip_unknown, json_output, trust_code)
 
 
 def _one(
@@ -100,13 +102,14 @@ def _one(
     request: Request,
     skip_unknown: bool,
     json_output: bool,
+    trust_code: bool,
 ) -> None:
     from dataclasses import replace
 
     from llmd4rec.inference.types import require_known
     from llmd4rec.log import print_json
 
-    recommender, _ = _open(source, stage, data, with_fields=request.filters is not None)
+    recommender, _ = _open(source, stage, data, trust_code, with_fields=request.filters is not None)
     items = identifiers(history, "the history")
     known, unknown = recommender.catalogue.rows(items)
     require_known(len(known) > 0, unknown, recommender.catalogue.ids, skip_unknown=skip_unknown)
@@ -146,14 +149,16 @@ def _print(answer: Answer) -> None:
     stdout_console().print(table)
 
 
-def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request) -> None:
+def _many(
+    source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request, trust_code: bool
+) -> None:
     from dataclasses import replace
 
     from llmd4rec.errors import ConfigError
     from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
 
     check_output_path(out)
-    recommender, dataset = _open(source, stage, data, with_fields=True)
+    recommender, dataset = _open(source, stage, data, trust_code, with_fields=True)
     if dataset is None:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
     wanted = None if users == "all" else identifiers(users, "--users")
@@ -165,7 +170,7 @@ def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | N
 
 
 def _open(
-    source: Path, stage: str | None, data: Path | None, *, with_fields: bool
+    source: Path, stage: str | None, data: Path | None, trust_code: bool, *, with_fields: bool
 ) -> tuple[Recommender, Dataset | None]:
     """The recommender of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
     from llmd4rec.data.dataset import Dataset
@@ -186,9 +191,8 @@ def _open(
             recommender = other
         return recommender, Dataset.load(data) if data is not None else None
     from llmd4rec.log import logger
-    from llmd4rec.runs.run import Run
 
-    run = Run.open(source)
+    run = open_run(source, trust_code)
     dataset = run.load_data(data, other=data is not None) if with_fields or data is not None else None
     own = dataset
     if dataset is not None and not dataset.is_known_as(run.record.data):

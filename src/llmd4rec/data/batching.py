@@ -165,21 +165,22 @@ def event_inputs(histories: Histories, reads: Sequence[str], index_BL: Int64Arra
 
 
 def read_histories(
-    histories: Histories, starts: Int64Array, ends: Int64Array, max_length: int, reads: Sequence[str] = ()
+    histories: Histories, starts: Int64Array, ends: Int64Array, max_length: int | None, reads: Sequence[str] = ()
 ) -> SequenceBatch:
     """The most recent items of flat ranges starts..ends, none of them empty, padded with 0.
 
     Args:
         histories: whose flat positions.
         starts, ends: of each history, [B]; what stands at `ends` is what is to be predicted.
-        max_length: older items are left out.
+        max_length: older items are left out; None: none is.
         reads: what the model reads beside items.
 
     Raises:
         DataError, ConfigError: as :func:`check_inputs`.
     """
     check_inputs(histories, reads)
-    starts = np.maximum(starts, ends - max_length)
+    if max_length is not None:
+        starts = np.maximum(starts, ends - max_length)
     lengths = ends - starts
     columns = np.arange(lengths.max())
     flat_BL = np.minimum(starts[:, None] + columns, ends[:, None] - 1)

@@ -27,6 +27,7 @@ import polars as pl
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmd4rec.config.open_types import imports_refused
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
@@ -43,10 +44,11 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
+from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
 from llmd4rec.training.runtime import derive_seed, environment, select_device
-from llmd4rec.training.tracking import MetricsLog
 
 #: What stages were called once, or what people may try.
 _OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
@@ -116,9 +118,8 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(
-            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
-        )
+        path, metric = str(data.path.resolve()) if data.path else None, settings.evaluation.selection.name
+        run = cls(folder, settings, Record(data.fingerprint, path, data.num_items, metric))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -141,7 +142,7 @@ class Run:
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
         made = [stage for stage in self.plan if stage.id in begun]
-        self.settings = settings
+        self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed:
             self.record.finished = False
             if not any(stage.role == "llm" for stage in made):
@@ -162,15 +163,21 @@ class Run:
         save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str, *, trust_code: bool = False) -> Run:
         """Opens an existing run folder.
 
+        Args:
+            folder: of the run.
+            trust_code: import the modules that its settings name. Without it only classes are found whose module this
+                process has imported already, since a run of somebody else's may name any code.
+
         Raises:
-            RunError: it is no run folder, or of another format version.
+            RunError: it is no run folder, of another format version, or names code that would have to be imported.
         """
         folder = Path(folder)
         record = Record.read(folder)
-        return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
+        with contextlib.nullcontext() if trust_code else imports_refused(str(folder)):
+            return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
 
     def save(self) -> None:
         """Writes run.json."""
@@ -234,7 +241,7 @@ class Run:
 
     def log_of(self, stage_id: str) -> MetricsLog:
         """The figures of one stage's epochs."""
-        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+        return MetricsLog(self.checkpoint_of(stage_id) / METRICS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The figures of all epochs, in the order of the plan, each with its `stage`."""
@@ -259,9 +266,9 @@ class Run:
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
             if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled = True
+                self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
                     f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
@@ -279,7 +286,7 @@ class Run:
         return find(self.plan, self.resolve(name))
 
     def validation_of(self, stage_id: str) -> float:
-        """Validation NDCG@10 of a finished stage."""
+        """Validation value of a finished stage, by the selection metric of the settings."""
         return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:
@@ -328,6 +335,11 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
+    def scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+        found = self.stage(stage)
+        return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
+
     def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
@@ -365,3 +377,10 @@ class Run:
     def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
         """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
         return recommender_of(self, name, data, other=other)
+
+
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
