@@ -94,8 +94,8 @@ def test_merging_changes_no_score_and_leaves_an_ordinary_network() -> None:
 def test_vectors_of_another_catalogue_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"30 rows cannot use vectors of shape \(29, 12\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures((texts()[1:],)), seed=0)
+    cold = torch.zeros(ITEMS - 1, dtype=torch.bool)
     with pytest.raises(ConfigError, match=r"30 rows cannot use cold items of shape \(29,\)"):
-        cold = torch.zeros(ITEMS - 1, dtype=torch.bool)
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures((texts(),), cold=cold), seed=0)
     with pytest.raises(ConfigError, match="Linear has no ItemEmbedding"):
         item_embedding_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
