@@ -24,10 +24,7 @@ def results(content: ReportContent, lead: str) -> str:
     best = max(row.metrics.get(lead, 0.0) for row in content.rows) or 1.0
     names = main_metrics(dict.fromkeys(name for row in content.rows for name in row.metrics))
     columns: list[tuple[str, Callable[[StageRow], str]]] = [
-        *(
-            (content.info(name).label, _metric(name, content.info(name), best if name == lead else None))
-            for name in names
-        ),
+        *(_metric(name, content.info(name), best if name == lead else None) for name in names),
         ("catalogue shown", lambda row: share(row.metrics.get("coverage@10"))),
         ("parameters", lambda row: count(row.parameters)),
         ("training, total", lambda row: duration(row.train_seconds)),
