@@ -22,6 +22,7 @@ class Record:
         data: fingerprint of the data set.
         data_path: where it was; None: it was not saved.
         items: |I|.
+        multi_fields: the catalogue's fields with several values per item; see :class:`~llmd4rec.data.dataset.Dataset`.
         stages: by id, in the order in which they were finished: validation value, best epoch, epochs, seconds, the
             teachers with their ensemble weights, parameters, the checksum of the weights.
         finished: no stage is left to be trained.
@@ -33,6 +34,7 @@ class Record:
     data: str
     data_path: str | None
     items: int
+    multi_fields: dict[str, str] | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: bool = False
     stopped_because: str = ""

@@ -3,7 +3,8 @@
     config.yaml                every setting, defaults written out
     environment.json           versions, machine, threads, commit; and what of them was different in later sessions
     run.json                   data set, finished stages and their figures (`record.py`)
-    catalogue.parquet          item_id and title in index order, so that the run can answer without the data set
+    catalogue.parquet          the items in index order, so that the run can answer without the data set
+    counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
@@ -23,7 +24,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -121,9 +124,10 @@ class Run:
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            names, buffer = pl.DataFrame({"item_id": data.item_ids, "title": data.titles}), io.BytesIO()
-            names.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
+            buffer = io.BytesIO()
+            data.catalogue.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
             (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
+            np.save(temporary / "counts.npy", data.train_counts, allow_pickle=False)
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -346,19 +350,33 @@ class Run:
         return self.record.stages[stage_id].get("checksum")
 
     def catalogue(self) -> pl.DataFrame:
-        """`item_id` and `title` of all items, in index order.
+        """All items with their titles and other fields, in index order.
 
         Raises:
             RunError: the file is missing or damaged.
         """
         path = self.folder / "catalogue.parquet"
         try:
-            return pl.read_parquet(path, columns=["item_id", "title"])
+            return pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise RunError(
                 f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
             ) from error
 
-    def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
-        """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
-        return recommender_of(self, name, data, other=other)
+    def counts(self) -> NDArray[np.int64]:
+        """How often each item occurs in the training data, [I].
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        path = self.folder / "counts.npy"
+        try:
+            return np.load(path, allow_pickle=False).astype(np.int64)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(
+                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
+            ) from error
+
+    def recommender(self, stage: str = SERVED) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
+        return recommender_of(self, stage)
