@@ -86,7 +86,7 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
     [
         ("rounds=many", "rounds = 'many': input should be a valid integer"),
         ("rounds=-1", "rounds = -1: input should be greater than or equal to 0"),
-        ("model=5", "model = 5: must be a group of settings"),
+        ("model=5", "model = 5: must be the name of a model, a group of its settings, or an instance"),
         ("distill.students=[both]", "'model' or 'llm'"),
         ("llm.layers=few", "llm.layers = 'few': input should be a valid integer"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs"),
@@ -96,7 +96,7 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("model.heads=3", "model: heads = 3 does not divide dim = 64"),
         ("model.dim.wide=3", "model.dim"),
         ("teachers=[{}, {nam: ligr}]", "'nam' is no setting of sasrec"),
-        ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': input should be 'sasrec'"),
+        ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': no model has this name"),
         ("teachers=[{without: [id]}]", "teachers.0.without = 'id': input should be 'text'"),
         ("teachers=few", "must be `default`, null, a number, or a list"),
         ("teachers=-1", "must be `default`, null, a number, or a list"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
@@ -16,14 +16,17 @@ from llmd4rec.distillation.settings import DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.models import sequential
-from llmd4rec.models.embedding import ItemSettings
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.models.settings import ModelSettings
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
 
 
-class _Fits:
-    """Adds `fit` to the settings of a sequential model."""
+class Model(ModelSettings):
+    """Settings of a sequential model that can be fitted; derive from it to add one.
+
+    :class:`~llmd4rec.models.settings.ModelSettings` shows how.
+    """
 
     def fit(self, data: Dataset, folder: Path | str | None = None, **settings: Any) -> Recommender:
         """Trains this model alone on `data`: no teacher, no language model.
@@ -45,20 +48,28 @@ class _Fits:
         return check(Distillation, values, "the settings").fit(data, folder).recommender()
 
 
-class SASRec(_Fits, sequential.SASRec):
+class SASRec(sequential.SASRec, Model):
     """SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the items of a history."""
 
+    written_as: ClassVar[type[ModelSettings]] = sequential.SASRec
 
-class GRU4Rec(_Fits, sequential.GRU4Rec):
+
+class GRU4Rec(sequential.GRU4Rec, Model):
     """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network."""
 
+    written_as: ClassVar[type[ModelSettings]] = sequential.GRU4Rec
 
-class BSARec(_Fits, sequential.BSARec):
+
+class BSARec(sequential.BSARec, Model):
     """BSARec (Shin et al., AAAI 2024): attention beside a frequency filter."""
 
+    written_as: ClassVar[type[ModelSettings]] = sequential.BSARec
 
-class LiGR(_Fits, sequential.LiGR):
+
+class LiGR(sequential.LiGR, Model):
     """LiGR, as in eSASRec (Tikhonovich et al., RecSys 2025): gated pre-norm attention blocks."""
+
+    written_as: ClassVar[type[ModelSettings]] = sequential.LiGR
 
 
 class Distillation(DistillationSettings):
@@ -72,8 +83,11 @@ class Distillation(DistillationSettings):
         def __init__(
             self,
             *,
-            model: sequential.SequentialModel = ...,
-            teachers: Literal["default"] | int | Sequence[Teacher | ItemSettings | Mapping[str, Any]] | None = ...,
+            model: ModelSettings | str | Mapping[str, Any] = ...,
+            teachers: Literal["default"]
+            | int
+            | Sequence[Teacher | ModelSettings | str | Mapping[str, Any]]
+            | None = ...,
             llm: LLM | Mapping[str, Any] | None = ...,
             rounds: int = ...,
             **settings: Any,

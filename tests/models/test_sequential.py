@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.embedding import item_embedding_of
-from llmd4rec.models.sequential import BSARec, GRU4Rec, LiGR, NetworkName, SASRec
+from llmd4rec.models.sequential import MODELS, BSARec, GRU4Rec, LiGR, SASRec
 from llmd4rec.models.sequential.bsarec import low_pass
 
 ITEMS = 40
@@ -30,7 +30,7 @@ def histories(batch: int, length: int) -> torch.Tensor:
 
 
 def test_each_can_teach_by_its_name():
-    assert set(get_args(NetworkName)) == KINDS.keys()
+    assert MODELS.known.keys() == KINDS.keys()
     for name, kind in KINDS.items():
         assert isinstance(Teacher(name=name, dim=32).network(SASRec(dim=8)), kind)
 
@@ -149,8 +149,11 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.name=bert4rec", r"model\.name = 'bert4rec': must be one of sasrec, bsarec, ligr, gru4rec"),
-        ("model=5", r"model = 5: must be a group of settings"),
+        (
+            "model.name=bert4rec",
+            r"model\.name = 'bert4rec': no model has this name; did you mean 'gru4rec'\? \(known: sasrec, bsarec, ",
+        ),
+        ("model=5", r"model = 5: must be the name of a model, a group of its settings"),
         ("model.dimm=3", r"unknown setting 'model\.dimm'; did you mean 'model\.dim'\?"),
         ("model.heads=3", "heads = 3 does not divide dim = 64"),
         (

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
-from llmd4rec.models.sequential import NetworkName, SASRec
+from llmd4rec.models.sequential import MODELS, SASRec
 from llmd4rec.runs.run import Run
 
 STAGES = ("undistilled", "distilled")
@@ -317,7 +317,7 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
     assert check_parity(model, tmp_path / "encoder.onnx", table, no_test) < 1e-4
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", MODELS.known)
 def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
     model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")

@@ -79,10 +79,10 @@ def path_of(cls: type[Any]) -> str:
     return path
 
 
-def fields_of(cls: type[Any]) -> dict[str, Any]:
-    """Name → annotation of the settings of an implementation."""
+def fields_of(cls: type[Any]) -> dict[str, FieldInfo | Any]:
+    """Name → field or annotation of the settings of an implementation."""
     if issubclass(cls, BaseModel):
-        return {name: info.annotation for name, info in cls.model_fields.items()}
+        return dict(cls.model_fields)
     if dataclasses.is_dataclass(cls):
         hints = get_type_hints(cls, include_extras=True)
         return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}

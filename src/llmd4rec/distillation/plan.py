@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmd4rec.distillation.methods import LLMD4Rec, Method
+from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, SERVED, UNDISTILLED, round_id, teacher_id
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.models.sequential import SequentialModel
+from llmd4rec.models.sequential import MODELS, SequentialModel
 from llmd4rec.training.settings import Training
 
 #: What a stage's model is for: it is served, it only teaches, or it is the language model.
@@ -45,7 +45,7 @@ class Teaching:
         student_ranks_of: the stage whose ranks stand for the student's in the sample weights; None: its current ones.
     """
 
-    method: Method
+    method: AnyMethod
     term: DistillationTerm
     logit_adjustment: Literal["auto"] | float
     ensemble_weights: Literal["validation", "equal"]
@@ -123,11 +123,13 @@ class Stage:
         teaching = None
         if self.teaching is not None:
             teaching = vars(self.teaching) | {
-                "method": self.teaching.method.model_dump(mode="json"),
+                "method": METHODS.dump(self.teaching.method),
                 "term": vars(self.teaching.term),
             }
+        model = self.network
+        network = model.model_dump(mode="json") if isinstance(model, LLM) else MODELS.dump(model)
         return values | {
-            "network": self.network.model_dump(mode="json"),
+            "network": network,
             "training": training,
             "texts": None if self.texts is None else self.texts.model_dump(mode="json"),
             "text_llm": None if self.text_llm is None else self.text_llm.model_dump(mode="json"),
@@ -245,12 +247,13 @@ class _Plan:
             network = self.llm
         rates = ("dropout", "id_dropout") if student == "model" else ("dropout", "state_dropout", "branch_dropout")
         if distill.dropout is not None:
-            network = network.model_copy(update=dict.fromkeys(rates, distill.dropout))
+            there = [rate for rate in rates if rate in type(network).model_fields]  # a model of others may have none
+            network = network.model_copy(update=dict.fromkeys(there, distill.dropout))
         more: dict[str, Any] = {}
         if method.uses_teachers(term):  # else a control: trained as often, taught by nobody
-            weighted = isinstance(method, LLMD4Rec) and distill.sample_weights == "rank"
+            weighted = method.weights_samples and distill.sample_weights == "rank"
             # The language model is not served: it shall say what it thinks of popular items.
-            adjusts = student == "model" and isinstance(method, LLMD4Rec)
+            adjusts = student == "model" and method.adjusts_logits
             at_start = weighted and distill.student_ranks == "round-start"
             more["teachers"] = self._sources(student, number)
             more["teaching"] = Teaching(

@@ -11,19 +11,20 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from llmd4rec.config.settings import check
-from llmd4rec.distillation.methods import LLMD4Rec, Method
+from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
 from llmd4rec.features.item_features import ItemPart
 from llmd4rec.features.text_settings import TextSettings
-from llmd4rec.models.embedding import ItemSettings
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
+from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
+from llmd4rec.models.settings import ModelSettings
 from llmd4rec.training.settings import Training
 
 #: A model that teachers can teach: the served one, and the language model.
@@ -97,7 +98,9 @@ class Teacher(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: NetworkName | None = Field(None, description="its network (null: that of `model`)")
+    name: str | None = Field(
+        None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
+    )
     dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
     without: tuple[ItemPart, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
@@ -106,8 +109,18 @@ class Teacher(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_a_model(cls, value: Any) -> Any:
-        """A model's own settings say all that there is to say of a teacher."""
-        return value.model_dump() if isinstance(value, ItemSettings) else value
+        """A name alone; or a model's own settings, which say all that there is to say of a teacher."""
+        if isinstance(value, str):
+            return {"name": value}
+        return MODELS.dump(value, "python") if isinstance(value, ModelSettings) else value
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else MODELS.name_of(MODELS.find(name))
+        except ValueError as error:
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
 
     def network(self, model: SequentialModel) -> SequentialModel:
         """The teacher's settings beside a served model: what is not named here is as there, if both have it.
@@ -115,21 +128,21 @@ class Teacher(BaseModel):
         Raises:
             ValueError: the width does not fit the network, or a setting is none of its own.
         """
-        if self.name in (None, model.name):
-            values = model.model_dump()
-        else:
-            values = model.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
+        own = MODELS.name_of(type(model))
+        name = self.name or own
+        shared = None if name == own else {*ModelSettings.model_fields}
         features = "+".join(part for part in model.item_features.split("+") if part not in self.without)
-        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, "item_features": features, **(self.model_extra or {})}
+        values = model.model_dump(include=shared) | {"name": name, "item_features": features}
+        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         try:
-            found: SequentialModel = TypeAdapter(SequentialModel).validate_python(values)
+            found: SequentialModel = MODELS.validate(values)
         except ValidationError as error:
             problem = error.errors()[0]
             what = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
-                what = f"{problem['loc'][-1]!r} is no setting of {values['name']}"
-            raise ValueError(f"a teacher ({values['name']}, dim = {values['dim']}): {what}") from error
+                what = f"{problem['loc'][-1]!r} is no setting of {name}"
+            raise ValueError(f"a teacher ({name}, dim = {values['dim']}): {what}") from error
         return found
 
 
@@ -202,7 +215,12 @@ class DistillSettings(BaseModel):
         "scores, and left out when it serves, which favours rare items; auto: 0.2, or less where the teachers' own "
         "NDCG@10 would fall by more than 0.5% on validation; 0: none, as in the paper",
     )
-    method: Method = Field(default_factory=LLMD4Rec)
+    method: AnyMethod = Field(
+        default_factory=LLMD4Rec,
+        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
+        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md); or "
+        "package.module:Name",
+    )
     teacher_precision: Literal["int8", "float32"] = Field(
         "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
     )
@@ -251,7 +269,10 @@ class DistillationSettings(BaseModel):
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
     rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: no teacher, no language model")
     round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
-    model: SequentialModel = Field(default_factory=SASRec)
+    model: SequentialModel = Field(
+        default_factory=SASRec,
+        description="the network that is served: sasrec, bsarec, ligr, gru4rec, or package.module:Name",
+    )
     teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
         (),
         description="models that teach and are never served, `[{name: gru4rec, dim: 256, without: [text]}, ...]`; "
@@ -285,10 +306,10 @@ class DistillationSettings(BaseModel):
             )
         if self.rounds and llm is None and "model" not in distill.students:
             raise ValueError("distill.students names only the language model, and llm is null; name the model too")
-        if distill.method.name != "llmd4rec" and "model" not in distill.students:
+        if distill.method != LLMD4Rec() and "model" not in distill.students:
             raise ValueError(
-                f"distill.method = {distill.method.name} is how the model is taught, and distill.students leaves it "
-                "out; name it"
+                f"distill.method = {METHODS.name_of(type(distill.method))} is how the model is taught, and "
+                "distill.students leaves it out; name it"
             )
         if self.texts.encoder == "llm" and llm is None:
             raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")

@@ -12,6 +12,7 @@ from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.models.sequential import MODELS
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
@@ -32,7 +33,7 @@ def recommender_of(run: Run, name: str, options: LoadOptions = LoadOptions()) ->
         name=run.folder.resolve().name,
         format=0,
         stage=stage.id,
-        model=stage.network.model if isinstance(stage.network, LLM) else stage.network.name,
+        model=stage.network.model if isinstance(stage.network, LLM) else MODELS.name_of(type(stage.network)),
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,

@@ -17,13 +17,14 @@ vectors is `model.item_features: id+text`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.distillation.methods.base import Method
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
@@ -35,12 +36,9 @@ if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
 
 
-class DLLM2Rec(BaseModel):
+class DLLM2Rec(Method):
     """Settings of the method; defaults are those of its files."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Literal["dllm2rec"] = "dllm2rec"
     weight: float = Field(0.7, ge=0, description="β, weight of the teacher's items beside the true one")
     items: int = Field(10, ge=1, description="K, how many of the teacher's best items are learned from")
     position: float = Field(0.3, ge=0, description="γ_p, how much the teacher's order counts")
@@ -54,7 +52,7 @@ class DLLM2Rec(BaseModel):
         return self
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        """Where its own weight is not 0; λ2 is not this method's."""
         return self.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
@@ -73,7 +71,7 @@ class DLLM2Rec(BaseModel):
     def objective(
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
+        """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
         return _BestItems(self, training, teacher)
 
 

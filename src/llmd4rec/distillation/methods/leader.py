@@ -9,14 +9,15 @@ there are none here; its student's state is two joined, ours is one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.distillation.methods.base import Method
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
@@ -27,25 +28,19 @@ if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
 
 
-class LEADER(BaseModel):
+class LEADER(Method):
     """Settings of the method; the default is that of its files."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Literal["leader"] = "leader"
     weight: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        """Where its own weight is not 0; λ2 is not this method's."""
         return self.weight > 0
-
-    def check(self, training: Training, num_items: int) -> None:
-        """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
+        """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
         return _NearState(self.weight, training, teacher, student.dim, seed)
 
 

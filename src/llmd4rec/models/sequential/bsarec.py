@@ -17,7 +17,6 @@ their filter at the last position; in later blocks the states before it are thos
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,18 +26,16 @@ from torch.nn import functional as F
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class BSARec(ItemSettings):
+class BSARec(ModelSettings):
     """Settings of BSARec; :meth:`build` makes the network."""
 
-    name: Literal["bsarec"] = "bsarec"
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="blocks")
     heads: int = Field(1, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention weights and branches")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
     alpha: float = Field(0.7, ge=0, le=1, description="α, the share of the frequency filter beside attention")
     cutoff: int = Field(5, ge=1, description="c: the c // 2 + 1 lowest frequencies pass the filter unchanged")
 

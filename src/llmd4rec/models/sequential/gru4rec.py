@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -22,18 +21,16 @@ from torch import Tensor, nn
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class GRU4Rec(ItemSettings):
+class GRU4Rec(ModelSettings):
     """Settings of GRU4Rec; :meth:`build` makes the network."""
 
-    name: Literal["gru4rec"] = "gru4rec"
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     hidden: int = Field(128, ge=1, description="width of the recurrent state")
     layers: int = Field(1, ge=1, description="recurrent layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings and on recurrent states")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     def build(self, num_items: int, seed: int) -> GRU4RecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""

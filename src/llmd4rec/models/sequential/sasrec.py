@@ -12,8 +12,6 @@ pass trains every position; normal initialisation with deviation 0.02 in place o
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -22,18 +20,16 @@ from torch.nn import functional as F
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class SASRec(ItemSettings):
+class SASRec(ModelSettings):
     """Settings of SASRec; :meth:`build` makes the network."""
 
-    name: Literal["sasrec"] = Field("sasrec", description="which network: sasrec, bsarec, ligr or gru4rec")
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="attention blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention output and feed-forward")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> SASRec:
