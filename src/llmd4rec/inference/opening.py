@@ -22,7 +22,7 @@ INDEX_ABOVE = 200_000
 #: an export does not.
 OPENERS = {
     "export.json": "llmd4rec.inference.from_export:open_export",
-    "run.json": "llmd4rec.runs.recommending:open_run",
+    "run.json": "llmd4rec.runs.run:open_recommender",
 }
 
 

@@ -75,8 +75,8 @@ class Recommender:
     >>> recommender.recommend([["i3"], ["i7", "i8"]], k=1)[1].items[0].title
     'Item 9'
 
-    Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or removed:
-    it is then loaded again from its folder, in whichever process that is.
+    Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or
+    removed: it is then loaded again from its folder, in whichever process that is.
 
     Attributes:
         undistilled: the same network trained without distillation, where an export has it.

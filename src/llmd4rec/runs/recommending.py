@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmd4rec.inference.catalogue import Catalogue
@@ -13,19 +12,20 @@ from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS
+from llmd4rec.runs.catalogue import read_counts
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
 
 
-def recommender_of(run: Run, name: str, options: LoadOptions = LoadOptions()) -> Recommender:
+def recommender_of(run: Run, options: LoadOptions) -> Recommender:
     """A recommender of one of a run's stages; see :meth:`Run.resolve`.
 
     Raises:
         RunError: the run has no such stage, or a file is missing or damaged.
         ModelError: the item table is not finite.
     """
-    stage = run.stage(name)
+    stage = run.stage(options.stage)
     model = run.load(stage.id)
     frame, multi = run.catalogue(), run.record.multi_fields
     kinds = kinds_of(frame, multi)
@@ -42,5 +42,5 @@ def recommender_of(run: Run, name: str, options: LoadOptions = LoadOptions()) ->
         filter_seen=run.settings.evaluation.filter_seen,
         validation=run.validation_of(stage.id),
     )
-    catalogue = Catalogue.of(frame, run.counts(), kinds, multi=multi)
+    catalogue = Catalogue.of(frame, read_counts(run.folder), kinds, multi=multi)
     return recommender_of_model(model, info, catalogue, indexed=options.wants_index(frame.height))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
 
@@ -41,6 +42,12 @@ class Record:
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
     format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, data: Dataset) -> Record:
+        """The record of a run that begins."""
+        path = str(data.path.resolve()) if data.path else None
+        return cls(data.fingerprint, path, data.num_items, data.multi_fields)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

@@ -20,13 +20,10 @@ Stages are those of the plan (`distillation/plan.py`): `undistilled`, `teacher-1
 from __future__ import annotations
 
 import contextlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -36,12 +33,14 @@ from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
+from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
@@ -118,16 +117,11 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(
-            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
-        )
+        run = cls(folder, settings, Record.of(data))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            buffer = io.BytesIO()
-            data.catalogue.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
-            (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
-            np.save(temporary / "counts.npy", data.train_counts, allow_pickle=False)
+            write_catalogue(temporary, data)
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -355,28 +349,13 @@ class Run:
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / "catalogue.parquet"
-        try:
-            return pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunError(
-                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
-            ) from error
-
-    def counts(self) -> NDArray[np.int64]:
-        """How often each item occurs in the training data, [I].
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
-        path = self.folder / "counts.npy"
-        try:
-            return np.load(path, allow_pickle=False).astype(np.int64)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(
-                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
-            ) from error
+        return read_catalogue(self.folder)
 
     def recommender(self, stage: str = SERVED) -> Recommender:
         """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
-        return recommender_of(self, stage)
+        return recommender_of(self, LoadOptions(stage))
+
+
+def open_recommender(folder: Path, options: LoadOptions) -> Recommender:
+    """What :meth:`Recommender.load` gives for a run folder."""
+    return recommender_of(Run.open(folder), options)
