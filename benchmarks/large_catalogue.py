@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork

@@ -22,8 +22,8 @@ import torch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.evaluation.evaluate import EnsembleValidation
 from llmd4rec.evaluation.slices import slice_masks, tail_items
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.runs.run import Run
 
 TAUS = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4)

@@ -17,8 +17,8 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import Diverged, LLMD4RecError
-from llmd4rec.evaluation.evaluate import validation_value
 from llmd4rec.evaluation.slices import tail_items
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment

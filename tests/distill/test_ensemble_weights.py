@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmd4rec.distillation.ensemble import MAX_WEIGHT, choose_weights, describe_weights
-from llmd4rec.evaluation.evaluate import EnsembleValidation, validation_value
+from llmd4rec.evaluation.validation import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.sequential import SASRec
 

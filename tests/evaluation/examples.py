@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmd4rec.data.batching import SequenceBatch
-from llmd4rec.data.dataset import Dataset
+from llmd4rec.data.dataset import Dataset, SplitName
+from llmd4rec.evaluation import Evaluation, Evaluator
+from llmd4rec.evaluation.evaluation import MetricInfo
+from llmd4rec.evaluation.metrics import Floats, RankMetric, TargetRanks, expand
 from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.scoring import FactorScorer
 
 
 def make_dataset(
@@ -75,3 +81,33 @@ class LastItemModel(SequenceEncoder):
 
     def item_table(self) -> Tensor:
         return self.table
+
+
+def evaluate(
+    model: SequenceEncoder,
+    data: Dataset,
+    split: SplitName = "test",
+    *,
+    name: str = "model",
+    stage: str = "distilled",
+    **options: Any,
+) -> Evaluation:
+    """A model under the default metrics; options are those of an Evaluator."""
+    return Evaluator(**options).evaluate(FactorScorer(model, name=name, stage=stage), data, split)
+
+
+def values_of(ranks: NDArray[np.integer], cutoffs: Sequence[int] = (5, 10, 20)) -> dict[str, Floats]:
+    """HR, NDCG and MRR of every user with one target."""
+    found = TargetRanks.of_one(ranks)
+    metrics = [metric for metric in expand(("hr", "ndcg", "mrr"), cutoffs) if isinstance(metric, RankMetric)]
+    return {metric.name: metric.per_user(found) for metric in metrics}
+
+
+def means_of(ranks: NDArray[np.integer], cutoffs: Sequence[int] = (5, 10, 20)) -> dict[str, float]:
+    """Their means."""
+    return {name: float(values.mean()) for name, values in values_of(ranks, cutoffs).items()}
+
+
+def info_of(cutoffs: Sequence[int] = (5, 10, 20)) -> dict[str, MetricInfo]:
+    """How to show them."""
+    return {metric.name: MetricInfo.of(metric) for metric in expand(("hr", "ndcg", "mrr"), cutoffs)}

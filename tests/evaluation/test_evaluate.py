@@ -11,10 +11,10 @@ import torch
 
 from llmd4rec.data.dataset import NO_TIME
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation import Evaluation, evaluate, validation_value
+from llmd4rec.evaluation import Evaluation, validation_value
 from llmd4rec.evaluation.ranking import NO_CANDIDATE
 
-from .examples import LastItemModel, make_dataset, random_dataset
+from .examples import LastItemModel, evaluate, make_dataset, random_dataset
 
 DAY = 86_400
 
@@ -233,7 +233,7 @@ def test_unknown_settings_are_named() -> None:
 
 
 def test_json_keys_are_the_published_ones(integer_table: torch.Tensor) -> None:
-    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), model="llm", stage="undistilled")
+    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), name="llm", stage="undistilled")
     value = json.loads(json.dumps(result.to_json()))
     assert set(value) == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
     assert (value["model"], value["stage"], value["filter_seen"], value["split"]) == (
@@ -262,7 +262,7 @@ def test_an_evaluation_of_another_format_is_named(tmp_path: Path, integer_table:
     head = json.loads(path.read_text())
     del head["format"], head["filter_seen"]
     path.write_text(json.dumps({**head, "seen": "remove"}))
-    with pytest.raises(RunError, match="an evaluation of format 1; this version of llmd4rec reads 2"):
+    with pytest.raises(RunError, match="an evaluation of format 1; this version of llmd4rec reads 3"):
         Evaluation.load(tmp_path / "model")
 
 

@@ -16,7 +16,7 @@ from evaluation.examples import chain_dataset
 
 from llmd4rec import log as progress
 from llmd4rec.distillation.cache import open_cache, write_cache
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential import SASRec

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.examples import LastItemModel
+from evaluation.examples import LastItemModel, evaluate
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.evaluation import evaluate
 from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report import render
 from llmd4rec.report.from_run import report_content, write_run_report
@@ -87,7 +86,7 @@ def results(run: Run, data: Dataset, served: str) -> list[Result]:
     found = []
     for stage in run.reported():
         table = torch.randn(data.num_items, 4, generator=torch.Generator().manual_seed(len(found)))
-        evaluation = evaluate(LastItemModel(table), data, model="m", stage=stage.id)
+        evaluation = evaluate(LastItemModel(table), data, name="m", stage=stage.id)
         found.append(Result(stage, evaluation, stage.id == served, 1000 + len(found), 20.0, 1.5))
     return found
 

@@ -13,7 +13,7 @@ from whole_runs import same, untrained
 
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.runs.run import Run
 
 

@@ -21,7 +21,7 @@ from settings_of import changed, parse_settings
 from llmd4rec import Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.io.files import sha256_file

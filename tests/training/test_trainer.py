@@ -25,7 +25,7 @@ from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm

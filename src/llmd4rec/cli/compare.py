@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmd4rec.cli.evaluate import STAGES
+from llmd4rec.cli.evaluate import STAGES, Targets
 
 
 def compare(
@@ -22,6 +22,7 @@ def compare(
             help="Leave items of the history out of the ranking, or keep them \\[default: as in the second run].",
         ),
     ] = None,
+    targets: Targets = "next",
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The runs' data set, if it is not where it was.")
     ] = None,
@@ -42,8 +43,8 @@ def compare(
 
     a, b = Run.open(run_a), Run.open(run_b)
     filtered = b.settings.evaluation.filter_seen if filter_seen is None else filter_seen
-    first = saved_or_scored(a, stage_a, filtered, data)
-    second = saved_or_scored(b, stage_b, filtered, data)
+    first = saved_or_scored(a, stage_a, filtered, data, targets)
+    second = saved_or_scored(b, stage_b, filtered, data, targets)
     result = compare_evaluations(first, second)
     if json_output:
         print_json(result.to_json())

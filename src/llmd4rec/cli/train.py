@@ -99,8 +99,7 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
     from llmd4rec.distillation.plan import plan, ready
     from llmd4rec.log import duration, print_json, stdout_console
     from llmd4rec.runs.invalidation import invalidated
-    from llmd4rec.runs.results import network_name
-    from llmd4rec.runs.run import Run
+    from llmd4rec.runs.run import Run, network_name
 
     stages = plan(settings)
     done: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
+from llmd4rec.evaluation.metrics import DEFAULT_METRICS, MetricSetting, metric_of
 from llmd4rec.features.item_features import ItemPart
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.models.llm.settings import LLM
@@ -87,7 +88,12 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     filter_seen: bool = Field(True, description="whether items of the user's history are left out of the ranking")
-    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of HR, NDCG and MRR")
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of metrics that give none")
+    metrics: tuple[MetricSetting, ...] = Field(
+        tuple(map(metric_of, DEFAULT_METRICS)),
+        min_length=1,
+        description="what is measured: names as ndcg (at each cutoff) or ndcg@10, or package.module:Name",
+    )
     validation_users: int | None = Field(
         20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
     )

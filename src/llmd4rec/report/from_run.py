@@ -17,8 +17,8 @@ from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
-from llmd4rec.runs.results import Result, label, network_name
-from llmd4rec.runs.run import Run
+from llmd4rec.runs.results import Result, label
+from llmd4rec.runs.run import Run, network_name
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 

@@ -30,7 +30,7 @@ from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.evaluate import validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger

@@ -44,6 +44,7 @@ from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.runtime import derive_seed, environment, select_device
@@ -323,6 +324,11 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
+    def scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+        found = self.stage(stage)
+        return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
+
     def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
@@ -354,6 +360,13 @@ class Run:
     def recommender(self, stage: str = SERVED) -> Recommender:
         """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
         return recommender_of(self, LoadOptions(stage))
+
+
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
 
 
 def open_recommender(folder: Path, options: LoadOptions) -> Recommender:

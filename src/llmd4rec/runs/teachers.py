@@ -17,7 +17,7 @@ from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
 from llmd4rec.distillation.plan import Stage, Teaching, find
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.evaluate import EnsembleValidation
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble

@@ -9,14 +9,15 @@ from llmd4rec.evaluation.metrics.base import (
     RecommendedLists,
     TargetRanks,
     mean_of,
+    mean_of_values,
     per_user,
 )
-from llmd4rec.evaluation.metrics.lists import Coverage, Popularity
-from llmd4rec.evaluation.metrics.named import metric_of
+from llmd4rec.evaluation.metrics.lists import Coverage, Diversity, Gini, Novelty, Popularity
+from llmd4rec.evaluation.metrics.named import DEFAULT_METRICS, MetricSetting, expand, metric_of
 from llmd4rec.evaluation.metrics.ranks import HR, MAP, MRR, NDCG, Precision, Recall
 
 __all__ = [
-    "HR", "MAP", "MRR", "NDCG", "Coverage", "Floats", "GlobalMetric", "ListMetric", "Metric", "Popularity", "Precision",
-    "RankMetric", "Recall", "RecommendedLists", "TargetRanks", "mean_of", "metric_of",
-    "per_user",
+    "DEFAULT_METRICS", "HR", "MAP", "MRR", "NDCG", "Coverage", "Diversity", "Floats", "Gini", "GlobalMetric",
+    "ListMetric", "Metric", "MetricSetting", "Novelty", "Popularity", "Precision", "RankMetric", "Recall",
+    "RecommendedLists", "TargetRanks", "expand", "mean_of", "mean_of_values", "metric_of", "per_user",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
@@ -24,14 +25,14 @@ ALL_PLACES = 2**31 - 2
 class TargetRanks:
     """The ranks of each user's targets among all items; 1 is best.
 
-    A target that is no candidate has a rank beyond every k. Targets of one user never share a rank.
+    A target that is no candidate has a rank beyond every k. Candidates of one user never share a rank.
 
     Attributes:
-        ranks_P: the ranks of all targets, user by user, ascending within a user.
-        offsets: user u's are ranks_P[offsets[u]:offsets[u+1]], at least one, [U + 1].
+        given_P: the ranks of all targets, user by user, in the order in which they came.
+        offsets: user u's are given_P[offsets[u]:offsets[u+1]], at least one, [U + 1].
     """
 
-    ranks_P: NDArray[np.int64]
+    given_P: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
     @classmethod
@@ -45,6 +46,12 @@ class TargetRanks:
         if ranks.size and ranks.min() < 1:
             raise ValueError(f"a rank is {ranks.min()}; the best is 1")
         return cls(ranks, np.arange(len(ranks) + 1))
+
+    @cached_property
+    def ranks_P(self) -> NDArray[np.int64]:
+        """The ranks of all targets, user by user, ascending within a user."""
+        users = np.repeat(np.arange(len(self.offsets) - 1), self.num_targets_U)
+        return self.given_P[np.lexsort((self.given_P, users))]
 
     @property
     def best_U(self) -> NDArray[np.int64]:
@@ -74,15 +81,17 @@ class RecommendedLists:
         items_UK: the recommended item indices, best first, [U, K]; -1 behind the last candidate.
         positions_U: flat position of each user's first target in `dataset`: their history ends before it.
         ranks: of the targets.
+        targets_P: the targets' item indices, as `ranks.given_P` is.
         dataset: the data set: catalogue, histories, training counts.
-        vectors_ID: the item vectors of the model, where it has them.
+        vectors_ID: the item vectors of the scorer, where it has them.
     """
 
     items_UK: NDArray[np.int32]
     positions_U: NDArray[np.int64]
     ranks: TargetRanks
+    targets_P: NDArray[np.integer]
     dataset: Dataset
-    vectors_ID: NDArray[np.float32] | None = None
+    vectors_ID: Tensor | None = None
 
     def top(self, k: int | None) -> NDArray[np.int32]:
         """The first k places, [U, k]; -1 is no item."""
@@ -125,12 +134,14 @@ class Metric(ABC):  # noqa: B024 (its three kinds have the abstract method)
 
     Attributes:
         k: how many places count; None: each of the cutoffs of the evaluation.
+        has_cutoff: False: it counts all places and is not crossed with cutoffs; for metrics of ranks only.
         higher_is_better: None where neither is.
         number_format: how a figure is printed.
     """
 
     k: int | None = None
 
+    has_cutoff: ClassVar[bool] = True
     higher_is_better: ClassVar[bool | None] = True
     number_format: ClassVar[str] = ".4f"
 
@@ -190,28 +201,30 @@ class GlobalMetric(Metric):
         """The figure."""
 
 
-def mean_of(metric: Metric, ranks: TargetRanks, lists: RecommendedLists) -> float:
+def mean_of(metric: Metric, lists: RecommendedLists) -> float:
     """One metric over all users; NaN if no user has a value."""
-    if isinstance(metric, GlobalMetric):
-        return metric.value(lists)
-    values = per_user(metric, ranks, lists)
+    return metric.value(lists) if isinstance(metric, GlobalMetric) else mean_of_values(per_user(metric, lists))
+
+
+def mean_of_values(values: Floats) -> float:
+    """The mean over users who have a value; NaN if none has."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
-def per_user(metric: Metric, ranks: TargetRanks, lists: RecommendedLists) -> Floats:
+def per_user(metric: Metric, lists: RecommendedLists) -> Floats:
     """The values of a metric that has one per user, [U].
 
     Raises:
         ConfigError: it has none, or not one per user.
     """
     if isinstance(metric, RankMetric):
-        values = np.asarray(metric.per_user(ranks), dtype=np.float64)
+        values = np.asarray(metric.per_user(lists.ranks), dtype=np.float64)
     elif isinstance(metric, ListMetric):
         values = np.asarray(metric.per_user(lists), dtype=np.float64)
     else:
         raise ConfigError(f"{type(metric).__name__} has no values per user", "Derive it from RankMetric or ListMetric.")
-    users = len(ranks.offsets) - 1
+    users = len(lists.ranks.offsets) - 1
     if values.shape != (users,):
         raise ConfigError(
             f"metric {metric.name} gave values of shape {values.shape} for {users} users", "Return one value per user."
