@@ -99,7 +99,7 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
 
 
 def test_a_recommender_of_a_run_says_what_to_do(store):
-    recommender = store.run.recommender("distilled", store.data)
+    recommender = store.run.recommender("distilled")
     with pytest.raises(RunError, match="made from a run") as caught:
         pickle.dumps(recommender)
     assert "Export the run" in caught.value.remedy

@@ -58,7 +58,7 @@ def open_source(source: Path | str, options: LoadOptions) -> Recommender:
     raise RunError(
         f"{folder} is neither a run folder nor an export (it has no run.json and no export.json)"
         if folder.is_dir()
-        else f"{folder} is not there",
+        else f"{folder} does not exist",
         "Train a run with `llmd4rec train`, or make an export with: llmd4rec export RUN --out FOLDER",
     )
 

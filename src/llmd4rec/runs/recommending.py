@@ -26,7 +26,6 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         ModelError: the item table is not finite.
     """
     stage = run.stage(options.stage)
-    network = stage.network
     model = run.load(stage.id)
     frame, multi = run.catalogue(), run.record.multi_fields
     kinds = kinds_of(frame, multi)
