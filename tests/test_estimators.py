@@ -18,7 +18,7 @@ from llmd4rec.inference.types import Answer, Options, Request
 TINY: dict[str, Any] = {"dim": 8, "max_length": 6, "item_features": "id"}
 #: What a fit here takes besides: little time, and no device but the processor.
 QUICK: dict[str, Any] = {
-    "training": {"model": {"epochs": 2, "batch": 64, "warmup": 2, "learning_rate": 0.01, "ema": 0.0}},
+    "training": {"model": {"epochs": 2, "batch": 64, "warmup": 2, "learning_rate": 0.01, "ema": 0.0, "min_steps": 4}},
     "device": "cpu",
 }
 

@@ -36,11 +36,12 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def curves(points: Sequence[CurvePoint], names: Mapping[Role, str]) -> str:
-    """Validation NDCG@10 over all epochs, one line per stage, rounds side by side.
+def curves(points: Sequence[CurvePoint], names: Mapping[Role, str], metric: str) -> str:
+    """A validation metric over all epochs, one line per stage, rounds side by side.
 
     Args:
         points: in the order of training, at least one, finite values.
+        metric: what the values are of, for people.
         names: role → what the legend calls its models.
     """
     low, high = _visible_range(points)
@@ -80,7 +81,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[Role, str]) -> str:
     note = f"<p class='note'>First epochs below {low:.3f} lie under the chart.</p>" if cut else ""
     return (
         f'<ul class="legend">{legend}<li><i class="swatch ring"></i>best epoch</li></ul>'
-        '<div class="chart" tabindex="0" role="group" aria-label="Validation NDCG@10 per epoch. Arrow keys read the '
+        f'<div class="chart" tabindex="0" role="group" aria-label="Validation {metric} per epoch. Arrow keys read the '
         f'points."><div class="plot">{"".join(bands)}{ticks}<svg viewBox="0 0 100 100" preserveAspectRatio="none" '
         f'aria-hidden="true">{"".join(lines)}</svg>{"".join(dots)}</div></div>{note}{_curve_table(stages)}'
     )

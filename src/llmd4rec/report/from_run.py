@@ -60,6 +60,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             if line["epoch"] > 0
             for stage in [stages[line["stage"]]]
         ],
+        selection=run.settings.evaluation.selection.label,
         weights=_histograms(run, log),
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None

@@ -137,12 +137,12 @@ def learning(content: ReportContent) -> str:
         ("llm", "Language model", content.llm),
     )
     names = {role: f"{what}: {network}" if network else what for role, what, network in named}
-    title, lead = "Validation, epoch by epoch", "NDCG@10 on the validation items after each epoch."
+    title, lead = "Validation, epoch by epoch", f"{content.selection} on the validation items after each epoch."
     if any(point.round for point in points):
         title = "Validation, round by round"
         if {"llm", "model"} <= {point.role for point in points if point.round}:
             lead += " Within a round the language model is taught first, then the model."
-    return _section("learning", title, lead, charts.curves(points, names))
+    return _section("learning", title, lead, charts.curves(points, names, content.selection))
 
 
 def plan(content: ReportContent) -> str:

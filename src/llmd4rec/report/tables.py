@@ -54,7 +54,7 @@ def plan(content: ReportContent) -> str:
         ("logit adjustment τ", lambda row: f"{row.logit_adjustment:g}" if row.logit_adjustment else ""),
         ("starts from", _start),
         ("epochs (best)", lambda row: "not trained" if row.epochs is None else f"{row.epochs} ({row.best_epoch})"),
-        ("validation NDCG@10", lambda row: figure(row.validation_ndcg)),
+        (f"validation {content.selection}", lambda row: figure(row.validation)),
         ("training", lambda row: duration(row.seconds)),
     ]
     columns = [(name, show) for name, show in columns if any(show(row) for row in content.plan)]

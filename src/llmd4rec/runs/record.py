@@ -24,6 +24,7 @@ class Record:
         data_path: where it was; None: it was not saved.
         items: |I|.
         multi_fields: the catalogue's fields with several values per item; see :class:`~llmd4rec.data.dataset.Dataset`.
+        selection: the metric that the validation values of stages are of.
         stages: by id, in the order in which they were finished: validation value, best epoch, epochs, seconds, the
             teachers with their ensemble weights, parameters, the checksum of the weights.
         finished: no stage is left to be trained.
@@ -36,6 +37,7 @@ class Record:
     data_path: str | None
     items: int
     multi_fields: dict[str, str] | None = None
+    selection: str = "ndcg@10"
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: bool = False
     stopped_because: str = ""
@@ -44,10 +46,10 @@ class Record:
     format: int = FORMAT_VERSION
 
     @classmethod
-    def of(cls, data: Dataset) -> Record:
+    def of(cls, data: Dataset, selection: str) -> Record:
         """The record of a run that begins."""
         path = str(data.path.resolve()) if data.path else None
-        return cls(data.fingerprint, path, data.num_items, data.multi_fields)
+        return cls(data.fingerprint, path, data.num_items, data.multi_fields, selection)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

@@ -47,8 +47,8 @@ from llmd4rec.runs.record import Record
 from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
+from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
 from llmd4rec.training.runtime import derive_seed, environment, select_device
-from llmd4rec.training.tracking import MetricsLog
 
 #: What stages were called once, or what people may try.
 _OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
@@ -118,7 +118,7 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(folder, settings, Record.of(data))
+        run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -139,7 +139,7 @@ class Run:
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
         made = [stage for stage in self.plan if stage.id in begun]
-        self.settings = settings
+        self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed:
             self.record.finished = False
             if not any(stage.role == "llm" for stage in made):
@@ -232,7 +232,7 @@ class Run:
 
     def log_of(self, stage_id: str) -> MetricsLog:
         """The figures of one stage's epochs."""
-        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+        return MetricsLog(self.checkpoint_of(stage_id) / METRICS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The figures of all epochs, in the order of the plan, each with its `stage`."""
@@ -257,9 +257,9 @@ class Run:
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
             if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled = True
+                self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
                     f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
@@ -277,7 +277,7 @@ class Run:
         return find(self.plan, self.resolve(name))
 
     def validation_of(self, stage_id: str) -> float:
-        """Validation NDCG@10 of a finished stage."""
+        """Validation value of a finished stage, by the selection metric of the settings."""
         return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:
