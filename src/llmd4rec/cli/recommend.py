@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmd4rec.cli.evaluate import STAGES, FilterSeen
+from llmd4rec.cli.opening import TrustCode, open_recommender, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,7 @@ def recommend(
     diversity: Annotated[float, typer.Option(help="From 0 (scores alone) to 1 (items unlike each other).")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say which items of the history moved a score.")] = False,
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
+    trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Recommend the next items for a history, also of a user never seen in training; or for all users of a data set.
@@ -68,7 +70,6 @@ def recommend(
       llmd4rec recommend runs/first --users all --out recs.parquet
     """
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.recommender import Recommender
     from llmd4rec.inference.types import Request
 
     if (history is None) == (users is None):
@@ -92,9 +93,9 @@ def recommend(
         skip_unknown=skip_unknown or users is not None,
     )
     if users is not None and out is not None:
-        _many(source, users, out, data, stage, request)
+        _many(source, users, out, data, stage, request, trust_code)
         return
-    recommender = Recommender.load(source, stage)
+    recommender = open_recommender(source, stage, trust_code)
     answer = recommender.recommend_many([request])[0]
     if json_output:
         _print_json(recommender.info.stage, request.history, answer)
@@ -121,22 +122,21 @@ def _print_json(stage: str, history: Sequence[str], answer: Answer) -> None:
     )
 
 
-def _many(source: Path, users: str, out: Path, data: Path | None, stage: str, request: Request) -> None:
+def _many(
+    source: Path, users: str, out: Path, data: Path | None, stage: str, request: Request, trust_code: bool
+) -> None:
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.errors import ConfigError
     from llmd4rec.inference.batch import Histories, check_output_path, recommend_histories, write
-    from llmd4rec.inference.recommender import Recommender
 
     check_output_path(out)
-    recommender = Recommender.load(source, stage)
+    recommender = open_recommender(source, stage, trust_code)
     if data is not None:
         dataset = Dataset.load(data)
     elif recommender.info.format:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
     else:
-        from llmd4rec.runs.run import Run
-
-        dataset = Run.open(source).load_data()
+        dataset = open_run(source, trust_code).load_data()
     histories = Histories.of_data(dataset, None if users == "all" else identifiers(users, "--users"))
     table = recommend_histories(recommender, histories, request)
     write(table, out)

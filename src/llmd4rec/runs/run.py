@@ -27,6 +27,7 @@ import polars as pl
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmd4rec.config.open_types import imports_refused
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
@@ -160,15 +161,21 @@ class Run:
         save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str, *, trust_code: bool = False) -> Run:
         """Opens an existing run folder.
 
+        Args:
+            folder: of the run.
+            trust_code: import the modules that its settings name. Without it only classes are found whose module this
+                process has imported already, since a run of somebody else's may name any code.
+
         Raises:
-            RunError: it is no run folder, or of another format version.
+            RunError: it is no run folder, of another format version, or names code that would have to be imported.
         """
         folder = Path(folder)
         record = Record.read(folder)
-        return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
+        with contextlib.nullcontext() if trust_code else imports_refused(str(folder)):
+            return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
 
     def save(self) -> None:
         """Writes run.json."""
@@ -371,4 +378,4 @@ def network_name(stage: Stage) -> str:
 
 def open_recommender(folder: Path, options: LoadOptions) -> Recommender:
     """What :meth:`Recommender.load` gives for a run folder."""
-    return recommender_of(Run.open(folder), options)
+    return recommender_of(Run.open(folder, trust_code=options.trust_code), options)
