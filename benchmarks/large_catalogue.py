@@ -45,10 +45,10 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.runtime import keep_freed_memory
 from llmd4rec.training.settings import Training
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import MIN_STEPS, fit
 
 ITEMS, USERS, LENGTH = 1_000_000, 8_000, 20
 BATCH = 4096
@@ -142,7 +142,7 @@ def measure(repeats: int) -> None:
             "GB",
             f"< {MOST_GB} GB",
             peaks["run"] < MOST_GB,
-            f"train {MIN_STEPS} steps, validate, checkpoints, cache",
+            f"train {SAMPLED.min_steps} steps, validate, checkpoints, cache",
         ),
         Figure("validation, per 1,000 users", run["validate"] * 1000 / VALIDATED, "s", note="exact ranks"),
         Figure(
@@ -301,7 +301,9 @@ def child(way: str) -> dict[str, float]:
         for _ in range(3):
             stepper.step(batch, RankingObjective(SAMPLED))
         return {}
-    settings = SAMPLED.model_copy(update={"epochs": 1, "epoch_positions": MIN_STEPS * BATCH, "checkpoint_seconds": 8.0})
+    settings = SAMPLED.model_copy(
+        update={"epochs": 1, "epoch_positions": SAMPLED.min_steps * BATCH, "checkpoint_seconds": 8.0}
+    )
     network = SASRec().build(ITEMS, seed=0)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as name:
@@ -322,7 +324,8 @@ def child(way: str) -> dict[str, float]:
             stage="undistilled",
             seed=0,
             validate=validate,
-            log=MetricsLog(folder / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=folder,
             objective=RankingObjective(settings),
         )
         seconds["train"] = time.perf_counter() - started
@@ -365,7 +368,8 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             stage="undistilled",
             seed=0,
             validate=lambda model: validation_value(model, dataset),
-            log=MetricsLog(Path(name) / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=Path(name),
             objective=RankingObjective(settings),
         )
     return fitted.best_value, fitted.best_epoch, fitted.seconds

@@ -36,8 +36,8 @@ from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
 from llmd4rec.scoring import FactorQuery
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import fit
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 
 CONTENDERS = ("ours", *PEERS)
 #: Seconds of training between two points of a peer's curve.
@@ -110,7 +110,8 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
             stage="time-to-accuracy",
             seed=0,
             validate=validate,
-            log=MetricsLog(Path(folder) / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=Path(folder),
             objective=RankingObjective(settings),
         )
 

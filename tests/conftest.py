@@ -39,16 +39,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     return MadeOnce(tmp_path_factory)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_epochs() -> Iterator[None]:
-    """Few steps an epoch, as in the processes that tests start: most are about what is trained, not how well."""
-    from llmd4rec.training import trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "MIN_STEPS", 4)
-        yield
-
-
 @pytest.fixture(scope="session")
 def llama(made_once: MadeOnce) -> str:
     from tiny_llama import llama_model, save
@@ -59,7 +49,7 @@ def llama(made_once: MadeOnce) -> str:
 @pytest.fixture(scope="session")
 def tiny_settings(llama: str) -> dict[str, Any]:
     """Settings of a run that takes a second or two, the paper's method; tests change what they are about."""
-    training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01}
+    training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01, "min_steps": 4}
     return {
         "rounds": 1,
         "round_patience": 3,

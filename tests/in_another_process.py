@@ -22,7 +22,6 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs import results
-from llmd4rec.training import trainer
 
 torch.set_num_threads(1)
 
@@ -41,7 +40,6 @@ def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | Non
     Args:
         errors: where standard error goes.
     """
-    trainer.MIN_STEPS = 4  # short epochs: these runs are about their stages
     if errors is not None:
         sys.stderr = errors.open("w", encoding="utf-8")
     try:
@@ -78,7 +76,6 @@ def train_and_score(
         if event in FILE_EVENTS or (event == "open" and str(arguments[0]).startswith(str(folder))):
             happens()
 
-    trainer.MIN_STEPS = 4
     register_optimizer_step_post_hook(happens)
     sys.addaudithook(watch)
     dataset = Dataset.load(data)

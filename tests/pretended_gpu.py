@@ -208,9 +208,7 @@ def main() -> None:
 
         from llmd4rec.data.dataset import Dataset
         from llmd4rec.runs.results import score
-        from llmd4rec.training import trainer
 
-        trainer.MIN_STEPS = 4  # short epochs
         dataset = Dataset.load(data)
         for folder in folders:
             waits.clear()

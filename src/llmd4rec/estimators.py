@@ -20,6 +20,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.settings import ModelSettings
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
+from llmd4rec.training.callbacks.base import Callback
 
 
 class Model(ModelSettings):
@@ -28,12 +29,15 @@ class Model(ModelSettings):
     :class:`~llmd4rec.models.settings.ModelSettings` shows how.
     """
 
-    def fit(self, data: Dataset, folder: Path | str | None = None, **settings: Any) -> Recommender:
+    def fit(
+        self, data: Dataset, folder: Path | str | None = None, *, callbacks: Sequence[Callback] = (), **settings: Any
+    ) -> Recommender:
         """Trains this model alone on `data`: no teacher, no language model.
 
         Args:
             data: to train on.
             folder: of the run, where an unfinished one is continued; None: a temporary one.
+            callbacks: as for :meth:`Distillation.fit`.
             **settings: of the run, such as `seed=1` or `training={"model": {"epochs": 20}}`.
 
         Raises:
@@ -45,7 +49,7 @@ class Model(ModelSettings):
                 f"fit trains this model without a teacher, and takes no {named[0]!r}", "Use Distillation(...)."
             )
         values = {"model": self, "rounds": 0} | settings
-        return check(Distillation, values, "the settings").fit(data, folder).recommender()
+        return check(Distillation, values, "the settings").fit(data, folder, callbacks=callbacks).recommender()
 
 
 class SASRec(sequential.SASRec, Model):
@@ -93,16 +97,24 @@ class Distillation(DistillationSettings):
             **settings: Any,
         ) -> None: ...
 
-    def fit(self, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+    def fit(
+        self,
+        data: Dataset,
+        folder: Path | str | None = None,
+        *,
+        jobs: int = 1,
+        callbacks: Sequence[Callback] = (),
+    ) -> Run:
         """Trains on `data`; continues an unfinished run found in `folder`.
 
         Args:
             data: to train on.
             folder: of the run; None: a temporary one.
             jobs: how many independent stages are trained side by side.
+            callbacks: called in every training of the run, in the process that trains; not with `jobs`.
 
         Raises:
             RunError: the folder holds a run of other data or settings.
             DataError: the data cannot be trained on.
         """
-        return train(self, data, folder, jobs=jobs)
+        return train(self, data, folder, jobs=jobs, callbacks=callbacks)

@@ -23,7 +23,6 @@ from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs import pipeline, teachers
 from llmd4rec.runs.run import Run
-from llmd4rec.training import trainer
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
 MARKER = "marker"
@@ -79,7 +78,6 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
         values = itertools.count(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
-            patch.setattr(trainer, "MIN_STEPS", 4)
             patch.setattr(teachers, "write_cache", keep_caches(teachers.write_cache, place / "caches"))
             if not chosen:
                 patch.setattr(pipeline, "validation_ndcg", lambda *_: next(values) / 1000)

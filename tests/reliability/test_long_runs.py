@@ -20,9 +20,13 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential import SASRec
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.callbacks.progress_bar import ProgressBar
+from llmd4rec.training.callbacks.spare_memory import SpareMemory
+from llmd4rec.training.fit import DEFAULTS, fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.settings import Training
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import fit
+from llmd4rec.training.trainer import Trainer
 
 STEPS, EPOCHS = 2400, 60
 
@@ -36,7 +40,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkeypatch):
+def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path):
     """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
@@ -58,7 +62,7 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, ema=0.9, clip=1.0, checkpoint_seconds=0.05)
     fit(
         network, data, settings, tmp_path / "fit", stage="undistilled", seed=0, validate=validate,
-        log=MetricsLog(tmp_path / "metrics.jsonl"),
+        callbacks=[JSONLines()], log_folder=tmp_path,
         objective=RankingObjective(settings, teacher, DistillationTerm()),
     )  # fmt: skip
     assert len(steps) >= STEPS
@@ -74,21 +78,22 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
 _SCATTERED = """
 import ctypes, sys
 import torch
-from llmd4rec.training.runtime import SpareMemory, _private_bytes, keep_freed_memory
+from llmd4rec.training.callbacks.spare_memory import SpareMemory, _private_bytes
+from llmd4rec.training.runtime import keep_freed_memory
 
 if _private_bytes() is None or not hasattr(ctypes.CDLL(None), "malloc_trim"):
     sys.exit(77)
 keep_freed_memory()
 malloc = ctypes.CDLL(None).malloc
 spare = SpareMemory(int(sys.argv[1]) << 20)
-spare()  # what is held now is needed
+spare.on_step_end(None)  # what is held now is needed
 blocks = []
 for _ in range(300):  # what is small and stays between them keeps 300 MB from being one piece again
     blocks.append(torch.ones(1 << 18))
     malloc(1 << 16)
 full = _private_bytes()
 blocks.clear()
-spare()
+spare.on_step_end(None)
 print((full - _private_bytes()) / 2**20)
 """
 
@@ -102,9 +107,19 @@ def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_b
     assert (float(done.stdout) > 250) == given_back, done.stdout
 
 
-def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypatch):
-    looked: list[int] = []
-    monkeypatch.setattr("llmd4rec.training.trainer.SpareMemory", lambda: lambda: looked.append(1))
+class Counting(SpareMemory):
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = 0
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        super().on_step_end(trainer)
+        self.looked += 1
+
+
+def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path):
+    assert SpareMemory in DEFAULTS
+    spare = Counting()
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=8, layers=1, max_length=8).build(20, 0)
     steps: list[int] = []
@@ -112,28 +127,27 @@ def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypa
     settings = Training(epochs=2, patience=2, batch=10)
     fit(
         network, data, settings, tmp_path / "fit", stage="undistilled", seed=0,
-        validate=lambda model: validation_value(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
+        validate=lambda model: validation_value(model, data), callbacks=[JSONLines(), spare], log_folder=tmp_path,
         objective=RankingObjective(settings),
     )  # fmt: skip
-    assert len(looked) == len(steps) > 60
+    assert spare.looked == len(steps) > 60
 
 
-def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, monkeypatch, capsys):
+def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, capsys):
     data = chain_dataset(users=60, items=20, length=10)
     settings = Training(epochs=3, patience=3, batch=10)
 
-    def train(folder: Path) -> list[str]:
+    def train(folder: Path, *callbacks: Callback) -> list[str]:
         capsys.readouterr()
         fit(
             SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, stage="undistilled", seed=0,
-            validate=lambda model: validation_value(model, data), log=MetricsLog(folder / "metrics.jsonl"),
+            validate=lambda model: validation_value(model, data), callbacks=callbacks,
             objective=RankingObjective(settings),
         )  # fmt: skip
         return capsys.readouterr().err.splitlines()
 
     assert train(tmp_path / "a") == []  # what takes less than a minute needs no line
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    lines = [line for line in train(tmp_path / "b") if line.startswith("undistilled")]
+    lines = [line for line in train(tmp_path / "b", ProgressBar(line_seconds=0.0)) if line.startswith("undistilled")]
     assert len(lines) > 90
     pattern = (
         r"undistilled epoch (\d) of at most 3: (\d+) of \d+ steps, .* steps/s, \d+ s left; "

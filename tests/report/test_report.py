@@ -131,7 +131,7 @@ def full_content(comparison: Comparison, word: str = "word") -> ReportContent:
             StageRow("distilled-round-1", "model", 1, word, metrics | {"ndcg@10": 0.0556}, True, 862_464, 812.0, 1.82),
         ],
         plan=[
-            PlanRow("undistilled", "model", 0, word, best_epoch=3, epochs=5, validation_ndcg=0.0612, seconds=61.0),
+            PlanRow("undistilled", "model", 0, word, best_epoch=3, epochs=5, validation=0.0612, seconds=61.0),
             PlanRow("teacher-1", "teacher", 0, word, seconds=600.0),
             PlanRow(word, "llm", 1, word, {"teacher-1": 1}, 0.0, word, word, word),
             PlanRow("distilled-round-1", "model", 1, word, {"teacher-1": 3, "undistilled": 1, word: 0}, 0.2),

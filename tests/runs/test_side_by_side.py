@@ -16,7 +16,6 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.config.settings import save_settings
 from llmd4rec.errors import RunError
-from llmd4rec.training import trainer
 
 TEACHERS = [{"dim": 16}, {"name": "gru4rec", "dim": 16}]
 
@@ -26,9 +25,8 @@ def settings_of(tiny_settings: dict[str, Any], **changes: Any) -> dict[str, Any]
 
 
 def test_side_by_side_gives_the_numbers_of_one_after_the_other(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trainer, "MIN_STEPS", 32)  # as it is in the workers
     settings = parse_settings(settings_of(tiny_settings))
     one = settings.fit(chain_data, tmp_path / "one")
     two = settings.fit(chain_data, tmp_path / "two", jobs=2)

@@ -32,19 +32,16 @@ from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.training import checkpoint
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.callbacks.checkpoints import Checkpoints
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines, MetricsLog
 from llmd4rec.training.runtime import Interrupted
 from llmd4rec.training.settings import Training
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import Fitted, fit
+from llmd4rec.training.trainer import Fitted, Trainer
 
 ITEMS = 20
-QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5)
-
-
-@pytest.fixture(autouse=True)
-def as_many_steps_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small data get smaller batches; here the counts of steps are to be those of the settings."""
-    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 1)
+QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5, min_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +65,18 @@ def train(
     trained_before: bool = False,
     objective: Objective | None = None,
     stage: str = "crm-alone",
+    callbacks: Sequence[Callback] = (),
     **more: Any,
 ) -> tuple[Fitted, SequenceEncoder, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
-    log = MetricsLog(folder / "metrics.jsonl")
     fitted = fit(
-        ranker, data, settings, folder, stage=stage, seed=5, log=log,
+        ranker, data, settings, folder, stage=stage, seed=5, callbacks=[JSONLines(), *callbacks],
         validate=validate or (lambda model: validation_value(model, data)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
         **more,
     )  # fmt: skip
-    return fitted, ranker, log.read()
+    return fitted, ranker, MetricsLog(folder / "metrics.jsonl").read()
 
 
 def states_of(ranker: SequenceEncoder) -> dict[str, Tensor]:
@@ -177,45 +174,45 @@ def test_no_epochs_keeps_what_came(data, tmp_path):
     assert [record["epoch"] for record in log] == [0]
 
 
+class AfterEachStep(Callback):
+    """Notes something of the trainer after each step."""
+
+    def __init__(self, look: Callable[[Trainer], Any]) -> None:
+        self.look, self.seen = look, list[Any]()
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.seen.append(self.look(trainer))
+
+
+def learning_rates() -> AfterEachStep:
+    return AfterEachStep(lambda trainer: trainer.optimizer.param_groups[0]["lr"])
+
+
 def test_warmup_and_cosine_shape_the_learning_rate(data, tmp_path):
-    rates: list[float] = []
-
-    class Watching(torch.optim.AdamW):
-        def step(self, *args: Any, **kwargs: Any) -> Any:
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(*args, **kwargs)
-
     settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5, "batch": 4})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Watching)
-        train(tmp_path, data, settings)
+    watch = learning_rates()
+    train(tmp_path, data, settings, callbacks=[watch])
+    rates = watch.seen
     assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert all(earlier > later for earlier, later in itertools.pairwise(rates[5:]))
     assert rates[-1] < 0.001
 
 
 def test_warmup_is_at_most_a_tenth_of_all_steps(data, tmp_path):
-    rates: list[float] = []
-
-    class Watching(torch.optim.AdamW):
-        def step(self, *args: Any, **kwargs: Any) -> Any:
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(*args, **kwargs)
-
     settings = QUICK.model_copy(update={"epochs": 4, "warmup": 10_000, "batch": 4})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Watching)
-        train(tmp_path, data, settings)
+    watch = learning_rates()
+    train(tmp_path, data, settings, callbacks=[watch])
+    rates = watch.seen
     assert rates.index(max(rates)) < len(rates) / 10
 
 
-def test_small_data_get_smaller_batches(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 32)
-    steps = [0]
-    ranker = network()
-    ranker.norm_in.register_forward_hook(lambda module, *_: steps.__setitem__(0, steps[0] + module.training))
-    train(tmp_path, data, QUICK.model_copy(update={"epochs": 1, "batch": 10_000}), ranker=ranker)
-    assert 32 <= steps[0] < 40
+@pytest.mark.parametrize("least", [32, 10])
+def test_small_data_get_smaller_batches(data, tmp_path, least):
+    watch = learning_rates()
+    settings = QUICK.model_copy(update={"epochs": 1, "batch": 10_000, "min_steps": least})
+    train(tmp_path, data, settings, callbacks=[watch])
+    assert least <= len(watch.seen) < 1.25 * least
+    assert Training().min_steps == 32
 
 
 def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path):
@@ -242,21 +239,12 @@ def test_a_teacher_pulls_the_student_and_its_weights_are_counted(data, tmp_path)
 
 def test_averaged_weights_are_what_is_judged_and_kept(data, tmp_path):
     """Against the average computed by hand from the weights after every step."""
-    after: list[dict[str, Tensor]] = []
-
-    class Watching(torch.optim.AdamW):
-        def step(self, *args: Any, **kwargs: Any) -> Any:
-            done = super().step(*args, **kwargs)
-            after.append(states_of(ranker))
-            return done
-
+    watch = AfterEachStep(lambda trainer: states_of(trainer.model))
     ranker, start = network(), states_of(network())
     validate, seen = scripted([0.0, 0.1, 0.2])
     settings = QUICK.model_copy(update={"epochs": 2, "ema": 0.8})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Watching)
-        train(tmp_path, data, settings, ranker=ranker, validate=validate)
-    average = start
+    train(tmp_path, data, settings, ranker=ranker, validate=validate, callbacks=[watch])
+    average, after = start, watch.seen
     for step, weights in enumerate(after):
         decay = min(0.8, (1 + step) / (10 + step))
         average = {name: decay * old + (1 - decay) * weights[name] for name, old in average.items()}
@@ -371,7 +359,15 @@ def test_a_signal_during_validation_stops_it(data, tmp_path):
     assert without_seconds(lines) == without_seconds(log)
 
 
-def test_a_second_signal_does_not_wait_for_the_checkpoint(data, tmp_path, monkeypatch):
+class Impatient(Callback):
+    """Sends a signal while a checkpoint is written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+
+def test_a_second_signal_does_not_wait_for_the_checkpoint(data, tmp_path):
     """And spoils nothing: what was there before still counts."""
     _, ranker, log = train(tmp_path / "whole", data)
     student = network()
@@ -382,17 +378,8 @@ def test_a_second_signal_does_not_wait_for_the_checkpoint(data, tmp_path, monkey
 
     student = network()
     interrupt_at(student, 3)
-    write = checkpoint.save_file
-
-    def impatient(*arguments: Any, **more: Any) -> None:
-        write(*arguments, **more)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(checkpoint, "save_file", impatient)
     with pytest.raises(Interrupted) as stopped:
-        train(tmp_path / "parts", data, ranker=student)
-    monkeypatch.undo()
-    monkeypatch.setattr("llmd4rec.training.trainer.MIN_STEPS", 1)
+        train(tmp_path / "parts", data, ranker=student, callbacks=[Impatient()])
     assert not stopped.value.saved
     assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir() if path.name in before} == before
     assert not list((tmp_path / "parts").glob(".*"))
@@ -472,20 +459,19 @@ def test_a_checkpoint_is_saved_whenever_it_is_due(data, tmp_path):
     }  # fmt: skip
 
 
-def test_a_checkpoint_that_takes_long_is_saved_seldom(data, tmp_path, monkeypatch):
+def test_a_checkpoint_that_takes_long_is_saved_seldom(data, tmp_path):
     """However often it is asked for, saving takes at most a twentieth of the time."""
     saved: list[float] = []
-    save = checkpoint.save
 
     def slowly(path: Path, *arguments: Any, **more: Any) -> str:
         if path.name == "last.safetensors":
             time.sleep(0.02)
             saved.append(time.perf_counter())
-        return save(path, *arguments, **more)
+        return checkpoint.save(path, *arguments, **more)
 
-    monkeypatch.setattr(checkpoint, "save", slowly)
     begun = time.perf_counter()
-    train(tmp_path, data, QUICK.model_copy(update={"epochs": 30, "patience": 30, "checkpoint_seconds": 0.001}))
+    settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, "checkpoint_seconds": 0.001})
+    train(tmp_path, data, settings, callbacks=[Checkpoints(write=slowly)])
     assert 1 <= len(saved) <= 1 + (time.perf_counter() - begun) / (20 * 0.02)
 
 
@@ -615,10 +601,8 @@ def test_a_best_that_is_not_the_checkpoints_is_not_taken(data, tmp_path, capsys)
     assert_equal(states_of(resumed), states_of(train(tmp_path / "whole", data)[1]))
 
 
-def test_a_checkpoint_of_another_version_is_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 99)
-    checkpoint.save(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
-    monkeypatch.undo()
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"llmd4rec": '{"format": 99}'})
     with pytest.raises(RunError, match=r"format 99; this version reads 1 to 2\n.*newer llmd4rec"):
         checkpoint.load(tmp_path / "x.safetensors")
     assert not isinstance(refusal(tmp_path / "x.safetensors"), checkpoint.DamagedCheckpoint)  # it is fine where it is

@@ -66,7 +66,8 @@ class Stage:
         training: how it is trained.
         seed: the run's seed.
         seed_key: what its random numbers are derived from, beside the seed.
-        selection: what its epochs are chosen by: whether seen items are filtered, and on how many users.
+        selection: what its epochs are chosen by: the metric, whether seen items are
+            filtered, and on how many users.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.
@@ -87,7 +88,7 @@ class Stage:
     training: Training
     seed: int
     seed_key: str
-    selection: tuple[bool, int | None]
+    selection: tuple[Any, bool, int | None]
     texts: TextSettings | None = None
     text_llm: LLM | None = None
     teachers: tuple[str, ...] = ()
@@ -289,7 +290,9 @@ class _Plan:
             more["item_dim"] = settings.item_source.dim
             more |= self._injected(self.llm, number, warm="starts_from" in more)
         reads_texts = "text" in network.item_features.split("+")
-        selection = (settings.evaluation.filter_seen, settings.evaluation.validation_users)
+        chosen_by = settings.evaluation
+        metric = chosen_by.model_dump(mode="json", include={"selection"})["selection"]
+        selection = (metric, chosen_by.filter_seen, chosen_by.validation_users)
         return Stage(
             stage_id,
             role,

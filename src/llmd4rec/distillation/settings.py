@@ -20,13 +20,15 @@ from pydantic_core import PydanticCustomError
 from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
-from llmd4rec.evaluation.metrics import DEFAULT_METRICS, MetricSetting, metric_of
+from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
 from llmd4rec.features.item_features import ItemPart
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
 from llmd4rec.models.settings import ModelSettings
+from llmd4rec.training.loggers.json_lines import JSONLines
+from llmd4rec.training.loggers.named import AnyLogger
 from llmd4rec.training.settings import Training
 
 #: A model that teachers can teach: the served one, and the language model.
@@ -42,7 +44,7 @@ class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
     epochs: int = Field(200, ge=0, description="at most so many epochs")
-    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
     # What teachers say has no noise that a slow rate would have to average out.
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
@@ -64,7 +66,7 @@ class LLMTraining(Training):
     round_epochs: int | None = Field(
         3, ge=0, description="at most so many epochs in a round of distillation (null: as many as without a teacher)"
     )
-    patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation value")
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
@@ -95,9 +97,23 @@ class EvaluationSettings(BaseModel):
         min_length=1,
         description="what is measured: names as ndcg (at each cutoff) or ndcg@10, or package.module:Name",
     )
-    validation_users: int | None = Field(
-        20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
+    selection: MetricSetting = Field(
+        metric_of("ndcg@10"),
+        description="what epochs, rounds, ensemble weights and the logit adjustment are chosen by on validation: a "
+        "metric with its cutoff, such as hr@20",
     )
+    validation_users: int | None = Field(
+        20_000, ge=1, description="choose them on so many users, drawn once (null: all)"
+    )
+
+    @field_validator("selection")
+    @classmethod
+    def _can_select(cls, metric: Metric) -> Metric:
+        if isinstance(metric, GlobalMetric) or not metric.higher_is_better:
+            raise ValueError(f"{metric.name} cannot choose: it needs a value of each user of which more is better")
+        if metric.k is None and metric.has_cutoff:
+            raise ValueError(f"{metric.name} needs a cutoff, such as {metric.name}@10")
+        return metric
 
 
 class Teacher(BaseModel):
@@ -220,7 +236,7 @@ class DistillSettings(BaseModel):
         "auto",
         description="τ of logit adjustment: while the model is taught, τ · log(1 + training count) is added to its "
         "scores, and left out when it serves, which favours rare items; auto: 0.2, or less where the teachers' own "
-        "NDCG@10 would fall by more than 0.5% on validation; 0: none, as in the paper",
+        "the selection metric would fall by more than 0.5% on validation; 0: none, as in the paper",
     )
     method: AnyMethod = Field(
         default_factory=LLMD4Rec,
@@ -275,7 +291,7 @@ class DistillationSettings(BaseModel):
 
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
     rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: no teacher, no language model")
-    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
+    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation value")
     model: SequentialModel = Field(
         default_factory=SASRec,
         description="the network that is served: sasrec, bsarec, ligr, gru4rec, or package.module:Name",
@@ -292,6 +308,11 @@ class DistillationSettings(BaseModel):
     ensemble: EnsembleSettings = Field(default_factory=EnsembleSettings)
     training: Trainings = Field(default_factory=Trainings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    loggers: tuple[AnyLogger, ...] = Field(
+        (JSONLines(),),
+        description="where the figures of each epoch go: json (which the report reads), csv, tensorboard, mlflow, or "
+        "package.module:Name",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: int | None = Field(None, ge=1, description="CPU threads (null: torch's choice)")
 

@@ -62,7 +62,8 @@ def run_side_by_side(
                     result = worker.result()
                     record(worker.stage, result)
                     value, seconds = result["validation"], result["seconds"]
-                    logger.info(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
+                    label = run.settings.evaluation.selection.label
+                    logger.info(f"{worker.stage.id}: validation {label} {value:.4f}, {seconds:.0f} s")
                     left.remove(worker.stage)
                 if stop:
                     break

@@ -7,14 +7,15 @@
     llm ─────────┘  (behind teacher-1)                  train   cross-entropy + weight · distillation term
     llm-round-1 → distilled-round-1 → ...               keep    weights, then the record that says they are there
 
-The rounds end before the last one where validation NDCG@10 has stopped improving, or where only teachers were used that
+The rounds end before the last one where validation has stopped improving, or where only teachers were used that
 do not change. Nothing couples the models but the cached teachers, and nothing is added to any of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,20 @@ from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
-from llmd4rec.training.trainer import Fitted, fit
+from llmd4rec.training.trainer import Fitted
 
 
-def train(settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+def train(
+    settings: DistillationSettings,
+    data: Dataset,
+    folder: Path | str | None = None,
+    *,
+    jobs: int = 1,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Runs the plan of `settings`, or goes on with it.
 
     Args:
@@ -58,8 +68,11 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
         folder: of the run; an unfinished run found there is continued. None: a temporary one.
         jobs: how many independent stages are trained side by side, each in a process of its own with its share of the
             threads. With as many threads each, the numbers are those of one stage after the other.
+        callbacks: called in every training of the run, in the process that trains; with torchrun each process has its
+            own. None with `jobs`, whose processes they do not reach; loggers, which settings name, do.
 
     Raises:
+        MissingExtraError: a logger needs a package that is not installed.
         RunError: the folder holds a run of other data or settings.
         DataError: the data cannot be trained on.
         ConfigError: a setting is of a class that a run folder could not name.
@@ -67,6 +80,13 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
     backend = init_distributed()
     if jobs > 1 and backend.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
+    if jobs > 1 and callbacks:
+        raise RunError(
+            "callbacks are called in this process, and jobs > 1 trains in others",
+            "Use jobs=1, or name a logger in the settings: loggers: [json, package.module:Name].",
+        )
+    for own in settings.loggers:
+        own.check()
     path = Path(folder or backend.from_first(new_folder() if backend.first else ""))
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -79,7 +99,7 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
         backend.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
-            Pipeline(run, data).run(jobs)
+            Pipeline(run, data, callbacks).run(jobs)
         backend.wait()  # nobody scores what is not yet written
     return run
 
@@ -87,7 +107,8 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
 class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
-    def __init__(self, run: Run, data: Dataset) -> None:
+    def __init__(self, run: Run, data: Dataset, callbacks: Sequence[Callback] = ()) -> None:
+        self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
@@ -125,7 +146,7 @@ class Pipeline:
                 if stage.round == number:
                     self.train(stage)
             if self._no_improvement(number):
-                return f"round {number} did not improve the validation NDCG@10"
+                return f"round {number} did not improve the validation {self._selection.label}"
             if number < rounds and self._teachers_unchanged(number):
                 return f"in round {number} only teachers were used that do not change"
         return "all rounds done" if rounds else ""
@@ -193,7 +214,11 @@ class Pipeline:
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
-                log=run.log_of(stage.id),
+                # Each training has a copy of its own: settings are no place for what one of them has come to.
+                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks],
+                selection=self._selection.name,
+                log_folder=folder,
+                backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
             )
@@ -207,9 +232,8 @@ class Pipeline:
         if features:
             item_embedding_of(model).merge()
         result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
-        logger.info(
-            f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s"
-        )
+        found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
+        logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
@@ -262,6 +286,7 @@ class Pipeline:
             self.settings.evaluation.filter_seen,
             validation_users(self.settings, self.data),
             self.settings.seed,
+            metric=self._selection,
         )
 
     # ---- what a stage starts from -------------------------------------------------------------------------------

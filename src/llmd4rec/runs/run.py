@@ -3,7 +3,8 @@
     config.yaml                every setting, defaults written out
     environment.json           versions, machine, threads, commit; and what of them was different in later sessions
     run.json                   data set, finished stages and their figures (`record.py`)
-    catalogue.parquet          item_id and title in index order, so that the run can answer without the data set
+    catalogue.parquet          the items in index order, so that the run can answer without the data set
+    counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
@@ -19,7 +20,6 @@ Stages are those of the plan (`distillation/plan.py`): `undistilled`, `teacher-1
 from __future__ import annotations
 
 import contextlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,20 +34,22 @@ from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
+from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
 from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
+from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
 from llmd4rec.training.runtime import derive_seed, environment, select_device
-from llmd4rec.training.tracking import MetricsLog
 
 #: What stages were called once, or what people may try.
 _OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
@@ -117,15 +119,11 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(
-            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
-        )
+        run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            names, buffer = pl.DataFrame({"item_id": data.item_ids, "title": data.titles}), io.BytesIO()
-            names.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
-            (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
+            write_catalogue(temporary, data)
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -142,7 +140,7 @@ class Run:
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
         made = [stage for stage in self.plan if stage.id in begun]
-        self.settings = settings
+        self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed:
             self.record.finished = False
             if not any(stage.role == "llm" for stage in made):
@@ -241,7 +239,7 @@ class Run:
 
     def log_of(self, stage_id: str) -> MetricsLog:
         """The figures of one stage's epochs."""
-        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+        return MetricsLog(self.checkpoint_of(stage_id) / METRICS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The figures of all epochs, in the order of the plan, each with its `stage`."""
@@ -266,9 +264,9 @@ class Run:
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
             if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled = True
+                self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
                     f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
@@ -286,7 +284,7 @@ class Run:
         return find(self.plan, self.resolve(name))
 
     def validation_of(self, stage_id: str) -> float:
-        """Validation NDCG@10 of a finished stage."""
+        """Validation value of a finished stage, by the selection metric of the settings."""
         return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:
@@ -359,22 +357,16 @@ class Run:
         return self.record.stages[stage_id].get("checksum")
 
     def catalogue(self) -> pl.DataFrame:
-        """`item_id` and `title` of all items, in index order.
+        """All items with their titles and other fields, in index order.
 
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / "catalogue.parquet"
-        try:
-            return pl.read_parquet(path, columns=["item_id", "title"])
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunError(
-                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
-            ) from error
+        return read_catalogue(self.folder)
 
-    def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
-        """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
-        return recommender_of(self, name, data, other=other)
+    def recommender(self, stage: str = SERVED) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
+        return recommender_of(self, LoadOptions(stage))
 
 
 def network_name(stage: Stage) -> str:
@@ -382,3 +374,8 @@ def network_name(stage: Stage) -> str:
     if isinstance(stage.network, LLM):
         return stage.network.model.rsplit("/", 1)[-1]
     return f"{type(stage.network).__name__} {stage.network.dim}"
+
+
+def open_recommender(folder: Path, options: LoadOptions) -> Recommender:
+    """What :meth:`Recommender.load` gives for a run folder."""
+    return recommender_of(Run.open(folder, trust_code=options.trust_code), options)

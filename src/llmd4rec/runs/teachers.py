@@ -121,14 +121,19 @@ class Teachers:
         settings, weights = self.run.settings, (1,) * len(models)
         users = validation_users(settings, self.data)
         judge = EnsembleValidation(
-            list(models.values()), self.data, settings.evaluation.filter_seen, users, settings.seed
+            list(models.values()),
+            self.data,
+            settings.evaluation.filter_seen,
+            users,
+            settings.seed,
+            metric=settings.evaluation.selection,
         )
         if chooses:
             # Models that are there to teach count from the start; the others where they add to them.
             teaching = [int(find(self.run.plan, teacher).role == "teacher") for teacher in models]
             weights, value = choose_weights(judge, teaching if any(teaching) else weights)
             named = describe_weights(dict(zip(models, weights, strict=True)))
-            logger.info(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
+            logger.info(f"  ensemble: {named}, validation {settings.evaluation.selection.label} {value:.4f}")
         found = dict(zip(models, weights, strict=True))
         if not asks_tau:
             return found, None

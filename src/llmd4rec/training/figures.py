@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import StepLoss
+
+#: What the log says of an epoch besides figures.
+RESERVED = frozenset({"stage", "epoch", "validation", "best", "seconds"})
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,16 @@ class EpochFigures:
     counts: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, step: ReadFigures) -> None:
-        """Adds those of a step."""
+        """Adds those of a step.
+
+        Raises:
+            ConfigError: the log calls something else by the name of a figure.
+        """
         for name, size, numbers in step:
+            if name in RESERVED:
+                raise ConfigError(
+                    f"the loss returns a figure named {name!r}, which the log has already", "Give it another name."
+                )
             if size:
                 before = self.counts.get(name, [0] * size)
                 self.counts[name] = [a + int(b) for a, b in zip(before, numbers, strict=True)]

@@ -1,8 +1,9 @@
-"""Where a training stands."""
+"""Where a training stands, and what validation found."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,15 +17,11 @@ class Progress:
     epoch: int = 1
     step: int = 0  # steps done in this epoch
     total_steps: int = 0
-    best_value: float = -1.0
+    best_value: float = -math.inf
     best_epoch: int = 0
     seconds: float = 0.0
-    log_size: int = 0
-    #: Checksum of the best weights' file, which the checkpoint needs to be of use.
-    best_checksum: str = ""
-    #: Cross-entropy of the first step, and averaged over the last.
-    first_ce: float = math.nan
-    ce_level: float = math.nan
+    #: Why there is no further epoch; empty: there is, as far as settings allow.
+    stopped_because: str = ""
     #: Of this epoch.
     figures: EpochFigures = field(default_factory=EpochFigures)
 
@@ -40,3 +37,33 @@ class Progress:
     def next_epoch(self) -> None:
         """To the first step of the next epoch."""
         self.epoch, self.step, self.figures = self.epoch + 1, 0, EpochFigures()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found.
+
+    Attributes:
+        epoch: behind which it was; 0: before the first.
+        value: of the selection criterion.
+        best: whether it is the best so far.
+        seconds: of training and validation so far.
+        figures: of the epoch: means of the loss's figures, and histograms.
+    """
+
+    epoch: int
+    value: float
+    best: bool
+    seconds: float
+    figures: Mapping[str, Any]
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """As a log has it."""
+        return {
+            "stage": stage,
+            "epoch": self.epoch,
+            "validation": self.value,
+            "best": self.best,
+            "seconds": round(self.seconds, 3),
+            **self.figures,
+        }

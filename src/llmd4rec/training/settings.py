@@ -19,9 +19,10 @@ class Training(BaseModel):
     round_epochs: int | None = Field(
         None, ge=0, description="at most so many epochs in a round of distillation (null: as many as undistilled)"
     )
-    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
-    batch: int = Field(
-        256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"
+    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation value")
+    batch: int = Field(256, ge=1, description="training positions per step, about; fewer on small data")
+    min_steps: int = Field(
+        32, ge=1, description="steps of an epoch at least, where the data allow it; small data get smaller batches"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     round_learning_rate: float | None = Field(

@@ -53,12 +53,13 @@ class Backend(Protocol):
         """What is called in place of `forward`, the module that gives the loss of this process's part of a batch."""
         ...
 
-    def backward(self, loss: Tensor, own: int, parameters: Sequence[Tensor]) -> None:
+    def backward(self, loss: Tensor, numbers: Tensor, parameters: Sequence[Tensor]) -> None:
         """Leaves at every parameter the gradient of the whole batch's mean loss.
 
         Args:
-            loss: scaled mean over this process's positions.
-            own: how many those are.
+            loss: mean over this process's positions, scaled against underflow.
+            numbers: the step's figures, of which the first is how many positions those are; added up over all
+                processes, in place.
             parameters: those that are trained.
         """
         ...

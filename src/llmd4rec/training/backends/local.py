@@ -35,6 +35,6 @@ class LocalBackend:
         """The module itself."""
         return forward
 
-    def backward(self, loss: Tensor, own: int, parameters: Sequence[Tensor]) -> None:
+    def backward(self, loss: Tensor, numbers: Tensor, parameters: Sequence[Tensor]) -> None:
         """Plain backward."""
         loss.backward()  # type: ignore[no-untyped-call]

@@ -60,12 +60,12 @@ class TorchDistributedBackend:
         """The module itself: gradients are summed behind it."""
         return forward
 
-    def backward(self, loss: Tensor, own: int, parameters: Sequence[Tensor]) -> None:
+    def backward(self, loss: Tensor, numbers: Tensor, parameters: Sequence[Tensor]) -> None:
         """The exact mean over shares of different size; a missing gradient is 0."""
         loss.backward()  # type: ignore[no-untyped-call]
-        total = torch.tensor(float(own), dtype=torch.float64, device=loss.device)
-        self.sum_(total)
-        share = (own / total).float()
+        own = numbers[0].clone()
+        self.sum_(numbers)
+        share = (own / numbers[0]).float()
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

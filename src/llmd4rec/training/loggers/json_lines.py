@@ -4,12 +4,54 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import clear_disk_errors
+from llmd4rec.log import logger
+from llmd4rec.training.loggers.base import Logger
+
+if TYPE_CHECKING:
+    from llmd4rec.training.trainer import Trainer
+
+#: The file in a stage's folder.
+METRICS = "metrics.jsonl"
+
+
+class JSONLines(Logger):
+    """`metrics.jsonl`, which the report reads: one object per epoch."""
+
+    def __init__(self) -> None:
+        self._size: int | None = None
+        self._log: MetricsLog | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Goes back to where the checkpoint was written, or begins anew."""
+        log = self._log = MetricsLog(trainer.log_folder / METRICS)
+        size, self._size = self._size, None
+        if not trainer.backend.first:
+            return
+        if not trainer.resumed:
+            log.forget(trainer.stage)
+        elif size is not None:
+            if log.size < size:
+                logger.warning(f"{log.path} is shorter than it was: epochs are missing from it")
+            log.rewind(size)
+
+    def write(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """See :class:`~llmd4rec.training.loggers.base.Logger`."""
+        assert self._log is not None
+        self._log.append(**record)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much there is of it."""
+        return {"size": 0 if self._log is None else self._log.size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        self._size = state["size"]
 
 
 class MetricsLog:
