@@ -37,7 +37,6 @@ from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -320,7 +319,7 @@ class Pipeline:
     def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
         """What the student is trained towards, and the τ of its logit adjustment."""
         if cache is None or stage.teaching is None:
-            return RankingObjective(stage.training), 0.0
+            return stage.training.loss.objective(stage.training), 0.0
         teaching = stage.teaching
         tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
         term = teaching.term
