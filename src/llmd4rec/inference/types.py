@@ -216,6 +216,7 @@ class ExportInfo:
         can_add: what `add_items` needs for a new item: `text`, `vector` (the export has no text encoder), or None (new
             items cannot be added).
         filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
+        reads: what the model reads of a history beside its items, such as `times`.
         about: the other entries of export.json.
     """
 
@@ -231,6 +232,7 @@ class ExportInfo:
     validation: float
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
+    reads: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
