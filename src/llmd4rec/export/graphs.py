@@ -45,7 +45,6 @@ class _Encoder(nn.Module):
     def forward(
         self, vectors: Tensor, lengths: Tensor, times: Tensor | None = None, target_times: Tensor | None = None
     ) -> Tensor:
-        # Arguments of their own, not `**inputs`: the exporter keeps the length of a GRU dynamic only beside those.
         given = {"times": times, "target_times": target_times}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         return last_states(self.ranker, SequenceBatch(vectors, lengths, inputs))
@@ -205,6 +204,9 @@ def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: in
 
 # ---- ONNX -------------------------------------------------------------------------------------------------------
 def _write(module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, shapes: dict[str, Any]) -> None:
+    # The exporter puts another decomposition in place of the GRU's while it runs. PyTorch remembers which one it called
+    # last, and would go on with the usual one in a second export, which fixes the length.
+    torch.ops.aten.gru.input._dispatch_cache.clear()
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
