@@ -108,9 +108,9 @@ def _parts(value: Any) -> Any:
                 "a list of id and features, in which one of your own is package.module:Name"
             )
         return parts
-    if isinstance(value, list | tuple) and not all(isinstance(part, ItemFeature) for part in value):
-        if "id" not in value:
-            raise ValueError("the list must name id, which every item embedding has, as in [id, text]")
+    listed = isinstance(value, list | tuple) and not all(isinstance(part, ItemFeature) for part in value)
+    if listed and "id" not in value:
+        raise ValueError("the list must name id, which every item embedding has, as in [id, text]")
     return value
 
 
