@@ -30,7 +30,7 @@ from harness import Figure, alternate, beauty, best, median, report
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.graphs import write_encoder
-from llmd4rec.inference.batch import histories_of, recommend_all, write
+from llmd4rec.inference.batch import Histories, recommend_histories, write
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder, encode
 from llmd4rec.inference.fields import kinds_of
@@ -174,7 +174,7 @@ def everybody(recommender: Recommender, dataset: Dataset, folder: Path, repeats:
     """Seconds of recommending to every user."""
 
     def work() -> None:
-        table, _ = recommend_all(recommender, histories_of(dataset), Request())
+        table = recommend_histories(recommender, Histories.of_data(dataset), Request())
         write(table, folder / "recommendations.parquet")
 
     seconds = best(alternate({"all users": work}, repeats=repeats)["all users"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import polars as pl
 import pytest
 
 import llmd4rec
-from llmd4rec import BSARec, Dataset, Distillation, GRU4Rec, LiGR, Run, SASRec
+from llmd4rec import BSARec, Dataset, Distillation, Filters, GRU4Rec, LiGR, NewItem, Recommender, Run, SASRec
 from llmd4rec.errors import ConfigError, DataError, RunError
-from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.types import Answer, Options, Request
 
 TINY: dict[str, Any] = {"dim": 8, "max_length": 6, "item_features": "id"}
 #: What a fit here takes besides: little time, and no device but the processor.
@@ -38,7 +39,8 @@ def test_every_public_name_is_there() -> None:
 def test_a_model_is_trained_alone_and_nothing_else(network: Any, chain_data: Dataset, tmp_path: Path) -> None:
     fitted = network(**TINY).fit(chain_data, tmp_path / "run", **QUICK)
     assert isinstance(fitted, Recommender)
-    assert fitted.item_ids == chain_data.item_ids
+    assert fitted.catalogue.ids == chain_data.item_ids
+    assert fitted.catalogue.counts.tolist() == chain_data.train_counts.tolist()
     run = Run.open(tmp_path / "run")
     assert [stage.id for stage in run.plan] == list(run.record.stages) == ["undistilled"]
     assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"undistilled"}
@@ -53,9 +55,9 @@ def test_a_distillation_trains_what_it_names(chain_data: Dataset, tmp_path: Path
     assert list(run.record.stages) == ["undistilled", "teacher-1", "distilled-round-1"]
     assert run.record.llm is None
     assert set(run.record.stages["distilled-round-1"]["teachers"]) == {"teacher-1", "undistilled"}
-    assert run.recommender("teacher-1").model.dim == 32
-    assert run.recommender().model.dim == 8
-    assert run.recommender().recommend(chain_data.item_ids[:2], k=3)
+    assert run.recommender("teacher-1").info.dim == 32
+    assert run.recommender().info.dim == 8
+    assert run.recommender().recommend(chain_data.item_ids[:2], k=3).items
 
 
 def test_a_teacher_may_be_another_estimator(chain_data: Dataset, tmp_path: Path) -> None:
@@ -113,47 +115,55 @@ def test_a_fit_without_a_folder_has_one_of_its_own(
 
 
 # ---- recommending -----------------------------------------------------------------------------------------------
+def found(answer: Answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
 def test_one_history_and_several(recommender: Recommender) -> None:
-    names = recommender.item_ids
-    one = recommender.recommend(names[:2], k=4)
+    names = recommender.catalogue.ids
+    one = recommender.recommend(names[:2], k=4).items
     assert [type(item.item_id) for item in one] == [str] * 4
     assert [item.score for item in one] == sorted((item.score for item in one), reverse=True)
     assert not {item.item_id for item in one} & set(names[:2])
-    # Of other lengths, among others, and longer than what the model reads.
-    histories = [names[:2], names[5:6], names[:8], (names[3], names[3])]
+    # Of other lengths, among others, and longer than what the model reads; one without a known item.
+    histories = [names[:2], names[5:6], names[:8], (names[3], names[3]), []]
     several = recommender.recommend(histories, k=4)
-    assert [len(each) for each in several] == [4, 4, 4, 4]
-    for history, found in zip(histories, several, strict=True):
+    assert [len(each.items) for each in several] == [4, 4, 4, 4, 4]
+    assert [each.fallback for each in several] == [None, None, None, None, "popular"]
+    for history, answer in zip(histories, several, strict=True):
         alone = recommender.recommend(history, k=4)
-        assert [item.item_id for item in found] == [item.item_id for item in alone]
-        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-5)
+        assert found(answer) == found(alone)
+        assert [item.score for item in answer.items] == pytest.approx([item.score for item in alone.items], abs=1e-5)
 
 
 def test_k_and_what_was_seen(recommender: Recommender, chain_data: Dataset, tmp_path: Path) -> None:
-    names = recommender.item_ids
-    assert len(recommender.recommend(names[:2])) == 10
-    assert len(recommender.recommend(names[:2], k=1000)) == len(names) - 2
+    names = recommender.catalogue.ids
+    assert len(recommender.recommend(names[:2]).items) == 10
+    assert len(recommender.recommend(names[:2], k=1000).items) == len(names) - 2
     kept = recommender.recommend(names[:2], k=1000, filter_seen=False)
-    assert {item.item_id for item in kept} == set(names)
-    assert recommender.recommend(names, k=3) == []
+    assert set(found(kept)) == set(names)
+    assert recommender.recommend(names, k=3).items == ()
     keeps = SASRec(**TINY).fit(chain_data, tmp_path / "run", evaluation={"filter_seen": False}, **QUICK)
-    assert len(keeps.recommend(names[:2], k=1000)) == len(names)
-    assert len(keeps.recommend(names[:2], k=1000, filter_seen=True)) == len(names) - 2
+    assert len(keeps.recommend(names[:2], k=1000).items) == len(names)
+    assert len(keeps.recommend(names[:2], k=1000, filter_seen=True).items) == len(names) - 2
 
 
 @pytest.mark.parametrize(
     ("history", "arguments", "message"),
     [
-        ([], {}, "no known item"),
-        (["who?"], {"skip_unknown": True}, "no known item"),
         ("i1", {}, "the history is a single text"),
-        (["i1", "i_2"], {}, r"unknown item in the history: 'i_2' \(nearest known: 'i"),
-        ([["i1"], ["who?"]], {}, "unknown item in the history: 'who"),
-        ([["i1"], []], {}, "no known item"),
+        (["i1", "i_2"], {"skip_unknown": False}, r"unknown item in the history: 'i_2' \(nearest known: 'i"),
+        ([["i1"], ["who?"]], {"skip_unknown": False}, "unknown item in the history: 'who"),
         ({"i1", "i2"}, {}, "a set, which has no order"),
         ({"i1": 1}, {}, "a mapping"),
         (["i1", None], {}, "None, which is not an identifier"),
+        ([["i1"], "i2"], {}, "the history is a single text: 'i2'"),
         (["i1"], {"k": 0}, "k is 0"),
+        ([["i1"]], {"k": 0}, "k is 0"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"k": 0}, "k is 0"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"diversity": 2}, "diversity is 2"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"explain": True}, "a table .* has no reasons"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["?"]}), {"skip_unknown": False}, "unknown item in the history: '"),
     ],
 )
 def test_what_cannot_be_answered(
@@ -163,9 +173,48 @@ def test_what_cannot_be_answered(
         recommender.recommend(history, **arguments)
 
 
-def test_unknown_items_can_be_left_out(recommender: Recommender) -> None:
-    names = recommender.item_ids
-    assert recommender.recommend([names[0], "who?", names[1]], skip_unknown=True) == recommender.recommend(names[:2])
+def test_unknown_items_are_skipped_and_reported(recommender: Recommender) -> None:
+    names = recommender.catalogue.ids
+    answer = recommender.recommend([names[0], "who?", names[1]])
+    assert answer.items == recommender.recommend(names[:2]).items
+    assert answer.unknown == ("who?",)
+    lost = recommender.recommend(["who?"], k=3)
+    assert lost.fallback == "popular"
+    counts = recommender.catalogue.counts
+    assert [item.score for item in lost.items] == sorted(counts.tolist(), reverse=True)[:3]
+
+
+def test_an_answer_is_a_table_for_people(recommender: Recommender) -> None:
+    names = recommender.catalogue.ids
+    lines = str(recommender.recommend(["who?"], k=2)).splitlines()
+    assert lines[0].split() == ["item", "title", "score"]
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
+    assert lines[3:] == [
+        "No item of the history is known: these are the most frequent ones, with their counts.",
+        "Not in the catalogue, and skipped: 'who?'.",
+    ]
+    explained = str(recommender.recommend(names[:2], k=1, explain=True)).splitlines()
+    assert len(explained) == 4  # with the two items of the history as reasons
+    assert explained[2].lstrip()[0] in "+-"
+
+
+def test_options_are_those_of_a_request() -> None:
+    names = {field.name for field in dataclasses.fields(Request)} - {"history", "k"}
+    assert set(Options.__annotations__) == names
+
+
+def test_a_recommender_says_what_it_is(recommender: Recommender) -> None:
+    assert repr(recommender) == "<Recommender: undistilled of the run run, sasrec, 12 items>"
+    with pytest.raises(RunError, match="made from a run") as caught:
+        recommender.save("x")
+    assert "llmd4rec export" in caught.value.remedy
+    with pytest.raises(RunError, match="'new' is new") as caught:
+        recommender.add_items([NewItem("new", "A title")])
+    assert "llmd4rec export" in caught.value.remedy
+    for name, now in (("from_pretrained", r"Recommender\.load"), ("save_pretrained", r"recommender\.save")):
+        assert not hasattr(recommender, name)
+        with pytest.raises(AttributeError, match=f"it is now {now}"):
+            getattr(Recommender, name)
 
 
 def rows(names: list[str]) -> dict[str, list[Any]]:
@@ -181,17 +230,17 @@ def rows(names: list[str]) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame])
 @pytest.mark.parametrize("timed", [True, False])
 def test_a_frame_gives_a_frame(frame: Any, timed: bool, recommender: Recommender) -> None:
-    names = recommender.item_ids
+    names = recommender.catalogue.ids
     given = frame({name: values for name, values in rows(names).items() if timed or name != "timestamp"})
-    found = recommender.recommend(given, k=3)
-    assert type(found) is frame
-    assert list(found.columns) == ["user_id", "rank", "item_id", "title", "score"]
-    table = pl.from_pandas(found) if frame is pd.DataFrame else found
+    answered = recommender.recommend(given, k=3)
+    assert type(answered) is frame
+    assert list(answered.columns) == ["user_id", "rank", "item_id", "title", "score"]
+    table = pl.from_pandas(answered) if frame is pd.DataFrame else answered
     assert table["user_id"].dtype == pl.Int64
     assert table["user_id"].unique(maintain_order=True).to_list() == [7, 3, 5]  # as they come in the frame
     of_seven = [names[2], names[1], names[0]] if timed else [names[0], names[2], names[1]]
     for user, history in {7: of_seven, 3: [names[4], names[5]], 5: [names[9]]}.items():
-        expected = recommender.recommend(history, k=3)
+        expected = recommender.recommend(history, k=3).items
         part = table.filter(pl.col("user_id") == user)
         assert part["rank"].to_list() == [1, 2, 3]
         assert part["item_id"].to_list() == [item.item_id for item in expected]
@@ -200,13 +249,12 @@ def test_a_frame_gives_a_frame(frame: Any, timed: bool, recommender: Recommender
 
 
 def test_a_frame_is_asked_as_lists_are(recommender: Recommender) -> None:
-    names = recommender.item_ids
+    names = recommender.catalogue.ids
     frame = pl.DataFrame(rows(names))
     kept = recommender.recommend(frame, k=1000, filter_seen=False)
     assert kept.group_by("user_id").len()["len"].to_list() == [len(names)] * 3
-    strange = frame.with_columns(item_id=pl.when(pl.col("user_id") == 3).then(pl.lit("who?")).otherwise("item_id"))
-    with pytest.raises(DataError, match="unknown item in the history: 'who"):
-        recommender.recommend(strange)
+    only = recommender.recommend(frame, filters=Filters(allow=names[6:8]))
+    assert set(only["item_id"]) == set(names[6:8])
     with pytest.raises(DataError, match="no column 'item_id'; it has user_id, item") as caught:
         recommender.recommend(frame.rename({"item_id": "item"}))
     assert "Rename" in caught.value.remedy

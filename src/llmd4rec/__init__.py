@@ -15,7 +15,7 @@ from llmd4rec.extras import explained
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, SASRec
+    from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, Model, SASRec
     from llmd4rec.evaluation.evaluator import Evaluator
     from llmd4rec.inference.recommender import Recommender
     from llmd4rec.inference.types import Filters, NewItem
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "LLM", "BSARec", "Dataset", "Distillation", "Evaluator", "Filters", "GRU4Rec", "LiGR", "NewItem", "Recommender",
-    "Run", "SASRec",
+    "LLM", "BSARec", "Dataset", "Distillation", "Evaluator", "Filters", "GRU4Rec", "LiGR", "Model", "NewItem",
+    "Recommender", "Run", "SASRec",
 ]  # fmt: skip
 
 # Resolved on first use, so that `import llmd4rec` and the command line's --help stay fast.
@@ -39,6 +39,7 @@ _HOMES = {
     "GRU4Rec": "llmd4rec.estimators",
     "LLM": "llmd4rec.models.llm.settings",
     "LiGR": "llmd4rec.estimators",
+    "Model": "llmd4rec.estimators",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",
     "SASRec": "llmd4rec.estimators",

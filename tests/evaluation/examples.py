@@ -79,8 +79,8 @@ class LastItemModel(SequenceEncoder):
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
         return self.table[batch.items_BL]
 
-    def item_table(self) -> Tensor:
-        return self.table
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        return self.table if items is None else self.table[items]
 
 
 def evaluate(

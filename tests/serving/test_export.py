@@ -228,7 +228,7 @@ def taught_run(made_once, tiny_settings, chain_data) -> Run:
 )
 def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_path, stage, network, dim):
     assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
-    recommender, of_run = Recommender.load(tmp_path / "export"), taught_run.recommender(stage, chain_data)
+    recommender, of_run = Recommender.load(tmp_path / "export"), taught_run.recommender(stage)
     for info in (recommender.info, of_run.info):
         assert (info.stage, info.model, info.dim) == (stage, network, dim)
         assert info.validation == taught_run.validation_of(stage)

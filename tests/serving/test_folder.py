@@ -89,7 +89,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "export.json").unlink(), "is not an export folder"),
+        (lambda folder: (folder / "export.json").unlink(), "is neither a run folder nor an export"),
         (shutil.rmtree, "does not exist"),
         (cut("export.json"), "export.json is not valid JSON"),
         (written("export.json", b"[1]"), "has export format None; this version of llmd4rec reads format 3"),

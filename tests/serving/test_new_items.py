@@ -210,8 +210,8 @@ def test_changes_do_not_disturb_requests_in_flight(store):
 def test_what_is_saved_is_what_was_served(recommender, tmp_path):
     recommender.add_items([NewItem("n", "red film", {"price": 3.5}), NewItem("i4", "renamed", {"brand": "new brand"})])
     recommender.remove_items(["i9"])
-    recommender.save_pretrained(tmp_path / "saved")
-    again = Recommender.from_pretrained(tmp_path / "saved")
+    recommender.save(tmp_path / "saved")
+    again = Recommender.load(tmp_path / "saved")
     assert again.info.items == recommender.info.items == 20
     for asked, back in ((recommender, again), (recommender.undistilled, again.undistilled)):
         for history in (["i3", "n"], ["i4"], []):
@@ -227,12 +227,12 @@ def test_what_is_saved_is_what_was_served(recommender, tmp_path):
     assert "catalogue of 20" in (tmp_path / "saved" / "README.md").read_text()
     assert again.info.fingerprint != recommender.info.fingerprint
     with pytest.raises(DataError, match="already exists"):
-        again.save_pretrained(tmp_path / "saved")
-    again.save_pretrained(tmp_path / "saved", overwrite=True)
+        again.save(tmp_path / "saved")
+    again.save(tmp_path / "saved", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(RunError, match="is not an export"):
-        again.save_pretrained(tmp_path / "mine", overwrite=True)
+        again.save(tmp_path / "mine", overwrite=True)
 
 
 def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
@@ -245,12 +245,12 @@ def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
     shutil.copytree(store.export, home / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("LLMD4REC_OFFLINE", "1")
-    recommender = Recommender.from_pretrained("owner/shop", index="exact")
+    recommender = Recommender.load("owner/shop", index="exact")
     assert recommender.recommend(["i3"], 5).items == Recommender.load(store.export).recommend(["i3"], 5).items
-    assert Recommender.from_pretrained("owner/shop", revision=commit).info.items == 20
+    assert Recommender.load("owner/shop", revision=commit).info.items == 20
     with pytest.raises(RunError, match=r"no folder owner/other, and the hub did not give it: .*network is forbidden"):
-        Recommender.from_pretrained("owner/other")
+        Recommender.load("owner/other")
     with pytest.raises(RunError, match="network is forbidden"):
         recommender.push_to_hub("owner/shop")
     with pytest.raises(RunError, match="does not exist"):
-        Recommender.from_pretrained(Path("nowhere"))
+        Recommender.load(Path("nowhere"))

@@ -73,7 +73,7 @@ def test_what_would_be_lost_is_refused(store):
     recommender.add_items([NewItem("new", "red film")])
     with pytest.raises(RunError, match="items were added or removed") as caught:
         pickle.dumps(recommender)
-    assert "save_pretrained" in caught.value.remedy
+    assert "save(FOLDER)" in caught.value.remedy
     recommender = Recommender.load(store.export)
     recommender.remove_items(["i1"])
     for one in (recommender, recommender.undistilled):
@@ -87,7 +87,7 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
     data = pickle.dumps(recommender)
     other = Recommender.load(folder)
     other.remove_items(["i1"])
-    other.save_pretrained(tmp_path / "smaller")
+    other.save(tmp_path / "smaller")
     shutil.rmtree(folder)
     with pytest.raises(RunError, match="is not there on this machine"):
         pickle.loads(data)
@@ -99,7 +99,7 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
 
 
 def test_a_recommender_of_a_run_says_what_to_do(store):
-    recommender = store.run.recommender("distilled", store.data)
+    recommender = store.run.recommender("distilled")
     with pytest.raises(RunError, match="made from a run") as caught:
         pickle.dumps(recommender)
     assert "Export the run" in caught.value.remedy

@@ -123,7 +123,7 @@ def test_without_a_known_item_the_most_frequent_come(recommender, store):
         ({"exclude": "i1"}, "exclude is a single text: 'i1'"),
         ({"exclude": 1}, "exclude is not a list: 1"),
         ({"history": ["i1", None]}, "the history contains None"),
-        ({"history": [["i1"]]}, r"the history contains \['i1'\]"),
+        ({"history": ["i1", ["i1"]]}, r"the history contains \['i1'\]"),
         ({"k": 2.5}, "k is 2.5, not a whole number"),
         ({"diversity": "much"}, "diversity is 'much'"),
         ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
@@ -380,6 +380,6 @@ def test_large_catalogues_are_asked_through_an_index(store):
 def test_a_history_needs_an_order(wrong: Any, said: str) -> None:
     recommender = by_hand(np.eye(4))
     with pytest.raises(DataError, match=said) as caught:
-        recommender.recommend(wrong)
+        recommender.recommend_many([Request(wrong)])
     assert "list" in caught.value.remedy
     assert recommender.recommend(pl.Series(["i1"]), exclude={"i2"}, filters=Filters(deny={"i3"})).items

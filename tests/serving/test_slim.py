@@ -83,7 +83,7 @@ def test_the_command_line_without_pytorch(store, tmp_path):
             "from llmd4rec import Recommender, NewItem\nRecommender.load(sys.argv[1]).add_items([NewItem('a', 'red')])",
             "serve",
         ),
-        ("huggingface_hub", "from llmd4rec import Recommender\nRecommender.from_pretrained('owner/name')", "serve"),
+        ("huggingface_hub", "from llmd4rec import Recommender\nRecommender.load('owner/name')", "serve"),
     ],
 )
 def test_what_is_missing_is_named_with_its_extra(store, absent, code, extra):

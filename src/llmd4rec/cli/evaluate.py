@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmd4rec.cli.opening import TrustCode, open_run
+
 FilterSeen = Annotated[
     bool | None,
     typer.Option(
@@ -44,6 +46,7 @@ def evaluate(
             "the result says so.",
         ),
     ] = False,
+    trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Rank the whole catalogue for every held-out item: the run's metrics (evaluation.metrics), overall and by slice.
@@ -65,9 +68,8 @@ def evaluate(
     """
     from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
-    from llmd4rec.runs.run import Run
 
-    opened = Run.open(run)
+    opened = open_run(run, trust_code)
     result = score(
         opened,
         opened.load_data(data, other=other_data),

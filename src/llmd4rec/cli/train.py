@@ -65,12 +65,14 @@ def train(
 
       llmd4rec train -d data/mine -r runs/plain --set rounds=0        (SASRec without a teacher)
     """
+    from llmd4rec.config.open_types import import_also_from
     from llmd4rec.config.settings import describe, load_settings
     from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 
     if show_settings:
         _print_settings(describe(DistillationSettings))
         return
+    import_also_from(Path.cwd())
     settings = load_settings(DistillationSettings, config, overrides or (), base=dict(RECIPE))
     if plan_only:
         _print_plan(settings, run, json_output)

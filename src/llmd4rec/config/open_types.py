@@ -79,6 +79,40 @@ def path_of(cls: type[Any]) -> str:
     return path
 
 
+def require_importable(settings: BaseModel, *, by_workers: bool = False) -> None:
+    """Refuses classes whose path another process could not import.
+
+    Args:
+        settings: with open types anywhere in them.
+        by_workers: processes that this one starts must find them, for which `__main__` is another module.
+
+    Raises:
+        ConfigError: there is such a class.
+    """
+    for path in _paths_in(settings.model_dump(mode="json")):
+        if "<locals>" in path:
+            raise ConfigError(
+                f"{path} is defined in a function, so a run folder could not name it",
+                "Define the class at the top of a module, or train without a folder.",
+            )
+        if by_workers and path.startswith("__main__:"):
+            raise ConfigError(
+                f"{path} is defined in a script or notebook, where processes of their own cannot find it",
+                "Put the class into a module, or train with one job.",
+            )
+
+
+def _paths_in(values: Any) -> Iterator[str]:
+    """Whatever stands behind a `name` and is an import path."""
+    if isinstance(values, dict):
+        name = values.get("name")
+        if isinstance(name, str) and ":" in name:
+            yield name
+        values = list(values.values())
+    for value in values if isinstance(values, list) else ():
+        yield from _paths_in(value)
+
+
 def fields_of(cls: type[Any]) -> dict[str, FieldInfo | Any]:
     """Name → field or annotation of the settings of an implementation."""
     if issubclass(cls, BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.ingest.table import UNREADABLE
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.metrics import GlobalMetric, Metric
+from llmd4rec.evaluation.metrics import GlobalMetric, Metric, metric_of
+from llmd4rec.evaluation.metrics.named import KNOWN
 from llmd4rec.io.files import atomic_dir, read_json, write_json
 
 HEAD, PER_USER, TOP = "evaluation.json", "per_user.parquet", "top.npy"
@@ -44,9 +46,26 @@ class MetricInfo:
         per_user = not isinstance(metric, GlobalMetric)
         return cls(metric.label, per_user, metric.higher_is_better, metric.number_format)
 
+    @classmethod
+    def named(cls, name: str) -> MetricInfo:
+        """Of a name alone: what a built-in metric says, or the name itself."""
+        return cls.of(metric_of(name)) if name.partition("@")[0] in KNOWN else cls(name)
+
     def shown(self, value: float | None) -> str:
         """A figure as printed; `-` where there is none."""
         return "-" if value is None or math.isnan(value) else format(value, self.number_format)
+
+
+def main_metrics(names: Iterable[str]) -> list[str]:
+    """What a table of several models has room for: HR and NDCG at 10 or else at the first cutoff, where they were not
+    measured all that was at it, and in any case the metrics that are not built in."""
+    at: dict[str, list[str]] = {}
+    for name in names:
+        at.setdefault(name.partition("@")[2], []).append(name)
+    every = [name for some in at.values() for name in some]
+    here = at.get("10") or next(iter(at.values()), [])
+    chosen = [name for name in here if name.partition("@")[0] in ("hr", "ndcg")] or here
+    return chosen + [name for name in every if name.partition("@")[0] not in KNOWN and name not in chosen]
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,7 @@ class Evaluation:
 
     def info(self, name: str) -> MetricInfo:
         """How to show a metric."""
-        return self.metric_info.get(name) or MetricInfo(name)
+        return self.metric_info.get(name) or MetricInfo.named(name)
 
     @property
     def per_user_metrics(self) -> list[str]:

@@ -119,6 +119,7 @@ class _Goal:
     items_BT: Tensor
     real_BT: Tensor  # whether there is such a target
     candidate_BT: Tensor  # whether it is among the candidates
+    true_BT: Tensor  # their scores
     least_BT: Tensor  # what scores at least this much is ahead of it, or ties
     ahead_BT: Tensor
 
@@ -137,7 +138,7 @@ class _Goal:
         candidate_BT = real_BT.clone()
         for place, items_B in enumerate(items_BT.unbind(1)):
             candidate_BT[users[items == items_B[users]], place] = False
-        return cls(items_BT, real_BT, candidate_BT, true_BT - rounding_BT, torch.zeros_like(items_BT))
+        return cls(items_BT, real_BT, candidate_BT, true_BT, true_BT - rounding_BT, torch.zeros_like(items_BT))
 
     def count(self, scores: Tensor, first: int, last: int) -> None:
         """Counts what is ahead among items first..last, whose scores are overwritten."""
@@ -154,8 +155,10 @@ class _Goal:
     def ranks(self) -> NDArray[np.int64]:
         """The rank of each target, in the order given."""
         others = (self.ahead_BT - self.real_BT.sum(dim=1, keepdim=True)).masked_fill(~self.candidate_BT, NO_CANDIDATE)
-        # Among themselves the targets stand in the order of what is ahead of them.
-        places_BT = others.argsort(dim=1, stable=True).argsort(dim=1) + 1
+        # Among themselves the targets stand in the order of their scores.
+        by_score_BT = self.true_BT.argsort(dim=1, descending=True, stable=True)
+        order_BT = by_score_BT.gather(1, others.gather(1, by_score_BT).argsort(dim=1, stable=True))
+        places_BT = order_BT.argsort(dim=1) + 1
         ranks_BT = (others + places_BT).masked_fill(~self.candidate_BT, NO_CANDIDATE)
         return ranks_BT[self.real_BT].cpu().numpy()
 

@@ -34,6 +34,7 @@ from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
+from llmd4rec.models.sequential import MODELS
 from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
@@ -176,7 +177,7 @@ def _write_model(
     table_ID = item_embedding_of(model).table().detach().float().numpy().copy()
     worst = check_parity(model, folder / "encoder.onnx", table_ID, data)
     head |= {
-        "model": stage.network.model_dump(mode="json"),
+        "model": MODELS.dump(stage.network),
         "stage": stage.id,
         "validation_ndcg@10": run.validation_of(stage.id),
         "dim": model.dim,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -31,8 +32,13 @@ class ModelEncoder:
         return states
 
 
-def recommender_of_model(model: SequenceEncoder, info: ExportInfo, catalogue: Catalogue) -> Recommender:
+def recommender_of_model(
+    model: SequenceEncoder, info: ExportInfo, catalogue: Catalogue, *, indexed: bool = False
+) -> Recommender:
     """A model with its catalogue, ready to answer.
+
+    Args:
+        indexed: it is searched through an index.
 
     Raises:
         ModelError: the item table is not finite.
@@ -41,4 +47,5 @@ def recommender_of_model(model: SequenceEncoder, info: ExportInfo, catalogue: Ca
         table_ID = model.item_table().float().cpu().numpy()
     if not np.isfinite(table_ID).all():
         raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
-    return Recommender(info, ModelEncoder(model), table_ID, catalogue)
+    index = ApproximateIndex(table_ID) if indexed else None
+    return Recommender(info, ModelEncoder(model), table_ID, catalogue, index=index)

@@ -127,9 +127,9 @@ def with_new_items(
     if to_embed:
         if embedder is None:
             raise RunError(
-                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it was exported "
-                "without --new-items",
-                "Export the run again with --new-items; its catalogue needs texts.",
+                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it is a run, or was "
+                "exported without --new-items",
+                "Export the run with --new-items: llmd4rec export RUN --new-items. Its catalogue needs texts.",
             )
         vectors_NT = embedder.texts.vectors([complete[place] for place in to_embed])
     embeddings = [_embeddings(*model, complete, to_embed, vectors_NT) for model in models]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,10 +55,13 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
         filter_seen: whether seen items are left out where the request does not say.
 
     Raises:
-        DataError: an argument is out of its range, or a filter names a field that the catalogue does not have.
+        DataError: an argument is out of its range, a filter names a field that the catalogue does not have, or an item
+            is unknown and not skipped.
     """
     _check(request)
     history, unknown = catalogue.rows(identifiers("history", request.history, ordered=True))
+    if unknown and not request.skip_unknown:
+        raise _unknown_items(unknown, catalogue)
     allowed = None
     if request.filters is not None:
         allowed = catalogue.mask(request.filters)
@@ -76,6 +80,15 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
     else:
         num_candidates = int(allowed.sum()) - int(allowed[excluded].sum())
     return Query(request, history, unknown, allowed, excluded, num_candidates)
+
+
+def _unknown_items(unknown: list[str], catalogue: Catalogue) -> DataError:
+    near = difflib.get_close_matches(unknown[0], catalogue.ids[:100_000], n=1, cutoff=0.6)
+    hint = f" (nearest known: {near[0]!r})" if near else ""
+    return DataError(
+        f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
+        "Use identifiers of the catalogue, or skip unknown items (skip_unknown, --skip-unknown).",
+    )
 
 
 def _check(request: Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,13 @@ class Ranked:
 
     Attributes:
         popular: no item of the history was known; the rows are the most frequent ones, scored by their counts.
+        unknown: identifiers of the history that are not in the catalogue.
     """
 
     rows: Rows
     scores: Floats
     popular: bool = False
+    unknown: Sequence[str] = ()
 
 
 def rank(snapshot: Snapshot, queries: Sequence[Query], states: Sequence[Floats | None]) -> list[Ranked]:
@@ -63,7 +65,7 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], states: Sequence[Floats |
         for place, rows, scores in zip(unfiltered, *exact_top(states_BD, snapshot.table_ID, k, excluded), strict=True):
             ranked[place] = Ranked(rows[: queries[place].num_ranked], scores[: queries[place].num_ranked])
     return [
-        _diversified(snapshot, query.request, found)
+        replace(_diversified(snapshot, query.request, found), unknown=query.unknown)
         for query, found in zip(queries, ranked, strict=True)
         if found is not None
     ]

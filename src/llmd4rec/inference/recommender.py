@@ -3,6 +3,8 @@
     recommender = Recommender.load("exports/first")
     recommender.recommend(["item-1", "item-2"], k=10, filters=Filters(any_of={"brand": "Dove"}))
 
+It is the same for a run, an export and an export on the hub; what they hold is opened elsewhere (`opening.py`).
+
 A request takes the same steps whether it comes alone or with others:
 
     parse     identifiers to rows; which rows are candidates (filters, exclusions, seen items)        query.py
@@ -18,22 +20,24 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.encoder import Encoder, OnnxEncoder, encode
-from llmd4rec.inference.folder import Folder, Model, read_folder
+from llmd4rec.inference.encoder import Encoder, encode
+from llmd4rec.inference.folder import Folder
 from llmd4rec.inference.folder_writer import save_changed
-from llmd4rec.inference.hub import locate_export, push
+from llmd4rec.inference.hub import push
 from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder, with_new_items
+from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
+from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, open_source
 from llmd4rec.inference.query import Query, parse_request
 from llmd4rec.inference.ranking import Ranked, rank
 from llmd4rec.inference.reasons import find_reasons
@@ -45,6 +49,7 @@ from llmd4rec.inference.types import (
     Filters,
     Item,
     NewItem,
+    Options,
     Reason,
     RemovedReport,
     Request,
@@ -52,40 +57,34 @@ from llmd4rec.inference.types import (
     identifiers,
 )
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from llmd4rec.inference.from_export import LoadedFrom
+
 Floats = NDArray[np.float32]
-IndexKind = Literal["auto", "exact", "approximate"]
-#: With `index="auto"`, larger catalogues are searched through an index.
-INDEX_ABOVE = 200_000
-
-
-@dataclass(frozen=True)
-class _LoadedFrom:
-    """What is needed to load a recommender again in another process.
-
-    Attributes:
-        files: the checksums of the export's files.
-        undistilled: it is the undistilled model of the export.
-        threads, index, index_above: as given to `load`.
-    """
-
-    folder: str
-    files: Mapping[str, str]
-    undistilled: bool
-    threads: int | None
-    index: IndexKind
-    index_above: int
 
 
 class Recommender:
-    """A loaded export; it can be asked from several threads at once.
+    """What answers: a trained model with its catalogue. It can be asked from several threads at once.
 
-    Use :meth:`load`. A recommender can be pickled and copied as long as no items were added or removed: it is
-    then loaded again from its folder, in whichever process that is.
+    >>> recommender = Recommender.load("runs/first")
+    >>> answer = recommender.recommend(["i3", "i4"], k=2)
+    >>> [item.item_id for item in answer.items]
+    ['i5', 'i6']
+    >>> recommender.recommend([["i3"], ["i7", "i8"]], k=1)[1].items[0].title
+    'Item 9'
+
+    Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or
+    removed: it is then loaded again from its folder, in whichever process that is.
 
     Attributes:
-        undistilled: the same network trained without distillation, where the export has it.
-        examples: histories of real people and the item each chose next, where the export has any.
+        undistilled: the same network trained without distillation, where an export has it.
+        examples: histories of real people and the item each chose next, where an export has any.
     """
+
+    from_pretrained = Renamed("from_pretrained", "Recommender.load(NAME)")
+    save_pretrained = Renamed("save_pretrained", "recommender.save(FOLDER)")
 
     def __init__(
         self,
@@ -98,6 +97,8 @@ class Recommender:
         examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
         embedder: NewItemEmbedder | None = None,
         index: ApproximateIndex | None = None,
+        folder: Folder | None = None,
+        loaded_from: LoadedFrom | None = None,
     ) -> None:
         self._info, self._encoder, self._embedder = info, encoder, embedder
         self._snapshot = Snapshot(catalogue, table_ID, index, len(catalogue))
@@ -105,83 +106,59 @@ class Recommender:
         self._lock = threading.Lock()  # one change at a time
         self.undistilled = undistilled
         self.examples = tuple(examples)
-        self._folder: Folder | None = None
-        self._loaded_from: _LoadedFrom | None = None
+        self._folder, self._loaded_from = folder, loaded_from
+
+    def __repr__(self) -> str:
+        info = self.info
+        origin = "run" if info.format == 0 else "export"
+        return f"<Recommender: {info.stage} of the {origin} {info.name}, {info.model}, {info.items:,} items>"
 
     # ---- loading and saving -----------------------------------------------------------------------------------------
     @classmethod
     def load(
         cls,
-        folder: Path | str,
+        source: Path | str,
+        stage: str = "served",
         *,
+        revision: str | None = None,
         threads: int | None = None,
         index: IndexKind = "auto",
         index_above: int = INDEX_ABOVE,
+        trust_code: bool = False,
     ) -> Recommender:
-        """Opens an export folder and checks every file in it.
+        """Opens a run folder, an export folder, or an export on the Hugging Face hub. An export is checked as a whole.
 
         Args:
-            folder: made by `llmd4rec export`.
-            threads: of the encoder; None: ONNX Runtime's choice.
+            source: an existing folder, or `owner/name`: searched in the local cache of the hub, then on the hub.
+            stage: `served`, `distilled`, or the id of a stage that is there, such as `undistilled`.
+            revision: branch, tag or commit on the hub.
+            threads: of the encoder of an export; None: ONNX Runtime's choice. Those of a run are PyTorch's.
             index: `exact` scores every item; `approximate` uses an index; `auto` does so on large catalogues.
             index_above: a catalogue with more items is large.
+            trust_code: a run may import the code that its settings name.
 
         Raises:
-            RunError: it is not an export, or a file is missing, altered or does not fit the others.
+            RunError: it is neither, or a file is missing, altered or does not fit the others, or it lacks the stage.
         """
         if index not in ("auto", "exact", "approximate"):
             raise ConfigError(f"index is {index!r}", "Choose auto, exact or approximate.")
-        read = read_folder(Path(folder))
-        head = read.head
-        catalogue = Catalogue.of(read.catalogue, read.counts, head["fields"], read.trained, head.get("multi_fields"))
-        approximate = index == "approximate" or (index == "auto" and len(catalogue) > index_above)
-        texts = ItemTexts(read.path, head, threads) if head.get("new_items") else None
+        return open_source(source, LoadOptions(stage, revision, threads, index, index_above, trust_code))
 
-        def open_model(model: Model, head: Mapping[str, Any], undistilled: Recommender | None) -> Recommender:
-            recommender = cls(
-                read.info(head),
-                OnnxEncoder(model.encoder, head["dim"], threads),
-                model.table_ID,
-                catalogue,
-                undistilled=undistilled,
-                examples=read.examples,
-                embedder=NewItemEmbedder(texts, model.text_map) if texts and model.text_map is not None else None,
-                index=ApproximateIndex(model.table_ID) if approximate else None,
-            )
-            recommender._folder = read
-            recommender._loaded_from = _LoadedFrom(
-                str(read.path.resolve()), head["files"], model is read.undistilled, threads, index, index_above
-            )
-            return recommender
-
-        undistilled = None
-        if read.undistilled is not None:
-            undistilled = open_model(read.undistilled, {**head, **head["undistilled"]}, None)
-        return open_model(read.model, head, undistilled)
-
-    @classmethod
-    def from_pretrained(cls, name: Path | str, *, revision: str | None = None, **options: Any) -> Recommender:
-        """Opens an export by its folder or its id on the Hugging Face hub.
-
-        Args:
-            name: an existing folder, or `owner/name`: searched in the local cache of the hub, then on the hub.
-            revision: branch, tag or commit on the hub.
-            options: those of :meth:`load`.
-
-        Raises:
-            RunError: there is no such export, or it cannot be opened; see :meth:`load`.
-        """
-        return cls.load(locate_export(name, revision), **options)
-
-    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Writes what is served now, with added and without removed items, as an export folder.
 
         Raises:
             DataError: `folder` exists.
-            RunError: the folder this was loaded from is gone or changed, or `folder` is not an export.
+            RunError: this is a run, or the undistilled model of an export; the folder this was loaded from is gone or
+                changed; or `folder` is not an export.
         """
         if self._folder is None:
-            raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
+            if self._info.format == 0:
+                raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
+            raise RunError(
+                f"{self._info.stage} stands beside another model in its export, and is not saved without it",
+                "Save the recommender of the whole export: Recommender.load(FOLDER).",
+            )
         with self._lock:
             tables = {"": self._snapshot.table_ID}
             if self.undistilled is not None:
@@ -196,11 +173,11 @@ class Recommender:
             RunError: the hub does not answer or refuses.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "export")
+            self.save(Path(folder) / "export")
             return push(Path(folder) / "export", name, private=private, token=token)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle, copies and other processes: a recommender is loaded again from its folder where it is unpickled.
+        """For pickle, copies and other processes: it is loaded again from its folder where it is unpickled.
 
         Raises:
             RunError: it has no folder, the folder is gone, or items were added or removed since it was loaded.
@@ -214,14 +191,14 @@ class Recommender:
             raise RunError(
                 "this recommender has changed since it was loaded: items were added or removed, which another process "
                 "or a copy would not have",
-                "Write it with save_pretrained(FOLDER), and call Recommender.load(FOLDER) there.",
+                "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
             )
         if not Path(self._loaded_from.folder).is_dir():
             raise RunError(
                 f"{self._loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
                 "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
             )
-        return _load_again, (self._loaded_from,)
+        return self._loaded_from.load_again, ()
 
     # ---- what is served ---------------------------------------------------------------------------------------------
     @property
@@ -249,30 +226,43 @@ class Recommender:
         return [snapshot.catalogue.item(row) for row in snapshot.search.find(text, limit, allowed)]
 
     # ---- recommendations --------------------------------------------------------------------------------------------
+    @overload
+    def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
+        self, history: Sequence[str | int], k: int = 10, **options: Unpack[Options]
+    ) -> Answer: ...
+    @overload
     def recommend(
-        self,
-        history: Sequence[str],
-        k: int = 10,
-        *,
-        filter_seen: bool | None = None,
-        exclude: Collection[str] | None = (),
-        filters: Filters | None = None,
-        diversity: float = 0.0,
-        explain: bool = False,
-        popular_in: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """The k best next items for a history; see :class:`~llmd4rec.inference.types.Request` for the arguments.
+        self, history: Sequence[Sequence[str | int]], k: int = 10, **options: Unpack[Options]
+    ) -> list[Answer]: ...
+    @overload
+    def recommend(self, history: pl.DataFrame, k: int = 10, **options: Unpack[Options]) -> pl.DataFrame: ...
+    def recommend(self, history: Any, k: int = 10, **options: Unpack[Options]) -> Any:
+        """The k best next items for one history, several, or each user of a frame.
 
-        A history without a known item is answered with the most frequent items.
+        Args:
+            history: identifiers, oldest first; a list of such histories; or a frame of polars or pandas with the
+                columns `user_id` and `item_id`, a row for each interaction: by `timestamp` where it has that column,
+                else each user's rows oldest first. Users need not have been seen in training.
+            k: how many; fewer come where there are fewer candidates.
+            options: `filter_seen`, `exclude`, `filters`, `diversity`, `explain`, `popular_in` and `skip_unknown`; see
+                :class:`~llmd4rec.inference.types.Request`. They hold for every history.
+
+        Returns:
+            An answer; a list of answers; or a frame of the same kind with `user_id`, `rank` (from 1), `item_id`,
+            `title` and `score`. What an answer says besides, of unknown items and popular ones, is a warning then.
 
         Raises:
-            DataError: an argument is out of its range, or a filter names a field that the catalogue does not have.
+            DataError: an argument is out of its range, a filter names a field that the catalogue does not have, or a
+                frame lacks a column.
         """
-        request = Request(history, k, filter_seen, exclude, filters, diversity, explain, popular_in)
-        return self.recommend_many([request])[0]
+        if hasattr(history, "columns"):
+            return recommend_frame(self, history, Request(k=k, **options))
+        if is_several(history):
+            return self.recommend_many([Request(each, k, **options) for each in history])
+        return self.recommend_many([Request(history, k, **options)])[0]
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Answer]:
-        """As :meth:`recommend`, for many requests: their histories are encoded together.
+        """As :meth:`recommend`, for requests with options of their own: their histories are encoded together.
 
         Raises:
             DataError: as there, for the first request that is wrong; none is answered then.
@@ -370,26 +360,3 @@ class Recommender:
 def _scored(snapshot: Snapshot, row: int, score: float, reasons: tuple[Reason, ...] | None = None) -> ScoredItem:
     catalogue = snapshot.catalogue
     return ScoredItem(catalogue.ids[row], catalogue.title(row), score, catalogue.values(row), reasons)
-
-
-def _load_again(source: _LoadedFrom) -> Recommender:
-    """A recommender in the process that it was sent to.
-
-    Raises:
-        RunError: its folder is not there, or contains another export by now.
-    """
-    folder = Path(source.folder)
-    if not folder.is_dir():
-        raise RunError(
-            f"a recommender came from another process, and its export {folder} is not there on this machine",
-            "Copy the export there under the same path, or call Recommender.load(FOLDER) in each process.",
-        )
-    recommender = Recommender.load(folder, threads=source.threads, index=source.index, index_above=source.index_above)
-    if recommender._folder is None or recommender._folder.head["files"] != source.files:
-        raise RunError(
-            f"{folder} contains another export than when the recommender was loaded that came from another process",
-            "Load it again in both: Recommender.load(FOLDER).",
-        )
-    found = recommender.undistilled if source.undistilled else recommender
-    assert found is not None  # an export of the same files has the same models
-    return found

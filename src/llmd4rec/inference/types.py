@@ -1,12 +1,13 @@
-"""The requests and answers of a recommender: plain frozen values that depend on no library."""
+"""The requests and answers of a recommender: plain frozen values."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+from rich.cells import cell_len
 
 from llmd4rec.errors import DataError
 
@@ -78,6 +79,23 @@ class Answer:
     fallback: Literal["popular"] | None
     num_candidates: int
 
+    def __str__(self) -> str:
+        """A table for people."""
+        rows = [(str(rank), item.item_id, item.title, f"{item.score:.3f}") for rank, item in enumerate(self.items, 1)]
+        rows = [("", "item", "title", "score"), *rows]
+        widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
+        lines = []
+        for place, row in enumerate(rows):
+            cells = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+            reasons = self.items[place - 1].reasons if place else None
+            lines += [f"{'':{widths[0]}}    {reason.effect:+.2f} {reason.title}" for reason in reasons or ()]
+        if self.fallback:
+            lines.append("No item of the history is known: these are the most frequent ones, with their counts.")
+        if self.unknown:
+            lines.append(f"Not in the catalogue, and skipped: {', '.join(map(repr, self.unknown))}.")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -111,6 +129,7 @@ class Request:
         diversity: from 0 (by score alone) to 1 (as different from each other as possible); see `docs/serving.md`.
         explain: also return the items of the history that changed each score most.
         popular_in: field → value; where no item of the history is known, the most frequent items with these values.
+        skip_unknown: identifiers of the history that the catalogue does not have are skipped; false: they are an error.
     """
 
     history: Sequence[str] = ()
@@ -121,6 +140,19 @@ class Request:
     diversity: float = 0.0
     explain: bool = False
     popular_in: Mapping[str, str] | None = None
+    skip_unknown: bool = True
+
+
+class Options(TypedDict, total=False):
+    """What a request says besides history and k; see :class:`Request`."""
+
+    filter_seen: bool | None
+    exclude: Collection[str] | None
+    filters: Filters | None
+    diversity: float
+    explain: bool
+    popular_in: Mapping[str, str] | None
+    skip_unknown: bool
 
 
 @dataclass(frozen=True)
@@ -194,29 +226,6 @@ class ExportInfo:
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
-
-
-def require_known(known: bool, unknown: Sequence[str], ids: Sequence[str], *, skip_unknown: bool) -> None:
-    """A person's typing error is an error, where a service's unknown item is not.
-
-    Args:
-        known: whether the history has any item of the catalogue.
-        unknown: the identifiers that the catalogue does not have.
-        ids: those that it has, of which the nearest is named.
-        skip_unknown: leave unknown items out.
-
-    Raises:
-        DataError: an item is unknown, or none is left.
-    """
-    if unknown and not skip_unknown:
-        near = difflib.get_close_matches(unknown[0], ids[:100_000], n=1, cutoff=0.6)
-        hint = f" (nearest known: {near[0]!r})" if near else ""
-        raise DataError(
-            f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
-            "Use identifiers of the catalogue, or skip unknown items (skip_unknown, --skip-unknown).",
-        )
-    if not known:
-        raise DataError("the history has no known item", "Give at least one item of the catalogue.")
 
 
 def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:

@@ -226,8 +226,9 @@ def item_embedding_of(ranker: SequenceEncoder) -> ItemEmbedding:
     table = getattr(ranker, "items", None)
     if not isinstance(table, ItemEmbedding):
         raise ConfigError(
-            f"{type(ranker).__name__} has no ItemEmbedding named `items`, so it cannot use item features",
-            "Set item_features to id.",
+            f"{type(ranker).__name__} has no ItemEmbedding named `items`, so it can neither use item features nor be "
+            "exported",
+            "Give it one; or set item_features to id, and answer from the run.",
         )
     return table
 

@@ -123,12 +123,13 @@ def _curve_table(stages: Sequence[Sequence[CurvePoint]]) -> str:
     )
 
 
-def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) -> str:
+def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str, lower_is_better: bool = False) -> str:
     """Relative gains with their intervals, one row per group of users, on one scale.
 
     Args:
         sections: heading → label → comparison.
         metric: which metric.
+        lower_is_better: a fall is drawn as a gain.
     """
     found = [group.metrics[metric] for groups in sections.values() for group in groups.values()]
     ends = [end for d in found if d.relative is not None for end in (d.relative, *(d.relative_interval or ()))]
@@ -159,7 +160,8 @@ def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) ->
             if d.relative is not None:
                 known = d.relative_interval is not None
                 start, end = d.relative_interval or (d.relative, d.relative)
-                kind = "up" if known and start > 0 else "down" if known and end < 0 else "open"
+                up, down = ("down", "up") if lower_is_better else ("up", "down")
+                kind = up if known and start > 0 else down if known and end < 0 else "open"
                 cut = f"{' cut-left' if start < low else ''}{' cut-right' if end > high else ''}"
                 width = place(end) - place(start)
                 interval = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmd4rec.distillation.plan import Role
+from llmd4rec.evaluation.evaluation import MetricInfo
 from llmd4rec.evaluation.significance import Comparison
 
 
@@ -159,6 +160,7 @@ class ReportContent:
         curves: validation values per epoch, in the order of training.
         weights: one per stage with sample weights.
         examples: see :func:`~llmd4rec.report.examples.choose_examples`.
+        metric_info: name → how to show a metric of `rows`; built-in ones need none.
         facts: what the data set is, name → value, in order; for example users, items, interactions.
         settings: the run's settings as YAML text.
         environment: name → value, for example versions, device, commit, seed.
@@ -179,10 +181,15 @@ class ReportContent:
     curves: Sequence[CurvePoint] = ()
     weights: Sequence[WeightHistogram] = ()
     examples: Sequence[Example] = ()
+    metric_info: Mapping[str, MetricInfo] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""
     environment: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[str] = ()
+
+    def info(self, name: str) -> MetricInfo:
+        """How to show a metric."""
+        return self.metric_info.get(name) or MetricInfo.named(name)
 
     def network_of(self, stage: str) -> str:
         """What the model of a stage is called; empty where neither table has the stage."""

@@ -65,6 +65,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None
         else (),
+        metric_info={name: info for result in results for name, info in result.evaluation.metric_info.items()},
         facts={
             "users": data.num_users,
             "items": data.num_items,
@@ -109,6 +110,8 @@ class _Compared:
 def _compare(first: Result | None, second: Result | None) -> Comparison | None:
     if first is None or second is None:
         return None
+    if not set(first.evaluation.per_user_metrics) & set(second.evaluation.per_user_metrics):
+        return None  # only figures that no user has a share in
     names = (label(first.stage.id, network_name(first.stage)), label(second.stage.id, network_name(second.stage)))
     return compare(first.evaluation, second.evaluation, names=names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ class _Worker:
 
     def __init__(self, folder: Path, data: Path, stage: Stage, threads: int) -> None:
         self.stage, self.path = stage, folder / "checkpoints" / stage.id / RESULT
-        command = [sys.executable, "-m", "llmd4rec.runs.worker", str(folder), str(data), stage.id, str(threads)]
+        arguments = [str(folder), str(data), stage.id, str(threads), json.dumps(sys.path)]
+        command = [sys.executable, "-m", "llmd4rec.runs.worker", *arguments]
         # A session of its own: a Ctrl-C reaches it once, from this process.
         self.process = subprocess.Popen(
             command,

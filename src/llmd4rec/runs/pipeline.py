@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmd4rec.config.open_types import require_importable
 from llmd4rec.data.batching import Histories
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache
@@ -78,6 +79,7 @@ def train(
         MissingExtraError: a logger needs a package that is not installed.
         RunError: the folder holds a run of other data or settings.
         DataError: the data cannot be trained on.
+        ConfigError: a setting is of a class that a run folder could not name.
     """
     backend = backend or init_distributed()
     if jobs > 1 and backend.count > 1:
@@ -93,6 +95,8 @@ def train(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_data(settings, data)
+    if folder is not None or jobs > 1:
+        require_importable(settings, by_workers=jobs > 1)
     with locked(path, settings, data) if backend.first else contextlib.nullcontext():
         if backend.first:
             tidy(Run.start(path, settings, data))

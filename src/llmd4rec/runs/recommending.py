@@ -4,47 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
-from llmd4rec.data.dataset import Dataset
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.from_model import recommender_of_model
+from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS
+from llmd4rec.runs.catalogue import read_counts
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
 
 
-def recommender_of(run: Run, name: str, data: Dataset | None = None, *, other: bool = False) -> Recommender:
+def recommender_of(run: Run, options: LoadOptions) -> Recommender:
     """A recommender of one of a run's stages; see :meth:`Run.resolve`.
 
-    Args:
-        data: gives the catalogue's fields and the items' counts; without it there are titles only.
-        other: it may be other data than the run was trained on; what it says of the run's items is taken.
-
     Raises:
-        RunError: the run has no such stage, or the data is not the run's.
+        RunError: the run has no such stage, or a file is missing or damaged.
         ModelError: the item table is not finite.
     """
-    if data is not None and not other:
-        run.require(data)
-    stage = run.stage(name)
+    stage = run.stage(options.stage)
     model = run.load(stage.id)
-    frame = run.catalogue()
-    counts = np.zeros(frame.height, dtype=np.int64)
-    if data is not None and data.is_known_as(run.record.data):
-        frame, counts = data.catalogue, data.train_counts
-    elif data is not None:
-        told = data.catalogue.drop("title", strict=False).with_columns(__count__=pl.Series(data.train_counts))
-        frame = frame.join(told, on="item_id", how="left", maintain_order="left")
-        counts = frame["__count__"].fill_null(0).to_numpy().astype(np.int64)
-        frame = frame.drop("__count__")
-    multi = None if data is None else data.multi_fields
+    frame, multi = run.catalogue(), run.record.multi_fields
     kinds = kinds_of(frame, multi)
     info = ExportInfo(
         name=run.folder.resolve().name,
@@ -59,4 +42,5 @@ def recommender_of(run: Run, name: str, data: Dataset | None = None, *, other: b
         filter_seen=run.settings.evaluation.filter_seen,
         validation=run.validation_of(stage.id),
     )
-    return recommender_of_model(model, info, Catalogue.of(frame, counts, kinds, multi=multi))
+    catalogue = Catalogue.of(frame, read_counts(run.folder), kinds, multi=multi)
+    return recommender_of_model(model, info, catalogue, indexed=options.wants_index(frame.height))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
 
@@ -22,6 +23,7 @@ class Record:
         data: fingerprint of the data set.
         data_path: where it was; None: it was not saved.
         items: |I|.
+        multi_fields: the catalogue's fields with several values per item; see :class:`~llmd4rec.data.dataset.Dataset`.
         selection: the metric that the validation values of stages are of.
         stages: by id, in the order in which they were finished: validation value, best epoch, epochs, seconds, the
             teachers with their ensemble weights, parameters, the checksum of the weights.
@@ -34,6 +36,7 @@ class Record:
     data: str
     data_path: str | None
     items: int
+    multi_fields: dict[str, str] | None = None
     selection: str = "ndcg@10"
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: bool = False
@@ -41,6 +44,12 @@ class Record:
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
     format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, data: Dataset, selection: str) -> Record:
+        """The record of a run that begins."""
+        path = str(data.path.resolve()) if data.path else None
+        return cls(data.fingerprint, path, data.num_items, data.multi_fields, selection)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

@@ -13,11 +13,10 @@ from rich.table import Table
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.distillation.plan import Stage, find
 from llmd4rec.distillation.stage_ids import SERVED
-from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.evaluation import Evaluation, main_metrics
 from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.metrics import expand
-from llmd4rec.evaluation.metrics.named import KNOWN
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
@@ -170,7 +169,7 @@ def print_table(results: Sequence[Result], run: Run, report: Path, *, as_json: b
     table = Table(title=f"{escape(str(run.folder))} · test, seen items {filtered}", title_justify="left")
     table.add_column("stage")
     table.add_column("model")
-    shown = main_metrics(results[0].evaluation) if results else []
+    shown = main_metrics(results[0].evaluation.metrics) if results else []
     for name in shown:
         table.add_column(results[0].evaluation.info(name).label, justify="right")
     for name in ("parameters", "training s", "ms/request"):
@@ -192,17 +191,6 @@ def print_table(results: Sequence[Result], run: Run, report: Path, *, as_json: b
 
 def _filtered(filter_seen: bool) -> str:
     return "filtered" if filter_seen else "kept"
-
-
-def main_metrics(evaluation: Evaluation) -> list[str]:
-    """What a table of several models has room for: at k = 10, or the first cutoff, HR and NDCG, or else what was
-    measured, and all metrics that are not built in."""
-    at: dict[str, list[str]] = {}
-    for name in evaluation.metrics:
-        at.setdefault(name.partition("@")[2], []).append(name)
-    names = at.get("10") or next(iter(at.values()), [])
-    chosen = [name for name in names if name.partition("@")[0] in ("hr", "ndcg")] or names
-    return chosen + [name for name in evaluation.metrics if name.partition("@")[0] not in KNOWN and name not in chosen]
 
 
 def evaluation_table(result: Evaluation) -> Table:

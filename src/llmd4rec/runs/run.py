@@ -3,7 +3,8 @@
     config.yaml                every setting, defaults written out
     environment.json           versions, machine, threads, commit; and what of them was different in later sessions
     run.json                   data set, finished stages and their figures (`record.py`)
-    catalogue.parquet          item_id and title in index order, so that the run can answer without the data set
+    catalogue.parquet          the items in index order, so that the run can answer without the data set
+    counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
@@ -19,7 +20,6 @@ Stages are those of the plan (`distillation/plan.py`): `undistilled`, `teacher-1
 from __future__ import annotations
 
 import contextlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,18 +27,21 @@ import polars as pl
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmd4rec.config.open_types import imports_refused
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
+from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
@@ -116,14 +119,11 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        path, metric = str(data.path.resolve()) if data.path else None, settings.evaluation.selection.name
-        run = cls(folder, settings, Record(data.fingerprint, path, data.num_items, metric))
+        run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            names, buffer = pl.DataFrame({"item_id": data.item_ids, "title": data.titles}), io.BytesIO()
-            names.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
-            (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
+            write_catalogue(temporary, data)
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -161,15 +161,21 @@ class Run:
         save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str, *, trust_code: bool = False) -> Run:
         """Opens an existing run folder.
 
+        Args:
+            folder: of the run.
+            trust_code: import the modules that its settings name. Without it only classes are found whose module this
+                process has imported already, since a run of somebody else's may name any code.
+
         Raises:
-            RunError: it is no run folder, or of another format version.
+            RunError: it is no run folder, of another format version, or names code that would have to be imported.
         """
         folder = Path(folder)
         record = Record.read(folder)
-        return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
+        with contextlib.nullcontext() if trust_code else imports_refused(str(folder)):
+            return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
 
     def save(self) -> None:
         """Writes run.json."""
@@ -351,22 +357,16 @@ class Run:
         return self.record.stages[stage_id].get("checksum")
 
     def catalogue(self) -> pl.DataFrame:
-        """`item_id` and `title` of all items, in index order.
+        """All items with their titles and other fields, in index order.
 
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / "catalogue.parquet"
-        try:
-            return pl.read_parquet(path, columns=["item_id", "title"])
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunError(
-                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
-            ) from error
+        return read_catalogue(self.folder)
 
-    def recommender(self, name: str = SERVED, data: Dataset | None = None, *, other: bool = False) -> Recommender:
-        """The model of a finished stage with the catalogue, ready to answer; see :func:`recommender_of`."""
-        return recommender_of(self, name, data, other=other)
+    def recommender(self, stage: str = SERVED) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
+        return recommender_of(self, LoadOptions(stage))
 
 
 def network_name(stage: Stage) -> str:
@@ -374,3 +374,8 @@ def network_name(stage: Stage) -> str:
     if isinstance(stage.network, LLM):
         return stage.network.model.rsplit("/", 1)[-1]
     return f"{type(stage.network).__name__} {stage.network.dim}"
+
+
+def open_recommender(folder: Path, options: LoadOptions) -> Recommender:
+    """What :meth:`Recommender.load` gives for a run folder."""
+    return recommender_of(Run.open(folder, trust_code=options.trust_code), options)
