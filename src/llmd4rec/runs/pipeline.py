@@ -111,7 +111,9 @@ def train(
 class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
-    def __init__(self, run: Run, data: Dataset, callbacks: Sequence[Callback] = (), backend: Backend | None = None) -> None:
+    def __init__(
+        self, run: Run, data: Dataset, callbacks: Sequence[Callback] = (), backend: Backend | None = None
+    ) -> None:
         self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)

@@ -77,7 +77,7 @@ class TorchDistributedBackend:
         self.sum_(numbers)
         share = (own / numbers[0]).float()
         if self._ddp:  # which gives the mean over processes
-            (loss * share * self.count).backward()
+            (loss * share * self.count).backward()  # type: ignore[no-untyped-call]
             return
         loss.backward()  # type: ignore[no-untyped-call]
         for parameter in parameters:
