@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from scipy.spatial.distance import pdist
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, DataError
@@ -36,6 +37,7 @@ from llmd4rec.evaluation.metrics import (
     per_user,
 )
 from llmd4rec.evaluation.ranking import NO_CANDIDATE
+from llmd4rec.features.attributes import item_attributes
 
 from .examples import make_dataset
 
@@ -146,6 +148,31 @@ def test_novelty_by_hand() -> None:
     assert Novelty(1).per_user(lists_of(places([[3], [-1]]), data)) == pytest.approx([1, math.nan], nan_ok=True)
 
 
+#: pip install rectools==0.19.0, then
+#: MeanInvUserFreq(4).calc_per_user(reco, interactions).round(12) of the frames of the same lists.
+RECTOOLS_NOVELTY = [
+    2.188721875541, 1.938721875541, 2.334962500721, 2.938721875541, 2.334962500721, 2.688721875541, 2.334962500721,
+    2.334962500721, 2.438721875541, 2.938721875541, 2.334962500721, 2.438721875541,
+]  # fmt: skip
+
+
+def test_novelty_agrees_with_rectools() -> None:
+    rng = np.random.default_rng(5)
+    train = [sorted(set(rng.integers(0, 13, rng.integers(2, 7)).tolist())) for _ in range(12)]
+    top = np.stack([rng.permutation(15)[:4] for _ in range(12)])
+    data = make_dataset([[*items, 0, 0] for items in train], num_items=15)
+    assert Novelty(4).per_user(lists_of(top.astype(np.int32), data)) == pytest.approx(RECTOOLS_NOVELTY)
+
+
+def test_gini_is_half_the_relative_mean_difference() -> None:
+    rng = np.random.default_rng(1)
+    data = make_dataset([[0, 1, 2]] * 30, num_items=12)
+    top = (rng.exponential(3, (30, 5)).astype(np.int32)) % 12
+    counts = np.bincount(top.ravel(), minlength=12)
+    expected = np.abs(counts[:, None] - counts[None, :]).mean() / (2 * counts.mean())
+    assert Gini(5).value(lists_of(top, data)) == pytest.approx(expected)
+
+
 def dataset_with_brands(brands: Sequence[str]) -> Dataset:
     data = make_dataset([[0, 1, 2]], num_items=len(brands))
     catalogue = pl.DataFrame({"item_id": data.catalogue["item_id"], "brand": list(brands)})
@@ -156,6 +183,16 @@ def test_diversity_by_hand() -> None:
     data = dataset_with_brands(["a"] * 4 + ["b"] * 4)
     values = Diversity(3).per_user(lists_of(places([[0, 1, 2], [0, 1, 4], [0, 4, -1], [0, -1, -1]]), data))
     assert values == pytest.approx([0, 2 / 3, 1, math.nan], nan_ok=True)
+
+
+def test_diversity_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(2)
+    data = dataset_with_brands([" > ".join(rng.choice(list("abcdef"), 3, replace=False)) for _ in range(40)])
+    top = np.stack([rng.permutation(40)[:6] for _ in range(10)]).astype(np.int32)
+    rows = item_attributes(data)
+    assert rows is not None
+    expected = [pdist(rows[items].toarray(), "cosine").mean() for items in top]
+    assert Diversity(6).per_user(lists_of(top, data)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_diversity_without_fields_is_refused() -> None:
