@@ -1,4 +1,4 @@
-"""A small shop of our own making: what is chosen depends on the hour, on price and on what came before."""
+"""A small shop where what is chosen depends on the hour."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ START = 1_700_006_400
 def make_shop(folder: Path, seed: int = 0) -> Dataset:
     """A data set in `folder`/data, and `folder`/prices.csv with a price for most items.
 
-    In each quarter of a day one quarter of the items is chosen, so that the hour of a target says which; which of these
-    it is depends on the item before.
+    In each quarter of a day one quarter of the items is chosen, any of them with the same probability. So the hour of a
+    target says all that can be known.
     """
     rng = np.random.default_rng(seed)
     quarter = ITEMS // 4
@@ -28,8 +28,7 @@ def make_shop(folder: Path, seed: int = 0) -> Dataset:
         for _ in range(EVENTS):
             rows.append((f"u{user}", f"i{item}", time))
             time += int(rng.integers(3_600, 3 * 86_400))
-            step = 1 if rng.random() < 0.8 else int(rng.integers(quarter))
-            item = time // 21_600 % 4 * quarter + (item + step) % quarter
+            item = time // 21_600 % 4 * quarter + int(rng.integers(quarter))
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     items = pl.DataFrame(
         {

@@ -68,14 +68,11 @@ class FadingNetwork(SequenceEncoder):
         mean_BLD: Tensor = weight_LL @ x_BLD
         return mean_BLD + torch.tanh(self.out(mean_BLD))
 
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        return self.items.table(items)
-
 
 # ---- a distillation method with a loss of another shape ----------------------------------------------------------
 class Relational(Method):
-    """Histories that are alike to the teacher shall be alike to the student (Park et al., CVPR 2019), whatever either
-    of them recommends: no item's score is compared."""
+    """Histories that get like scores from the teacher shall have like states in the student (relational distillation,
+    Park et al., CVPR 2019); which items these are is left to the loss."""
 
     weight: float = Field(1.0, ge=0, description="of the difference of cosines")
 
@@ -84,16 +81,16 @@ class Relational(Method):
 
         def loss(states_ND: Tensor, model: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
             step = base(states_ND, model, batch, seed)
-            some = torch.arange(min(len(states_ND), 128), device=states_ND.device)
-            teacher_nn = _cosines(teacher.batch(batch.position_N[some.cpu()]).states_NK.float())
-            apart = F.mse_loss(_cosines(states_ND[some]), teacher_nn)
+            scores = teacher.batch(batch.position_N[:128]).scores
+            teacher_nI = scores.of(slice(0, 128), states_ND.new_empty(len(scores), scores.num_items))
+            apart = F.mse_loss(_cosines(states_ND[:128]), _cosines(teacher_nI))
             return StepLoss(step.loss + self.weight * apart, {**step.figures, "relations": apart.detach()})
 
         return loss
 
 
-def _cosines(states_ND: Tensor) -> Tensor:
-    unit_ND = F.normalize(states_ND, dim=1)
+def _cosines(rows_ND: Tensor) -> Tensor:
+    unit_ND = F.normalize(rows_ND, dim=1)
     return unit_ND @ unit_ND.T
 
 

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.models.embedding import item_embedding_of
 
 
 class SequenceEncoder(nn.Module, ABC):
-    """A sequence encoder with a prediction layer over the whole catalogue."""
+    """A sequence encoder with a prediction layer over the whole catalogue.
+
+    A network that has an :class:`~llmd4rec.models.embedding.ItemEmbedding` as its attribute `items` shares it with the
+    prediction layer, and defines :meth:`states` alone. Any other defines :attr:`num_items`, :attr:`dim` and
+    :meth:`item_table` too.
+    """
 
     #: The longest history the model reads; older items are cut off.
     max_length: int
@@ -25,14 +31,14 @@ class SequenceEncoder(nn.Module, ABC):
     reads: tuple[str, ...] = ()
 
     @property
-    @abstractmethod
     def num_items(self) -> int:
         """|I|, the rows of the item table."""
+        return item_embedding_of(self).num_items
 
     @property
-    @abstractmethod
     def dim(self) -> int:
         """d, the width of states and item table."""
+        return item_embedding_of(self).dim
 
     @abstractmethod
     def states(self, batch: SequenceBatch) -> Tensor:
@@ -46,9 +52,9 @@ class SequenceEncoder(nn.Module, ABC):
         two sizes.
         """
 
-    @abstractmethod
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The prediction layer's table, shape [I, d], or its rows for some items; differentiable when training."""
+        return item_embedding_of(self).table(items)
 
     def saved_state(self) -> dict[str, Tensor]:
         """The tensors a checkpoint must hold to rebuild this model; everything, unless a subclass knows better."""

@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures, ItemInputs, reads_texts
 from llmd4rec.matmul import linear
-from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import dropout_mask
 from llmd4rec.models.sparse import SparseMatrix
 
@@ -223,7 +222,7 @@ class ItemEmbedding(nn.Module):
         self.train(was_training)
 
 
-def item_embedding_of(ranker: SequenceEncoder) -> ItemEmbedding:
+def item_embedding_of(ranker: nn.Module) -> ItemEmbedding:
     """The item embedding of a sequential model.
 
     Raises:

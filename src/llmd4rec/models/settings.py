@@ -35,12 +35,9 @@ class ModelSettings(ItemSettings, ABC):
                 seen_L = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device)
                 return self.scale * x_BLD.cumsum(1) / seen_L[:, None]
 
-            def item_table(self, items: Tensor | None = None) -> Tensor:
-                return self.items.table(items)
-
     `model: my_package.models:Mean` in YAML, or `Distillation(model=Mean(dim=32))` in Python, then trains, distils,
-    exports and serves it. A network without an `ItemEmbedding` named `items` sets `item_features: id`, and says
-    `num_items` and `dim` itself.
+    exports and serves it. A network without an `ItemEmbedding` named `items` sets `item_features: id`, and defines
+    `num_items`, `dim` and `item_table` itself.
     """
 
     dim: int = Field(64, ge=1, description="width d of states and item table")

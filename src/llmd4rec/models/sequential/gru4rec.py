@@ -60,16 +60,6 @@ class GRU4RecNetwork(SequenceEncoder):
         self.events = EventEmbedding(settings.event_features, settings.dim)
         self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         x_BLH: Tensor = self.events(self.items(batch.items_BL), batch)
@@ -78,7 +68,3 @@ class GRU4RecNetwork(SequenceEncoder):
                 x_BLH, _ = layer(self.dropout(x_BLH).float())
         state_BLD: Tensor = self.out(self.dropout(x_BLH))
         return state_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)

@@ -60,16 +60,6 @@ class LiGRNetwork(SequenceEncoder):
         self.events = EventEmbedding(settings.event_features, settings.dim)
         self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         x_BLD: Tensor = self.events(self.items(batch.items_BL), batch)
@@ -78,10 +68,6 @@ class LiGRNetwork(SequenceEncoder):
             x_BLD = block(x_BLD)
         state_BLD: Tensor = self.norm_out(x_BLD)
         return state_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)
 
 
 class Block(nn.Module):

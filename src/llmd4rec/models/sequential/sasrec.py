@@ -64,16 +64,6 @@ class SASRecNetwork(SequenceEncoder):
         self.events = EventEmbedding(settings.event_features, settings.dim)
         self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         length = batch.items_BL.shape[1]
@@ -82,10 +72,6 @@ class SASRecNetwork(SequenceEncoder):
         for block in self.blocks:
             x_BLD = block(x_BLD)
         return x_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)
 
 
 class Block(nn.Module):
