@@ -231,6 +231,9 @@ def _describe_open(
         named = isinstance(default, tuple | list)
         yield key, [open_type.dump(each) for each in default] if named else default, said
         inner, first = f"{key}.*.", None
+    elif isinstance(short := open_type.dump(default), str):  # it is written in one word
+        yield key, short, said
+        return
     else:
         first = open_type.class_of(default)
         yield f"{key}.name", None if first is None else open_type.name_of(first), said
