@@ -43,5 +43,5 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         filter_seen=run.settings.evaluation.filter_seen,
         validation=run.validation_of(stage.id),
     )
-    catalogue = Catalogue.of(frame, read_counts(run.folder), kinds, multi=multi)
+    catalogue = Catalogue.of(frame, read_counts(run.folder, frame.height), kinds, multi=multi)
     return recommender_of_model(model, info, catalogue, indexed=options.wants_index(frame.height))
