@@ -64,8 +64,8 @@ def test_it_is_published_like_any_model(precision: Precision, tmp_path: Path) ->
     else:
         rounded = open_cache(folders[0], data, torch.device("cpu"), "int8")
         of_teacher = rounded.batch(torch.arange(len(rounded.rank)))
-        states = Int8Rows.of(of_teacher.states_NK.float())
-        ours = states.matmul(of_teacher.table_IK, torch.empty(len(mean), ITEMS)).numpy()
+        states = Int8Rows.of(of_teacher.scores.states_NK.float())
+        ours = states.matmul(of_teacher.scores.table_IK, torch.empty(len(mean), ITEMS)).numpy()
         assert abs(ours - mean).max() < 3e-2 * abs(mean).max()
 
 

@@ -11,7 +11,7 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
-from llmd4rec.features.item_features import ItemFeatures
+from llmd4rec.features.item_features import ItemFeatures, written
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.sequential import MODELS, BSARec, GRU4Rec, LiGR, SASRec
@@ -86,7 +86,7 @@ def test_it_can_read_texts(name: str) -> None:
     item_embedding_of(model).attach(ItemFeatures((torch.randn(ITEMS, 5),)), seed=0)
     names = {name for name, _ in model.named_parameters()}
     item_embedding_of(model).merge()
-    assert {name for name, _ in model.named_parameters()} == {name for name in names if ".tower." not in name} != names
+    assert {name for name, _ in model.named_parameters()} == {name for name in names if ".towers." not in name} != names
 
 
 def test_gru4rec_is_the_recurrence_of_its_paper() -> None:
@@ -161,7 +161,8 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu() -> None:
             r"model\.item_features: 'text' must be id, then any of \+text, \+words, \+attributes, \+neighbours",
         ),
         ("model.item_features=id+txt", r"model\.item_features: 'id\+txt' must be id, then"),
-        ("model.item_features=[id]", r"model\.item_features = \['id'\]: input should be a valid string"),
+        ("model.item_features=[text]", r"model\.item_features: the list must name id"),
+        ("model.item_features=[id,txt]", r"model\.item_features.*: no item feature has this name; did you mean 'text'"),
     ],
 )
 def test_wrong_settings_are_named(override: str, message: str) -> None:
@@ -173,7 +174,7 @@ def test_the_order_of_what_a_table_learns_from_does_not_matter() -> None:
     ordered = load_settings(
         DistillationSettings, None, ["model.item_features=id+neighbours+text+text"], base=dict(RECIPE)
     ).model
-    assert ordered.item_features == "id+text+neighbours"
+    assert written(ordered.item_features) == "id+text+neighbours"
 
 
 def test_settings_name_the_network() -> None:

@@ -262,8 +262,8 @@ class OpenType:
             return cls.model_validate(values)
         return TypeAdapter(cls).validate_python(values) if dataclasses.is_dataclass(cls) else cls()
 
-    def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
-        """Name and settings of an implementation, as plain values."""
+    def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> Any:
+        """Name and settings of an implementation, as plain values: a group, or a word where there is a short form."""
         if isinstance(value, BaseModel):
             settings = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
@@ -277,7 +277,7 @@ class OpenType:
         return ValidationError.from_exception_data(self.what, [InitErrorDetails(type=problem, loc=at, input=given)])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def serialize(value: Any, info: SerializationInfo) -> dict[str, Any]:
+        def serialize(value: Any, info: SerializationInfo) -> Any:
             return self.dump(value, "json" if info.mode == "json" else "python")
 
         return core_schema.no_info_plain_validator_function(

@@ -227,10 +227,17 @@ def _describe_open(
     open_type: OpenType, key: str, default: Any, said: str, *, listed: bool
 ) -> Iterable[tuple[str, Any, str]]:
     own: list[tuple[str, Any, str]] = []
+    written: Any = None if listed or default is None else open_type.dump(default)
+    if isinstance(written, str):  # as it is given in one word, such as `ndcg@10`
+        yield key, written, said
+        return
     if listed:
         named = isinstance(default, tuple | list)
         yield key, [open_type.dump(each) for each in default] if named else default, said
         inner, first = f"{key}.*.", None
+    elif isinstance(short := open_type.dump(default), str):  # it is written in one word
+        yield key, short, said
+        return
     else:
         first = open_type.class_of(default)
         yield f"{key}.name", None if first is None else open_type.name_of(first), said

@@ -31,7 +31,7 @@ from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, writ
 from llmd4rec.log import bar
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, Factors
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
@@ -62,8 +62,7 @@ class TeacherCache:
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
         return TeacherBatch(
-            states_NK=to_device(torch.from_numpy(self.states[numbers]), device),
-            table_IK=table,
+            scores=Factors(to_device(torch.from_numpy(self.states[numbers]), device), table),
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
                 None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)

@@ -23,6 +23,7 @@ from llmd4rec.distillation.renamed import RENAMED
 from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
 from llmd4rec.features.item_features import FeatureName, feature_name
 from llmd4rec.features.text_settings import TextSettings
+from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
 from llmd4rec.models.settings import ModelSettings
@@ -337,6 +338,12 @@ class DistillationSettings(BaseModel):
             raise ValueError(
                 f"distill.method = {METHODS.name_of(type(distill.method))} is how the model is taught, and "
                 "distill.students leaves it out; name it"
+            )
+        loss, adjustment = self.training.model.loss, distill.logit_adjustment
+        if not isinstance(loss, Softmax) and adjustment not in ("auto", 0.0):
+            raise ValueError(
+                f"distill.logit_adjustment = {adjustment} is added to the scores of the softmax, and "
+                f"training.model.loss is {LOSSES.name_of(type(loss))}; set it to auto or 0"
             )
         if self.texts.encoder == "llm" and llm is None:
             raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")

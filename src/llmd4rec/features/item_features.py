@@ -17,13 +17,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from torch import Tensor
 
 from llmd4rec.config.open_types import open_type
@@ -71,11 +71,22 @@ class ItemFeature(BaseModel, ABC):
         """
 
 
+class Id(ItemFeature):
+    """The identifier: the item embedding's own row, which it always has. It gives nothing beside it."""
+
+    kind: ClassVar[Kind] = "vectors"
+
+    def of(self, dataset: Dataset, text_vectors: Tensor | None) -> None:
+        """See :class:`ItemFeature`."""
+        return
+
+
 #: The item features that are known by name, in the order in which they are written.
 ITEM_FEATURES = open_type(
     "item feature",
     ItemFeature,
     {
+        "id": f"{__name__}:Id",
         "text": "llmd4rec.features.text:Text",
         "words": "llmd4rec.features.attributes:Words",
         "attributes": "llmd4rec.features.attributes:Attributes",
@@ -84,30 +95,30 @@ ITEM_FEATURES = open_type(
 )
 
 
+_BESIDE_ID = tuple(ITEM_FEATURES.known)[1:]
+
+
 def _parts(value: Any) -> Any:
-    """The members of a short text (`id+text+words`), or of a list that begins with `id`."""
-    known = tuple(ITEM_FEATURES.known)
+    """The members of a short text (`id+text+words`), or of a list with `id`."""
     if isinstance(value, str):
-        first, *parts = value.split("+")
-        if first != "id" or not set(parts) <= set(known):
+        parts = value.split("+")
+        if parts[0] != "id" or not set(parts) <= set(ITEM_FEATURES.known):
             raise ValueError(
-                f"{value!r} must be id, then any of +{', +'.join(known)}, as in id+text; or a list of id and "
-                "features, of which one of your own is package.module:Name"
+                f"{value!r} must be id, then any of {', '.join(f'+{name}' for name in _BESIDE_ID)}, as in id+text; or "
+                "a list of id and features, in which one of your own is package.module:Name"
             )
         return parts
-    if isinstance(value, list | tuple) and not all(isinstance(part, ItemFeature) for part in value):
-        if "id" not in value:
-            raise ValueError("the list must name id, which every item embedding has, as in [id, text]")
-        return [part for part in value if part != "id"]
+    listed = isinstance(value, list | tuple) and not all(isinstance(part, ItemFeature) for part in value)
+    if listed and "id" not in value:
+        raise ValueError("the list must name id, which every item embedding has, as in [id, text]")
     return value
 
 
 def _in_order(features: tuple[ItemFeature, ...]) -> tuple[ItemFeature, ...]:
     """Known features in one order, then others as they are given, each once: the same choice is written in one way."""
-    order = list(ITEM_FEATURES.known)
-    place = {name: number for number, name in enumerate(order)}
-    once = {json.dumps(ITEM_FEATURES.dump(feature)): feature for feature in features}.values()
-    return tuple(sorted(once, key=lambda feature: place.get(feature_name(feature), len(order))))
+    place = {name: number for number, name in enumerate(ITEM_FEATURES.known)}
+    once = {json.dumps(ITEM_FEATURES.dump(feature)): feature for feature in features if not isinstance(feature, Id)}
+    return tuple(sorted(once.values(), key=lambda feature: place.get(feature_name(feature), len(place))))
 
 
 def written(features: Sequence[ItemFeature]) -> str | list[Any]:
@@ -124,17 +135,10 @@ def feature_name(feature: ItemFeature) -> str:
     return ITEM_FEATURES.name_of(type(feature))
 
 
-def _members(value: Any) -> Any:
-    return _MEMBERS.validate_python(value)
-
-
-_MEMBERS: TypeAdapter[tuple[ItemFeature, ...]] = TypeAdapter(tuple[Annotated[ItemFeature, ITEM_FEATURES], ...])
-
-
 def _is_name(name: str) -> str:
-    if name not in ITEM_FEATURES.known and ":" not in name:
+    if name not in _BESIDE_ID and ":" not in name:
         raise ValueError(
-            f"no item feature is called {name!r} (known: {', '.join(ITEM_FEATURES.known)}; one of your own is "
+            f"no item feature is called {name!r} (known: {', '.join(_BESIDE_ID)}; one of your own is "
             "package.module:Name)"
         )
     return name
@@ -142,14 +146,19 @@ def _is_name(name: str) -> str:
 
 #: What an item feature is called in settings.
 FeatureName = Annotated[str, AfterValidator(_is_name)]
-#: Which features an item embedding is trained with: `id`, `id+text`, or a list such as `[id, text, my_package:Prices]`.
-ItemInputs: TypeAlias = Annotated[
-    Any,  # what is given; validated it is a tuple of item features
-    BeforeValidator(_members),
-    BeforeValidator(_parts),
-    AfterValidator(_in_order),
-    PlainSerializer(written, return_type=Any),
-]
+#: Settings of any item feature.
+AnyItemFeature = Annotated[ItemFeature, ITEM_FEATURES]
+if TYPE_CHECKING:
+    #: Which features an item embedding is trained with. Given as `id`, `id+text`, or a list such as
+    #: `[id, text, my_package:Prices]`; validated a tuple of the features beside `id`.
+    ItemInputs = Any
+else:
+    ItemInputs = Annotated[
+        tuple[AnyItemFeature, ...],
+        BeforeValidator(_parts),
+        AfterValidator(_in_order),
+        PlainSerializer(written, return_type=Any),
+    ]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
@@ -47,6 +46,7 @@ from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
+from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.fit import fit
@@ -61,6 +61,7 @@ def train(
     *,
     jobs: int = 1,
     callbacks: Sequence[Callback] = (),
+    backend: Backend | None = None,
 ) -> Run:
     """Runs the plan of `settings`, or goes on with it.
 
@@ -72,6 +73,7 @@ def train(
             threads. With as many threads each, the numbers are those of one stage after the other.
         callbacks: called in every training of the run, in the process that trains; with torchrun each process has its
             own. None with `jobs`, whose processes they do not reach; loggers, which settings name, do.
+        backend: the processes that train together; None: those that torchrun has started, or this one.
 
     Raises:
         MissingExtraError: a logger needs a package that is not installed.
@@ -79,7 +81,7 @@ def train(
         DataError: the data cannot be trained on.
         ConfigError: a setting is of a class that a run folder could not name.
     """
-    backend = init_distributed()
+    backend = backend or init_distributed()
     if jobs > 1 and backend.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
     if jobs > 1 and callbacks:
@@ -101,7 +103,7 @@ def train(
         backend.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
-            Pipeline(run, data, callbacks).run(jobs)
+            Pipeline(run, data, callbacks, backend).run(jobs)
         backend.wait()  # nobody scores what is not yet written
     return run
 
@@ -109,12 +111,14 @@ def train(
 class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
-    def __init__(self, run: Run, data: Dataset, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, run: Run, data: Dataset, callbacks: Sequence[Callback] = (), backend: Backend | None = None
+    ) -> None:
         self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
-        self.backend = current_backend()
+        self.backend = backend or current_backend()
         self._teachers = Teachers(run, data, self.device)
         self._made_features: dict[str, ItemFeatures] = {}
 
@@ -320,7 +324,7 @@ class Pipeline:
     def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
         """What the student is trained towards, and the τ of its logit adjustment."""
         if cache is None or stage.teaching is None:
-            return RankingObjective(stage.training), 0.0
+            return stage.training.loss.objective(stage.training), 0.0
         teaching = stage.teaching
         tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
         term = teaching.term
