@@ -22,6 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs import results
+from llmd4rec.training.backends.torch_distributed import TorchDistributedBackend, init_distributed
 
 torch.set_num_threads(1)
 
@@ -54,6 +55,15 @@ def train_as(rank: int, count: int, port: int, settings: dict[str, Any], data: P
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     train(settings, data, folder)
+
+
+def train_with_ddp(rank: int, count: int, port: int, settings: dict[str, Any], data: Path, folder: Path) -> None:
+    """As :func:`train_as`, with gradients left to DistributedDataParallel."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    init_distributed()
+    parse_settings(settings).fit(Dataset.load(data), folder, backend=TorchDistributedBackend(ddp=True))
 
 
 def train_and_score(

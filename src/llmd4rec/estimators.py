@@ -20,6 +20,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.settings import ModelSettings
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
+from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.callbacks.base import Callback
 
 
@@ -104,6 +105,7 @@ class Distillation(DistillationSettings):
         *,
         jobs: int = 1,
         callbacks: Sequence[Callback] = (),
+        backend: Backend | None = None,
     ) -> Run:
         """Trains on `data`; continues an unfinished run found in `folder`.
 
@@ -112,9 +114,11 @@ class Distillation(DistillationSettings):
             folder: of the run; None: a temporary one.
             jobs: how many independent stages are trained side by side.
             callbacks: called in every training of the run, in the process that trains; not with `jobs`.
+            backend: the processes that train together; None: those that torchrun has started, or this one. A script
+                under torchrun may give `TorchDistributedBackend(ddp=True)`, once it has called `init_distributed()`.
 
         Raises:
             RunError: the folder holds a run of other data or settings.
             DataError: the data cannot be trained on.
         """
-        return train(self, data, folder, jobs=jobs, callbacks=callbacks)
+        return train(self, data, folder, jobs=jobs, callbacks=callbacks, backend=backend)

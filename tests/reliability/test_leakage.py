@@ -21,8 +21,10 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs import pipeline, teachers
+from llmd4rec.evaluation.metrics import Floats, RankMetric, TargetRanks
 from llmd4rec.runs.run import Run
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.trainer import Trainer
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
 MARKER = "marker"
@@ -56,6 +58,28 @@ def trained_items(data: Dataset) -> set[str]:
     return {data.item_ids[item] for item in [*batch.items_BL.numpy()[inside], *batch.target_N.tolist()]}
 
 
+class Later(RankMetric):
+    """The later, the better, whatever the ranks."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_values", itertools.count(1))
+
+    def per_user(self, ranks: TargetRanks) -> Floats:
+        value = next(self.__dict__["_values"]) / 1000
+        return np.full(len(ranks.num_targets_U), value)
+
+
+class KeepsCaches(Callback):
+    """Copies the teachers of each training: they are removed once nobody is taught by them."""
+
+    def __init__(self, folder: Path, into: Path) -> None:
+        self.folder, self.into = folder, into
+
+    def on_start(self, trainer: Trainer) -> None:
+        for path in self.folder.glob("*"):
+            shutil.copytree(path, self.into / f"{trainer.stage} {path.name}")
+
+
 @pytest.fixture(scope="module")
 def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Trains with an empty cache and gives everything that came of it; the same training only once.
@@ -64,31 +88,22 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
     weights.
     """
 
-    def keep_caches(write_cache: Callable[..., None], into: Path) -> Callable[..., None]:
-        def writing(model: Any, histories: Any, folder: Path, **more: Any) -> None:
-            write_cache(model, histories, folder, **more)
-            shutil.copytree(folder, into / f"{len(list(into.iterdir()))} {folder.name}")
-
-        return writing
-
     @functools.cache
     def training(fingerprint: str, chosen: bool, way: tuple[tuple[str, int], ...]) -> dict[str, Any]:
         place = tmp_path_factory.mktemp("leakage")
-        (place / "caches").mkdir()
-        values = itertools.count(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
-            patch.setattr(teachers, "write_cache", keep_caches(teachers.write_cache, place / "caches"))
-            if not chosen:
-                patch.setattr(pipeline, "validation_ndcg", lambda *_: next(values) / 1000)
-                patch.setattr(teachers, "choose_weights", lambda judge, start: (tuple(start), 0.0))
             settings = changed(
                 tiny_settings, distill__source="ensemble", distill__student_ranks="round-start",
                 distill__rollout_length=3, model__item_features="id+text", llm__item_features="id+text",
                 texts__encoder="llm",
                 training={name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
             )  # fmt: skip
-            run = parse_settings(settings).fit(known[fingerprint], place / "run")
+            if not chosen:
+                selection = {"name": f"{__name__}:Later", "k": 1}
+                settings = changed(settings, evaluation__selection=selection, ensemble__weights="equal")
+            keeps = KeepsCaches(place / "run" / "teachers", place / "caches")
+            run = parse_settings(settings).fit(known[fingerprint], place / "run", callbacks=[keeps])
         return outcome(run, place)
 
     known: dict[str, Dataset] = {}

@@ -6,22 +6,25 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from in_another_process import outcome, start, train, train_as
+from in_another_process import outcome, start, train, train_as, train_with_ddp
 from settings_of import changed
 
 from llmd4rec.runs.run import Run
 
 
-def together(settings: dict[str, Any], data: Path, folder: Path, count: int = 2) -> list[Any]:
+def together(
+    settings: dict[str, Any], data: Path, folder: Path, count: int = 2, target: Callable[..., None] = train_as
+) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(train_as, rank, count, port, settings, data, folder) for rank in range(count)]
+    return [start(target, rank, count, port, settings, data, folder) for rank in range(count)]
 
 
 def finish(processes: list[Any]) -> None:
@@ -49,7 +52,15 @@ def by_two(settings, chain_data, made_once) -> Path:
 def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):
     """Sums are in another order, which optimisation magnifies: losses and weights agree to 1e-3."""
     finish([start(train, settings, chain_data.path, tmp_path / "one")])
-    one, two = Run.open(tmp_path / "one"), Run.open(by_two)
+    assert_close(Run.open(tmp_path / "one"), Run.open(by_two))
+
+
+def test_ddp_trains_the_same(settings, by_two, chain_data, tmp_path):
+    finish(together(settings, chain_data.path, tmp_path / "ddp", target=train_with_ddp))
+    assert_close(Run.open(by_two), Run.open(tmp_path / "ddp"))
+
+
+def assert_close(one: Run, two: Run) -> None:
     assert list(one.record.stages) == list(two.record.stages)
     for a, b in zip(one.metrics(), two.metrics(), strict=True):
         assert (a["stage"], a["epoch"]) == (b["stage"], b["epoch"])

@@ -92,10 +92,10 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(name: str, the
     stages = {"undistilled", "llm", "llm-round-1", "distilled-round-1"}
     assert set(result["scores"]) == stages | (set() if drawn else {"teacher-1", "teacher-2", "teacher-3"})
     assert len(set(result["best"])) == 3
-    # No step of the model makes the host wait (drawing candidates does); what it leaves is read once in many, by the
-    # trainer.
+    # No step of the model makes the host wait (drawing candidates does); what it leaves is read once in many, with its
+    # figures.
     waiting = {file for file, *_ in result["waits"]}
-    assert "training/trainer.py" in waiting
+    assert "training/figures.py" in waiting
     assert drawn or not waiting & {
         "models/embedding.py",
         "models/sequential/sasrec.py",

@@ -66,7 +66,7 @@ def test_a_language_model_that_encodes_texts_is_every_trainings(tiny_settings: d
 OTHERS = (
     True, False, 1, 2, 3, 8, 0.25, 0.5, None, "x", ["title"], [{"dim": 96}], ["model"], [3], "int8", "float32", "none",
     "rank", "partner", "self", "current", "equal", "constant", "cosine", "fp32", "bf16", "never", "full", "id+text",
-    "id", "gelu", "relu", "leader", "gru4rec",
+    "id", "gelu", "relu", "leader", "gru4rec", "hr@5", ["csv"], ["hr"],
 )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_every_setting_of_a_run_belongs_to_a_training() -> None:
     free = {key for key, old in named.items() if not invalidated(settings, with_another(values, key, old))}
     assert free == {
         "device", "threads", "training.model.checkpoint_seconds", "training.llm.checkpoint_seconds",
-        "evaluation.cutoffs", "round_patience",
+        "evaluation.cutoffs", "evaluation.metrics", "round_patience", "loggers",
     }  # fmt: skip
 
 

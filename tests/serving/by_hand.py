@@ -35,7 +35,9 @@ def by_hand(
     frame = pl.DataFrame({"item_id": [f"i{row}" for row in range(len(table))]}) if frame is None else frame
     kinds = kinds_of(frame)
     numbers = np.array(range(len(table), 0, -1) if counts is None else counts, dtype=np.int64)
-    info = ExportInfo("hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0)
+    info = ExportInfo(
+        "hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0, "NDCG@10"
+    )
     approximate = ApproximateIndex(table) if index else None
     return Recommender(info, MeanEncoder(), table, Catalogue.of(frame, numbers, kinds), index=approximate)
 

@@ -227,6 +227,10 @@ def _describe_open(
     open_type: OpenType, key: str, default: Any, said: str, *, listed: bool
 ) -> Iterable[tuple[str, Any, str]]:
     own: list[tuple[str, Any, str]] = []
+    written: Any = None if listed or default is None else open_type.dump(default)
+    if isinstance(written, str):  # as it is given in one word, such as `ndcg@10`
+        yield key, written, said
+        return
     if listed:
         named = isinstance(default, tuple | list)
         yield key, [open_type.dump(each) for each in default] if named else default, said

@@ -179,7 +179,8 @@ def _write_model(
     head |= {
         "model": MODELS.dump(stage.network),
         "stage": stage.id,
-        "validation_ndcg@10": run.validation_of(stage.id),
+        "validation": run.validation_of(stage.id),
+        "selection": run.settings.evaluation.selection.label,
         "dim": model.dim,
         "max_length": model.max_length,
     }

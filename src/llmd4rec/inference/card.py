@@ -23,8 +23,8 @@ Scores every item of a catalogue of {head["items"]:,} as the next one after a hi
 
 def _about(head: dict[str, Any]) -> list[str]:
     lines = [
-        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation NDCG@10 "
-        f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
+        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation "
+        f"{head['selection']} {head['validation']:.4f}; data fingerprint `{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
         "- Selected and evaluated with the items of the history "
         + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
@@ -32,8 +32,8 @@ def _about(head: dict[str, Any]) -> list[str]:
     ]
     if "undistilled" in head:
         lines.append(
-            f"- `undistilled/` is the same network trained without distillation, with validation NDCG@10 "
-            f"{head['undistilled']['validation_ndcg@10']:.4f}; graph and table have the same size."
+            f"- `undistilled/` is the same network trained without distillation, with validation {head['selection']} "
+            f"{head['undistilled']['validation']:.4f}; graph and table have the same size."
         )
     if "table" in head:
         table = head["table"]

@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 _REQUIRED_FILES = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
 _REQUIRED_ENTRIES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "stage": str, "items": int, "dim": int, "max_length": int, "fields": dict, "files": dict,
-    "validation_ndcg@10": (int, float), "filter_seen": bool,
+    "validation": (int, float), "selection": str, "filter_seen": bool,
 }  # fmt: skip
 _AGAIN = "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite"
 
@@ -93,7 +93,8 @@ class Folder:
             max_length=head["max_length"],
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
-            validation=float(head["validation_ndcg@10"]),
+            validation=float(head["validation"]),
+            selection=head["selection"],
             filter_seen=head["filter_seen"],
             can_add=can_add if self.model.text_map is not None else None,
             about={name: value for name, value in head.items() if name not in known},

@@ -206,7 +206,8 @@ class ExportInfo:
         max_length: how many of the latest items of a history are read.
         fields: the catalogue's fields besides `item_id` and `title`, with their kinds.
         fingerprint: a hash of all files of the export; it does not change when items are added.
-        validation: NDCG@10 on the validation items.
+        validation: value of the selection metric on the validation items.
+        selection: that metric, such as `NDCG@10`.
         can_add: what `add_items` needs for a new item: `text`, `vector` (the export has no text encoder), or None (new
             items cannot be added).
         filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
@@ -223,6 +224,7 @@ class ExportInfo:
     fields: Mapping[str, FieldKind]
     fingerprint: str
     validation: float
+    selection: str
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)

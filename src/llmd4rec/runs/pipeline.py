@@ -45,6 +45,7 @@ from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
+from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.fit import fit
@@ -59,6 +60,7 @@ def train(
     *,
     jobs: int = 1,
     callbacks: Sequence[Callback] = (),
+    backend: Backend | None = None,
 ) -> Run:
     """Runs the plan of `settings`, or goes on with it.
 
@@ -70,6 +72,7 @@ def train(
             threads. With as many threads each, the numbers are those of one stage after the other.
         callbacks: called in every training of the run, in the process that trains; with torchrun each process has its
             own. None with `jobs`, whose processes they do not reach; loggers, which settings name, do.
+        backend: the processes that train together; None: those that torchrun has started, or this one.
 
     Raises:
         MissingExtraError: a logger needs a package that is not installed.
@@ -77,7 +80,7 @@ def train(
         DataError: the data cannot be trained on.
         ConfigError: a setting is of a class that a run folder could not name.
     """
-    backend = init_distributed()
+    backend = backend or init_distributed()
     if jobs > 1 and backend.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
     if jobs > 1 and callbacks:
@@ -99,7 +102,7 @@ def train(
         backend.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
-            Pipeline(run, data, callbacks).run(jobs)
+            Pipeline(run, data, callbacks, backend).run(jobs)
         backend.wait()  # nobody scores what is not yet written
     return run
 
@@ -107,12 +110,14 @@ def train(
 class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
-    def __init__(self, run: Run, data: Dataset, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, run: Run, data: Dataset, callbacks: Sequence[Callback] = (), backend: Backend | None = None
+    ) -> None:
         self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
-        self.backend = current_backend()
+        self.backend = backend or current_backend()
         self._teachers = Teachers(run, data, self.device)
         self._made_features: dict[ItemInputs, ItemFeatures] = {}
 

@@ -254,7 +254,8 @@ class ModelOut(_Out):
     dim: int
     max_length: int
     filter_seen: bool = Field(description="Whether items of the history are left out where a request does not say.")
-    validation_ndcg: float | None = Field(description="NDCG@10 on the validation items.")
+    validation: float | None = Field(description="Value of the selection metric on the validation items.")
+    selection: str = Field(description="The metric by which epochs and rounds were chosen, such as NDCG@10.")
     has_undistilled: bool = Field(description="Whether the export has the undistilled model too.")
     can_add: Literal["text", "vector"] | None = Field(
         description="What a new item needs: its texts, or a text vector; null: items cannot be added."

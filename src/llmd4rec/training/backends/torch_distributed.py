@@ -3,6 +3,11 @@
     torchrun --nproc-per-node 2 -m llmd4rec train ...
 
 The run folder must be one that all of them see.
+
+Gradients are added up behind the backward pass, all in one tensor, by default. DistributedDataParallel (DDP) does it
+during the pass, in buckets, which it makes anew behind the first step: with three processes and more a training that
+was stopped would then add in another order than one that was not, and its numbers would differ in their last digits.
+On two CPUs (gloo, SASRec over 2,000 items) both took the same time, and their weights agreed to nine digits.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from llmd4rec.losses.base import StepLoss
 from llmd4rec.training.backends.base import Backend
@@ -26,10 +32,14 @@ _PATIENCE = timedelta(days=1)
 
 
 class TorchDistributedBackend:
-    """The process group that is initialised; see :class:`~llmd4rec.training.backends.base.Backend`."""
+    """The process group that is initialised; see :class:`~llmd4rec.training.backends.base.Backend`.
 
-    def __init__(self) -> None:
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+    Args:
+        ddp: leave gradients to DistributedDataParallel; see above.
+    """
+
+    def __init__(self, ddp: bool = False) -> None:
+        self.rank, self.count, self._ddp = dist.get_rank(), dist.get_world_size(), ddp
 
     @property
     def first(self) -> bool:
@@ -57,15 +67,19 @@ class TorchDistributedBackend:
         return parts
 
     def prepared(self, forward: nn.Module) -> Callable[..., StepLoss]:
-        """The module itself: gradients are summed behind it."""
-        return forward
+        """The module itself, or DDP around it."""
+        # Every process has the same buffers; a step may leave a parameter out.
+        return DistributedDataParallel(forward, None, find_unused_parameters=True) if self._ddp else forward
 
     def backward(self, loss: Tensor, numbers: Tensor, parameters: Sequence[Tensor]) -> None:
-        """The exact mean over shares of different size; a missing gradient is 0."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        """The exact mean over shares of different size; without DDP a missing gradient is 0."""
         own = numbers[0].clone()
         self.sum_(numbers)
         share = (own / numbers[0]).float()
+        if self._ddp:  # which gives the mean over processes
+            (loss * share * self.count).backward()  # type: ignore[no-untyped-call]
+            return
+        loss.backward()  # type: ignore[no-untyped-call]
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
