@@ -263,7 +263,7 @@ class OpenType:
     def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> Any:
         """Name and settings of an implementation, as plain values; a kind with a short form gives that text."""
         if isinstance(value, BaseModel):
-            settings = value.model_dump(mode=mode)
+            settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
             settings = TypeAdapter(type(value)).dump_python(value, mode=mode)
         else:
@@ -275,7 +275,7 @@ class OpenType:
         return ValidationError.from_exception_data(self.what, [InitErrorDetails(type=problem, loc=at, input=given)])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def serialize(value: Any, info: SerializationInfo) -> dict[str, Any]:
+        def serialize(value: Any, info: SerializationInfo) -> Any:
             return self.dump(value, "json" if info.mode == "json" else "python")
 
         return core_schema.no_info_plain_validator_function(
