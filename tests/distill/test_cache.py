@@ -72,11 +72,9 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
         assert (rebuilt[row] - expected).abs().max() < 2 * 5e-4 * size
 
 
-def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmd4rec.distillation.cache.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
-    write_cache(model(), data, tmp_path / "teacher", label="teacher-1")
+def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data: Dataset, tmp_path: Path) -> None:
+    several = 3 * ITEMS  # blocks in a batch
+    write_cache(model(), data, tmp_path / "teacher", label="teacher-1", block_elements=several)
     teacher = open_cache(tmp_path / "teacher", data, CPU)
     scores = teacher.states.astype(np.float64) @ teacher.table.numpy().T.astype(np.float64)
     targets = np.array([target for _, target in contexts(data, 10)])

@@ -261,7 +261,7 @@ class OpenType:
         return TypeAdapter(cls).validate_python(values) if dataclasses.is_dataclass(cls) else cls()
 
     def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> Any:
-        """Name and settings of an implementation, as plain values; a kind with a short form gives that text."""
+        """Name and settings of an implementation, as plain values: a group, or a word where there is a short form."""
         if isinstance(value, BaseModel):
             settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):

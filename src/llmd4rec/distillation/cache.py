@@ -83,6 +83,7 @@ def write_cache(
     rank_items: int | None = None,
     precision: Precision = "float32",
     tau: float | None = None,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
@@ -98,11 +99,12 @@ def write_cache(
             position among all items would take longer than training; None: exact.
         precision: what the ranks are those of: the distribution that the student will see.
         tau: what :mod:`llmd4rec.distillation.logit_adjustment` allows a student, kept beside the states.
+        block_elements: of scores at once.
 
     Raises:
         ModelError: a state is not a finite number.
     """
-    windows = TrainingWindows(histories, model.max_length)
+    windows = TrainingWindows(histories, model.max_length, model.reads)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -130,7 +132,9 @@ def write_cache(
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
-                    rank[numbers] = _true_ranks(states_ND.float(), table, rivals, stands_for, batch.target_N)
+                    rank[numbers] = _true_ranks(
+                        states_ND.float(), table, rivals, stands_for, batch.target_N, block_elements
+                    )
                     progress.advance(len(numbers))
             states.flush()
             write_array(temporary / "table.npy", table.cpu().numpy())
@@ -184,9 +188,14 @@ def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, flo
 
 
 def _true_ranks(
-    states_ND: Tensor, table_ID: Tensor, rivals: Tensor | Int8Rows, stands_for: float, target_N: Tensor
+    states_ND: Tensor,
+    table_ID: Tensor,
+    rivals: Tensor | Int8Rows,
+    stands_for: float,
+    target_N: Tensor,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> NDArray[np.int64]:
-    rows = max(32, BLOCK_ELEMENTS // len(rivals))
+    rows = max(32, block_elements // len(rivals))
     ranks = np.empty(len(target_N), dtype=np.int64)
     buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals))
     for start in range(0, len(target_N), rows):

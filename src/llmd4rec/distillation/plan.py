@@ -289,7 +289,6 @@ class _Plan:
             assert self.llm is not None
             more["item_dim"] = settings.item_source.dim
             more |= self._injected(self.llm, number, warm="starts_from" in more)
-        reads_texts = "text" in network.item_features.split("+")
         chosen_by = settings.evaluation
         metric = chosen_by.model_dump(mode="json", include={"selection"})["selection"]
         selection = (metric, chosen_by.filter_seen, chosen_by.validation_users)
@@ -302,8 +301,8 @@ class _Plan:
             settings.seed,
             seed_key,
             selection,
-            settings.texts if reads_texts else None,
-            settings.llm if reads_texts and settings.texts.encoder == "llm" else None,
+            settings.texts if network.reads_texts else None,
+            settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,
         )
 

@@ -21,7 +21,7 @@ from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
 from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
-from llmd4rec.features.item_features import ItemPart
+from llmd4rec.features.item_features import FeatureName, feature_name
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
@@ -125,7 +125,7 @@ class Teacher(BaseModel):
         None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
     )
     dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
-    without: tuple[ItemPart, ...] = Field(
+    without: tuple[FeatureName, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
     )
 
@@ -154,7 +154,7 @@ class Teacher(BaseModel):
         own = MODELS.name_of(type(model))
         name = self.name or own
         shared = None if name == own else {*ModelSettings.model_fields}
-        features = "+".join(part for part in model.item_features.split("+") if part not in self.without)
+        features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
         values = model.model_dump(include=shared) | {"name": name, "item_features": features}
         values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).

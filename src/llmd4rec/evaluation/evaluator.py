@@ -205,7 +205,9 @@ def rank(
     top = np.empty((len(held.positions), k), dtype=np.int32)
     with bar(said, len(held.positions), "users") as progress:
         for chunk in split_up(by_length(held, scorer.max_length), USERS_AT_ONCE):
-            query = scorer.prepare(read(data, held, chunk, scorer.max_length, batch_size, progress.advance))
+            query = scorer.prepare(
+                read(data, held, chunk, scorer.max_length, batch_size, progress.advance, scorer.reads)
+            )
             targets, places = held.targets_of(chunk)
             found = rank_targets(query, targets, held.seen(data, chunk) if filter_seen else None, k)
             ranks[places], top[chunk] = found.ranks, found.top

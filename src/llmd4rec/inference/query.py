@@ -27,6 +27,8 @@ class Query:
         allowed: which rows the filters allow, [I]; None where there are no filters.
         excluded: rows that must not be recommended even if the filters allow them: excluded and seen items.
         num_candidates: how many items can be recommended.
+        times: when each item of `history` was chosen, in seconds since 1970; of models that read it.
+        now: for which moment the request is answered; of models that read it.
     """
 
     request: Request
@@ -35,6 +37,8 @@ class Query:
     allowed: Mask | None
     excluded: Rows
     num_candidates: int
+    times: list[int] | None = None
+    now: int | None = None
 
     @property
     def num_ranked(self) -> int:

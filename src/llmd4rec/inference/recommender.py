@@ -310,9 +310,13 @@ class Recommender:
     def _states(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Floats | None]:
         """The state of each query's history; None where no item of it is known."""
         known = [place for place, query in enumerate(queries) if query.history]
-        windows = [queries[place].history[-self._info.max_length :] for place in known]
+        length = self._info.max_length
+        windows = [queries[place].history[-length:] for place in known]
+        times = [None if (each := queries[place].times) is None else each[-length:] for place in known]
+        now = [queries[place].now for place in known]
         states: list[Floats | None] = [None] * len(queries)
-        for place, state_D in zip(known, encode(self._encoder, windows, snapshot.table_ID), strict=True):
+        encoded = encode(self._encoder, windows, snapshot.table_ID, times, now)
+        for place, state_D in zip(known, encoded, strict=True):
             states[place] = state_D
         return states
 

@@ -211,6 +211,7 @@ class ExportInfo:
         can_add: what `add_items` needs for a new item: `text`, `vector` (the export has no text encoder), or None (new
             items cannot be added).
         filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
+        reads: what the model reads of a history beside its items, such as `times`.
         about: the other entries of export.json.
     """
 
@@ -227,6 +228,7 @@ class ExportInfo:
     selection: str
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
+    reads: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -37,6 +37,7 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,
+        reads=model.reads,
         fields=kinds,
         fingerprint=run.record.data,
         filter_seen=run.settings.evaluation.filter_seen,

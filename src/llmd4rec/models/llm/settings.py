@@ -79,6 +79,11 @@ class LLM(BaseModel):
         """Whether item tokens are made of another model's item embeddings."""
         return "id" in self.item_features.split("+")
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether item tokens are made of texts, which have to be encoded."""
+        return "text" in self.item_features.split("+")
+
     def width(self, model_dim: int) -> int | None:
         """The width of states and item table, for a model of width `model_dim`; None: the language model's."""
         return model_dim if self.dim == "model" else self.dim
