@@ -32,7 +32,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.graphs import write_encoder
 from llmd4rec.inference.batch import Histories, recommend_histories, write
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.encoder import HistoryBatch, OnnxEncoder, encode
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.query import parse_request
@@ -101,7 +101,7 @@ def requests(first: Recommender, second: Recommender, dataset: Dataset) -> list[
 
     def bare(history: list[str]) -> None:
         rows = [first.catalogue.index[item] for item in history]
-        state = first._encoder(np.array([rows]), np.array([len(rows)]), table_ID)
+        state = first._encoder(HistoryBatch(np.array([rows]), np.array([len(rows)])), table_ID)
         scores = (state @ table_ID.T)[0]
         scores[rows] = -np.inf
         best_ten = np.argpartition(scores, -10)[-10:]

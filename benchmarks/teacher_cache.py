@@ -30,7 +30,7 @@ from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import _rivals, _true_ranks, write_cache
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS
+from llmd4rec.losses.scores import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm.assemble import build_llm

@@ -169,7 +169,7 @@ def test_settings_files_of_the_examples(tmp_path: Path) -> None:
     assert find(stages, "llm-round-1").network == paper.llm
     assert find(stages, "distilled-round-1").training == paper.training.model
     assert (paper.model.item_features, paper.llm.item_features, paper.llm.dim, paper.llm.tie_table) == (
-        "id",
+        (),
         "id",
         None,
         False,

@@ -60,7 +60,7 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
 
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
     batch = teacher.batch(order)
-    rebuilt = (batch.states_NK.float() @ batch.table_IK.T).log_softmax(1)
+    rebuilt = (batch.scores.states_NK.float() @ batch.scores.table_IK.T).log_softmax(1)
     for row, number in enumerate(order.tolist()):
         history, _ = pairs[number]
         with torch.no_grad():
@@ -72,11 +72,9 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
         assert (rebuilt[row] - expected).abs().max() < 2 * 5e-4 * size
 
 
-def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmd4rec.distillation.cache.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
-    write_cache(model(), data, tmp_path / "teacher", label="teacher-1")
+def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data: Dataset, tmp_path: Path) -> None:
+    several = 3 * ITEMS  # blocks in a batch
+    write_cache(model(), data, tmp_path / "teacher", label="teacher-1", block_elements=several)
     teacher = open_cache(tmp_path / "teacher", data, CPU)
     scores = teacher.states.astype(np.float64) @ teacher.table.numpy().T.astype(np.float64)
     targets = np.array([target for _, target in contexts(data, 10)])
@@ -92,8 +90,9 @@ def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data: Dat
     write_cache(model(), data, tmp_path / "teacher", label="teacher-1", precision="int8")
     teacher = open_cache(tmp_path / "teacher", data, CPU, "int8")
     batch = teacher.batch(torch.arange(len(teacher.rank)))
-    assert isinstance(batch.table_IK, Int8Rows)
-    scores = Int8Rows.of(batch.states_NK.float()).matmul(batch.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    assert isinstance(batch.scores.table_IK, Int8Rows)
+    rows = Int8Rows.of(batch.scores.states_NK.float())
+    scores = rows.matmul(batch.scores.table_IK, torch.empty(len(teacher.rank), ITEMS))
     target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
     assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
     write_cache(model(), data, tmp_path / "exact", label="teacher-1")
@@ -133,7 +132,7 @@ def test_only_the_drawn_candidates_are_compared(data: Dataset, tmp_path: Path) -
     write_cache(model(), data, tmp_path / "teacher", label="teacher-1")
     teacher = open_cache(tmp_path / "teacher", data, CPU)
     candidates = torch.tensor([3, 10, 44])
-    assert torch.equal(teacher.batch(torch.tensor([0]), candidates).table_IK, teacher.table[candidates])
+    assert torch.equal(teacher.batch(torch.tensor([0]), candidates).scores.table_IK, teacher.table[candidates])
 
 
 def test_other_data_is_refused(data: Dataset, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from llmd4rec.losses import int8
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 
 N, ITEMS, K, D = 60, 300, 40, 8
@@ -58,10 +59,10 @@ def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
     t_states, t_table = torch.randn(N, K).half(), Int8Rows.of(torch.randn(ITEMS, K) * 0.5)
     distill = DistillationTerm(1.5, temperature)
     rounded = ranking_loss(
-        states, table, target, TeacherBatch(t_states, t_table, rank), distill, block_elements=7 * ITEMS
+        states, table, target, TeacherBatch(Factors(t_states, t_table), rank), distill, block_elements=7 * ITEMS
     )
     # The log of 2 that the states carry before they are rounded moves the roundings by nothing: scales are per row.
-    plain = TeacherBatch(restored(Int8Rows.of(t_states)), restored(t_table), rank)
+    plain = TeacherBatch(Factors(restored(Int8Rows.of(t_states)), restored(t_table)), rank)
     expected = ranking_loss(states, table, target, plain, distill)
     torch.testing.assert_close(rounded.figures["kl"], expected.figures["kl"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rounded.figures["weight_counts"], expected.figures["weight_counts"])

@@ -21,7 +21,8 @@ from llmd4rec.distillation.methods.dllm2rec import importance
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import DistillationTerm, score_blocks
+from llmd4rec.losses.scores import Factors, score_blocks
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs.run import Run
@@ -84,7 +85,7 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     teacher, said = case.teacher, case.teacher_NK @ case.teacher.table.T
     if precision == "int8":
         teacher = dataclasses.replace(teacher, table=Int8Rows.of(teacher.table))
-        said = torch.cat([block.clone() for block in score_blocks(case.teacher_NK, teacher.table)])
+        said = torch.cat([block.clone() for block in score_blocks(Factors(case.teacher_NK, teacher.table))])
     objective = settings.objective(Training(label_smoothing=smoothing), teacher, DistillationTerm(), case.student, 0)
     parts = objective(case.states_ND, case.student, case.batch, 0)
 
@@ -111,10 +112,9 @@ def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_come_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmd4rec.losses.softmax.BLOCK_ELEMENTS", 1)
+def test_scores_come_block_by_block() -> None:
     states, table = torch.randn(70, 4), torch.randn(9, 4)
-    blocks = [block.clone() for block in score_blocks(states, table)]
+    blocks = [block.clone() for block in score_blocks(Factors(states, table), 1)]
     assert [len(block) for block in blocks] == [32, 32, 6]
     torch.testing.assert_close(torch.cat(blocks), states @ table.T)
 

@@ -1,7 +1,12 @@
 """The block-wise loss against plain autograd, which holds everything at once."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from llmd4rec.data.batching import TrainingBatch
@@ -11,6 +16,7 @@ from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sample_weights import WEIGHT_BINS, rank_weights
 from llmd4rec.losses.sampling import draw_candidates
+from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 from llmd4rec.training.settings import Training
 
@@ -53,7 +59,7 @@ def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weight
     expected, ce, kl, weight = plain(states, table, target, t_states, t_table, distill)
     wanted = torch.autograd.grad(3 * expected, [states, table])
 
-    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    of_teacher = TeacherBatch(Factors(t_states, t_table), ranks(t_states @ t_table.T, target))
     parts = ranking_loss(states, table, target, of_teacher, distill, block_elements=block)
     got = torch.autograd.grad(3 * parts.loss, [states, table])
 
@@ -64,6 +70,71 @@ def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weight
     torch.testing.assert_close(parts.figures["weight_counts"].double(), torch.histc(weight, WEIGHT_BINS, 0, 2))
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_distillation_term_alone_equals_autograd_beside_another_loss(temperature: float, biased: bool) -> None:
+    states, table, target, t_states, t_table = problem()
+    t_states[:9] = 0  # ranks of the teacher's that leave the student no weight
+    bias = torch.zeros(I, dtype=torch.float64) if biased else None
+    distill = DistillationTerm(1.7, temperature)
+    _, _, kl, weight = plain(states, table, target, t_states, t_table, distill)
+    assert (weight == 0).any()
+    wanted = torch.autograd.grad(1.7 * kl, [states, table])
+    of_teacher = TeacherBatch(Factors(t_states, t_table), ranks(t_states @ t_table.T, target))
+    parts = ranking_loss(
+        states, table, target, of_teacher, distill, label_smoothing=0.3, bias_I=bias, cross_entropy=False
+    )
+    torch.testing.assert_close(parts.loss, 1.7 * kl, rtol=1e-9, atol=1e-9)
+    assert "ce" not in parts.figures
+    for a, b in zip(torch.autograd.grad(parts.loss, [states, table]), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Scores that are no product of two matrices."""
+
+    scores_NI: Tensor
+
+    @property
+    def num_items(self) -> int:
+        return self.scores_NI.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.scores_NI.device
+
+    def __len__(self) -> int:
+        return len(self.scores_NI)
+
+    def in_units_of(self, nats: float) -> Given:
+        return Given(self.scores_NI / nats)
+
+    def largest(self) -> float:
+        return float(self.scores_NI.abs().max())
+
+    def of(self, block: slice, out_nI: Tensor) -> Tensor:
+        return out_nI.copy_(self.scores_NI[block])
+
+
+@pytest.mark.parametrize("factor", [1.0, 200.0])
+def test_a_teacher_need_be_no_product_of_two_matrices(factor: float) -> None:
+    states, table, target, t_states, t_table = problem(7)
+    scores = t_states @ t_table.T * factor
+    rank = ranks(scores, target)
+    distill = DistillationTerm(1.7)
+    given = ranking_loss(states, table, target, TeacherBatch(Given(scores), rank), distill, block_elements=5 * I)
+    factors = Factors(t_states * factor, t_table)
+    product = ranking_loss(states, table, target, TeacherBatch(factors, rank), distill, block_elements=5 * I)
+    torch.testing.assert_close(given.loss, product.loss)
+    for a, b in zip(
+        torch.autograd.grad(given.loss, [states, table]),
+        torch.autograd.grad(product.loss, [states, table]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -85,7 +156,7 @@ def test_ranks_at_the_start_of_the_round_decide_when_given():
     start = torch.randint(1, I + 1, (N,))
     distill = DistillationTerm(1.0, 1.0, "rank", True)
     expected, *_, weight = plain(states, table, target, t_states, t_table, distill, student_rank=start)
-    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target), start)
+    of_teacher = TeacherBatch(Factors(t_states, t_table), ranks(t_states @ t_table.T, target), start)
     parts = ranking_loss(states, table, target, of_teacher, distill)
     torch.testing.assert_close(parts.loss, expected)
     torch.testing.assert_close(parts.figures["weight_mean"].double(), weight.mean(), rtol=1e-6, atol=1e-6)
@@ -93,7 +164,7 @@ def test_ranks_at_the_start_of_the_round_decide_when_given():
 
 def test_scores_of_thousands_stay_finite():
     states, table, target, t_states, t_table = problem(3, spread=60.0)
-    of_teacher = TeacherBatch(t_states.float() * 60, t_table.float() * 60, ranks(t_states @ t_table.T, target))
+    of_teacher = TeacherBatch(Factors(t_states.float() * 60, t_table.float() * 60), ranks(t_states @ t_table.T, target))
     parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
     parts.loss.backward()
     assert torch.isfinite(parts.loss)
@@ -103,7 +174,7 @@ def test_scores_of_thousands_stay_finite():
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
     states, table, target, *_ = problem(4)
-    of_teacher = TeacherBatch(states.detach(), table.detach(), ranks((states @ table.T).detach(), target))
+    of_teacher = TeacherBatch(Factors(states.detach(), table.detach()), ranks((states @ table.T).detach(), target))
     with_teacher = ranking_loss(states, table, target, of_teacher, DistillationTerm(5.0, 2.0))
     alone = ranking_loss(states, table, target)
     assert abs(with_teacher.figures["kl"]) < 1e-12
@@ -136,7 +207,7 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     t_states, t_table = torch.randn(positions, K).half(), torch.randn(items, K)
     target = torch.randint(items, (positions,))
     with Watch():
-        of_teacher = TeacherBatch(t_states, t_table, torch.ones(positions, dtype=torch.int32))
+        of_teacher = TeacherBatch(Factors(t_states, t_table), torch.ones(positions, dtype=torch.int32))
         ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).loss.backward()
     assert largest <= max(block, items * K)
     assert largest < positions * items
@@ -161,7 +232,7 @@ def test_drawn_candidates_estimate_the_full_partition_without_bias():
 
 def test_loss_over_all_items_as_candidates_is_the_full_loss():
     states, table, target, t_states, t_table = problem(5)
-    of_teacher = TeacherBatch(t_states, t_table, ranks(t_states @ t_table.T, target))
+    of_teacher = TeacherBatch(Factors(t_states, t_table), ranks(t_states @ t_table.T, target))
     distill = DistillationTerm(1.3, 2.0)
     zero = torch.zeros(I, dtype=torch.float64)
     full = ranking_loss(states, table, target, of_teacher, distill)
@@ -182,9 +253,9 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
     rank = torch.ones(N)
     bias = copies.double().log()
     many = ranking_loss(
-        states, table[repeated], target_repeated, TeacherBatch(t_states, t_table[repeated], rank), distill
+        states, table[repeated], target_repeated, TeacherBatch(Factors(t_states, t_table[repeated]), rank), distill
     )
-    few = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, rank), distill, bias_I=bias)
+    few = ranking_loss(states, table, target, TeacherBatch(Factors(t_states, t_table), rank), distill, bias_I=bias)
     torch.testing.assert_close(few.loss, many.loss)
     torch.testing.assert_close(few.figures, many.figures)
 
@@ -204,7 +275,7 @@ def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
     states, table = torch.full((4, 1), -size, requires_grad=True), torch.linspace(0.99, 1.0, I)[:, None]
     t_states, t_table = torch.full((4, 1), size), torch.linspace(0.99, 1.0, I)[:, None]
     target, distill = torch.zeros(4, dtype=torch.long), DistillationTerm(64.0, 1.0, "none")
-    ours = ranking_loss(states, table, target, TeacherBatch(t_states, t_table, torch.ones(4)), distill)
+    ours = ranking_loss(states, table, target, TeacherBatch(Factors(t_states, t_table), torch.ones(4)), distill)
     expected, *_ = plain(states.double(), table.double(), target, t_states.double(), t_table.double(), distill)
     got, wanted = (torch.autograd.grad(loss, states)[0] for loss in (ours.loss, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

@@ -10,6 +10,7 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.plan import Stage, find, plan, ready, rounds_of
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings, parse_settings
 from llmd4rec.errors import ConfigError, RunError
+from llmd4rec.features.item_features import written
 from llmd4rec.models.sequential import BSARec, GRU4Rec, SASRec
 from llmd4rec.runs.invalidation import conflicts, invalidated
 
@@ -115,7 +116,7 @@ def test_teachers_name_what_they_change() -> None:
     network = find(plan(settings), "teacher-1").network
     assert isinstance(network, GRU4Rec)
     assert (network.dim, network.hidden) == (96, 32)
-    assert network.item_features == "id+words+attributes+neighbours"
+    assert written(network.item_features) == "id+words+attributes+neighbours"
     assert find(plan(settings), "llm").item_dim == 96
 
 

@@ -20,7 +20,6 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation import rollouts
 from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.rollouts import Rollouts, draw_rollouts, open_rollouts
 from llmd4rec.errors import ModelError, RunError
@@ -135,15 +134,11 @@ def test_what_is_held_out_is_not_read() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "some"),
-    [({"MAX_HISTORIES": 10}, 10), ({"MAX_SCORES": 10 * 4 * ITEMS}, 10), ({"MAX_SCORES": 1}, 1), ({}, 30)],
+    [({"max_histories": 10}, 10), ({"max_scores": 10 * 4 * ITEMS}, 10), ({"max_scores": 1}, 1), ({}, 30)],
 )
-def test_of_many_histories_some_are_continued(
-    bounds: dict[str, int], some: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in bounds.items():
-        monkeypatch.setattr(rollouts, name, value)
+def test_of_many_histories_some_are_continued(bounds: dict[str, int], some: int) -> None:
     data = make_dataset([range(6)] * 30, ITEMS)
-    lengths = [len(part) for part in parts(draw_rollouts(network(), data, 4, 0))]
+    lengths = [len(part) for part in parts(draw_rollouts(network(), data, 4, 0, **bounds))]
     assert Counter(lengths) == Counter({8: some, 4: 30 - some})
     assert some == 30 or lengths[:some] != [8] * some  # not just the first
 

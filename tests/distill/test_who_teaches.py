@@ -12,6 +12,7 @@ from whole_runs import same, taught_by, untrained
 
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import Teacher
+from llmd4rec.features.item_features import written
 from llmd4rec.models.sequential import BSARec, GRU4Rec
 from llmd4rec.runs import pipeline, teachers
 from llmd4rec.runs.run import Run
@@ -212,8 +213,8 @@ def test_wider_models_of_several_kinds(
     """Each is built, and its items trained from, what its entry says; the student from what the served one's say."""
     made = []
 
-    def item_features(inputs: str, data: Any, vectors: Any) -> Any:
-        made.append(inputs)
+    def item_features(inputs: Any, data: Any, vectors: Any) -> Any:
+        made.append(written(inputs))
         return item_features_of(inputs, data, vectors)
 
     item_features_of = pipeline.item_features
@@ -228,7 +229,7 @@ def test_wider_models_of_several_kinds(
         ],
     }  # fmt: skip
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
-    features = [stage.network.item_features for stage in run.plan]
+    features = [written(stage.network.item_features) for stage in run.plan]
     assert features == ["id+text+neighbours", "id+text+neighbours", "id+neighbours", "id+text", "id+text+neighbours"]
     assert made == ["id+text+neighbours", "id+neighbours", "id+text"]  # once for all that are trained from the same
     wider = ("teacher-1", "teacher-2", "teacher-3")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -22,7 +24,7 @@ def histories(batch: int, length: int) -> torch.Tensor:
     return torch.randint(ITEMS, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-def test_a_state_depends_on_every_earlier_item_and_on_no_later_one():
+def test_a_state_depends_on_every_earlier_item_and_on_no_later_one() -> None:
     model, items = network().eval(), histories(3, 12)
     lengths = torch.full((3,), 12)
     before = model.states(SequenceBatch(items, lengths))
@@ -34,7 +36,7 @@ def test_a_state_depends_on_every_earlier_item_and_on_no_later_one():
         assert (moved[:, position:] > 0).all()
 
 
-def test_padding_changes_nothing():
+def test_padding_changes_nothing() -> None:
     model, items = network().eval(), histories(4, 12)
     lengths = torch.tensor([1, 4, 12, 7])
     filled = items.clone()
@@ -47,7 +49,7 @@ def test_padding_changes_nothing():
         torch.testing.assert_close(alone[0], expected[row])
 
 
-def test_the_order_of_the_history_counts():
+def test_the_order_of_the_history_counts() -> None:
     model = network().eval()
     forth, back = torch.tensor([[1, 2, 3, 9]]), torch.tensor([[3, 2, 1, 9]])
     assert (
@@ -56,7 +58,7 @@ def test_the_order_of_the_history_counts():
     ).abs().max() > 0
 
 
-def test_every_parameter_learns():
+def test_every_parameter_learns() -> None:
     model, items = network(dropout=0.0), histories(4, 12)
     states = model.states(SequenceBatch(items, torch.full((4,), 12)))
     torch.nn.functional.cross_entropy((states @ model.item_table().T).flatten(0, 1), items.flatten()).backward()
@@ -65,7 +67,7 @@ def test_every_parameter_learns():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_dropout_only_in_training():
+def test_dropout_only_in_training() -> None:
     model, items = network(), histories(2, 5)
     lengths = torch.tensor([5, 5])
     assert not torch.equal(
@@ -74,7 +76,7 @@ def test_dropout_only_in_training():
     assert torch.equal(model.eval().states(SequenceBatch(items, lengths)), model.states(SequenceBatch(items, lengths)))
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_is_touched():
+def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
     torch.manual_seed(123)
     before = torch.get_rng_state()
     first, second, other = SASRec(dim=8).build(ITEMS, 1), SASRec(dim=8).build(ITEMS, 1), SASRec(dim=8).build(ITEMS, 2)
@@ -84,7 +86,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched():
 
 
 @pytest.mark.parametrize("settings", [{"layers": 0}, {"max_length": 1}, {"dim": 1, "heads": 1}])
-def test_extremes_can_be_built(settings):
+def test_extremes_can_be_built(settings: dict[str, Any]) -> None:
     model = network(**settings).eval()
     items = histories(2, model.max_length)
     states = model.states(SequenceBatch(items, torch.full((2,), model.max_length)))
@@ -92,7 +94,7 @@ def test_extremes_can_be_built(settings):
     assert torch.isfinite(states).all()
 
 
-def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built():
+def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built() -> None:
     with pytest.raises(ValidationError, match="heads = 3 does not divide dim = 64"):
         SASRec(heads=3)
     with pytest.raises(ConfigError, match=r"model: heads = 5 does not divide dim = 16"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from llmd4rec import Recommender
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Answer, ExportInfo
@@ -19,9 +20,12 @@ from llmd4rec.inference.types import Answer, ExportInfo
 class MeanEncoder:
     """The state of a history is the mean of its rows: an encoder whose answers can be worked out by hand."""
 
-    def __call__(self, rows_BL: NDArray[Any], lengths_B: NDArray[Any], table_ID: NDArray[Any]) -> NDArray[Any]:
-        real = np.arange(rows_BL.shape[1]) < lengths_B[:, None]
-        return ((table_ID[rows_BL] * real[:, :, None]).sum(axis=1) / lengths_B[:, None]).astype(np.float32)
+    reads: tuple[str, ...] = ()
+
+    def __call__(self, batch: HistoryBatch, table_ID: NDArray[Any]) -> NDArray[Any]:
+        real_BL = np.arange(batch.rows_BL.shape[1]) < batch.lengths_B[:, None]
+        sums_BD = (table_ID[batch.rows_BL] * real_BL[:, :, None]).sum(axis=1)
+        return (sums_BD / batch.lengths_B[:, None]).astype(np.float32)
 
 
 def by_hand(

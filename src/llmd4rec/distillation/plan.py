@@ -23,6 +23,7 @@ from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, SERVED, UNDISTILLED, round_id, teacher_id
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SequentialModel
@@ -254,7 +255,7 @@ class _Plan:
         if method.uses_teachers(term):  # else a control: trained as often, taught by nobody
             weighted = method.weights_samples and distill.sample_weights == "rank"
             # The language model is not served: it shall say what it thinks of popular items.
-            adjusts = student == "model" and method.adjusts_logits
+            adjusts = student == "model" and method.adjusts_logits and isinstance(settings.training.model.loss, Softmax)
             at_start = weighted and distill.student_ranks == "round-start"
             more["teachers"] = self._sources(student, number)
             more["teaching"] = Teaching(
@@ -288,7 +289,6 @@ class _Plan:
             assert self.llm is not None
             more["item_dim"] = settings.item_source.dim
             more |= self._injected(self.llm, number, warm="starts_from" in more)
-        reads_texts = "text" in network.item_features.split("+")
         chosen_by = settings.evaluation
         metric = chosen_by.model_dump(mode="json", include={"selection"})["selection"]
         selection = (metric, chosen_by.filter_seen, chosen_by.validation_users)
@@ -301,8 +301,8 @@ class _Plan:
             settings.seed,
             seed_key,
             selection,
-            settings.texts if reads_texts else None,
-            settings.llm if reads_texts and settings.texts.encoder == "llm" else None,
+            settings.texts if network.reads_texts else None,
+            settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,
         )
 

@@ -21,8 +21,9 @@ from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
 from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
-from llmd4rec.features.item_features import ItemPart
+from llmd4rec.features.item_features import FeatureName, feature_name
 from llmd4rec.features.text_settings import TextSettings
+from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
 from llmd4rec.models.settings import ModelSettings
@@ -124,7 +125,7 @@ class Teacher(BaseModel):
         None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
     )
     dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
-    without: tuple[ItemPart, ...] = Field(
+    without: tuple[FeatureName, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
     )
 
@@ -153,7 +154,7 @@ class Teacher(BaseModel):
         own = MODELS.name_of(type(model))
         name = self.name or own
         shared = None if name == own else {*ModelSettings.model_fields}
-        features = "+".join(part for part in model.item_features.split("+") if part not in self.without)
+        features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
         values = model.model_dump(include=shared) | {"name": name, "item_features": features}
         values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
@@ -337,6 +338,12 @@ class DistillationSettings(BaseModel):
             raise ValueError(
                 f"distill.method = {METHODS.name_of(type(distill.method))} is how the model is taught, and "
                 "distill.students leaves it out; name it"
+            )
+        loss, adjustment = self.training.model.loss, distill.logit_adjustment
+        if not isinstance(loss, Softmax) and adjustment not in ("auto", 0.0):
+            raise ValueError(
+                f"distill.logit_adjustment = {adjustment} is added to the scores of the softmax, and "
+                f"training.model.loss is {LOSSES.name_of(type(loss))}; set it to auto or 0"
             )
         if self.texts.encoder == "llm" and llm is None:
             raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")

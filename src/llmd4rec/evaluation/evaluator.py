@@ -49,7 +49,9 @@ class HasScorer(Protocol):
 class Evaluator:
     """Ranks every held-out target among the whole catalogue, and measures.
 
-        Evaluator(metrics=["ndcg@10", Novelty(10)]).evaluate(run, data).metrics["ndcg@10"]
+    >>> found = Evaluator(metrics=["ndcg@10", "recall@10"]).evaluate(Run.open("runs/first"), data)
+    >>> sorted(found.metrics)
+    ['ndcg@10', 'recall@10']
 
     The history of a target is everything its user did before it (for a test target that includes the
     validation item), as far back as the scorer reads. Users with nothing before their target cannot be given to a
@@ -205,7 +207,9 @@ def rank(
     top = np.empty((len(held.positions), k), dtype=np.int32)
     with bar(said, len(held.positions), "users") as progress:
         for chunk in split_up(by_length(held, scorer.max_length), USERS_AT_ONCE):
-            query = scorer.prepare(read(data, held, chunk, scorer.max_length, batch_size, progress.advance))
+            query = scorer.prepare(
+                read(data, held, chunk, scorer.max_length, batch_size, progress.advance, scorer.reads)
+            )
             targets, places = held.targets_of(chunk)
             found = rank_targets(query, targets, held.seen(data, chunk) if filter_seen else None, k)
             ranks[places], top[chunk] = found.ranks, found.top

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.data.batching import SequenceBatch, read_histories
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.evaluation.ranking import ItemLists
@@ -105,6 +104,7 @@ def read(
     max_length: int | None,
     batch_size: int,
     advance: Callable[[int], None],
+    reads: Sequence[str] = (),
 ) -> Iterator[SequenceBatch]:
     """The histories of some users, a batch at a time.
 
@@ -115,9 +115,13 @@ def read(
         max_length: how many of the most recent items are read; None: all.
         batch_size: histories in a batch.
         advance: told how many histories each batch holds, for a progress bar.
+        reads: what is read of events beside their items.
+
+    Raises:
+        DataError: the data set does not have it.
     """
     for batch in split_up(rows, batch_size):
-        yield _histories(dataset, held.starts[batch], held.positions[batch], max_length)
+        yield read_histories(dataset, held.starts[batch], held.positions[batch], max_length, reads)
         advance(len(batch))
 
 
@@ -153,16 +157,3 @@ def _once(lists: ItemLists) -> ItemLists:
     kept = np.sort(first)
     counts = np.bincount(rows[kept], minlength=len(lists.offsets) - 1)
     return ItemLists(np.concatenate([[0], np.cumsum(counts)]), np.asarray(lists.items[kept], dtype=np.int64))
-
-
-def _histories(
-    dataset: Dataset, starts: NDArray[np.int64], ends: NDArray[np.int64], max_length: int | None
-) -> SequenceBatch:
-    """The most recent items of flat ranges starts..ends, right-padded with 0."""
-    if max_length is not None:
-        starts = np.maximum(starts, ends - max_length)
-    lengths = ends - starts
-    columns = np.arange(lengths.max())
-    flat = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
-    items = np.where(columns < lengths[:, None], dataset.items[flat], 0)
-    return SequenceBatch(torch.from_numpy(items.astype(np.int64)), torch.from_numpy(lengths))

@@ -8,40 +8,36 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.data.batching import read_histories
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.scoring import Scorer
 
 
 @torch.inference_mode()
 def milliseconds_per_request(
-    rankers: Sequence[SequenceEncoder], dataset: Dataset, requests: int = 60, seed: int = 0
+    scorers: Sequence[Scorer], dataset: Dataset, requests: int = 60, seed: int = 0
 ) -> list[float]:
-    """The median time of answering one history at a time, per model, in milliseconds.
+    """The median time of answering one history at a time, per scorer, in milliseconds.
 
-    The models take turns at each history, each as often first as last: whatever else the machine does, and a processor
+    They take turns at each history, each as often first as last: whatever else the machine does, and a processor
     cache that a large model before it has emptied, falls on all of them alike.
 
     Args:
-        rankers: models in evaluation mode.
+        scorers: what answers.
         dataset: test histories are drawn from it.
         requests: how many are timed, after a warm-up.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     positions = rng.choice(np.asarray(dataset.test), size=requests + 5)
-    tables_DI = [ranker.item_table().t().contiguous() for ranker in rankers]
-    times = np.empty((len(positions), len(rankers)))
-    for row, position in enumerate(positions):
-        history = np.asarray(dataset.history(int(position)), dtype=np.int64)
-        for turn in range(len(rankers)):
-            column = (row + turn) % len(rankers)
-            ranker, table_DI = rankers[column], tables_DI[column]
-            window = history[-ranker.max_length :]
-            device = table_DI.device
+    starts = dataset.offsets[dataset.users_of(positions)]
+    times = np.empty((len(positions), len(scorers)))
+    for row in range(len(positions)):
+        for turn in range(len(scorers)):
+            column = (row + turn) % len(scorers)
+            scorer = scorers[column]
             started = time.perf_counter()
-            items = torch.from_numpy(window)[None].to(device)
-            state = last_states(ranker, SequenceBatch(items, torch.tensor([len(window)], device=device)))
-            (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
+            batch = read_histories(dataset, starts[row, None], positions[row, None], scorer.max_length, scorer.reads)
+            scorer.prepare([batch]).candidates(10).items_BM.tolist()
             times[row, column] = time.perf_counter() - started
     return [1000 * float(value) for value in np.median(times[5:], axis=0)]

@@ -97,7 +97,7 @@ class EnsembleValidation:
         self._queries = []
         with bar("reading histories", len(scorers) * len(everyone), "users") as progress:
             for scorer in scorers:
-                query = scorer.prepare(read(dataset, held, order, length, batch_size, progress.advance))
+                query = scorer.prepare(read(dataset, held, order, length, batch_size, progress.advance, scorer.reads))
                 self._queries.append(query.take(back.to(query.device)))
 
     def __call__(self, weights: Sequence[float], bias_I: Tensor | None = None) -> Floats:

@@ -184,6 +184,8 @@ def _write_model(
         "dim": model.dim,
         "max_length": model.max_length,
     }
+    if model.reads:
+        head["reads"] = list(model.reads)
     write_table(folder, table_ID, int8=options.table == "int8")
     if options.table == "int8":
         codes_ID, scales_I = to_int8(table_ID)
@@ -226,7 +228,14 @@ def _cases(
     targets = np.asarray(data.items)[positions].astype(np.int64)
     kept = [place for place, history in enumerate(histories) if len(history) and targets[place] not in history]
     windows = [histories[place][-max_length:].tolist() for place in kept]
-    return Cases(encode(encoder, windows, table_ID), targets[kept], [histories[place] for place in kept])
+    moments = data.event_times
+    times = now = None
+    if encoder.reads and moments is not None:
+        ends = positions[kept].tolist()
+        times = [moments[end - len(window) : end].tolist() for end, window in zip(ends, windows, strict=True)]
+        now = moments[ends].tolist()
+    states = encode(encoder, windows, table_ID, times, now)
+    return Cases(states, targets[kept], [histories[place] for place in kept])
 
 
 def _examples(data: Dataset, count: int, seed: int) -> Sequence[dict[str, Any]]:

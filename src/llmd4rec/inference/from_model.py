@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
@@ -24,11 +25,17 @@ class ModelEncoder:
         self.model = model.eval()
         self.device = next(model.parameters()).device
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See :class:`~llmd4rec.inference.encoder.Encoder`."""
+        return self.model.reads
+
     @torch.inference_mode()
-    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+    def __call__(self, batch: HistoryBatch, table_ID: Floats) -> Floats:
         """See :class:`~llmd4rec.inference.encoder.Encoder`; the table is not needed."""
-        items_BL, lengths = (torch.from_numpy(array).to(self.device) for array in (rows_BL, lengths_B))
-        states: Floats = last_states(self.model, SequenceBatch(items_BL, lengths)).float().cpu().numpy()
+        inputs = {name: torch.from_numpy(array) for name, array in batch.inputs.items()}
+        read = SequenceBatch(torch.from_numpy(batch.rows_BL), torch.from_numpy(batch.lengths_B), inputs)
+        states: Floats = last_states(self.model, read.to(self.device)).float().cpu().numpy()
         return states
 
 

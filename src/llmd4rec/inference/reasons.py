@@ -32,11 +32,13 @@ def find_reasons(
     if state_D is None:
         return [()] * len(rows)
     distinct = list(dict.fromkeys(query.history[-max_length:]))
-    shortened = [[row for row in query.history if row != left_out] for left_out in distinct]
+    # Where in the history the items are that are kept: the times of an item go with it.
+    kept = [[at for at, row in enumerate(query.history) if row != out][-max_length:] for out in distinct]
+    not_empty = [place for place, positions in enumerate(kept) if positions]
+    windows = [[query.history[at] for at in kept[place]] for place in not_empty]
+    times = None if query.times is None else [[query.times[at] for at in kept[place]] for place in not_empty]
     states_ND = np.zeros((len(distinct), len(state_D)), dtype=np.float32)
-    not_empty = [place for place, history in enumerate(shortened) if history]
-    windows = [shortened[place][-max_length:] for place in not_empty]
-    states_ND[not_empty] = encode(encoder, windows, snapshot.table_ID)
+    states_ND[not_empty] = encode(encoder, windows, snapshot.table_ID, times, [query.now] * len(windows))
     effects_NK = (state_D - states_ND) @ (snapshot.table_ID[rows] - snapshot.mean_D).T
     largest_KN = np.argsort(-np.abs(effects_NK.T), axis=1, kind="stable")[:, :MAX_REASONS]
     catalogue = snapshot.catalogue

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from llmd4rec.data.batching import TrainingBatch
-from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.scores import BlockScores
 from llmd4rec.models.base import SequenceEncoder
 
 
@@ -71,15 +71,12 @@ class TeacherBatch:
     """The teacher's side of N positions.
 
     Attributes:
-        states_NK: the teacher's states, any float type.
-        table_IK: the teacher's item table, or its rows of the sampled candidates. Where it is rounded to 8 bits, the
-            states are rounded alike.
+        scores: the teacher's, of the catalogue or of the sampled candidates.
         rank_N: the teacher's rank of each true item over the whole catalogue.
         student_rank_N: the student's rank at the start of the stage; None to use its current one.
     """
 
-    states_NK: Tensor
-    table_IK: Tensor | Int8Rows
+    scores: BlockScores
     rank_N: Tensor
     student_rank_N: Tensor | None = None
 
@@ -88,10 +85,10 @@ class BatchTeacher(Protocol):
     """Whoever can give the teacher's side of any training positions, such as a teacher cache."""
 
     def batch(self, position_N: Tensor, candidate_C: Tensor | None = None) -> TeacherBatch:
-        """States, item table and ranks at these positions.
+        """Scores and ranks at these positions.
 
         Args:
             position_N: numbers of training positions, on the CPU.
-            candidate_C: the item table's rows to give; None: all.
+            candidate_C: the items to give scores of; None: all.
         """
         ...

@@ -38,6 +38,7 @@ class Ensemble(SequenceEncoder):
         given = weights or [1.0] * len(rankers)
         self.weights = tuple(weight / sum(given) for weight in given)
         self.max_length = min(ranker.max_length for ranker in rankers)
+        self.reads = tuple(dict.fromkeys(name for ranker in rankers for name in ranker.reads))
 
     @property
     def num_items(self) -> int:

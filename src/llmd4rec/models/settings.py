@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from pydantic import Field
 
+from llmd4rec.features.event_features import AnyEventFeature
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import ItemSettings
 
@@ -44,6 +45,11 @@ class ModelSettings(ItemSettings, ABC):
 
     dim: int = Field(64, ge=1, description="width d of states and item table")
     max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
+    event_features: tuple[AnyEventFeature, ...] = Field(
+        (),
+        description="what is read of events beside their items: time_gaps, or package.module:Name; they are added to "
+        "the embedded items, and exported and served with the model",
+    )
 
     @abstractmethod
     def build(self, num_items: int, seed: int) -> SequenceEncoder:

@@ -33,14 +33,14 @@ from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation.validation import validation_value
-from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
+from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
@@ -120,7 +120,7 @@ class Pipeline:
         self.device = select_device(run.settings.device)
         self.backend = backend or current_backend()
         self._teachers = Teachers(run, data, self.device)
-        self._made_features: dict[ItemInputs, ItemFeatures] = {}
+        self._made_features: dict[str, ItemFeatures] = {}
 
     def run(self, jobs: int = 1) -> None:
         """Trains what is not done; the record says why it stopped."""
@@ -309,12 +309,13 @@ class Pipeline:
     def _item_features(self, stage: Stage, model: SequenceEncoder) -> ItemFeatures | None:
         """Attaches what the item embeddings are trained from; None where that is identifiers alone."""
         # Embeddings that go on have their features merged already; neighbours would be mixed in twice.
-        if stage.role == "llm" or stage.starts_from is not None:
+        if isinstance(stage.network, LLM) or stage.starts_from is not None:
             return None
-        inputs = stage.network.item_features
-        if inputs not in self._made_features:  # once for all that are trained from the same
-            self._made_features[inputs] = item_features(inputs, self.data, self.run_folder.text_vectors())
-        features = self._made_features[inputs]
+        given = stage.network.item_features
+        key = str(written(given))
+        if key not in self._made_features:  # once for all that are trained from the same
+            self._made_features[key] = item_features(given, self.data, self.run_folder.text_vectors())
+        features = self._made_features[key]
         if not features:
             return None
         item_embedding_of(model).attach(features, derive_seed(stage.seed, "texts", stage.seed_key))
@@ -323,7 +324,7 @@ class Pipeline:
     def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
         """What the student is trained towards, and the τ of its logit adjustment."""
         if cache is None or stage.teaching is None:
-            return RankingObjective(stage.training), 0.0
+            return stage.training.loss.objective(stage.training), 0.0
         teaching = stage.teaching
         tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
         term = teaching.term

@@ -37,11 +37,12 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         dim=model.dim,
         items=frame.height,
         max_length=model.max_length,
+        reads=model.reads,
         fields=kinds,
         fingerprint=run.record.data,
         filter_seen=run.settings.evaluation.filter_seen,
         validation=run.validation_of(stage.id),
         selection=run.settings.evaluation.selection.label,
     )
-    catalogue = Catalogue.of(frame, read_counts(run.folder), kinds, multi=multi)
+    catalogue = Catalogue.of(frame, read_counts(run.folder, frame.height), kinds, multi=multi)
     return recommender_of_model(model, info, catalogue, indexed=options.wants_index(frame.height))

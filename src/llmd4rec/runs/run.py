@@ -39,6 +39,7 @@ from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.events import require_event_features
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
@@ -65,7 +66,14 @@ _OTHER_ATTRIBUTES = {
 
 
 class Run:
-    """A run folder, open."""
+    """A run folder, open.
+
+    >>> run = Run.open("runs/first")
+    >>> run.resolve("distilled")
+    'distilled-round-1'
+    >>> run.recommender("undistilled")
+    <Recommender: undistilled of the run first, sasrec, 12 items>
+    """
 
     def __init__(self, folder: Path, settings: DistillationSettings, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record
@@ -299,7 +307,9 @@ class Run:
         device = select_device(self.settings.device)
         seed = derive_seed(stage.seed, "weights", stage.seed_key)
         if not isinstance(stage.network, LLM):
-            return stage.network.build(self.record.items, seed).to(device)
+            model = stage.network.build(self.record.items, seed).to(device)
+            require_event_features(model, stage.network.event_features)
+            return model
         assert stage.item_dim is not None
         network, used = build_llm(
             stage.network, self.record.items, stage.item_dim, self.text_vectors(), seed, device, self.record.llm

@@ -74,7 +74,7 @@ def fit(
         Diverged: the training diverged; the checkpoints before that are kept.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
-    windows = TrainingWindows(histories, model.max_length)
+    windows = TrainingWindows(histories, model.max_length, model.reads)
     if not windows.num_positions:
         raise DataError(
             "there is nothing to train on: no user has two interactions in the training part",

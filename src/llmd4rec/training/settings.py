@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from llmd4rec.losses.loss import AnyLoss, Softmax
 from llmd4rec.training.runtime import Precision
 
 
@@ -30,6 +31,11 @@ class Training(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     warmup: int = Field(
         100, ge=0, description="steps over which the learning rate rises from 0; at most a tenth of all steps"
+    )
+    loss: AnyLoss = Field(
+        default_factory=Softmax,
+        description="what is minimised without a teacher, and beside the distillation term: softmax (cross-entropy "
+        "over the catalogue), or package.module:Name",
     )
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")

@@ -26,14 +26,14 @@ class Method(BaseModel, ABC):
             weight: float = Field(1.0, ge=0, description="of the term")
 
             def objective(self, training, teacher, term, student, seed):
-                base = RankingObjective(training)
+                base = training.loss.objective(training)
 
                 def loss(states_ND, model, batch, seed):
-                    scores = teacher.batch(batch.position_N)
-                    best_N = torch.cat([block_nI.argmax(1) for block_nI in scores.blocks()])
-                    base_loss = base(states_ND, model, batch, seed)
-                    own = F.cross_entropy(states_ND @ model.item_table().T, best_N)
-                    return StepLoss(base_loss.loss + self.weight * own, {**base_loss.figures, "first": own.detach()})
+                    scores = teacher.batch(batch.position_N).scores
+                    best_N = torch.cat([block_nI.argmax(1) for block_nI in score_blocks(scores)])
+                    first = F.cross_entropy(states_ND @ model.item_table().T, best_N)
+                    step = base(states_ND, model, batch, seed)
+                    return StepLoss(step.loss + self.weight * first, {**step.figures, "first": first.detach()})
 
                 return loss
 

@@ -27,8 +27,10 @@ from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.distillation.methods.base import Method
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import Objective, StepLoss
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.losses.objective import RankingObjective
-from llmd4rec.losses.softmax import DistillationTerm, score_blocks
+from llmd4rec.losses.scores import Factors, score_blocks
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
 
@@ -83,7 +85,9 @@ class _BestItems:
 
     def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
-        base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
+        softmax = RankingObjective(self.training)(states_ND, ranker, batch, seed)
+        loss = self.training.loss
+        base = softmax if isinstance(loss, Softmax) else loss.objective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
         best_NK, weight_NK = self._best_of_teacher(states_ND.detach(), table_ID.detach(), batch)
         # CE(k) = log Z - score_k. As the ω sum to 1, Σ ω_k CE(k) is CE(true) + score_true - Σ ω_k score_k: no second
@@ -91,19 +95,18 @@ class _BestItems:
         true_N = (states_ND * table_ID[batch.target_N]).sum(1)
         best_scores_NK = torch.einsum("nd,nkd->nk", states_ND, table_ID[best_NK])
         kept = 1 - self.training.label_smoothing
-        distilled = base.loss + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
-        loss = base.loss + self.settings.weight * distilled
-        return StepLoss(loss, {**base.figures, "kl": distilled.detach()})
+        distilled = softmax.loss + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
+        return StepLoss(base.loss + self.settings.weight * distilled, {**base.figures, "kl": distilled.detach()})
 
     @torch.no_grad()
     def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
-        teacher = self.teacher.batch(batch.position_N)
-        scores = score_blocks(teacher.states_NK, teacher.table_IK)
-        parts = [score_nI.topk(k, dim=1) for score_nI in scores]
+        scores = self.teacher.batch(batch.position_N).scores
+        parts = [score_nI.topk(k, dim=1) for score_nI in score_blocks(scores)]
         score_NK, best_NK = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
-        own_NK = torch.cat([own_nI.topk(k, dim=1).indices for own_nI in score_blocks(states_ND, table_ID)])
+        own = Factors(states_ND, table_ID)
+        own_NK = torch.cat([own_nI.topk(k, dim=1).indices for own_nI in score_blocks(own)])
         return best_NK, importance(self.settings, score_NK, best_NK, own_NK)
 
 

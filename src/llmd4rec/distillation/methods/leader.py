@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.distillation.methods.base import Method
+from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import Objective, StepLoss
-from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
@@ -47,14 +48,18 @@ class LEADER(Method):
 class _NearState(nn.Module):
     def __init__(self, weight: float, training: Training, teacher: TeacherCache, dim: int, seed: int) -> None:
         super().__init__()
-        self.weight, self.teacher, self.rank = weight, teacher, RankingObjective(training)
+        self.weight, self.teacher, self.base = weight, teacher, training.loss.objective(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
     def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
-        base = self.rank(states_ND, ranker, batch, seed)
-        teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()
-        distance = F.mse_loss(self.project(states_ND), teacher_NK)
+        base = self.base(states_ND, ranker, batch, seed)
+        scores = self.teacher.batch(batch.position_N).scores
+        if not isinstance(scores, Factors):
+            raise ConfigError(
+                "method leader learns from a teacher's states, and this teacher has none", "Choose another method."
+            )
+        distance = F.mse_loss(self.project(states_ND), scores.states_NK.float())
         return StepLoss(base.loss + self.weight * distance, {**base.figures, "kl": distance.detach()})

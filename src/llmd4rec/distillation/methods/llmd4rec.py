@@ -4,7 +4,7 @@
 
 The loss is :mod:`llmd4rec.losses.softmax`, its weights w are :mod:`llmd4rec.losses.sample_weights`. λ, T and the
 sample weights are settings of `distill` (`weight`, `temperature`, `sample_weights`): the language model is taught in
-this way too.
+this way too. Where `training.model.loss` is another than the softmax, it takes the place of CE.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llmd4rec.distillation.methods.base import Method
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.loss import Softmax
+from llmd4rec.losses.objective import RankingObjective, SumOfLosses
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
@@ -36,4 +37,8 @@ class LLMD4Rec(Method):
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
         """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
-        return RankingObjective(training, teacher, term)
+        if isinstance(training.loss, Softmax):  # both in one walk over the catalogue
+            return RankingObjective(training, teacher, term)
+        return SumOfLosses(
+            training.loss.objective(training), RankingObjective(training, teacher, term, cross_entropy=False)
+        )

@@ -22,6 +22,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -56,6 +57,8 @@ class GRU4RecNetwork(SequenceEncoder):
         self.layers = nn.ModuleList(nn.GRU(inputs, outputs, batch_first=True) for inputs, outputs in pairwise(widths))
         self.out = nn.Linear(settings.hidden, settings.dim)
         self.dropout = Dropout(settings.dropout)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
     @property
     def num_items(self) -> int:
@@ -69,7 +72,7 @@ class GRU4RecNetwork(SequenceEncoder):
 
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLH: Tensor = self.items(batch.items_BL)
+        x_BLH: Tensor = self.events(self.items(batch.items_BL), batch)
         for layer in self.layers:
             with _single_precision(x_BLH.device.type):
                 x_BLH, _ = layer(self.dropout(x_BLH).float())

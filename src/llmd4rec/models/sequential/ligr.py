@@ -21,6 +21,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -56,6 +57,8 @@ class LiGRNetwork(SequenceEncoder):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm_out = nn.LayerNorm(settings.dim)
         nn.init.normal_(self.positions.weight, std=0.02)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
     @property
     def num_items(self) -> int:
@@ -69,7 +72,8 @@ class LiGRNetwork(SequenceEncoder):
 
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLD: Tensor = self.dropout(self.items(batch.items_BL) + self.positions.weight[: batch.items_BL.shape[1]])
+        x_BLD: Tensor = self.events(self.items(batch.items_BL), batch)
+        x_BLD = self.dropout(x_BLD + self.positions.weight[: x_BLD.shape[1]])
         for block in self.blocks:
             x_BLD = block(x_BLD)
         state_BLD: Tensor = self.norm_out(x_BLD)

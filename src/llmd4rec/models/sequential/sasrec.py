@@ -21,6 +21,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -60,6 +61,8 @@ class SASRecNetwork(SequenceEncoder):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
     @property
     def num_items(self) -> int:
@@ -74,7 +77,7 @@ class SASRecNetwork(SequenceEncoder):
     def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
         length = batch.items_BL.shape[1]
-        x_BLD: Tensor = self.items(batch.items_BL) + self.positions.weight[:length]
+        x_BLD: Tensor = self.events(self.items(batch.items_BL), batch) + self.positions.weight[:length]
         x_BLD = self.dropout(self.norm_in(x_BLD))
         for block in self.blocks:
             x_BLD = block(x_BLD)
