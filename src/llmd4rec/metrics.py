@@ -1,4 +1,4 @@
-"""The metrics: `Evaluator(metrics=[NDCG(10), Novelty(10)])`; to add one, see :mod:`llmd4rec.extend`."""
+"""Metrics of an evaluation, and the base classes to write more."""
 
 from llmd4rec.evaluation.metrics import (
     HR,
@@ -8,10 +8,18 @@ from llmd4rec.evaluation.metrics import (
     Coverage,
     Diversity,
     Gini,
+    GlobalMetric,
+    ListMetric,
+    Metric,
     Novelty,
     Popularity,
     Precision,
+    RankMetric,
     Recall,
+    metric_of,
 )
 
-__all__ = ["HR", "MAP", "MRR", "NDCG", "Coverage", "Diversity", "Gini", "Novelty", "Popularity", "Precision", "Recall"]
+__all__ = [
+    "HR", "MAP", "MRR", "NDCG", "Coverage", "Diversity", "Gini", "GlobalMetric", "ListMetric", "Metric", "Novelty",
+    "Popularity", "Precision", "RankMetric", "Recall", "metric_of",
+]  # fmt: skip

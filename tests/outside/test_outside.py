@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fastapi.testclient import TestClient
 from hours_shop import ITEMS, START, make_shop
 from made_once import MadeOnce
 from my_types import Fading, HingeWalk, HourOfDay, NewBrand, Prices, Relational, SampledHinge
 
-from llmd4rec import Dataset, Distillation, Evaluator, Recommender, Run, SASRec
+import llmd4rec
+from llmd4rec import Dataset, Distillation, Evaluator, Run, SASRec
 from llmd4rec.errors import RunError
+from llmd4rec.export.write import export_run
 from llmd4rec.metrics import NDCG
 
 HERE = Path(__file__).parent
+#: Of commands: they find the package, and nothing beside it.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(llmd4rec.__file__ or "").parents[1])}
 #: Settings of a run in which nothing but the language of the file is the package's.
 SETTINGS: dict[str, Any] = {
     "seed": 1,
@@ -68,11 +74,9 @@ def work(made_once: MadeOnce) -> Path:
 
 def command(folder: Path, *arguments: str, fails: bool = False) -> str:
     """What the command line says, in a process that has never seen the types; standard error where it fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["PYTHONPATH"] = str(Path(sys.modules["llmd4rec"].__file__ or "").parents[1])
     done = subprocess.run(
         [sys.executable, "-m", "llmd4rec", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stderr
     return done.stderr if fails else done.stdout
@@ -105,9 +109,7 @@ def test_the_command_line_takes_all_six_from_training_to_an_answer(work: Path, t
     scored = json.loads(command(work, "evaluate", "run", "--trust-code", "--json"))
     assert {"hr@5", "ndcg@10", "new_brand@5"} <= scored["metrics"].keys()
     assert 0 < scored["metrics"]["new_brand@5"] < 1
-    compared = json.loads(
-        command(work, "compare", "run", "run", "--stage-a", "undistilled", "--trust-code", "--json")
-    )
+    compared = json.loads(command(work, "compare", "run", "run", "--stage-a", "undistilled", "--trust-code", "--json"))
     assert "new_brand@5" in json.dumps(compared)
     assert "NewBrand@5" in (work / "run" / "report.html").read_text(encoding="utf-8")
     export = str(tmp_path / "export")
@@ -133,21 +135,37 @@ def test_an_export_answers_by_http_as_the_run_does(in_work: Path, tmp_path: Path
     export_run(run, data, tmp_path / "export")
     history, times, now = ["i1", "i14", "i30"], [START, START + 9_000, START + 80_000], START + 200_000
     expected = run.recommender().recommend(history, times=times, now=now)
-    with service(tmp_path / "export") as client:
-        body = {"history": history, "times": times, "now": now}
-        answered = client.post("/recommend", json=body).json()
-        assert [item["item_id"] for item in answered["items"]] == [item.item_id for item in expected.items]
-        missing = client.post("/recommend", json={"history": history})
-    assert missing.status_code == 422
-    assert "times" in missing.text
+    # In a folder where nobody finds the types.
+    command = [sys.executable, "-m", "llmd4rec", "serve", "export", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        address = next(found.group() for line in service.stdout if (found := re.search(r"http://\S+", line)))
+        status, answered = post(address, {"history": history, "times": times, "now": now})
+        refused, why = post(address, {"history": history})
+        service.terminate()
+    assert status == 200
+    assert [item["item_id"] for item in answered["items"]] == [item.item_id for item in expected.items]
+    assert refused == 422
+    assert "times" in json.dumps(why)
+
+
+def post(address: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """Status and JSON of a request for recommendations."""
+    request = urllib.request.Request(
+        f"{address.rstrip('/')}/recommend", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(work: Path, tmp_path: Path) -> None:
     for name in ("my_types.py", "prices.csv", "settings.yaml"):
         shutil.copy(work / name, tmp_path)
     arguments = ["train", "-d", str(work / "data"), "-r", "run", "settings.yaml"]
-    environment = os.environ | {"PYTHONPATH": str(Path(sys.modules["llmd4rec"].__file__ or "").parents[1])}
-    begun = subprocess.Popen([sys.executable, "-m", "llmd4rec", *arguments], cwd=tmp_path, env=environment)
+    begun = subprocess.Popen([sys.executable, "-m", "llmd4rec", *arguments], cwd=tmp_path, env=ENVIRONMENT)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/checkpoints/teacher-1/training/best-*")):
         assert begun.poll() is None

@@ -70,11 +70,13 @@ class Recommender:
     """What answers: a trained model with its catalogue. It can be asked from several threads at once.
 
     >>> recommender = Recommender.load("runs/first")
-    >>> answer = recommender.recommend(["i3", "i4"], k=2)
-    >>> [item.item_id for item in answer.items]
-    ['i5', 'i6']
-    >>> recommender.recommend([["i3"], ["i7", "i8"]], k=1)[1].items[0].title
-    'Item 9'
+    >>> answer = recommender.recommend(["i3", "i4", "unheard of"], k=5)
+    >>> len(answer.items), answer.unknown
+    (5, ('unheard of',))
+    >>> len(recommender.recommend([["i3"], ["i7", "i8"]], k=5))
+    2
+    >>> recommender.recommend(pl.DataFrame({"user_id": [1, 1], "item_id": ["i3", "i4"]}), k=5).columns
+    ['user_id', 'rank', 'item_id', 'title', 'score']
 
     Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or
     removed: it is then loaded again from its folder, in whichever process that is.

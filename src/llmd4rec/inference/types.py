@@ -102,6 +102,11 @@ class Answer:
 class Filters:
     """Which items may be recommended; all conditions hold together.
 
+    >>> dove = Filters(any_of={"brand": "Dove"}, at_most={"price": 20})
+    >>> two = Recommender.load("runs/first").recommend(["i3"], filters=Filters(allow=["i4", "i5"]))
+    >>> sorted(item.item_id for item in two.items)
+    ['i4', 'i5']
+
     Attributes:
         any_of: field → its allowed values (or one value). Case does not matter. A value of a path includes all below
             it: `Beauty > Makeup` allows `Beauty > Makeup > Eyes`. Items without a value are not allowed.
@@ -164,6 +169,12 @@ class Options(TypedDict, total=False):
 @dataclass(frozen=True)
 class NewItem:
     """An item to add to a running recommender, or the changes to an item that it has.
+
+    >>> recommender = Recommender.load("runs/first")
+    >>> recommender.add_items([NewItem("i3", title="Another title")])
+    AddedReport(added=(), replaced=('i3',))
+    >>> recommender.item("i3").title
+    'Another title'
 
     Attributes:
         title: None leaves the title of a known item as it is; "" removes it.

@@ -270,6 +270,7 @@ class ModelOut(_Out):
     can_add: Literal["text", "vector"] | None = Field(
         description="What a new item needs: its texts, or a text vector; null: items cannot be added."
     )
+    reads: list[str] = Field(description="What the model reads of a history beside its items, such as `times`.")
     fields: list[Facet]
 
 
