@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from llmd4rec.distillation.cache import write_cache
 from llmd4rec.distillation.rollouts import draw_rollouts
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.export.graphs import check_parity, write_encoder
+from llmd4rec.export.write import export_run
 from llmd4rec.features.event_features import EventFeature
 from llmd4rec.features.time_gaps import TimeGaps
 from llmd4rec.inference.encoder import HistoryBatch, OnnxEncoder, encode
@@ -293,3 +295,22 @@ def test_the_effect_of_time_is_learned_with_the_feature_and_not_without(
         found[len(features)] = run.validation_of("undistilled")
     assert found[0] < 0.87  # two equally likely items: (1 + 1 / log2(3)) / 2 = 0.82
     assert found[1] > 0.97
+
+
+def test_a_whole_run_reads_times_from_teachers_to_the_export(tmp_path: Path, tiny_settings: dict[str, Any]) -> None:
+    """The served model reads both times, one teacher the target's only, the language model none."""
+    data = clocked(30)
+    model = tiny_settings["model"] | {"event_features": ["time_gaps"]}
+    teachers = [{"name": "gru4rec", "dim": 12, "event_features": [f"{__name__}:Hour"]}]
+    distill = {"source": "ensemble", "rollout_length": 2}
+    values = tiny_settings | {"model": model, "teachers": teachers, "distill": distill}
+    run = parse_settings(values).fit(data, tmp_path / "run")
+    assert {stage: run.load(stage).reads for stage in ("distilled-round-1", "teacher-1", "llm")} == {
+        "distilled-round-1": ("times", "target_times"),
+        "teacher-1": ("target_times",),
+        "llm": (),
+    }
+    export_run(run, data, tmp_path / "export", "distilled-round-1")
+    head = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert head["reads"] == ["times", "target_times"]
+    assert OnnxEncoder(tmp_path / "export" / "encoder.onnx", 8).reads == ("times", "target_times")
