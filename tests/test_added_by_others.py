@@ -141,7 +141,7 @@ def test_parameters_of_a_loss_are_among_those_of_the_sum() -> None:
     )
     assert [name for name, _ in both.named_parameters()] == ["first.scale"]
     step = both(torch.ones(2, 3), None, None, 0)
-    assert float(step.loss) == 12
+    assert step.loss.item() == 12
     assert step.figures.keys() == {"a", "b"}
 
 

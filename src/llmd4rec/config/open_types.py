@@ -89,28 +89,26 @@ def require_importable(settings: BaseModel, *, by_workers: bool = False) -> None
     Raises:
         ConfigError: there is such a class.
     """
-    for path in _paths_in(settings.model_dump(mode="json")):
-        if "<locals>" in path:
+    for text in _texts_in(settings.model_dump(mode="json")):
+        if ".<locals>." in text:
             raise ConfigError(
-                f"{path} is defined in a function, so a run folder could not name it",
+                f"{text} is defined in a function, so a run folder could not name it",
                 "Define the class at the top of a module, or train without a folder.",
             )
-        if by_workers and path.startswith("__main__:"):
+        if by_workers and text.startswith("__main__:"):
             raise ConfigError(
-                f"{path} is defined in a script or notebook, where processes of their own cannot find it",
+                f"{text} is defined in a script or notebook, where processes of their own cannot find it",
                 "Put the class into a module, or train with one job.",
             )
 
 
-def _paths_in(values: Any) -> Iterator[str]:
-    """Whatever stands behind a `name` and is an import path."""
-    if isinstance(values, dict):
-        name = values.get("name")
-        if isinstance(name, str) and ":" in name:
-            yield name
-        values = list(values.values())
-    for value in values if isinstance(values, list) else ():
-        yield from _paths_in(value)
+def _texts_in(values: Any) -> Iterator[str]:
+    """All texts among settings: one of them may be an import path."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts_in(value)
 
 
 def fields_of(cls: type[Any]) -> dict[str, FieldInfo | Any]:
@@ -262,10 +260,10 @@ class OpenType:
             return cls.model_validate(values)
         return TypeAdapter(cls).validate_python(values) if dataclasses.is_dataclass(cls) else cls()
 
-    def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
-        """Name and settings of an implementation, as plain values."""
+    def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> Any:
+        """Name and settings of an implementation, as plain values: a group, or a word where there is a short form."""
         if isinstance(value, BaseModel):
-            settings = value.model_dump(mode=mode)
+            settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
             settings = TypeAdapter(type(value)).dump_python(value, mode=mode)
         else:
@@ -277,7 +275,7 @@ class OpenType:
         return ValidationError.from_exception_data(self.what, [InitErrorDetails(type=problem, loc=at, input=given)])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def serialize(value: Any, info: SerializationInfo) -> dict[str, Any]:
+        def serialize(value: Any, info: SerializationInfo) -> Any:
             return self.dump(value, "json" if info.mode == "json" else "python")
 
         return core_schema.no_info_plain_validator_function(

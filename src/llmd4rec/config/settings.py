@@ -235,6 +235,9 @@ def _describe_open(
         named = isinstance(default, tuple | list)
         yield key, [open_type.dump(each) for each in default] if named else default, said
         inner, first = f"{key}.*.", None
+    elif isinstance(default, open_type.base) and isinstance(short := open_type.dump(default), str):
+        yield key, short, said  # one that is written as a text has no group of settings
+        return
     else:
         first = open_type.class_of(default)
         yield f"{key}.name", None if first is None else open_type.name_of(first), said
