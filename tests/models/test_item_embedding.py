@@ -285,7 +285,9 @@ def test_only_titles_have_words_and_never_more_than_there_are_items() -> None:
     titles = [f"one two three four five x{n}" for n in range(3)] + ["six"]
     shared = ["Nails > red hot"] * 2 + ["Nails > Hair"] * 2
     data = titled(titles, category=shared, description=[" ".join(f"w{n}" for n in range(40))] * 3 + ["w1"])
-    assert item_words(data).shape == (4, 4)  # of nine; not of the category, nor of forty words
+    words = item_words(data)
+    assert words is not None
+    assert words.shape == (4, 4)  # of nine; not of the category, nor of forty words
     assert item_words(data, ("category",)) is None  # nails is everybody's
     assert item_words(titled(["a", "b", "c"])) is None
     assert item_words(titled(titles), ()) is None
@@ -322,7 +324,8 @@ def test_features_are_those_asked_for_as_far_as_the_data_have_them() -> None:
     assert everything.neighbours.nnz > co_occurrence(data).nnz  # texts bring some
     titles = titled(["red polish", "red", "red", "blue"], category=["A", "A", "A", "B"])
     both = features_of("id+words+attributes", titles, None).attributes.toarray()
-    np.testing.assert_array_equal(both, np.hstack([item_attributes(titles).toarray(), item_words(titles).toarray()]))
+    parts: list[Any] = [item_attributes(titles), item_words(titles)]
+    np.testing.assert_array_equal(both, np.hstack([part.toarray() for part in parts]))
     assert features_of("id+words", titles, None).attributes.shape == (4, 1)
     assert features_of("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == co_occurrence(data).nnz
 
