@@ -119,7 +119,7 @@ def test_version_and_settings():
 def test_a_folder_that_is_no_run(command, tmp_path):
     more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
     message = refused(command, tmp_path, *more)
-    assert "is not a run folder" in message
+    assert ("is neither a run folder" if command == "recommend" else "is not a run folder") in message
     assert "llmd4rec train" in message
 
 
@@ -341,14 +341,13 @@ def test_seen_items_and_how_many(odd_run):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--history", ""], "no known item"),
-        (["--history", "[]"], "no known item"),
-        (["--history", " , ,"], "no known item"),
         (["--history", "Zurich"], "nearest known: 'Zürich'"),
         (["--history", "50,nothing like it"], "unknown item in the history: 'nothing like it'"),
-        (["--history", "nope", "--skip-unknown"], "no known item"),
         (["--history", '["a'], "not a JSON list"),
         (["--history", '"open'], "Close every quote"),
+        (["--history", "50", "--times", "1,2"], "times has 2 entries, the history 1"),
+        (["--history", "50", "--times", "today"], "times[0] is 'today', which is no moment"),
+        (["--history", "50", "--now", "soon"], "now is 'soon', which is no moment"),
         (["--history", "50", "-k", "0"], "k is 0"),
         (["--history", "50", "-k", "-3"], "k is -3"),
     ],
@@ -374,6 +373,16 @@ def test_unknown_items_can_be_left_out(odd_run):
     known = answer("recommend", odd_run, "--history", "50")
     skipping = answer("recommend", odd_run, "--history", "nope,50", "--skip-unknown")
     assert ids(skipping) == ids(known)
+    assert (known["unknown"], skipping["unknown"]) == ([], ["nope"])
+
+
+@pytest.mark.parametrize("history", [[""], ["[]"], [" , ,"], ["nope", "--skip-unknown"]])
+def test_a_history_without_a_known_item_gets_popular_items(history: list[str], odd_run: Path) -> None:
+    popular = answer("recommend", odd_run, "--history", *history, "-k", 3)
+    assert popular["fallback"] == "popular"
+    scores = [item["score"] for item in popular["recommendations"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 1
 
 
 # ---- processes of their own -------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import llmd4rec
 from llmd4rec import BSARec, Dataset, Distillation, Filters, GRU4Rec, LiGR, NewItem, Recommender, Run, SASRec
 from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.inference.query import parse_request
 from llmd4rec.inference.types import Answer, Options, Request
 
 TINY: dict[str, Any] = {"dim": 8, "max_length": 6, "item_features": "id"}
@@ -160,6 +163,12 @@ def test_k_and_what_was_seen(recommender: Recommender, chain_data: Dataset, tmp_
         ([["i1"], "i2"], {}, "the history is a single text: 'i2'"),
         (["i1"], {"k": 0}, "k is 0"),
         ([["i1"]], {"k": 0}, "k is 0"),
+        (["i1", "i2"], {"times": [1]}, "times has 1 entries, the history 2"),
+        (["i1"], {"times": ["yesterday"]}, r"times\[0\] is 'yesterday', which is no moment"),
+        (["i1"], {"times": [1_700_000_000_000]}, r"too large for seconds since 1970"),
+        (["i1"], {"now": True}, "now is True, which is no moment"),
+        ([["i1"], ["i2"]], {"times": [[1]]}, "times has 1 lists for 2 histories"),
+        (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"times": [1]}, "times is given beside a frame"),
         (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"k": 0}, "k is 0"),
         (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"diversity": 2}, "diversity is 2"),
         (pl.DataFrame({"user_id": [1], "item_id": ["i1"]}), {"explain": True}, "a table .* has no reasons"),
@@ -171,6 +180,20 @@ def test_what_cannot_be_answered(
 ) -> None:
     with pytest.raises(DataError, match=message):
         recommender.recommend(history, **arguments)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        1_700_000_000, "1700000000", "2023-11-14T22:13:20Z", "2023-11-14T23:13:20+01:00", "2023-11-14T22:13:20",
+        datetime(2023, 11, 14, 22, 13, 20), datetime(2023, 11, 14, 23, 13, 20, tzinfo=timezone(timedelta(hours=1))),
+        np.int64(1_700_000_000),
+    ],
+)  # fmt: skip
+def test_a_moment_is_given_in_any_of_these_ways(moment: Any, recommender: Recommender) -> None:
+    request = Request([recommender.catalogue.ids[0], "who?"], times=[moment, 5], now=moment)
+    query = parse_request(request, recommender.catalogue, filter_seen=True)
+    assert (query.times, query.now) == ([1_700_000_000], 1_700_000_000)  # of the known item only
 
 
 def test_unknown_items_are_skipped_and_reported(recommender: Recommender) -> None:
@@ -199,7 +222,7 @@ def test_an_answer_is_a_table_for_people(recommender: Recommender) -> None:
 
 
 def test_options_are_those_of_a_request() -> None:
-    names = {field.name for field in dataclasses.fields(Request)} - {"history", "k"}
+    names = {field.name for field in dataclasses.fields(Request)} - {"history", "k", "times"}
     assert set(Options.__annotations__) == names
 
 

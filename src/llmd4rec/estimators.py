@@ -27,6 +27,9 @@ from llmd4rec.training.callbacks.base import Callback
 class Model(ModelSettings):
     """Settings of a sequential model that can be fitted; derive from it to add one.
 
+    >>> isinstance(SASRec(dim=8), Model)
+    True
+
     :class:`~llmd4rec.models.settings.ModelSettings` shows how.
     """
 
@@ -54,31 +57,56 @@ class Model(ModelSettings):
 
 
 class SASRec(sequential.SASRec, Model):
-    """SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the items of a history."""
+    """SASRec (Kang and McAuley, ICDM 2018): causal self-attention over the items of a history.
+
+    >>> recommender = SASRec(dim=8, item_features="id").fit(data, training={"model": {"epochs": 1}})
+    >>> len(recommender.recommend(["i3", "i4"], k=5).items)
+    5
+    """
 
     written_as: ClassVar[type[ModelSettings]] = sequential.SASRec
 
 
 class GRU4Rec(sequential.GRU4Rec, Model):
-    """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network."""
+    """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network.
+
+    >>> recommender = GRU4Rec(dim=8, item_features="id").fit(data, training={"model": {"epochs": 1}})
+    >>> len(recommender.recommend(["i3", "i4"], k=5).items)
+    5
+    """
 
     written_as: ClassVar[type[ModelSettings]] = sequential.GRU4Rec
 
 
 class BSARec(sequential.BSARec, Model):
-    """BSARec (Shin et al., AAAI 2024): attention beside a frequency filter."""
+    """BSARec (Shin et al., AAAI 2024): attention beside a frequency filter.
+
+    >>> recommender = BSARec(dim=8, item_features="id").fit(data, training={"model": {"epochs": 1}})
+    >>> len(recommender.recommend(["i3", "i4"], k=5).items)
+    5
+    """
 
     written_as: ClassVar[type[ModelSettings]] = sequential.BSARec
 
 
 class LiGR(sequential.LiGR, Model):
-    """LiGR, as in eSASRec (Tikhonovich et al., RecSys 2025): gated pre-norm attention blocks."""
+    """LiGR, as in eSASRec (Tikhonovich et al., RecSys 2025): gated pre-norm attention blocks.
+
+    >>> recommender = LiGR(dim=8, item_features="id").fit(data, training={"model": {"epochs": 1}})
+    >>> len(recommender.recommend(["i3", "i4"], k=5).items)
+    5
+    """
 
     written_as: ClassVar[type[ModelSettings]] = sequential.LiGR
 
 
 class Distillation(DistillationSettings):
     """A model, its teachers and how they teach: all settings of a run, and :meth:`fit`.
+
+    >>> model, one_epoch = SASRec(dim=8, item_features="id"), {"model": {"epochs": 1}}
+    >>> run = Distillation(model=model, teachers=1, rounds=1, training=one_epoch).fit(data)
+    >>> list(run.record.stages)
+    ['undistilled', 'teacher-1', 'distilled-round-1']
 
     `llm` and `teachers` are none unless they are named; `teachers="default"` are three of four times the width.
     """

@@ -47,13 +47,13 @@ def make_dataset(
 def random_dataset(users: int, items: int, seed: int = 0, longest: int = 12) -> Dataset:
     """Random sequences of 3 to `longest` items."""
     rng = np.random.default_rng(seed)
-    return make_dataset([rng.integers(0, items, rng.integers(3, longest + 1)) for _ in range(users)], items)
+    return make_dataset([rng.integers(0, items, rng.integers(3, longest + 1)).tolist() for _ in range(users)], items)
 
 
 def chain_dataset(users: int, items: int, length: int, seed: int = 0) -> Dataset:
     """Everybody walks up the catalogue from a random start: item i is always followed by item i + 1, around the end."""
     starts = np.random.default_rng(seed).integers(0, items, users)
-    return make_dataset([(start + np.arange(length)) % items for start in starts], items)
+    return make_dataset([((start + np.arange(length)) % items).tolist() for start in starts], items)
 
 
 class LastItemModel(SequenceEncoder):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,7 @@ def successor_model(num_items: int, **options: int) -> LastItemModel:
     model = LastItemModel(torch.eye(num_items), **options)
     order = (torch.arange(num_items)[None, :] - torch.arange(num_items)[:, None] - 1) % num_items
     scores = (num_items - order).float()
-    model.item_table = lambda: scores.T.contiguous()  # type: ignore[method-assign]
+    model.item_table = lambda items=None: scores.T.contiguous()  # type: ignore[method-assign]
     return model
 
 
@@ -161,7 +162,7 @@ def test_a_diverged_model_is_refused(value: float, row: int) -> None:
 def popularity_model(counts: list[int]) -> LastItemModel:
     """Gives every history the items by how often they were trained on."""
     model = LastItemModel(torch.ones(len(counts), 1))
-    model.item_table = lambda: torch.tensor(counts).float()[:, None]  # type: ignore[method-assign]
+    model.item_table = lambda items=None: torch.tensor(counts).float()[:, None]  # type: ignore[method-assign]
     return model
 
 
@@ -219,7 +220,8 @@ def test_targets_without_a_history_are_left_out() -> None:
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_an_empty_split_is_named(split: str) -> None:
-    data = dataclasses.replace(make_dataset([[0, 1, 2]], 4), **{split: np.array([], dtype=np.int64)})
+    nothing: dict[str, Any] = {split: np.array([], dtype=np.int64)}
+    data = dataclasses.replace(make_dataset([[0, 1, 2]], 4), **nothing)
     with pytest.raises(DataError, match=f"no {split} targets") as caught:
         evaluate(successor_model(4), data, split=split)  # type: ignore[arg-type]
     assert caught.value.remedy
@@ -227,9 +229,12 @@ def test_an_empty_split_is_named(split: str) -> None:
 
 def test_unknown_settings_are_named() -> None:
     data, model = random_dataset(3, 30), successor_model(30)
-    for wrong in ({"split": "train"}, {"filter_seen": "keep"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}):
+    options: list[dict[str, Any]] = [
+        {"split": "train"}, {"filter_seen": "keep"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}
+    ]  # fmt: skip
+    for wrong in options:
         with pytest.raises(ConfigError):
-            evaluate(model, data, **wrong)  # type: ignore[arg-type]
+            evaluate(model, data, **wrong)
 
 
 def test_json_keys_are_the_published_ones(integer_table: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ def test_by_hand() -> None:
     ranking = rank_targets(FactorQuery.of(states, table), np.array([2, 0]), k=3)
     assert ranking.ranks.tolist() == [3, 1]
     assert ranking.top.tolist() == [[1, 3, 2], [0, 1, 2]]
-    assert (ranking.ranks.dtype, ranking.top.dtype) == (np.int64, np.int32)
+    assert (ranking.ranks.dtype.name, ranking.top.dtype.name) == ("int64", "int32")
 
 
 def test_ties_count_against_the_target() -> None:

@@ -83,7 +83,7 @@ def make_run(tmp_path: Path, chain_data: Dataset) -> Callable[..., Run]:
 
 def results(run: Run, data: Dataset, served: str) -> list[Result]:
     """Of models that were never trained."""
-    found = []
+    found: list[Result] = []
     for stage in run.reported():
         table = torch.randn(data.num_items, 4, generator=torch.Generator().manual_seed(len(found)))
         evaluation = evaluate(LastItemModel(table), data, name="m", stage=stage.id)

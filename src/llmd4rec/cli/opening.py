@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from llmd4rec.inference.opening import IndexKind
     from llmd4rec.inference.recommender import Recommender
     from llmd4rec.runs.run import Run
 
@@ -29,10 +30,12 @@ def open_run(folder: Path, trust_code: bool) -> Run:
     return Run.open(folder, trust_code=trust_code)
 
 
-def open_recommender(source: Path, stage: str, trust_code: bool) -> Recommender:
+def open_recommender(
+    source: Path, stage: str, trust_code: bool, *, threads: int | None = None, index: IndexKind = "auto"
+) -> Recommender:
     """The recommender of a run, an export or a hub id; with `trust_code` as in :func:`open_run`."""
     from llmd4rec.config.open_types import import_also_from
     from llmd4rec.inference.recommender import Recommender
 
     import_also_from(Path.cwd())
-    return Recommender.load(source, stage, trust_code=trust_code)
+    return Recommender.load(source, stage, threads=threads, index=index, trust_code=trust_code)

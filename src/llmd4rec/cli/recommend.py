@@ -55,6 +55,16 @@ def recommend(
     ] = None,
     diversity: Annotated[float, typer.Option(help="From 0 (scores alone) to 1 (items unlike each other).")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say which items of the history moved a score.")] = False,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            help="When each item of the history was chosen, for models that read times: seconds since 1970 or ISO "
+            "text, written as the history is."
+        ),
+    ] = None,
+    now: Annotated[
+        str | None, typer.Option(help="The moment for which is recommended, likewise \\[default: the current time].")
+    ] = None,
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
     trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -76,9 +86,10 @@ def recommend(
         raise ConfigError("give either --history or --users", "For example: --history a,b,c or --users all.")
     if users is not None and out is None:
         raise ConfigError("--users needs a file to write to", "Give one: --out recs.parquet")
-    for given, name in ((explain, "--explain"), (skip_unknown, "--skip-unknown"), (json_output, "--json")):
-        if users is not None and given:
-            raise ConfigError(f"{name} is for --history", "Leave it out; --out names the format by its ending.")
+    of_one = {"--explain": explain, "--times": times, "--skip-unknown": skip_unknown, "--json": json_output}
+    for option, value in of_one.items():
+        if users is not None and value:
+            raise ConfigError(f"{option} is for --history", "Leave it out; --out names the format by its ending.")
     for path, name in ((out, "--out"), (data, "--data")):
         if history is not None and path is not None:
             raise ConfigError(f"{name} is for --users", "Leave it out, or name --users.")
@@ -91,6 +102,8 @@ def recommend(
         diversity=diversity,
         explain=explain,
         skip_unknown=skip_unknown or users is not None,
+        times=None if times is None else identifiers(times, "--times"),
+        now=now,
     )
     if users is not None and out is not None:
         _many(source, users, out, data, stage, request, trust_code)

@@ -40,7 +40,13 @@ SplitName = Literal["valid", "test"]
 
 @dataclass(frozen=True)
 class Dataset(PreparedData):
-    """Item sequences per user, a catalogue and a split. See the module's docstring for shapes."""
+    """Item sequences per user, a catalogue and a split. See the module's docstring for shapes.
+
+    >>> log = pl.DataFrame({"user_id": [*"uuuuvvvv"], "item_id": [*"abcdbcda"], "timestamp": [*range(8)]})
+    >>> data = Dataset.from_frames(log)
+    >>> data.num_users, data.num_items, [data.item_ids[item] for item in data.items[data.test]]
+    (2, 4, ['d', 'a'])
+    """
 
     path: Path | None = None
 

@@ -49,7 +49,9 @@ class HasScorer(Protocol):
 class Evaluator:
     """Ranks every held-out target among the whole catalogue, and measures.
 
-        Evaluator(metrics=["ndcg@10", Novelty(10)]).evaluate(run, data).metrics["ndcg@10"]
+    >>> found = Evaluator(metrics=["ndcg@10", "recall@10"]).evaluate(Run.open("runs/first"), data)
+    >>> sorted(found.metrics)
+    ['ndcg@10', 'recall@10']
 
     The history of a target is everything its user did before it (for a test target that includes the
     validation item), as far back as the scorer reads. Users with nothing before their target cannot be given to a

@@ -31,10 +31,11 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 @dataclass(frozen=True)
 class Histories:
-    """Users and their histories, oldest first."""
+    """Users and their histories, oldest first; and when each item was chosen, where that is known."""
 
     users: pl.Series
     items: list[list[Any]]
+    times: list[list[Any]] | None = None
 
     @classmethod
     def of_frame(cls, frame: pl.DataFrame) -> Histories:
@@ -49,11 +50,12 @@ class Histories:
                 f"the frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}",
                 "Rename its columns to user_id and item_id (and timestamp, where there is one).",
             )
-        items = pl.col("item_id")
-        if "timestamp" in frame.columns:
-            items = items.sort_by("timestamp", maintain_order=True)
-        grouped = frame.group_by("user_id", maintain_order=True).agg(items)
-        return cls(grouped["user_id"], grouped["item_id"].to_list())
+        if "timestamp" not in frame.columns:
+            grouped = frame.group_by("user_id", maintain_order=True).agg("item_id")
+            return cls(grouped["user_id"], grouped["item_id"].to_list())
+        by_time = pl.col("item_id", "timestamp").sort_by("timestamp", maintain_order=True)
+        grouped = frame.group_by("user_id", maintain_order=True).agg(by_time)
+        return cls(grouped["user_id"], grouped["item_id"].to_list(), grouped["timestamp"].to_list())
 
     @classmethod
     def of_data(cls, data: Dataset, users: Sequence[str] | None = None) -> Histories:
@@ -74,9 +76,11 @@ class Histories:
                 )
             chosen = [places[user] for user in users]
         offsets, items = data.offsets.tolist(), data.items.tolist()
+        times = None if data.times is None else data.times.tolist()
         return cls(
             pl.Series([every[user] for user in chosen], dtype=pl.String),
             [[ids[item] for item in items[offsets[user] : offsets[user + 1]]] for user in chosen],
+            None if times is None else [times[offsets[user] : offsets[user + 1]] for user in chosen],
         )
 
 
@@ -125,8 +129,16 @@ def recommend_histories(recommender: Recommender, histories: Histories, request:
     order = sorted(range(len(histories.users)), key=lambda user: len(histories.items[user]))
     parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
+    # A model that reads no times is not held up by a column that is written in a way of its own.
+    times = histories.times if recommender.info.reads else None
+
     def ranked(part: list[int]) -> tuple[Catalogue, list[Ranked]]:
-        return recommender.rank_many([replace(request, history=histories.items[user]) for user in part])
+        return recommender.rank_many(
+            [
+                replace(request, history=histories.items[user], times=None if times is None else times[user])
+                for user in part
+            ]
+        )
 
     # Most of the time goes into libraries that let other threads run.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import pool_size
 from llmd4rec.inference.fields import Mask
+from llmd4rec.inference.moments import seconds_of, times_of
 from llmd4rec.inference.types import Filters, Request, identifiers
 
 Rows = NDArray[np.int64]
@@ -27,8 +29,8 @@ class Query:
         allowed: which rows the filters allow, [I]; None where there are no filters.
         excluded: rows that must not be recommended even if the filters allow them: excluded and seen items.
         num_candidates: how many items can be recommended.
-        times: when each item of `history` was chosen, in seconds since 1970; of models that read it.
-        now: for which moment the request is answered; of models that read it.
+        times: when each of the known items was chosen, in seconds since 1970; None: not given.
+        now: the moment for which it is answered, likewise.
     """
 
     request: Request
@@ -63,9 +65,14 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
             is unknown and not skipped.
     """
     _check(request)
-    history, unknown = catalogue.rows(identifiers("history", request.history, ordered=True))
+    named = identifiers("history", request.history, ordered=True)
+    history, unknown = catalogue.rows(named)
     if unknown and not request.skip_unknown:
         raise _unknown_items(unknown, catalogue)
+    times = None if request.times is None else times_of(request.times, len(named))
+    if times is not None and unknown:
+        times = [when for item, when in zip(named, times, strict=True) if item in catalogue.index]
+    now = int(time.time()) if request.now is None else seconds_of("now", request.now)
     allowed = None
     if request.filters is not None:
         allowed = catalogue.mask(request.filters)
@@ -83,7 +90,7 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
         excluded = np.concatenate([excluded, catalogue.absent]) if len(catalogue.absent) else excluded
     else:
         num_candidates = int(allowed.sum()) - int(allowed[excluded].sum())
-    return Query(request, history, unknown, allowed, excluded, num_candidates)
+    return Query(request, history, unknown, allowed, excluded, num_candidates, times, now)
 
 
 def _unknown_items(unknown: list[str], catalogue: Catalogue) -> DataError:

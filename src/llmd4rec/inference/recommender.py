@@ -36,6 +36,7 @@ from llmd4rec.inference.folder import Folder
 from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
 from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, open_source
 from llmd4rec.inference.query import Query, parse_request
@@ -69,11 +70,13 @@ class Recommender:
     """What answers: a trained model with its catalogue. It can be asked from several threads at once.
 
     >>> recommender = Recommender.load("runs/first")
-    >>> answer = recommender.recommend(["i3", "i4"], k=2)
-    >>> [item.item_id for item in answer.items]
-    ['i5', 'i6']
-    >>> recommender.recommend([["i3"], ["i7", "i8"]], k=1)[1].items[0].title
-    'Item 9'
+    >>> answer = recommender.recommend(["i3", "i4", "unheard of"], k=5)
+    >>> len(answer.items), answer.unknown
+    (5, ('unheard of',))
+    >>> len(recommender.recommend([["i3"], ["i7", "i8"]], k=5))
+    2
+    >>> recommender.recommend(pl.DataFrame({"user_id": [1, 1], "item_id": ["i3", "i4"]}), k=5).columns
+    ['user_id', 'rank', 'item_id', 'title', 'score']
 
     Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or
     removed: it is then loaded again from its folder, in whichever process that is.
@@ -228,15 +231,25 @@ class Recommender:
     # ---- recommendations --------------------------------------------------------------------------------------------
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
-        self, history: Sequence[str | int], k: int = 10, **options: Unpack[Options]
+        self,
+        history: Sequence[str | int],
+        k: int = 10,
+        *,
+        times: Sequence[Moment] | None = None,
+        **options: Unpack[Options],
     ) -> Answer: ...
     @overload
     def recommend(
-        self, history: Sequence[Sequence[str | int]], k: int = 10, **options: Unpack[Options]
+        self,
+        history: Sequence[Sequence[str | int]],
+        k: int = 10,
+        *,
+        times: Sequence[Sequence[Moment]] | None = None,
+        **options: Unpack[Options],
     ) -> list[Answer]: ...
     @overload
     def recommend(self, history: pl.DataFrame, k: int = 10, **options: Unpack[Options]) -> pl.DataFrame: ...
-    def recommend(self, history: Any, k: int = 10, **options: Unpack[Options]) -> Any:
+    def recommend(self, history: Any, k: int = 10, *, times: Any = None, **options: Unpack[Options]) -> Any:
         """The k best next items for one history, several, or each user of a frame.
 
         Args:
@@ -244,8 +257,10 @@ class Recommender:
                 columns `user_id` and `item_id`, a row for each interaction: by `timestamp` where it has that column,
                 else each user's rows oldest first. Users need not have been seen in training.
             k: how many; fewer come where there are fewer candidates.
-            options: `filter_seen`, `exclude`, `filters`, `diversity`, `explain`, `popular_in` and `skip_unknown`; see
-                :class:`~llmd4rec.inference.types.Request`. They hold for every history.
+            times: when each item of the history was chosen, for models that read it; a list for each of several
+                histories. Of a frame they are the column `timestamp`.
+            options: `filter_seen`, `exclude`, `filters`, `diversity`, `explain`, `popular_in`, `skip_unknown` and
+                `now`; see :class:`~llmd4rec.inference.types.Request`. They hold for every history.
 
         Returns:
             An answer; a list of answers; or a frame of the same kind with `user_id`, `rank` (from 1), `item_id`,
@@ -256,10 +271,18 @@ class Recommender:
                 frame lacks a column.
         """
         if hasattr(history, "columns"):
+            if times is not None:
+                raise DataError("times is given beside a frame", "Give them as its column `timestamp`.")
             return recommend_frame(self, history, Request(k=k, **options))
-        if is_several(history):
-            return self.recommend_many([Request(each, k, **options) for each in history])
-        return self.recommend_many([Request(history, k, **options)])[0]
+        if not is_several(history):
+            return self.recommend_many([Request(history, k, times=times, **options)])[0]
+        each_times = [None] * len(history) if times is None else list(times)
+        if len(each_times) != len(history):
+            raise DataError(
+                f"times has {len(each_times):,} lists for {len(history):,} histories", "Give one for each history."
+            )
+        pairs = zip(history, each_times, strict=True)
+        return self.recommend_many([Request(one, k, times=its_times, **options) for one, its_times in pairs])
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Answer]:
         """As :meth:`recommend`, for requests with options of their own: their histories are encoded together.

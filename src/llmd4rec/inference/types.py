@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 from rich.cells import cell_len
 
 from llmd4rec.errors import DataError
+from llmd4rec.inference.moments import Moment
 
 #: The value of an item's field; None where it is missing.
 Value = str | float | None
@@ -101,6 +102,11 @@ class Answer:
 class Filters:
     """Which items may be recommended; all conditions hold together.
 
+    >>> dove = Filters(any_of={"brand": "Dove"}, at_most={"price": 20})
+    >>> two = Recommender.load("runs/first").recommend(["i3"], filters=Filters(allow=["i4", "i5"]))
+    >>> sorted(item.item_id for item in two.items)
+    ['i4', 'i5']
+
     Attributes:
         any_of: field → its allowed values (or one value). Case does not matter. A value of a path includes all below
             it: `Beauty > Makeup` allows `Beauty > Makeup > Eyes`. Items without a value are not allowed.
@@ -130,6 +136,8 @@ class Request:
         explain: also return the items of the history that changed each score most.
         popular_in: field → value; where no item of the history is known, the most frequent items with these values.
         skip_unknown: identifiers of the history that the catalogue does not have are skipped; false: they are an error.
+        times: when each item of the history was chosen; needed by models that read times, checked for all.
+        now: the moment for which is recommended, which such a model reads too; None: the current time.
     """
 
     history: Sequence[str] = ()
@@ -141,10 +149,12 @@ class Request:
     explain: bool = False
     popular_in: Mapping[str, str] | None = None
     skip_unknown: bool = True
+    times: Sequence[Moment] | None = None
+    now: Moment | None = None
 
 
 class Options(TypedDict, total=False):
-    """What a request says besides history and k; see :class:`Request`."""
+    """What a request says besides history, k and times; see :class:`Request`."""
 
     filter_seen: bool | None
     exclude: Collection[str] | None
@@ -153,11 +163,18 @@ class Options(TypedDict, total=False):
     explain: bool
     popular_in: Mapping[str, str] | None
     skip_unknown: bool
+    now: Moment | None
 
 
 @dataclass(frozen=True)
 class NewItem:
     """An item to add to a running recommender, or the changes to an item that it has.
+
+    >>> recommender = Recommender.load("runs/first")
+    >>> recommender.add_items([NewItem("i3", title="Another title")])
+    AddedReport(added=(), replaced=('i3',))
+    >>> recommender.item("i3").title
+    'Another title'
 
     Attributes:
         title: None leaves the title of a known item as it is; "" removes it.

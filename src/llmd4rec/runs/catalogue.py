@@ -36,7 +36,7 @@ def read_catalogue(folder: Path) -> pl.DataFrame:
         raise RunError(f"{folder / FILE} is missing or damaged: {error}", _REMEDY) from error
 
 
-def read_counts(folder: Path) -> NDArray[np.int64]:
+def read_counts(folder: Path, items: int) -> NDArray[np.int64]:
     """How often each item occurs in the training data, [I].
 
     Raises:
@@ -44,6 +44,8 @@ def read_counts(folder: Path) -> NDArray[np.int64]:
     """
     try:
         counts: NDArray[np.int64] = np.load(folder / COUNTS, allow_pickle=False)
-        return counts
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{folder / COUNTS} is missing or damaged: {error}", _REMEDY) from error
+    if not isinstance(counts, np.ndarray) or counts.dtype != np.int64 or counts.shape != (items,):
+        raise RunError(f"{folder / COUNTS} does not hold one count for each of {items:,} items", _REMEDY)
+    return counts

@@ -44,5 +44,5 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         validation=run.validation_of(stage.id),
         selection=run.settings.evaluation.selection.label,
     )
-    catalogue = Catalogue.of(frame, read_counts(run.folder), kinds, multi=multi)
+    catalogue = Catalogue.of(frame, read_counts(run.folder, frame.height), kinds, multi=multi)
     return recommender_of_model(model, info, catalogue, indexed=options.wants_index(frame.height))

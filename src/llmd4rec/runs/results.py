@@ -133,19 +133,19 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
     run.require(data)
     stages = run.reported()
     evaluations = [score(run, data, stage.id) for stage in stages]
-    models = [run.load(stage.id) for stage in stages]
-    times = milliseconds_per_request(models, data)
+    scorers = [run.scorer(stage.id) for stage in stages]
+    times = milliseconds_per_request(scorers, data)
     served = run.resolve(SERVED)
     return [
         Result(
             stage,
             evaluation,
             served=stage.id == served,
-            parameters=count_parameters(model)[0],
+            parameters=count_parameters(scorer.model)[0],
             seconds=training_seconds(run, stage),
             milliseconds=milliseconds,
         )
-        for stage, evaluation, model, milliseconds in zip(stages, evaluations, models, times, strict=True)
+        for stage, evaluation, scorer, milliseconds in zip(stages, evaluations, scorers, times, strict=True)
     ]
 
 

@@ -66,7 +66,14 @@ _OTHER_ATTRIBUTES = {
 
 
 class Run:
-    """A run folder, open."""
+    """A run folder, open.
+
+    >>> run = Run.open("runs/first")
+    >>> run.resolve("distilled")
+    'distilled-round-1'
+    >>> run.recommender("undistilled")
+    <Recommender: undistilled of the run first, sasrec, 12 items>
+    """
 
     def __init__(self, folder: Path, settings: DistillationSettings, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record

@@ -28,6 +28,8 @@ def to_request(body: RecommendIn) -> Request:
         diversity=body.diversity,
         explain=body.explain,
         popular_in=body.popular_in,
+        times=body.times,
+        now=body.now,
     )
 
 

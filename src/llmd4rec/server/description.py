@@ -30,6 +30,7 @@ def describe(recommender: Recommender) -> ModelOut:
         selection=info.selection,
         has_undistilled=recommender.undistilled is not None,
         can_add=info.can_add,
+        reads=list(info.reads),
         fields=[facet_of(field, recommender.catalogue.present) for field in recommender.catalogue.fields.values()],
     )
 

@@ -16,7 +16,12 @@ RESPONSE = " Items:"
 
 
 class LLM(BaseModel):
-    """Settings of the language model as a recommender."""
+    """Settings of the language model as a recommender.
+
+    >>> distillation = Distillation(model=SASRec(dim=64), llm=LLM(layers=4))
+    >>> distillation.llm.item_features
+    'id+text'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
