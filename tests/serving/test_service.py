@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import shop
+from conftest import Store
 from shop import IDS, ITEMS, answered
 
 from llmd4rec.inference.recommender import Recommender
@@ -309,3 +311,15 @@ def test_a_request_id_is_kept_or_made(client):
         assert made.isascii()
     first, second = (client.get("/no").error["request_id"] for _ in range(2))
     assert first != second
+
+
+def test_a_run_is_served_as_its_export_is(store: Store) -> None:
+    body = {"history": ["i3", "who?"], "k": 5, "times": [1_700_000_000, "2023-11-15T00:00:00Z"], "now": 1_700_100_000}
+    with shop.running(store.run.folder, "--stage", "undistilled") as process:
+        answer = process.client.post("/v1/recommend", body).json
+        served = process.client.get("/v1/models").json["served"]
+        assert process.client.post("/v1/recommend", {**body, "times": [1]}).error["code"] == "invalid"
+    expected = Recommender.load(store.export, "undistilled").recommend(["i3", "who?"], 5)
+    assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in expected.items]
+    assert answer["unknown"] == ["who?"]
+    assert (served["stage"], served["can_add"], served["reads"]) == ("undistilled", None, [])
