@@ -97,7 +97,7 @@ def test_an_unknown_key_names_the_nearest(key: Any, nearest: Any) -> None:
         ("model.dim.wide=3", "model.dim"),
         ("teachers=[{}, {nam: ligr}]", "'nam' is no setting of sasrec"),
         ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': no model has this name"),
-        ("teachers=[{without: [id]}]", "teachers.0.without = 'id': input should be 'text'"),
+        ("teachers=[{without: [id]}]", "teachers.0.without: no item feature is called 'id'"),
         ("teachers=few", "must be `default`, null, a number, or a list"),
         ("teachers=-1", "must be `default`, null, a number, or a list"),
         ("teachers=true", "must be `default`, null, a number, or a list"),
