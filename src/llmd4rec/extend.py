@@ -6,6 +6,7 @@ from llmd4rec.evaluation.metrics import GlobalMetric, ListMetric, Metric, RankMe
 from llmd4rec.features.event_features import EventFeature
 from llmd4rec.features.item_features import ItemFeature
 from llmd4rec.losses.base import Objective, StepLoss
+from llmd4rec.losses.loss import Loss
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.models.settings import ModelSettings
@@ -13,7 +14,7 @@ from llmd4rec.scoring import Query, Scorer
 from llmd4rec.training.callbacks.base import Callback
 
 __all__ = [
-    "Callback", "EventFeature", "GlobalMetric", "ItemEmbedding", "ItemFeature", "ListMetric", "Method", "Metric",
-    "ModelSettings", "Objective", "Query", "RankMetric", "RecommendedLists", "Scorer", "SequenceBatch",
+    "Callback", "EventFeature", "GlobalMetric", "ItemEmbedding", "ItemFeature", "ListMetric", "Loss", "Method",
+    "Metric", "ModelSettings", "Objective", "Query", "RankMetric", "RecommendedLists", "Scorer", "SequenceBatch",
     "SequenceEncoder", "StepLoss", "TargetRanks",
 ]  # fmt: skip
