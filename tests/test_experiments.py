@@ -14,6 +14,7 @@ import yaml
 from experiment_scripts import FOLDER, script
 
 from llmd4rec.config.settings import load_settings
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import Diverged, LLMD4RecError
@@ -44,7 +45,13 @@ def tiny(settings: dict[str, Any]) -> dict[str, Any]:
     return {"teachers": None, **settings}
 
 
-def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, capsys):
+def test_a_study_and_its_page(
+    study_file: Any,
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
@@ -81,8 +88,12 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
 
 
 def test_a_reference_is_what_the_other_variants_are_compared_with(
-    study_file, chain_data, tmp_path, monkeypatch, capsys
-):
+    study_file: Any,
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     study, tables = script("study"), script("tables")
     monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
@@ -114,7 +125,14 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
 
 
 @pytest.mark.parametrize("commit", ["0123456789ab-dirty", None])
-def test_results_are_kept_of_committed_code_only(commit, study_file, chain_data, tmp_path, monkeypatch, capsys):
+def test_results_are_kept_of_committed_code_only(
+    commit: Any,
+    study_file: Any,
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     study = script("study")
     monkeypatch.setattr(study, "environment", lambda: {"commit": commit})
     monkeypatch.setattr(study, "ROOT", tmp_path)
@@ -127,14 +145,14 @@ def test_results_are_kept_of_committed_code_only(commit, study_file, chain_data,
     assert (tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").exists()
 
 
-def test_seeds_become_a_mean_and_a_deviation():
+def test_seeds_become_a_mean_and_a_deviation() -> None:
     spread = script("tables").spread
     assert spread([0.1]) == "0.1000"
     assert spread([0.1, None, 0.2]) == "0.1500 ± 0.0707"
     assert spread([None]) == ""
 
 
-def test_older_results_are_read_in_the_words_of_now():
+def test_older_results_are_read_in_the_words_of_now() -> None:
     """Former and present names of the same models give the same page."""
     tables = script("tables")
     figures = {split: {"ndcg@10": 0.1} for split in ("valid", "test")}
@@ -180,7 +198,7 @@ def test_older_results_are_read_in_the_words_of_now():
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_variant_of_every_study_is_valid(path):
+def test_every_variant_of_every_study_is_valid(path: Any) -> None:
     module = script("study")
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
@@ -189,7 +207,7 @@ def test_every_variant_of_every_study_is_valid(path):
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_starts_inside_its_space(path, search):
+def test_every_search_starts_inside_its_space(path: Any, search: Any) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     space = {name: search._distribution(name, given) for name, given in values["space"].items()}
     assert search.default_point(values, space).keys() == space.keys()
@@ -200,7 +218,7 @@ def example(name: str) -> DistillationSettings:
     return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=dict(RECIPE))
 
 
-def test_the_papers_method_is_the_same_as_an_example_and_in_its_study():
+def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:
     module = script("study")
     study = yaml.safe_load((FOLDER / "studies" / "paper.yaml").read_text(encoding="utf-8"))
     for variant, name in (("paper", "paper"), ("two-models", "two-models")):
@@ -208,7 +226,7 @@ def test_the_papers_method_is_the_same_as_an_example_and_in_its_study():
         assert module.over_recipe(values, variant) == example(name)
 
 
-def test_what_the_examples_train():
+def test_what_the_examples_train() -> None:
     def who_teaches(name: str) -> dict[str, tuple[str, ...]]:
         return {stage.id: stage.teachers for stage in plan(example(name))}
 
@@ -247,7 +265,9 @@ def test_what_the_examples_train():
         (["STUDY", "--data", "a=b", "--only", "x"], "has no variant 'x'; it has taught, unweighted, plain"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message, study_file, monkeypatch, capsys):
+def test_wrong_arguments_are_named(
+    arguments: Any, message: str, study_file: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         call(script("study"), monkeypatch, *[study_file if part == "STUDY" else part for part in arguments])
     assert message in capsys.readouterr().err
@@ -276,8 +296,13 @@ def search_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
 
 
 def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
-    search, search_file, chain_data, tmp_path, monkeypatch, capsys
-):
+    search: Any,
+    search_file: Any,
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}"]
     call(search, monkeypatch, *arguments, "--out", tmp_path / "whole", "--trials", 5)
     whole = json.loads((tmp_path / "whole" / "rate-chain-seed0.json").read_text())
@@ -309,7 +334,7 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     assert json.loads((tmp_path / "parts" / "rate-chain-seed0.json").read_text())["trials"] == whole["trials"]
 
 
-def test_a_search_looks_where_earlier_trials_were_good(search):
+def test_a_search_looks_where_earlier_trials_were_good(search: Any) -> None:
     space = {"distill.weight.model": search._distribution("the weight", {"low": 1, "high": 100, "log": True})}
     trials: list[dict[str, Any]] = []
     for _ in range(30):
@@ -328,7 +353,16 @@ def test_a_search_looks_where_earlier_trials_were_good(search):
         ("model.depth", {"low": 1, "high": 2}, "default of model.depth, None, is not in"),
     ],
 )
-def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_path, monkeypatch, key, value, message):
+def test_a_space_that_cannot_be_searched(
+    search: Any,
+    search_file: Any,
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: Any,
+    value: Any,
+    message: str,
+) -> None:
     values = yaml.safe_load(search_file.read_text())
     search_file.write_text(yaml.safe_dump(values | {"space": {key: value}}))
     with pytest.raises(LLMD4RecError, match=message):
@@ -336,8 +370,8 @@ def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_pa
 
 
 def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
-    search, search_file, chain_data, tmp_path, monkeypatch
-):
+    search: Any, search_file: Any, chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def validation_of(*_: Any) -> float:
@@ -352,7 +386,9 @@ def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
     assert [trial["value"] for trial in found["trials"]] == [1, 0, 1]
 
 
-def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp_path, monkeypatch):
+def test_a_search_does_not_mix_with_another(
+    search: Any, search_file: Any, chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
     call(search, monkeypatch, *arguments)
     values = yaml.safe_load(search_file.read_text())
@@ -361,7 +397,7 @@ def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp
         call(search, monkeypatch, *arguments)
 
 
-def test_what_repeating_the_last_items_would_find():
+def test_what_repeating_the_last_items_would_find() -> None:
     """Distinct items before the target, latest first: 5 2 7 before a 2; the second user's target is new."""
     offsets, items = np.array([0, 6, 9]), np.array([7, 2, 7, 2, 5, 2, 1, 1, 3])
     ranks = script("repeats").last_seen_ranks(offsets, items, np.array([5, 8]))
@@ -369,7 +405,9 @@ def test_what_repeating_the_last_items_would_find():
     assert script("repeats").last_seen_ranks(offsets, items, np.array([2, 7])).tolist() == [2, 1]
 
 
-def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsys):
+def test_popularity_is_added_to_scores(
+    chain_run: Path, chain_data: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A tau so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
     arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--taus", "0", "1e6"]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -393,7 +431,7 @@ def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsy
     assert worst - 1e-4 <= float(lines[1][2]) <= best + 1e-4
 
 
-def test_a_command_names_nobodys_folders():
+def test_a_command_names_nobodys_folders() -> None:
     typed = [
         "experiments/study.py",
         "a.yaml",

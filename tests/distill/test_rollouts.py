@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from settings_of import changed, parse_settings
+from whole_runs import StopsBefore
 
 from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
@@ -252,21 +253,13 @@ def test_items_come_again_where_they_may_be_recommended_again(
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
 ) -> None:
     settings = parse_settings(changed(tiny_settings, distill__rollout_length=3))
     whole = settings.fit(chain_data, tmp_path / "whole")
 
-    def stopping(*rest: Any, stage: str, **more: Any) -> Any:
-        if stage == "distilled-round-1":
-            raise KeyboardInterrupt
-        return fit(*rest, stage=stage, **more)
-
-    fit = pipeline.fit
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            settings.fit(chain_data, tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        settings.fit(chain_data, tmp_path / "parts", callbacks=[StopsBefore("distilled-round-1")])
     (damaged,) = (tmp_path / "parts" / "rollouts").glob("*/items.npy")
     damaged.write_bytes(b"nothing")
     parts = settings.fit(chain_data, tmp_path / "parts")

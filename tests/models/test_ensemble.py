@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ from llmd4rec.models.sequential import SASRec
 ITEMS = 40
 
 
-def member(dim: int, max_length: int, seed: int) -> SequenceEncoder:
-    network = SASRec(dim=dim, layers=1, max_length=max_length).build(ITEMS, seed).eval()
+def member(dim: int, max_length: int, seed: int) -> Any:
+    network: Any = SASRec(dim=dim, layers=1, max_length=max_length).build(ITEMS, seed).eval()
     with torch.no_grad():
         network.items.weight *= 20
     return network
@@ -56,14 +57,15 @@ def test_it_is_published_like_any_model(precision: Precision, tmp_path: Path) ->
     folders = [tmp_path / name for name in ("ensemble", "first", "second")]
     for folder, model in zip(folders, [Ensemble(members), *members], strict=True):
         write_cache(model, data, folder, label=folder.name)
-    ensemble, first, second = (open_cache(folder, data, torch.device("cpu")) for folder in folders)
+    opened: list[Any] = [open_cache(folder, data, torch.device("cpu")) for folder in folders]
+    ensemble, first, second = opened
     mean = (first.states @ first.table.numpy().T + second.states @ second.table.numpy().T) / 2
     if precision == "float32":
         ours = ensemble.states @ ensemble.table.numpy().T
         assert abs(ours - mean).max() < 2e-2 * abs(mean).max()
     else:
         rounded = open_cache(folders[0], data, torch.device("cpu"), "int8")
-        of_teacher = rounded.batch(torch.arange(len(rounded.rank)))
+        of_teacher: Any = rounded.batch(torch.arange(len(rounded.rank)))
         states = Int8Rows.of(of_teacher.scores.states_NK.float())
         ours = states.matmul(of_teacher.scores.table_IK, torch.empty(len(mean), ITEMS)).numpy()
         assert abs(ours - mean).max() < 3e-2 * abs(mean).max()

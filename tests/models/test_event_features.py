@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,11 +21,12 @@ from llmd4rec.distillation.cache import write_cache
 from llmd4rec.distillation.rollouts import draw_rollouts
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.export.graphs import check_parity, write_encoder
+from llmd4rec.export.write import export_run
 from llmd4rec.features.event_features import EventFeature
 from llmd4rec.features.time_gaps import TimeGaps
 from llmd4rec.inference.encoder import HistoryBatch, OnnxEncoder, encode
 from llmd4rec.inference.from_model import ModelEncoder
-from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.models.base import last_states
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.models.events import require_event_features
 from llmd4rec.models.sequential import MODELS
@@ -42,12 +44,17 @@ class Hour(EventFeature):
         return HourEmbedding(24, dim)
 
 
-class HourEmbedding(nn.Embedding):
+class HourEmbedding(nn.Module):
+    def __init__(self, hours: int, dim: int) -> None:
+        super().__init__()
+        self.hours = nn.Embedding(hours, dim)
+
     def forward(self, batch: SequenceBatch) -> Tensor:
-        return super().forward(batch.target_times_BL // HOUR % 24)
+        vectors: Tensor = self.hours(batch.target_times_BL // HOUR % 24)
+        return vectors
 
 
-def network(name: str = "sasrec", features: list[EventFeature] | None = None, seed: int = 0) -> SequenceEncoder:
+def network(name: str = "sasrec", features: list[EventFeature] | None = None, seed: int = 0) -> Any:
     """A small network; its features' vectors are large enough to be seen in the states."""
     settings = {
         "name": name,
@@ -55,7 +62,7 @@ def network(name: str = "sasrec", features: list[EventFeature] | None = None, se
         "max_length": 6,
         "event_features": [TimeGaps()] if features is None else features,
     }
-    model: SequenceEncoder = MODELS.validate(settings).build(ITEMS, seed).eval()
+    model: Any = MODELS.validate(settings).build(ITEMS, seed).eval()
     with torch.no_grad():
         for parameter in model.events.parameters():
             parameter.mul_(50)
@@ -111,7 +118,9 @@ def test_the_last_event_before_a_held_out_item_is_told_when_that_was_chosen() ->
 def test_unknown_times_are_those_of_the_event_before() -> None:
     times = np.array([NO_TIME, 5, NO_TIME, 9, NO_TIME, 30, NO_TIME, NO_TIME])
     offsets = np.array([0, 4, 6, 8])
-    assert known_times(times, offsets).tolist() == [5, 5, 5, 9, 30, 30, 9, 9]  # the third has none: the median
+    filled = known_times(times, offsets)
+    assert filled is not None
+    assert filled.tolist() == [5, 5, 5, 9, 30, 30, 9, 9]  # the third has none: the median
     assert known_times(np.full(3, NO_TIME), np.array([0, 3])) is None
     whole = np.arange(3)
     assert known_times(whole, np.array([0, 3])) is whole
@@ -293,3 +302,22 @@ def test_the_effect_of_time_is_learned_with_the_feature_and_not_without(
         found[len(features)] = run.validation_of("undistilled")
     assert found[0] < 0.87  # two equally likely items: (1 + 1 / log2(3)) / 2 = 0.82
     assert found[1] > 0.97
+
+
+def test_a_whole_run_reads_times_from_teachers_to_the_export(tmp_path: Path, tiny_settings: dict[str, Any]) -> None:
+    """The served model reads both times, one teacher the target's only, the language model none."""
+    data = clocked(30)
+    model = tiny_settings["model"] | {"event_features": ["time_gaps"]}
+    teachers = [{"name": "gru4rec", "dim": 12, "event_features": [f"{__name__}:Hour"]}]
+    distill = {"source": "ensemble", "rollout_length": 2}
+    values = tiny_settings | {"model": model, "teachers": teachers, "distill": distill}
+    run = parse_settings(values).fit(data, tmp_path / "run")
+    assert {stage: run.load(stage).reads for stage in ("distilled-round-1", "teacher-1", "llm")} == {
+        "distilled-round-1": ("times", "target_times"),
+        "teacher-1": ("target_times",),
+        "llm": (),
+    }
+    export_run(run, data, tmp_path / "export", "distilled-round-1")
+    head = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert head["reads"] == ["times", "target_times"]
+    assert OnnxEncoder(tmp_path / "export" / "encoder.onnx", 8).reads == ("times", "target_times")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -38,8 +41,8 @@ def attributes() -> sp.csr_matrix:
     return sp.csr_matrix((rng.random((ITEMS, 4)) < 0.4).astype(np.float32))
 
 
-def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0, large: int = LARGE) -> ItemEmbedding:
-    items = ItemEmbedding(ITEMS, DIM, dropout, large=large)
+def table(*, trained: bool = True, near: bool = True, dropout: float = 0.0, large: int = LARGE) -> Any:
+    items: Any = ItemEmbedding(ITEMS, DIM, dropout, large=large)
     items.attach(ItemFeatures((texts(),), attributes(), neighbours() if near else None), seed=1)
     if trained:
         torch.nn.init.normal_(items.towers[0].last.weight)
@@ -55,7 +58,7 @@ def test_rows_are_those_of_the_whole_table_with_and_without_texts() -> None:
 
 
 def test_a_tower_moves_nothing_until_it_has_learned() -> None:
-    items = ItemEmbedding(ITEMS, DIM)
+    items: Any = ItemEmbedding(ITEMS, DIM)
     before = items.table().clone()
     items.attach(ItemFeatures((texts(),)), seed=1)
     assert torch.equal(items.table(), before)
@@ -64,7 +67,7 @@ def test_a_tower_moves_nothing_until_it_has_learned() -> None:
 
 
 def test_items_with_the_same_text_get_the_same_help() -> None:
-    items = ItemEmbedding(ITEMS, DIM)
+    items: Any = ItemEmbedding(ITEMS, DIM)
     vectors = texts()
     vectors[5] = vectors[4]
     items.attach(ItemFeatures((vectors,)), seed=1)
@@ -77,7 +80,7 @@ def test_items_with_the_same_text_get_the_same_help() -> None:
 def test_merging_changes_no_score_and_leaves_an_ordinary_network() -> None:
     plain = SASRec(dim=DIM, layers=1, max_length=6).build(ITEMS, seed=0).eval()
     merged = SASRec(dim=DIM, layers=1, max_length=6, item_features="id+text").build(ITEMS, seed=0).eval()
-    items = item_embedding_of(merged)
+    items: Any = item_embedding_of(merged)
     items.attach(ItemFeatures((texts(),)), seed=1)
     torch.nn.init.normal_(items.towers[0].last.weight, std=0.1)
     history, length = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
@@ -108,7 +111,7 @@ def test_features_replace_the_id_embeddings_of_cold_items() -> None:
     has[5, 1] = near[6, 1] = 1
     cold = torch.zeros(ITEMS, dtype=torch.bool)
     cold[4:8] = True
-    items = ItemEmbedding(ITEMS, DIM)
+    items: Any = ItemEmbedding(ITEMS, DIM)
     items.attach(ItemFeatures((vectors,), sp.csr_matrix(has), sp.csr_matrix(near), cold), seed=1)
     torch.nn.init.normal_(items.towers[0].last.weight)
     torch.nn.init.normal_(items.of_attributes)
@@ -179,7 +182,7 @@ def test_a_step_changes_the_next_steps_table() -> None:
 
 
 def test_an_id_embedding_is_dropped_in_training_only() -> None:
-    items = ItemEmbedding(ITEMS, DIM, 0.5)
+    items: Any = ItemEmbedding(ITEMS, DIM, 0.5)
     items.attach(ItemFeatures(attributes=attributes()), seed=0)
     left_out = (items.table() == 0).all(1)
     assert 3 < left_out.sum() < 27
@@ -234,7 +237,9 @@ def test_the_strongest_of_each_row_stay() -> None:
 def test_attributes_are_parts_that_several_items_have() -> None:
     """Nails and Hair have three items each; Shop has all, Red one, and titles share nothing."""
     data = shop()
-    found = item_attributes(data).toarray()
+    matrix = item_attributes(data)
+    assert matrix is not None
+    found = matrix.toarray()
     assert found.shape == (5, 2)
     held = {name: sorted((found[data.item_index[name]] > 0).nonzero()[0]) for name in "abcde"}
     assert held["a"] == held["b"]
@@ -244,7 +249,7 @@ def test_attributes_are_parts_that_several_items_have() -> None:
     assert item_attributes(data, ("title",)) is None
 
 
-def titled(titles: list[str | None], **more: list[str]) -> Dataset:
+def titled(titles: Sequence[str | None], **more: list[str]) -> Dataset:
     names = [f"i{number}" for number in range(len(titles))]
     users, position = ["u", "v"], list(range(len(names)))
     interactions = pl.DataFrame(
@@ -257,7 +262,9 @@ def test_words_of_titles_by_hand() -> None:
     """Of seven items, `opi` is in four, `red` and `nail` in three, so is `opi red`; nothing else is in three."""
     titles = ["OPI Red, nail", "opi RED - red", "Opi red", "opi nail!", "blue nail", None, "xyz"]
     data = titled(titles)
-    found = item_words(data).toarray()
+    matrix = item_words(data)
+    assert matrix is not None
+    found = matrix.toarray()
     rows = [data.item_index[f"i{number}"] for number in range(7)]
     four, three = np.log(7 / 4), np.log(7 / 3)  # columns: opi, then nail, opi red, red
     expected = np.zeros((7, 4))
@@ -278,7 +285,9 @@ def test_only_titles_have_words_and_never_more_than_there_are_items() -> None:
     titles = [f"one two three four five x{n}" for n in range(3)] + ["six"]
     shared = ["Nails > red hot"] * 2 + ["Nails > Hair"] * 2
     data = titled(titles, category=shared, description=[" ".join(f"w{n}" for n in range(40))] * 3 + ["w1"])
-    assert item_words(data).shape == (4, 4)  # of nine; not of the category, nor of forty words
+    words = item_words(data)
+    assert words is not None
+    assert words.shape == (4, 4)  # of nine; not of the category, nor of forty words
     assert item_words(data, ("category",)) is None  # nails is everybody's
     assert item_words(titled(["a", "b", "c"])) is None
     assert item_words(titled(titles), ()) is None
@@ -300,7 +309,7 @@ def test_nearest_texts_by_hand() -> None:
     assert nearest_texts(torch.zeros(3, 2), 5).nnz == 0
 
 
-def features_of(inputs: object, data: Dataset, vectors: torch.Tensor | None) -> ItemFeatures:
+def features_of(inputs: object, data: Dataset, vectors: torch.Tensor | None) -> Any:
     return item_features(SASRec(item_features=inputs).item_features, data, vectors)
 
 
@@ -315,7 +324,8 @@ def test_features_are_those_asked_for_as_far_as_the_data_have_them() -> None:
     assert everything.neighbours.nnz > co_occurrence(data).nnz  # texts bring some
     titles = titled(["red polish", "red", "red", "blue"], category=["A", "A", "A", "B"])
     both = features_of("id+words+attributes", titles, None).attributes.toarray()
-    np.testing.assert_array_equal(both, np.hstack([item_attributes(titles).toarray(), item_words(titles).toarray()]))
+    parts: list[Any] = [item_attributes(titles), item_words(titles)]
+    np.testing.assert_array_equal(both, np.hstack([part.toarray() for part in parts]))
     assert features_of("id+words", titles, None).attributes.shape == (4, 1)
     assert features_of("id+neighbours", data, torch.randn(5, 3)).neighbours.nnz == co_occurrence(data).nnz
 

@@ -109,7 +109,7 @@ def test_a_teacher_does_without_one_by_its_name() -> None:
     values = dict(RECIPE) | {"model": {"item_features": ["id", "text", f"{__name__}:Shelves"]}}
     for name, left in ((f"{__name__}:Shelves", (Text(),)), ("text", (Shelves(),))):
         settings = parse_settings(values | {"teachers": [{"without": [name]}]})
-        assert find(plan(settings), "teacher-1").network.item_features == left  # type: ignore[union-attr]
+        assert find(plan(settings), "teacher-1").network.item_features == left
     assert find(plan(settings), "teacher-1").texts is None
     with pytest.raises(ConfigError, match="no item feature is called 'shelves'"):
         parse_settings(values | {"teachers": [{"without": ["shelves"]}]})
@@ -147,7 +147,7 @@ def test_arrays_that_cannot_be_used_are_refused(gives: str, message: str) -> Non
 # ---- how they are used ------------------------------------------------------------------------------------------
 def test_each_kind_is_used_in_its_way(prices: Path) -> None:
     texts = torch.randn(ITEMS, 5)
-    found = item_features([Text(), Prices(path=str(prices)), Shelves(), Neighbours(), Together()], data(), texts)
+    found: Any = item_features([Text(), Prices(path=str(prices)), Shelves(), Neighbours(), Together()], data(), texts)
     assert [tuple(vectors.shape) for vectors in found.vectors] == [(ITEMS, 5), (ITEMS, 1)]
     torch.testing.assert_close(found.vectors[1][:, 0], torch.arange(ITEMS) / 10)
     near = Neighbours().of(data(), texts).toarray()

@@ -16,7 +16,7 @@ from llmd4rec.models.sequential import SASRec
 ITEMS = 40
 
 
-def network(**settings: object):
+def network(**settings: object) -> Any:
     return SASRec(**{"dim": 16, "layers": 2, "heads": 4, "max_length": 12, "dropout": 0.3, **settings}).build(ITEMS, 7)
 
 

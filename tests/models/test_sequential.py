@@ -12,7 +12,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures, written
-from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.models.base import last_states
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.sequential import MODELS, BSARec, GRU4Rec, LiGR, SASRec
 from llmd4rec.models.sequential.bsarec import low_pass
@@ -21,7 +21,7 @@ ITEMS = 40
 KINDS: dict[str, Any] = {"sasrec": SASRec, "bsarec": BSARec, "ligr": LiGR, "gru4rec": GRU4Rec}
 
 
-def network(name: str, **settings: Any) -> SequenceEncoder:
+def network(name: str, **settings: Any) -> Any:
     return KINDS[name](**{"dim": 16, "layers": 2, "max_length": 12, "dropout": 0.3, **settings}).build(ITEMS, 7)
 
 

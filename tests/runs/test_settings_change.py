@@ -11,12 +11,11 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 from settings_of import changed, parse_settings
-from whole_runs import same_stages
+from whole_runs import StopsBefore, same_stages
 
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.distillation.settings import parse_settings as parse
 from llmd4rec.errors import ConfigError, ModelError, RunError
-from llmd4rec.runs import pipeline
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.run import Run
 
@@ -153,21 +152,13 @@ def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(
 
 
 def test_a_language_model_is_changed_before_its_turn(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
 ) -> None:
     """As where it does not fit a GPU: the model before it is kept, and it is made anew."""
     folder = tmp_path / "run"
-    fit = pipeline.fit
-
-    def full(*args: Any, stage: str, **more: Any) -> Any:
-        if stage == "llm":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
-        return fit(*args, stage=stage, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit", full)
-        with pytest.raises(RunError, match=r"llm: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
-            parse_settings(tiny_settings).fit(chain_data, folder)
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
+    with pytest.raises(RunError, match=r"llm: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
+        parse_settings(tiny_settings).fit(chain_data, folder, callbacks=[StopsBefore("llm", full)])
     weights = folder / "checkpoints" / "undistilled" / "best.safetensors"
     kept = weights.stat().st_mtime_ns
     smaller = parse_settings(

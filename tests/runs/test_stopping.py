@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from settings_of import changed, parse_settings
-from whole_runs import taught_by, untrained
+from whole_runs import chosen_by, taught_by, untrained
 
 from llmd4rec.errors import RunError
-from llmd4rec.runs import teachers
 
 UNCHANGED = "in round 1 only teachers were used that do not change"
 
@@ -48,7 +47,6 @@ def test_it_stops_when_the_teachers_that_are_used_no_longer_change(
     tiny_settings: dict[str, Any],
     chain_data: Any,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when only the wider ones are; a model that goes on learning has something new to teach in the next round."""
 
@@ -56,9 +54,8 @@ def test_it_stops_when_the_teachers_that_are_used_no_longer_change(
         used = weights if tuple(start) == (0, 1, 1, 0) else tuple(start)  # the model's teachers, or the LLM's
         return used, float(judge(used).mean())
 
-    monkeypatch.setattr(teachers, "choose_weights", choose_weights)
     settings = untrained(tiny_settings, rounds=2, distill__source="ensemble", teachers=[{"dim": 16}, {"dim": 16}])
-    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    run = chosen_by(parse_settings(settings), chain_data, tmp_path / "run", choose_weights=choose_weights)
     unchanged = weights == (0, 1, 1, 0)
     assert ("distilled-round-2" in run.record.stages) is not unchanged
     assert run.record.stopped_because == (UNCHANGED if unchanged else "all rounds done")

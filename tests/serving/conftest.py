@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
 from settings_of import parse_settings
+from store import Store
 from tiny_llama import WORDS, save
 
 from llmd4rec import Recommender
@@ -23,13 +23,6 @@ from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run
 
 ITEMS = 20
-
-
-@dataclass(frozen=True)
-class Store:
-    run: Run
-    data: Dataset
-    export: Path
 
 
 def catalogue() -> pl.DataFrame:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -25,7 +28,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def service(models):
+def service(models: Path) -> Any:
     with running(
         models / "both", "--allow-changes", "--models", models, "--no-access-log", "--max-body", 1 << 30
     ) as process:
@@ -33,7 +36,7 @@ def service(models):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_every_route_keeps_its_word(service, mode):
+def test_every_route_keeps_its_word(service: Any, mode: Any) -> None:
     schema = schemathesis.openapi.from_url(f"{service.client.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 14
@@ -50,7 +53,7 @@ def test_every_route_keeps_its_word(service, mode):
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps(case):
+        def keeps(case: Any) -> None:
             case.call_and_validate(checks=CHECKS)
 
         keeps()

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ NASTY = [title for title in ITEMS.values() if "<" in title]
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Any:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for switch in (
@@ -46,7 +47,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def service(models):
+def service(models: Path) -> Any:
     with running(models / "both") as process:
         yield process
 
@@ -107,7 +108,7 @@ class Page:
 
 
 @pytest.fixture
-def page(browser, service):
+def page(browser: Any, service: Any) -> Any:
     return Page(browser, service.client.url)
 
 
@@ -116,7 +117,7 @@ def recommended(service: Any, history: list[str], **more: Any) -> list[str]:
     return [item["title"] for item in service.client.post("/v1/recommend", body).json["items"]]
 
 
-def test_search_click_and_the_lists_change(page, service):
+def test_search_click_and_the_lists_change(page: Any, service: Any) -> None:
     assert page.titles("served") == recommended(service, [])
     assert "Most popular" in page.text("#served-title")
     assert not page.find("#undistilled-column").is_displayed()
@@ -148,13 +149,13 @@ def test_search_click_and_the_lists_change(page, service):
     assert page.said == []
 
 
-def test_years_are_not_grouped_like_counts(page):
+def test_years_are_not_grouped_like_counts(page: Any) -> None:
     assert page.find("[data-between=year][data-edge=min]").get_attribute("placeholder") == "from 1977"
     page.until(lambda: "year 19" in page.text("#served"))
     assert not re.search(r"\b1,9\d\d\b", page.text("body"))
 
 
-def test_the_keyboard_is_enough(page, service):
+def test_the_keyboard_is_enough(page: Any, service: Any) -> None:
     body = page.find("body")
     body.send_keys("/")
     assert page.browser.switch_to.active_element == page.find("#search")
@@ -182,7 +183,7 @@ def test_the_keyboard_is_enough(page, service):
     page.until(lambda: not page.find("#found").is_displayed())
 
 
-def test_titles_are_text_and_nothing_else(page):
+def test_titles_are_text_and_nothing_else(page: Any) -> None:
     for words in ("img", "script", "quoted"):
         page.add(words)
     assert [title for title in page.history if "<" in title] == NASTY
@@ -199,7 +200,7 @@ def test_titles_are_text_and_nothing_else(page):
     assert page.said == []
 
 
-def test_filters_and_options(page, service):
+def test_filters_and_options(page: Any, service: Any) -> None:
     page.add("rose")
     page.find("#tune summary").click()
     page.browser.execute_script(
@@ -217,7 +218,7 @@ def test_filters_and_options(page, service):
     page.until(lambda: page.titles("served") == recommended(service, ["plain"], filter_seen=False))
 
 
-def test_an_example_and_why(page, service):
+def test_an_example_and_why(page: Any, service: Any) -> None:
     example = service.client.get("/v1/examples").json["examples"][2]
     page.browser.execute_script(
         "const s = document.querySelector('#example'); s.value = '2'; s.dispatchEvent(new Event('change'))"
@@ -235,7 +236,7 @@ def test_an_example_and_why(page, service):
     page.until(lambda: not page.browser.find_elements(By.CSS_SELECTOR, ".why"))
 
 
-def test_a_history_is_in_the_address(page, service):
+def test_a_history_is_in_the_address(page: Any, service: Any) -> None:
     for words in ("quoted", "brush", "öl"):
         page.add(words)
     history = page.history
@@ -250,7 +251,7 @@ def test_a_history_is_in_the_address(page, service):
     assert page.history == []
 
 
-def test_one_item_and_what_is_like_it(page, service):
+def test_one_item_and_what_is_like_it(page: Any, service: Any) -> None:
     page.browser.find_elements(By.CSS_SELECTOR, "#served .icon")[0].click()
     title = page.titles("served")[0]
     page.until(lambda: page.text("#item-title") == title)
@@ -263,7 +264,7 @@ def test_one_item_and_what_is_like_it(page, service):
     assert not page.find("#item").is_displayed()
 
 
-def test_on_a_phone(page):
+def test_on_a_phone(page: Any) -> None:
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -285,7 +286,7 @@ def test_on_a_phone(page):
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_every_control_has_a_name_and_enough_contrast(page):
+def test_every_control_has_a_name_and_enough_contrast(page: Any) -> None:
     """Names as assistive software computes them; contrast by WCAG's formula, in both colour schemes."""
     page.add("rose")
     page.find("#tune summary").click()
@@ -329,7 +330,7 @@ return faint;
 """
 
 
-def test_what_goes_wrong_is_said_kindly(models, browser):
+def test_what_goes_wrong_is_said_kindly(models: Path, browser: Any) -> None:
     with running(models / "both") as process:
         page = Page(browser, process.client.url)
         page.add("rose")
@@ -348,7 +349,7 @@ def test_what_goes_wrong_is_said_kindly(models, browser):
         page.until(lambda: page.history[1] not in page.titles("served"))
 
 
-def test_a_key_is_asked_for(models, browser):
+def test_a_key_is_asked_for(models: Path, browser: Any) -> None:
     key = "a-key-of-twenty-three-x"
     with running(models / "bare", key=key) as process:
         browser.get(process.client.url)

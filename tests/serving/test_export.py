@@ -16,10 +16,13 @@ import pytest
 import torch
 import yaml
 from evaluation.examples import chain_dataset
+from made_once import MadeOnce
 from settings_of import changed, parse_settings
+from store import Store
 
 from llmd4rec import Recommender
 from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder
@@ -33,7 +36,7 @@ STAGES = ("undistilled", "distilled")
 
 
 @pytest.fixture(scope="module")
-def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
+def exports(made_once: MadeOnce, chain_run: Path, chain_data: Dataset) -> dict[str, Path]:
     def make(folder: Path) -> None:
         for stage in STAGES:
             assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
@@ -43,7 +46,7 @@ def exports(made_once, chain_run, chain_data) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
-def test_onnx_runtime_gives_the_scores_of_pytorch(exports, chain_run, batch, length):
+def test_onnx_runtime_gives_the_scores_of_pytorch(exports: Any, chain_run: Path, batch: Any, length: Any) -> None:
     model = Run.open(chain_run).load("distilled")
     rng = np.random.default_rng(0)
     items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
@@ -71,7 +74,7 @@ def run_card(folder: Path, history: list[str]) -> list[str]:
     return list(printed[0])
 
 
-def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
+def test_the_folder_answers_by_itself(exports: Any, chain_data: Dataset, chain_run: Path) -> None:
     """As the model card says, with nothing of this package."""
     folder = exports["distilled"]
     head = json.loads((folder / "export.json").read_text())
@@ -89,7 +92,7 @@ def test_the_folder_answers_by_itself(exports, chain_data, chain_run):
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
-def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports):
+def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports: Any) -> None:
     graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("undistilled", "distilled")]
     undistilled, distilled = (
         {
@@ -105,7 +108,7 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports
 
 
 @pytest.fixture(scope="module")
-def small_table(made_once, store) -> Path:
+def small_table(made_once: MadeOnce, store: Store) -> Path:
     """The store's export with an 8-bit table, both models."""
     options = ExportOptions(both=True, table="int8")
     folder = made_once(
@@ -115,7 +118,7 @@ def small_table(made_once, store) -> Path:
 
 
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_table, table):
+def test_the_distilled_model_is_as_large_as_the_undistilled_one(store: Store, small_table: Any, table: Any) -> None:
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
     export = small_table if table == "int8" else store.export
     undistilled = {path.name: path for path in (export / "undistilled").iterdir()}
@@ -130,7 +133,7 @@ def test_the_distilled_model_is_as_large_as_the_undistilled_one(store, small_tab
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
-def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, small_table):
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store: Store, small_table: Any) -> None:
     head = json.loads((small_table / "export.json").read_text())
     assert np.load(small_table / "item_table.npy").dtype == np.int8
     stage = store.run.record.stages["distilled-round-1"]
@@ -147,7 +150,9 @@ def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store, sma
     assert run_card(small_table, ["i3", "i4"]) == [item.item_id for item in small.recommend(["i3", "i4"], 10).items]
 
 
-def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data, tmp_path):
+def test_an_export_keeps_what_was_decided_about_seen_items(
+    chain_run: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     """A model selected with seen items among the candidates answers with them, and its figures are of that."""
     folder = Path(shutil.copytree(chain_run, tmp_path / "run"))
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -168,7 +173,7 @@ def test_an_export_keeps_what_was_decided_about_seen_items(chain_run, chain_data
     assert not set(history) & {item.item_id for item in recommender.recommend(history, 12, filter_seen=True).items}
 
 
-def test_the_card_and_the_head_say_what_new_items_are_worth(store):
+def test_the_card_and_the_head_say_what_new_items_are_worth(store: Store) -> None:
     head = json.loads((store.export / "export.json").read_text())
     found = head["new_items"]
     assert (found["items"], found["width"]) == (20, 16)
@@ -197,7 +202,9 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store):
         (ExportOptions(text_encoder=True, new_items=False), "undistilled", "of no use without --new-items"),
     ],
 )
-def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, stage, message):
+def test_options_that_make_no_sense(
+    chain_run: Path, chain_data: Dataset, tmp_path: Path, options: Any, stage: Any, message: str
+) -> None:
     run = Run.open(chain_run)
     data = dataclasses.replace(chain_data, text_fields=())
     run.require = lambda _: None  # type: ignore[method-assign]
@@ -207,7 +214,7 @@ def test_options_that_make_no_sense(chain_run, chain_data, tmp_path, options, st
 
 
 @pytest.mark.parametrize("stage", ["llm", "llm-round-1"])
-def test_a_language_model_is_not_exported(chain_run, chain_data, tmp_path, stage):
+def test_a_language_model_is_not_exported(chain_run: Path, chain_data: Dataset, tmp_path: Path, stage: Any) -> None:
     with pytest.raises(ConfigError, match=f"{stage} is a language model") as caught:
         export_run(Run.open(chain_run), chain_data, tmp_path / "export", stage)
     assert "--stage" in caught.value.remedy
@@ -215,7 +222,7 @@ def test_a_language_model_is_not_exported(chain_run, chain_data, tmp_path, stage
 
 
 @pytest.fixture(scope="module")
-def taught_run(made_once, tiny_settings, chain_data) -> Run:
+def taught_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Dataset) -> Run:
     """A run with a teacher of another kind and width."""
     settings = {**tiny_settings, "llm": None, "teachers": [{"name": "gru4rec", "dim": 12}]}
     settings = changed(settings, distill__source="ensemble")
@@ -226,7 +233,9 @@ def taught_run(made_once, tiny_settings, chain_data) -> Run:
 @pytest.mark.parametrize(
     ("stage", "network", "dim"), [("teacher-1", "gru4rec", 12), ("distilled-round-1", "sasrec", 8)]
 )
-def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_path, stage, network, dim):
+def test_a_teacher_can_be_exported_as_a_student_can(
+    taught_run: Any, chain_data: Dataset, tmp_path: Path, stage: Any, network: Any, dim: Any
+) -> None:
     assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
     recommender, of_run = Recommender.load(tmp_path / "export"), taught_run.recommender(stage)
     for info in (recommender.info, of_run.info):
@@ -240,19 +249,23 @@ def test_a_teacher_can_be_exported_as_a_student_can(taught_run, chain_data, tmp_
         assert [item.score for item in answer] == pytest.approx([item.score for item in expected], abs=1e-4)
 
 
-def test_the_undistilled_model_stands_beside_the_same_network_only(taught_run, chain_data, tmp_path):
+def test_the_undistilled_model_stands_beside_the_same_network_only(
+    taught_run: Any, chain_data: Dataset, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="teacher-1 is another network than the undistilled model"):
         export_run(taught_run, chain_data, tmp_path / "export", "teacher-1", options=ExportOptions(both=True))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_validation_chose_is_exported_by_default(chain_run, chain_data, tmp_path):
+def test_what_validation_chose_is_exported_by_default(chain_run: Path, chain_data: Dataset, tmp_path: Path) -> None:
     run = Run.open(chain_run)
     export_run(run, chain_data, tmp_path / "export")
     assert Recommender.load(tmp_path / "export").info.stage == run.resolve("served")
 
 
-def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data, tmp_path):
+def test_what_is_there_is_not_overwritten_unasked(
+    exports: Any, chain_run: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     run = Run.open(chain_run)
     target = Path(shutil.copytree(exports["undistilled"], tmp_path / "export"))
     with pytest.raises(DataError, match="already exists"):
@@ -264,7 +277,7 @@ def test_what_is_there_is_not_overwritten_unasked(exports, chain_run, chain_data
 
 
 @pytest.mark.parametrize("place", ["a run", "a folder", "a file"])
-def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place):
+def test_only_an_export_is_ever_replaced(chain_run: Path, chain_data: Dataset, tmp_path: Path, place: Any) -> None:
     precious = tmp_path / "precious"
     if place == "a run":
         shutil.copytree(chain_run, precious)
@@ -279,7 +292,9 @@ def test_only_an_export_is_ever_replaced(chain_run, chain_data, tmp_path, place)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, monkeypatch):
+def test_a_graph_that_disagrees_is_not_kept(
+    chain_run: Path, chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run.open(chain_run)
     other = SASRec(dim=8, layers=1, heads=2, max_length=6).build(12, 99).eval()
 
@@ -292,7 +307,7 @@ def test_a_graph_that_disagrees_is_not_kept(chain_run, chain_data, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
+def test_undefined_scores_do_not_pass_the_check(exports: Any, chain_run: Path, chain_data: Dataset) -> None:
     model = Run.open(chain_run).load("distilled")
     table = np.load(exports["distilled"] / "item_table.npy")
     path = exports["distilled"] / "encoder.onnx"
@@ -302,13 +317,13 @@ def test_undefined_scores_do_not_pass_the_check(exports, chain_run, chain_data):
         check_parity(model, path, table, chain_data)
 
 
-def test_other_data_is_refused(chain_run, tmp_path):
+def test_other_data_is_refused(chain_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="was trained on other data"):
         export_run(Run.open(chain_run), chain_dataset(users=30, items=12, length=7), tmp_path / "export", "undistilled")
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
-def test_models_that_read_very_little(max_length, tmp_path, chain_data):
+def test_models_that_read_very_little(max_length: Any, tmp_path: Path, chain_data: Dataset) -> None:
     model = SASRec(dim=4, layers=1, max_length=max_length).build(12, 0).eval()
     write_encoder(model, tmp_path / "encoder.onnx")
     table = model.item_table().detach().numpy()
@@ -318,7 +333,9 @@ def test_models_that_read_very_little(max_length, tmp_path, chain_data):
 
 
 @pytest.mark.parametrize("name", MODELS.known)
-def test_every_network_can_be_exported(name, tiny_settings, chain_data, tmp_path):
+def test_every_network_can_be_exported(
+    name: Any, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
+) -> None:
     model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "undistilled")

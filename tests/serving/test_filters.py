@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ from llmd4rec import Filters, NewItem
 from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import column_values, kinds_of
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.description import facet_of
 
 
@@ -33,7 +36,7 @@ from llmd4rec.server.description import facet_of
         (Filters(any_of={"brand": "acme", "category": "Films"}, at_most={"price": 12}), [1, 7, 10]),
     ],
 )
-def test_filters(recommender, filters, expected):
+def test_filters(recommender: Recommender, filters: Any, expected: Any) -> None:
     expected = [row for row in expected if filters.at_most == {} or row != 7]  # it has no price
     answer = recommender.recommend(["i3"], 20, filter_seen=False, filters=filters)
     assert sorted(ids(answer)) == sorted(f"i{row}" for row in expected)
@@ -41,7 +44,7 @@ def test_filters(recommender, filters, expected):
     assert [item.score for item in answer.items] == sorted((item.score for item in answer.items), reverse=True)
 
 
-def test_lists_are_split_where_prepare_has_joined_them():
+def test_lists_are_split_where_prepare_has_joined_them() -> None:
     frame = pl.DataFrame(
         {
             "item_id": ["a", "b", "c"],
@@ -61,7 +64,7 @@ def test_lists_are_split_where_prepare_has_joined_them():
         assert set(ids(recommender.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
 
 
-def test_kinds_of_fields():
+def test_kinds_of_fields() -> None:
     frame = pl.DataFrame(
         {
             "item_id": ["a", "b", "c", "d"],
@@ -90,14 +93,14 @@ def test_kinds_of_fields():
         (["1,234", "$1,234,567.5", "-€12", "999"], "number", [1234, 1234567.5, -12, 999]),
     ],
 )
-def test_commas_make_a_number_only_between_thousands(written, kind, numbers):
+def test_commas_make_a_number_only_between_thousands(written: Any, kind: Any, numbers: Any) -> None:
     column = pl.Series("price", written)
     frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
     assert kinds_of(frame) == {"price": kind}
     assert column_values(column, kind) == (written if numbers is None else numbers)
 
 
-def test_numbers_too_long_to_be_told_apart_are_text():
+def test_numbers_too_long_to_be_told_apart_are_text() -> None:
     """As float64, 2**60 + 1 and 2**60 + 2 are the same."""
     codes = [2**60 + 1, 2**60 + 2, 2**60 + 1]
     frame = pl.DataFrame(

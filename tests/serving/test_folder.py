@@ -70,7 +70,7 @@ FILES = [
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["missing", "cut", "altered"])
-def test_a_file_that_is_not_the_one_exported(folder, name, how):
+def test_a_file_that_is_not_the_one_exported(folder: Path, name: Any, how: Any) -> None:
     path = folder / name
     if how == "missing":
         path.unlink()
@@ -106,14 +106,14 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
         (head_with(untrained_rows=[20]), "untrained_rows names rows"),
     ],
 )
-def test_a_head_that_is_wrong(folder, change, message):
+def test_a_head_that_is_wrong(folder: Path, change: Any, message: str) -> None:
     change(folder)
     with pytest.raises(RunError, match=message):
         Recommender.load(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\\b", "x/../../y"])
-def test_no_file_outside_the_folder_is_read(folder, name):
+def test_no_file_outside_the_folder_is_read(folder: Path, name: Any) -> None:
     (folder.parent / "outside").write_text("x")
     head = json.loads((folder / "export.json").read_text())
     head_with(files={**head["files"], name: "0" * 64})(folder)
@@ -149,7 +149,7 @@ def test_no_file_outside_the_folder_is_read(folder, name):
         (written("histories.json", b"[3]"), "histories.json is damaged"),
     ],
 )  # fmt: skip
-def test_files_that_do_not_fit_each_other(folder, change, message):
+def test_files_that_do_not_fit_each_other(folder: Path, change: Any, message: str) -> None:
     """Their checksums are right: somebody exported them so, or put the folder together."""
     change(folder)
     sealed(folder)
@@ -157,7 +157,7 @@ def test_files_that_do_not_fit_each_other(folder, change, message):
         Recommender.load(folder)
 
 
-def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
+def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder: Path) -> None:
     from llmd4rec import NewItem
 
     written("text_encoder/tokenizer.json", b"{}")(folder)
@@ -168,7 +168,7 @@ def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
     assert recommender.info.items == 20
 
 
-def test_an_untouched_copy_is_fine(folder):
+def test_an_untouched_copy_is_fine(folder: Path) -> None:
     assert Recommender.load(folder).info.items == 20
     sealed(folder)
     assert Recommender.load(folder).info.items == 20

@@ -6,18 +6,20 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from by_hand import ids
+from store import Store
 
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 
 
-def test_a_new_item_takes_the_place_its_text_gives(recommender, store):
+def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, store: Store) -> None:
     twin = store.data.catalogue.row(6, named=True)
     fields = {"brand": twin["brand"], "category": "Books", "price": 99}
     report = recommender.add_items([NewItem("new", twin["title"], fields)])
@@ -42,7 +44,7 @@ def test_a_new_item_takes_the_place_its_text_gives(recommender, store):
     assert not np.allclose(recommender.undistilled._snapshot.table_ID[-1], recommender._snapshot.table_ID[-1])
 
 
-def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
+def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
     recommender, plain = Recommender.load(store.export), Recommender.load(store.export)
     recommender._embedder = None
     recommender.remove_items(["i3"])
@@ -62,7 +64,7 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
         recommender.add_items([NewItem("new", "red")])
 
 
-def test_of_a_known_item_only_what_is_given_changes(recommender, store):
+def test_of_a_known_item_only_what_is_given_changes(recommender: Recommender, store: Store) -> None:
     """An item that was added too: it is placed again only by what is given of what it is placed by."""
     recommender.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
     row = recommender._snapshot.table_ID[-1].copy()
@@ -82,7 +84,7 @@ def test_of_a_known_item_only_what_is_given_changes(recommender, store):
     assert recommender.item("i3").title == "i3"
 
 
-def test_new_prices_do_not_make_the_recommender_larger(store):
+def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
     """Whatever changes again and again is written over: trained items, and those that were added."""
     recommender = Recommender.load(store.export)
     vectors = np.random.default_rng(0).normal(size=(5, 1, len(np.load(store.export / "text_map.npy")) - 1))
@@ -109,7 +111,7 @@ def test_new_prices_do_not_make_the_recommender_larger(store):
     np.testing.assert_array_equal(recommender._snapshot.table_ID, fresh._snapshot.table_ID)
 
 
-def test_rows_that_an_index_knows_are_not_written_over():
+def test_rows_that_an_index_knows_are_not_written_over() -> None:
     """An export may hold items whose rows were made from texts; the index was built over those rows."""
     frame = pl.DataFrame({"item_id": ["a", "b"]})
     every, trained = np.ones(2, dtype=np.int64), np.array([True, False])
@@ -140,14 +142,14 @@ def test_rows_that_an_index_knows_are_not_written_over():
         ([NewItem("a", vector=[0.0] * 16)], "'a': its vector is zero"),
     ],
 )
-def test_items_that_cannot_be_added(recommender, items, message):
+def test_items_that_cannot_be_added(recommender: Recommender, items: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         recommender.add_items(items)
     assert recommender.info.items == 20
 
 
 @pytest.mark.parametrize("size", [3e38, 1e300, 7.0, 1e-300])
-def test_the_length_of_a_vector_does_not_matter(store, size):
+def test_the_length_of_a_vector_does_not_matter(store: Store, size: Any) -> None:
     """Texts' vectors have length 1 in training; a longer one made a row that was no number, for all to see."""
     direction = np.random.default_rng(1).normal(size=16)
     unit, scaled = Recommender.load(store.export), Recommender.load(store.export)
@@ -158,7 +160,7 @@ def test_the_length_of_a_vector_does_not_matter(store, size):
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_row_that_is_no_number_is_refused_in_both_models(recommender):
+def test_a_row_that_is_no_number_is_refused_in_both_models(recommender: Recommender) -> None:
     broken = recommender.undistilled._embedder
     recommender.undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
     with pytest.raises(DataError, match="'n': the embedding made from its text vector is not finite"):
@@ -166,7 +168,7 @@ def test_a_row_that_is_no_number_is_refused_in_both_models(recommender):
     assert recommender.info.items == recommender.undistilled.info.items == 20
 
 
-def test_removing(recommender):
+def test_removing(recommender: Recommender) -> None:
     report = recommender.remove_items(["i1", "who?", "i1", "i2"])
     assert (report.removed, report.unknown) == (("i1", "i2"), ("who?",))
     assert recommender.info.items == 18
@@ -177,7 +179,7 @@ def test_removing(recommender):
     assert recommender.remove_items(["i1"]).unknown == ("i1",)
 
 
-def test_changes_do_not_disturb_requests_in_flight(store):
+def test_changes_do_not_disturb_requests_in_flight(store: Store) -> None:
     """Every answer is that of the catalogue before or after a change, never a mixture."""
     recommender = Recommender.load(store.export)
     vector = np.ones(16) / 4
@@ -207,7 +209,7 @@ def test_changes_do_not_disturb_requests_in_flight(store):
     assert wrong == []
 
 
-def test_what_is_saved_is_what_was_served(recommender, tmp_path):
+def test_what_is_saved_is_what_was_served(recommender: Recommender, tmp_path: Path) -> None:
     recommender.add_items([NewItem("n", "red film", {"price": 3.5}), NewItem("i4", "renamed", {"brand": "new brand"})])
     recommender.remove_items(["i9"])
     recommender.save(tmp_path / "saved")
@@ -235,7 +237,7 @@ def test_what_is_saved_is_what_was_served(recommender, tmp_path):
         again.save(tmp_path / "mine", overwrite=True)
 
 
-def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
+def test_an_export_in_the_local_cache_of_the_hub(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As huggingface_hub lays it out; nothing is asked of the network."""
 
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from store import Store
 
 from llmd4rec import NewItem, Recommender
 from llmd4rec.errors import RunError
@@ -24,7 +25,7 @@ def best(recommender: Recommender) -> list[tuple[str, float]]:
     return [(item.item_id, round(item.score, 4)) for item in recommender.recommend(HISTORY, 5).items]
 
 
-def test_copies_and_pickles_answer_alike_and_share_nothing(store):
+def test_copies_and_pickles_answer_alike_and_share_nothing(store: Store) -> None:
     recommender = Recommender.load(store.export, threads=1, index="exact")
     for other in (pickle.loads(pickle.dumps(recommender)), copy.deepcopy(recommender), copy.copy(recommender)):
         assert other is not recommender
@@ -37,14 +38,14 @@ def test_copies_and_pickles_answer_alike_and_share_nothing(store):
     assert len(pickle.dumps(recommender)) < 5000, "the folder's name goes, not the model"
 
 
-def test_it_is_found_from_another_working_folder(store, tmp_path, monkeypatch):
+def test_it_is_found_from_another_working_folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.export.parent)
     data = pickle.dumps(Recommender.load(store.export.name))
     monkeypatch.chdir(tmp_path)
     assert best(pickle.loads(data)) == best(Recommender.load(store.export))
 
 
-def test_workers_that_are_spawned(store):
+def test_workers_that_are_spawned(store: Store) -> None:
     recommender = Recommender.load(store.export)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         answer = pool.submit(recommender.recommend, HISTORY, 5).result()
@@ -52,7 +53,7 @@ def test_workers_that_are_spawned(store):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_opens_its_own_session(store):
+def test_a_fork_opens_its_own_session(store: Store) -> None:
     """ONNX Runtime's threads do not come along: with two of them a fork would wait forever."""
     program = """
 import os, sys
@@ -68,7 +69,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert ran.returncode == 0
 
 
-def test_what_would_be_lost_is_refused(store):
+def test_what_would_be_lost_is_refused(store: Store) -> None:
     recommender = Recommender.load(store.export)
     recommender.add_items([NewItem("new", "red film")])
     with pytest.raises(RunError, match="items were added or removed") as caught:
@@ -81,7 +82,7 @@ def test_what_would_be_lost_is_refused(store):
             copy.deepcopy(one)
 
 
-def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
+def test_a_folder_that_is_gone_or_another_export_is_named(store: Store, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(store.export, tmp_path / "export"))
     recommender = Recommender.load(folder)
     data = pickle.dumps(recommender)
@@ -98,7 +99,7 @@ def test_a_folder_that_is_gone_or_another_export_is_named(store, tmp_path):
         pickle.loads(data)
 
 
-def test_a_recommender_of_a_run_says_what_to_do(store):
+def test_a_recommender_of_a_run_says_what_to_do(store: Store) -> None:
     recommender = store.run.recommender("distilled")
     with pytest.raises(RunError, match="made from a run") as caught:
         pickle.dumps(recommender)

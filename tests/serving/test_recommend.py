@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Store
+from store import Store
 from test_cli import answer, ids, llmd4rec, refused
 
 from llmd4rec import Dataset, Filters, Recommender
 
 
-def test_an_export_answers_as_its_run_does(store):
+def test_an_export_answers_as_its_run_does(store: Store) -> None:
     for stage, stage_id in (
         ("distilled", "distilled-round-1"),
         ("distilled-round-1", "distilled-round-1"),
@@ -31,7 +31,7 @@ def test_an_export_answers_as_its_run_does(store):
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_conditions_reasons_and_exclusions(store, source):
+def test_conditions_reasons_and_exclusions(store: Store, source: Any) -> None:
     folder = store.export if source == "export" else store.run.folder
     found = answer(
         "recommend", folder, "--history", "i3", "--filter", "brand=ACME", "--filter", "brand = öl & co",
@@ -44,7 +44,7 @@ def test_conditions_reasons_and_exclusions(store, source):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_all_users_into_a_file(store, recommender, tmp_path, suffix):
+def test_all_users_into_a_file(store: Store, recommender: Recommender, tmp_path: Path, suffix: Any) -> None:
     out = tmp_path / f"recs{suffix}"
     result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
     assert result.exit_code == 0, result.output
@@ -64,7 +64,7 @@ def test_all_users_into_a_file(store, recommender, tmp_path, suffix):
         assert part["score"].to_list() == pytest.approx([item.score for item in expected], abs=1e-4)
 
 
-def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
+def test_some_users_of_a_run_in_the_order_asked_for(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "recs.csv"
     arguments = ["--users", '["u7", "u3"]', "--out", out, "-k", 2, "--filter", "category=Books"]
     assert llmd4rec("recommend", store.run.folder, *arguments).exit_code == 0
@@ -92,7 +92,7 @@ def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
         (["--history", "[3"], "the history is not a JSON list"),
     ],
 )
-def test_mistakes(store, tmp_path, monkeypatch, arguments, message):
+def test_mistakes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = [store.data.path if argument == "DATA" else argument for argument in arguments]
     assert message in refused("recommend", store.export, *arguments)
@@ -119,7 +119,7 @@ def test_histories_that_nobody_knows_get_what_is_popular(
     assert capsys.readouterr().err == ""
 
 
-def test_an_export_of_one_model_has_no_other(store, tmp_path):
+def test_an_export_of_one_model_has_no_other(store: Store, tmp_path: Path) -> None:
     from llmd4rec.export.write import export_run
 
     export_run(store.run, store.data, tmp_path / "export", "undistilled")
@@ -133,7 +133,7 @@ def test_an_export_of_one_model_has_no_other(store, tmp_path):
         assert found["stage"] == "undistilled"
 
 
-def test_an_export_holds_the_stages_it_names(store):
+def test_an_export_holds_the_stages_it_names(store: Store) -> None:
     """The other model is picked by its stage; `served` is what the export is of; no other stage is there."""
     found = {
         stage: answer("recommend", store.export, "--history", "i3", *(["--stage", stage] if stage else []))
@@ -158,7 +158,7 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_newer_data_gives_the_histories(store, recommender, tmp_path, source):
+def test_newer_data_gives_the_histories(store: Store, recommender: Recommender, tmp_path: Path, source: Any) -> None:
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
     ran = llmd4rec(
@@ -196,7 +196,7 @@ def test_a_run_whose_data_is_gone_answers_as_its_export_does(store: Store, tmp_p
     assert [item.count for item in of_run.search("film")] == [item.count for item in of_export.search("film")]
 
 
-def test_a_run_of_frames_says_how_to_save_them(store, tmp_path):
+def test_a_run_of_frames_says_how_to_save_them(store: Store, tmp_path: Path) -> None:
     run = shutil.copytree(store.run.folder, tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "data_path": None}), encoding="utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from store import Store
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript")
@@ -37,7 +38,7 @@ def without(packages: tuple[str, ...], code: str, *arguments: object, **more: An
 COMMAND = "sys.argv[0] = 'llmd4rec'\nfrom llmd4rec.cli import main\nmain()"
 
 
-def test_an_export_answers_without_pytorch(store):
+def test_an_export_answers_without_pytorch(store: Store) -> None:
     """New items by their text too, through the exported sentence encoder; no part of training is loaded."""
     code = """
 import json
@@ -60,7 +61,7 @@ print(json.dumps({"ids": [i.item_id for i in answer.items], "unknown": answer.un
     assert json.loads(ran.stdout) == expected
 
 
-def test_the_command_line_without_pytorch(store, tmp_path):
+def test_the_command_line_without_pytorch(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "recs.csv"
     ran = without(TRAIN, COMMAND, "recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -86,14 +87,14 @@ def test_the_command_line_without_pytorch(store, tmp_path):
         ("huggingface_hub", "from llmd4rec import Recommender\nRecommender.load('owner/name')", "serve"),
     ],
 )
-def test_what_is_missing_is_named_with_its_extra(store, absent, code, extra):
+def test_what_is_missing_is_named_with_its_extra(store: Store, absent: Any, code: Any, extra: Any) -> None:
     ran = without((absent,), code, store.export)
     last = ran.stderr.strip().splitlines()[-2:]
     assert f"this needs the package {absent}, which is not installed" in last[0]
     assert last[1] == f"  Install it with: pip install 'llmd4rec[{extra}]'"
 
 
-def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it():
+def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it() -> None:
     """pyproject.toml and the list behind the messages agree."""
     from llmd4rec.extras import EXTRA_OF
 
@@ -132,7 +133,7 @@ def needed(extra: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_an_environment_with_the_serving_extra_only(store, tmp_path):
+def test_an_environment_with_the_serving_extra_only(store: Store, tmp_path: Path) -> None:
     """Holding the package as it is built, and of what is installed here only what the extra declares."""
     if os.environ.get("LLMD4REC_OFFLINE"):
         pytest.skip("building the package needs the package index")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ from llmd4rec.inference.topk import exact_among, exact_top, top_columns
     values=st.integers(2, 50),
     block=st.integers(1, 100),
 )
-def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
+def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any, values: Any, block: Any) -> None:
     """Whole numbers, so that there are many ties: they come in the order of the rows."""
     rng = np.random.default_rng(seed)
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
@@ -46,7 +48,7 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
 
 @pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
 @pytest.mark.parametrize("k", [1, 10, 15])
-def test_the_largest_of_wide_rows(width, k):
+def test_the_largest_of_wide_rows(width: Any, k: Any) -> None:
     """Wide rows are searched by groups; what is excluded is minus infinity, whole groups of it too."""
     rng = np.random.default_rng(width)
     scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
@@ -58,7 +60,7 @@ def test_the_largest_of_wide_rows(width, k):
 
 
 @pytest.mark.parametrize("dim", [32, 33])
-def test_the_index_names_nearly_all_of_the_best(dim):
+def test_the_index_names_nearly_all_of_the_best(dim: Any) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((300, dim))
     table = (centres[rng.integers(0, 300, 30_000)] + 0.5 * rng.standard_normal((30_000, dim))).astype(np.float32)
@@ -71,7 +73,7 @@ def test_the_index_names_nearly_all_of_the_best(dim):
     assert all(len(set(rows.tolist())) == len(rows) < 30_000 // 5 for rows in found)
 
 
-def test_a_table_in_8_bit_numbers():
+def test_a_table_in_8_bit_numbers() -> None:
     rng = np.random.default_rng(0)
     table = (rng.standard_normal((50, 16)) * rng.uniform(0, 100, (50, 1))).astype(np.float32)
     table[3] = 0
@@ -83,7 +85,7 @@ def test_a_table_in_8_bit_numbers():
 
 
 # ---- rows of new items ------------------------------------------------------------------------------------------
-def test_the_map_is_ridge_regression():
+def test_the_map_is_ridge_regression() -> None:
     """Against the normal equations with the mean as a column of its own that is not pulled to zero."""
     rng = np.random.default_rng(0)
     texts, rows = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 2))
@@ -99,7 +101,7 @@ def test_the_map_is_ridge_regression():
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling):
+def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: Any) -> None:
     """Texts that decide the rows find withheld items as trained rows do; texts of other items find none."""
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((600, 12)).astype(np.float32)
@@ -122,7 +124,7 @@ def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telli
         assert report["recall"]["@10"] < 0.06
 
 
-def test_new_items_take_as_many_places_as_trained_ones_do():
+def test_new_items_take_as_many_places_as_trained_ones_do() -> None:
     """Where texts say half of what there is to say, a regression's rows are too short, and score too low to win."""
     rng = np.random.default_rng(2)
     texts, hidden = (rng.standard_normal((800, 6)).astype(np.float32) for _ in range(2))
@@ -140,7 +142,7 @@ def test_new_items_take_as_many_places_as_trained_ones_do():
     )
 
 
-def test_items_without_text_take_no_part():
+def test_items_without_text_take_no_part() -> None:
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((50, 4)).astype(np.float32)
     texts[:20] = 0

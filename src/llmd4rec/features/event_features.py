@@ -26,9 +26,13 @@ class EventFeature(BaseModel, ABC):
             def build(self, dim: int) -> nn.Module:
                 return HourEmbedding(24, dim)
 
-        class HourEmbedding(nn.Embedding):
+        class HourEmbedding(nn.Module):
+            def __init__(self, hours: int, dim: int) -> None:
+                super().__init__()
+                self.hours = nn.Embedding(hours, dim)
+
             def forward(self, batch: SequenceBatch) -> Tensor:
-                return super().forward(batch.target_times_BL // 3600 % 24)
+                return self.hours(batch.target_times_BL // 3600 % 24)
 
     `event_features: [my_package.features:Hour]` of a model in YAML, or `SASRec(event_features=[Hour()])` in Python.
     """

@@ -79,7 +79,16 @@ def _use(head: dict[str, Any]) -> str:
     if "table" in head:
         table += ' * np.load("item_scales.npy")[:, None]'
     filtering = "scores[history[0]] = -np.inf  # leave out seen items\n" if head["filter_seen"] else ""
-    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("FILTERING", filtering)
+    reads = head.get("reads", [])
+    # Of a model that reads times: those of the events, and the moment for which the request is answered.
+    times = _TIMES if reads else ""
+    given = {"times": "times[:, :-1]", "target_times": "times[:, 1:]"}
+    inputs = "".join(f', "{name}": {given[name]}' for name in reads)
+    text = _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("FILTERING", filtering)
+    return text.replace("TIMES", times).replace("INPUTS", inputs)
+
+
+_TIMES = "times = np.array([[1_700_000_000, 1_700_000_060, 1_700_000_120]])  # of both items, and now\n"
 
 
 _USE = """
@@ -101,7 +110,7 @@ encoder = onnxruntime.InferenceSession("encoder.onnx")
 table = TABLE
 ids = pl.read_parquet("catalogue.parquet")["item_id"].to_list()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
-states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
+TIMESstates = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])INPUTS})[0]
 scores = (states @ table.T)[0]
 FILTERINGprint([ids[i] for i in np.argsort(-scores)[:10]])
 ```

@@ -36,7 +36,10 @@ class ModelSettings(ItemSettings, ABC):
                 return self.scale * x_BLD.cumsum(1) / seen_L[:, None]
 
     `model: my_package.models:Mean` in YAML, or `Distillation(model=Mean(dim=32))` in Python, then trains, distils,
-    exports and serves it. A network without an `ItemEmbedding` named `items` sets `item_features: id`, and defines
+    exports and serves it. To read event features, a network makes an
+    :class:`~llmd4rec.models.events.EventEmbedding` of `settings.event_features` last, takes its `reads` as its own, and
+    adds it to the embedded items: `x_BLD = self.events(self.items(batch.items_BL), batch)`. A network without an
+    `ItemEmbedding` named `items` sets `item_features: id`, and defines
     `num_items`, `dim` and `item_table` itself.
     """
 

@@ -112,14 +112,19 @@ class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
     def __init__(
-        self, run: Run, data: Dataset, callbacks: Sequence[Callback] = (), backend: Backend | None = None
+        self,
+        run: Run,
+        data: Dataset,
+        callbacks: Sequence[Callback] = (),
+        backend: Backend | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
         self.backend = backend or current_backend()
-        self._teachers = Teachers(run, data, self.device)
+        self._teachers = teachers or Teachers(run, data, self.device)
         self._made_features: dict[str, ItemFeatures] = {}
 
     def run(self, jobs: int = 1) -> None:

@@ -134,7 +134,7 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
     stages = run.reported()
     evaluations = [score(run, data, stage.id) for stage in stages]
     scorers = [run.scorer(stage.id) for stage in stages]
-    times = milliseconds_per_request(scorers, data)
+    times = milliseconds_per_request([scorer.model for scorer in scorers], data)
     served = run.resolve(SERVED)
     return [
         Result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +44,21 @@ class Teachers:
         run: the open run.
         data: its data set.
         device: where scores of teachers are computed.
+        choose_weights: chooses ensemble weights by validation.
+        choose_tau: chooses the logit adjustment by validation.
     """
 
-    def __init__(self, run: Run, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset,
+        device: torch.device,
+        *,
+        choose_weights: Callable[..., tuple[tuple[int, ...], float]] = choose_weights,
+        choose_tau: Callable[..., float] = choose_tau,
+    ) -> None:
         self.run, self.data, self.device = run, data, device
+        self._choose_weights, self._choose_tau = choose_weights, choose_tau
         self.backend = current_backend()
 
     def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
@@ -131,7 +143,7 @@ class Teachers:
         if chooses:
             # Models that are there to teach count from the start; the others where they add to them.
             teaching = [int(find(self.run.plan, teacher).role == "teacher") for teacher in models]
-            weights, value = choose_weights(judge, teaching if any(teaching) else weights)
+            weights, value = self._choose_weights(judge, teaching if any(teaching) else weights)
             named = describe_weights(dict(zip(models, weights, strict=True)))
             logger.info(f"  ensemble: {named}, validation {settings.evaluation.selection.label} {value:.4f}")
         found = dict(zip(models, weights, strict=True))
@@ -144,7 +156,7 @@ class Teachers:
                 progress.advance(1)
                 return judge(weights, popularity_prior(counts_I, -tau))
 
-            tau = choose_tau(without)
+            tau = self._choose_tau(without)
         if not tau:
             logger.info("  no logit adjustment: the teachers would rank worse without the items' popularity")
         return found, tau

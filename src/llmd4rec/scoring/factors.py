@@ -93,6 +93,8 @@ class FactorScorer(Scorer):
             model.to(device)
         self.model, self.name, self.stage = model, name, stage
         self.max_length, self.reads = model.max_length, model.reads
+        if not model.training:
+            model.eval()  # all of its parts
         with evaluation_mode(model):
             table_ID = model.item_table()
             refuse_unless(torch.isfinite(table_ID).all(), "item table")
@@ -126,12 +128,14 @@ class FactorScorer(Scorer):
 def evaluation_mode(model: SequenceEncoder) -> Iterator[None]:
     """Evaluation mode without gradients; the training flag is set back afterwards."""
     was_training = model.training
-    model.eval()
+    if was_training:  # setting it in every part of a model takes as long as a short history
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def refuse_unless(fine: Tensor | bool, name: str) -> None:

@@ -289,6 +289,7 @@ def load_warm(load: Callable[[Path], Recommender], folder: Path) -> Recommender:
     first = recommender.search("", 1)
     for one in (recommender, recommender.undistilled):
         if one is not None:
-            one.recommend_many([Request([item.item_id for item in first])])
+            times = [0] * len(first) if one.info.reads else None
+            one.recommend_many([Request([item.item_id for item in first], times=times)])
     freeze_loaded_objects()
     return recommender

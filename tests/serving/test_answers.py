@@ -12,6 +12,7 @@ import torch
 from by_hand import by_hand, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store import Store
 
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
@@ -23,7 +24,9 @@ from llmd4rec.models.base import last_states
 
 @pytest.mark.parametrize("stage", ["distilled", "undistilled"])
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_answers_are_those_of_the_trained_model(recommender, store, stage, filter_seen):
+def test_answers_are_those_of_the_trained_model(
+    recommender: Recommender, store: Store, stage: Any, filter_seen: Any
+) -> None:
     model = store.run.load(stage)
     asked = recommender if stage == "distilled" else recommender.undistilled
     names = store.data.item_ids
@@ -43,7 +46,7 @@ def test_answers_are_those_of_the_trained_model(recommender, store, stage, filte
         assert answer.num_candidates == (scores > -np.inf).sum()
 
 
-def test_many_requests_at_once_are_answered_as_one_by_one(recommender, store):
+def test_many_requests_at_once_are_answered_as_one_by_one(recommender: Recommender, store: Store) -> None:
     names = store.data.item_ids
     requests = [Request([names[i] for i in store.data.history(int(p))], k=3) for p in store.data.test]
     requests += [
@@ -61,7 +64,7 @@ def test_many_requests_at_once_are_answered_as_one_by_one(recommender, store):
     assert recommender.recommend_many([]) == []
 
 
-def test_what_an_export_says_about_itself(recommender, store):
+def test_what_an_export_says_about_itself(recommender: Recommender, store: Store) -> None:
     info = recommender.info
     assert (info.stage, info.model, info.dim, info.items, info.max_length) == ("distilled-round-1", "sasrec", 8, 20, 6)
     assert info.fields == {"brand": "category", "category": "category", "price": "number"}
@@ -77,14 +80,14 @@ def test_what_an_export_says_about_itself(recommender, store):
     assert set(recommender.examples) <= ends
 
 
-def test_unknown_items_are_skipped_and_named(recommender):
+def test_unknown_items_are_skipped_and_named(recommender: Recommender) -> None:
     with_strangers = recommender.recommend(["x", "i3", "", "i4", "x"], 5)
     assert with_strangers.unknown == ("x", "", "x")
     assert with_strangers.fallback is None
     assert with_strangers.items == recommender.recommend(["i3", "i4"], 5).items
 
 
-def test_without_a_known_item_the_most_frequent_come(recommender, store):
+def test_without_a_known_item_the_most_frequent_come(recommender: Recommender, store: Store) -> None:
     counts = np.zeros(20, dtype=int)
     for user in range(store.data.num_users):
         for position in range(store.data.offsets[user], store.data.train_end[user]):
@@ -129,12 +132,12 @@ def test_without_a_known_item_the_most_frequent_come(recommender, store):
         ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
     ],
 )
-def test_what_cannot_be_asked(recommender, arguments, message):
+def test_what_cannot_be_asked(recommender: Recommender, arguments: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         recommender.recommend(**{"history": ["i1"], **arguments})
 
 
-def test_identifiers_may_be_whole_numbers_as_for_a_recommender():
+def test_identifiers_may_be_whole_numbers_as_for_a_recommender() -> None:
     frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"]})
     recommender = by_hand(np.eye(4), frame)
     for of in (int, np.int64):
@@ -170,7 +173,7 @@ def asked(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize("index", [False, True])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=asked())
-def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index, as_if_large, case):
+def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index: Any, as_if_large: Any, case: Any) -> None:
     seed, arguments = case
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((40, 4)).astype(np.float32)
@@ -217,7 +220,7 @@ def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmd4rec.inference.index.MIN_RESCORED", 8)
 
 
-def test_diversity_by_hand():
+def test_diversity_by_hand() -> None:
     """Scores 4, 3.9, 2, 0 → 1, .975, .5, 0; the first two point the same way, the third stands across."""
     table = np.array([[4, 0, 0], [3.9, 0, 0], [2, 2, 0], [0, 0, 1], [1, 0, 0]])
     recommender = by_hand(table)
@@ -231,7 +234,7 @@ def test_diversity_by_hand():
     assert {item.item_id: item.score for item in most.items} == pytest.approx({"i0": 4, "i1": 3.9, "i2": 2, "i3": 0})
 
 
-def test_reasons_by_hand():
+def test_reasons_by_hand() -> None:
     """With a mean as state, taking an item out gives the mean of the others."""
     rng = np.random.default_rng(0)
     table = rng.standard_normal((9, 3)).astype(np.float32)
@@ -251,7 +254,7 @@ def test_reasons_by_hand():
         assert strengths == sorted(strengths, reverse=True)
 
 
-def test_the_only_item_of_a_history_is_the_whole_reason(recommender):
+def test_the_only_item_of_a_history_is_the_whole_reason(recommender: Recommender) -> None:
     answer = recommender.recommend(["i3"], 2, explain=True)
     every = recommender.recommend(["i3"], 20, filter_seen=False)
     mean = np.mean([item.score for item in every.items])
@@ -263,7 +266,7 @@ def test_the_only_item_of_a_history_is_the_whole_reason(recommender):
     assert recommender.recommend([], 2, explain=True).items[0].reasons == ()
 
 
-def test_an_item(recommender, store):
+def test_an_item(recommender: Recommender, store: Store) -> None:
     item = recommender.item("i5")
     assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
     assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
@@ -271,7 +274,7 @@ def test_an_item(recommender, store):
     assert recommender.item("who?") is None
 
 
-def test_similar_items_have_similar_rows():
+def test_similar_items_have_similar_rows() -> None:
     table = np.array([[1, 0], [10, 1], [1, 1], [-1, 0], [0, 0]])
     recommender = by_hand(table)
     answer = recommender.similar("i0", 3)
@@ -315,14 +318,14 @@ TITLES = [
         ("torch torch", ["0", "1"]),
     ],
 )
-def test_search(text, expected):
+def test_search(text: Any, expected: Any) -> None:
     frame = pl.DataFrame({"item_id": [str(row) for row in range(8)], "title": TITLES})
     recommender = by_hand(np.eye(8), frame)
     assert [item.item_id for item in recommender.search(text)] == expected
     assert [item.item_id for item in recommender.search(text, 1)] == expected[:1]
 
 
-def test_search_among_filtered_items_and_after_changes(recommender):
+def test_search_among_filtered_items_and_after_changes(recommender: Recommender) -> None:
     assert {item.item_id for item in recommender.search("red", filters=Filters(at_most={"price": 4}))} == {"i1", "i3"}
     recommender.add_items([NewItem("n", "a Red thing")])
     recommender.remove_items(["i1"])
@@ -331,7 +334,7 @@ def test_search_among_filtered_items_and_after_changes(recommender):
     assert "i1" not in found
 
 
-def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
+def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated() -> None:
     removing, keeping = by_hand(np.eye(4)), by_hand(np.eye(4))
     keeping._info = replace(keeping._info, filter_seen=False)
     assert ids(removing.recommend(["i2"], 4)) == ids(keeping.recommend(["i2"], 4, filter_seen=True))
@@ -339,7 +342,7 @@ def test_what_is_left_unsaid_about_seen_items_is_as_it_was_evaluated():
     assert ids(keeping.recommend(["i2"], 1)) == ["i2"]
 
 
-def test_similar_items_are_others(recommender):
+def test_similar_items_are_others(recommender: Recommender) -> None:
     """Also where items of the history may come back."""
     recommender._info = replace(recommender._info, filter_seen=False)
     answer = recommender.similar("i3", 50)
@@ -348,13 +351,13 @@ def test_similar_items_are_others(recommender):
 
 
 @pytest.mark.parametrize("rows", [2, 20, 700])
-def test_an_index_of_few_rows_is_made_without_warnings(rows, capfd):
+def test_an_index_of_few_rows_is_made_without_warnings(rows: Any, capfd: Any) -> None:
     index = ApproximateIndex(np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32))
     assert len(index.candidates(np.ones((1, 8), dtype=np.float32), 5)[0]) > 0
     assert capfd.readouterr() == ("", "")
 
 
-def test_large_catalogues_are_asked_through_an_index(store):
+def test_large_catalogues_are_asked_through_an_index(store: Store) -> None:
     """Where large begins can be set; what comes is the same."""
     plain = Recommender.load(store.export)
     indexed = Recommender.load(store.export, index_above=19)
