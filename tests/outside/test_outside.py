@@ -152,7 +152,7 @@ def test_an_export_answers_by_http_as_the_run_does(in_work: Path, tmp_path: Path
 def post(address: str, body: dict[str, Any]) -> tuple[int, Any]:
     """Status and JSON of a request for recommendations."""
     request = urllib.request.Request(
-        f"{address.rstrip('/')}/recommend", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{address.rstrip("/")}/v1/recommend", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
