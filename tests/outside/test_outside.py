@@ -139,7 +139,7 @@ def test_an_export_answers_by_http_as_the_run_does(in_work: Path, tmp_path: Path
     command = [sys.executable, "-m", "llmd4rec", "serve", "export", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
-        address = next(found.group() for line in service.stdout if (found := re.search(r"http://\S+", line)))
+        address = next(found.group() for line in service.stdout if (found := re.search(r"http://[^\s/]+", line)))
         status, answered = post(address, {"history": history, "times": times, "now": now})
         refused, why = post(address, {"history": history})
         service.terminate()
@@ -152,7 +152,7 @@ def test_an_export_answers_by_http_as_the_run_does(in_work: Path, tmp_path: Path
 def post(address: str, body: dict[str, Any]) -> tuple[int, Any]:
     """Status and JSON of a request for recommendations."""
     request = urllib.request.Request(
-        f"{address.rstrip("/")}/v1/recommend", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        address + "/v1/recommend", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
