@@ -361,10 +361,10 @@ def test_large_catalogues_are_asked_through_an_index(store: Store) -> None:
     """Where large begins can be set; what comes is the same."""
     plain = Recommender.load(store.export)
     indexed = Recommender.load(store.export, index_above=19)
-    assert plain._snapshot.index is None
-    assert indexed._snapshot.index is not None
-    assert Recommender.load(store.export, index="approximate")._snapshot.index is not None
-    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.index is None
+    assert plain._snapshot.scorer.index is None
+    assert indexed._snapshot.scorer.index is not None
+    assert Recommender.load(store.export, index="approximate")._snapshot.scorer.index is not None
+    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.scorer.index is None
     for history in (["i3"], ["i4", "i5"]):
         assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
     with pytest.raises(ConfigError, match="index is 'fast'"):

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.inference import topk
+from llmd4rec.inference.factors import FactorRowQuery
 from llmd4rec.inference.folder_writer import to_int8
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import exact_among, exact_top
 from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
-from llmd4rec.inference.topk import exact_among, exact_top, top_columns
+from llmd4rec.inference.topk import top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -31,15 +32,14 @@ def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any,
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
     vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
     excluded = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "BLOCK_ELEMENTS", block)
-        rows, scores = exact_top(vectors, table, k, excluded)
+    query = FactorRowQuery.of(vectors, table)
+    rows, scores = exact_top(query, k, excluded, block_elements=block)
     for place in range(states):
         every = table @ vectors[place]
         allowed = np.setdiff1d(np.arange(height), excluded[place])
         order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
         np.testing.assert_array_equal(scores[place], every[order])
-        among, among_scores = exact_among(vectors[place], table, k, allowed)
+        among, among_scores = exact_among(query.take(slice(place, place + 1)), k, allowed)
         np.testing.assert_array_equal(among_scores, every[order])
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
