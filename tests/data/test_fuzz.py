@@ -7,7 +7,6 @@ import multiprocessing
 import random
 from pathlib import Path
 
-import fuzz_readers
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +15,8 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
+
+from . import fuzz_readers
 
 FOUND = Path(__file__).parent / "found"
 LOG = "user,item,time\nu,a,1\nu,b,2\nu,c,3\nv,a,4\n"
