@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_recommender import ITEMS, LENGTHS, PROMPTS, _batch, _histories, _network
 from tiny_llama import WORDS, save
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
@@ -18,6 +17,8 @@ from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.distillation.cache import write_cache
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
+
+from .test_recommender import ITEMS, LENGTHS, PROMPTS, _batch, _histories, _network
 
 SMALL = {
     "vocab_size": len(WORDS) + 2,

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec import Dataset, Model
 from llmd4rec.extend import (
-    Dataset,
     EventEmbedding,
     EventFeature,
     Floats,
@@ -26,7 +26,6 @@ from llmd4rec.extend import (
     Loss,
     LossSettings,
     Method,
-    ModelSettings,
     Objective,
     RecommendedLists,
     SequenceBatch,
@@ -37,7 +36,7 @@ from llmd4rec.extend import (
 
 
 # ---- a model without attention or recurrence --------------------------------------------------------------------
-class Fading(ModelSettings):
+class Fading(Model):
     """A history is the mean of its items, of which older ones count less and less."""
 
     half_life: float = Field(3.0, gt=0, description="after so many items an item counts half")

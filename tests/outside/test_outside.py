@@ -26,6 +26,7 @@ from my_types import Fading, HingeWalk, HourOfDay, NewBrand, Prices, Relational,
 
 import llmd4rec
 from llmd4rec import Dataset, Distillation, Evaluator, Run, SASRec
+from llmd4rec.config.settings import check
 from llmd4rec.errors import RunError
 from llmd4rec.export.write import export_run
 from llmd4rec.metrics import NDCG
@@ -252,3 +253,16 @@ def _run_that_names(work: Path, folder: Path, name: str) -> Path:
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace("my_types:Fading", name), encoding="utf-8")
     return run
+
+
+def test_the_docs_show_these_types_as_they_are() -> None:
+    page = (HERE.parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n(.*?)\n```", page, re.DOTALL)
+    code = (HERE / "my_types.py").read_text(encoding="utf-8")
+    assert len(shown) == 6
+    for block in shown:
+        for part in block.split("\n\n\n"):
+            assert part in code
+    settings = re.findall(r"```yaml\n(.*?)\n```", page, re.DOTALL)
+    for written in settings:
+        check(Distillation, yaml.safe_load(written), "docs/extending.md")

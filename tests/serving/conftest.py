@@ -9,18 +9,19 @@ from typing import Any
 
 import polars as pl
 import pytest
-import shop
 import torch
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
 from settings_of import parse_settings
-from store import Store
 from tiny_llama import WORDS, save
 
 from llmd4rec import Recommender
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run
+
+from . import shop
+from .store import Store
 
 ITEMS = 20
 

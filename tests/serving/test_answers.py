@@ -9,10 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from by_hand import by_hand, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store import Store
 
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
@@ -20,6 +18,9 @@ from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
+
+from .by_hand import by_hand, ids
+from .store import Store
 
 
 @pytest.mark.parametrize("stage", ["distilled", "undistilled"])

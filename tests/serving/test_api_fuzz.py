@@ -16,7 +16,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from shop import running
+
+from .shop import running
 
 CHECKS = [
     not_a_server_error,

@@ -18,7 +18,6 @@ import yaml
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
 from settings_of import changed, parse_settings
-from store import Store
 
 from llmd4rec import Recommender
 from llmd4rec.data.batching import SequenceBatch
@@ -31,6 +30,8 @@ from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import MODELS, SASRec
 from llmd4rec.runs.run import Run
+
+from .store import Store
 
 STAGES = ("undistilled", "distilled")
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from by_hand import by_hand, ids
 
 from llmd4rec import Filters, NewItem
 from llmd4rec.errors import DataError
@@ -15,6 +14,8 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import column_values, kinds_of
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.description import facet_of
+
+from .by_hand import by_hand, ids
 
 
 @pytest.mark.parametrize(

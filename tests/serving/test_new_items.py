@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from by_hand import ids
-from store import Store
 
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+
+from .by_hand import ids
+from .store import Store
 
 
 def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, store: Store) -> None:

@@ -13,10 +13,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from store import Store
 
 from llmd4rec import NewItem, Recommender
 from llmd4rec.errors import RunError
+
+from .store import Store
 
 HISTORY = ["i3", "i4"]
 

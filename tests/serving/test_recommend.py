@@ -9,10 +9,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from store import Store
 from test_cli import answer, ids, llmd4rec, refused
 
 from llmd4rec import Dataset, Filters, Recommender
+
+from .store import Store
 
 
 def test_an_export_answers_as_its_run_does(store: Store) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import shop
-from shop import IDS, ITEMS, answered
-from store import Store
 
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import Filters
+
+from . import shop
+from .shop import IDS, ITEMS, answered
+from .store import Store
 
 
 @pytest.fixture(scope="module")

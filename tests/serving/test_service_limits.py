@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shop
-from shop import Client, answered, figures, head, running
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
+
+from . import shop
+from .shop import Client, answered, figures, head, running
 
 KEY = "a-key-of-twenty-three-x"
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shop
-from shop import IDS, answered, command, figures, head, running
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
 from llmd4rec.server.explorer import pages
+
+from . import shop
+from .shop import IDS, answered, command, figures, head, running
 
 
 def test_items_come_and_go(models: Path) -> None:

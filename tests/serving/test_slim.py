@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store import Store
+
+from .store import Store
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript")
