@@ -35,8 +35,6 @@ def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, sto
     # the exported encoder is in 8-bit numbers
     found = recommender._snapshot.vectors_ID[-1]
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max() + 1e-3)
-        recommender._snapshot.vectors_ID[-1], expected, atol=0.05 * np.abs(expected).max() + 1e-3
-    )
     given = Recommender.load(store.export)
     given.add_items([NewItem("new", vector=vector[0])])
     np.testing.assert_allclose(given._snapshot.vectors_ID[-1], expected, atol=1e-5)
