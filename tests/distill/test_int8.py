@@ -19,25 +19,25 @@ def restored(rows: Int8Rows) -> torch.Tensor:
 
 
 @pytest.fixture(params=["bytes", "floats"])
-def way(request, monkeypatch):
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to multiply: the processor's own product of bytes, where it has one, and that of floats."""
     if request.param == "bytes" and not int8._has_vnni():
         pytest.skip("this processor has no product of bytes")
     monkeypatch.setattr(int8, "_multiplies_bytes", lambda device: request.param == "bytes")
 
 
-def test_a_row_is_off_by_at_most_half_a_step():
+def test_a_row_is_off_by_at_most_half_a_step() -> None:
     rows = torch.randn(50, 20) * torch.logspace(-6, 6, 50)[:, None]
     rounded = Int8Rows.of(rows)
     assert ((restored(rounded) - rows).abs() <= rounded.scale_R[:, None] * 0.5001).all()
     assert rounded.values_RK.abs().amax(1).eq(127).all()
 
 
-def test_zero_rows_stay_zero():
+def test_zero_rows_stay_zero() -> None:
     assert restored(Int8Rows.of(torch.zeros(2, 3))).eq(0).all()
 
 
-def test_products_are_exact_but_for_the_last_scaling(way):
+def test_products_are_exact_but_for_the_last_scaling(way: None) -> None:
     torch.manual_seed(0)
     a, b = Int8Rows.of(torch.randn(N, K) * 3), Int8Rows.of(torch.randn(ITEMS, K))
     got = a[10:20].matmul(b, torch.empty(10, ITEMS))
@@ -45,14 +45,14 @@ def test_products_are_exact_but_for_the_last_scaling(way):
     torch.testing.assert_close(got.double(), sums * a.scale_R.double()[10:20, None] * b.scale_R.double())
 
 
-def test_no_score_is_larger_than_the_norms_allow():
+def test_no_score_is_larger_than_the_norms_allow() -> None:
     torch.manual_seed(0)
     a, b = Int8Rows.of(torch.randn(N, K) * 3), Int8Rows.of(torch.randn(ITEMS, K))
     assert (restored(a) @ restored(b).T).abs().max() <= a.largest_norm * b.largest_norm * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
+def test_the_loss_is_that_of_the_rounded_teacher(way: None, temperature: float) -> None:
     torch.manual_seed(1)
     states, table = torch.randn(N, D, requires_grad=True), torch.randn(ITEMS, D, requires_grad=True)
     target, rank = torch.randint(ITEMS, (N,)), torch.randint(1, ITEMS, (N,), dtype=torch.int32)
@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_the_rounded_teacher(way, temperature):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_rounding_moves_a_plausible_teacher_by_little():
+def test_rounding_moves_a_plausible_teacher_by_little() -> None:
     torch.manual_seed(2)
     t_states, t_table = torch.randn(N, K), torch.randn(ITEMS, K) * 0.4
     log_q = (t_states @ t_table.T).log_softmax(1)
