@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,7 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
-from llmd4rec.errors import Diverged, LLMD4RecError
+from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.runs.pipeline import train
@@ -25,9 +24,13 @@ from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
 
 
-def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    module.main()
+def call(module: ModuleType, *arguments: object, **seams: object) -> None:
+    module.main([*map(str, arguments)], **seams)
+
+
+def committed() -> dict[str, Any]:
+    """This machine, with code that is that of a commit."""
+    return environment() | {"commit": "0123456789ab"}
 
 
 @pytest.fixture
@@ -49,14 +52,12 @@ def test_a_study_and_its_page(
     study_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     study, tables = script("study"), script("tables")
-    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
+    seams = {"runs": tmp_path / "runs", "environment": committed}
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results"]
-    call(study, monkeypatch, *arguments, "--only", "taught", "plain")
+    call(study, *arguments, "--only", "taught", "plain", **seams)
     folder = tmp_path / "results" / "tiny" / "chain"
     assert {path.name for path in folder.iterdir()} == {"taught-seed0.json", "plain-seed0.json"}
     first = json.loads((folder / "taught-seed0.json").read_text())
@@ -67,7 +68,7 @@ def test_a_study_and_its_page(
     assert "llm-round-1 over llm, valid" in first["comparisons"]
 
     before = (folder / "taught-seed0.json").read_bytes()
-    call(study, monkeypatch, *arguments)  # only what is missing
+    call(study, *arguments, **seams)  # only what is missing
     assert (folder / "taught-seed0.json").read_bytes() == before
     other = json.loads((folder / "unweighted-seed0.json").read_text())
     assert other["shared_stages"] == ["undistilled", "llm"]
@@ -80,7 +81,7 @@ def test_a_study_and_its_page(
     assert plain["shared_stages"] == ["undistilled"]
     assert "test" not in capsys.readouterr().out  # variants are chosen by validation
 
-    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    call(tables, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for variant in ("taught", "unweighted", "plain"):
         assert f"| {variant} | 0 | 0123456 |" in page
@@ -91,17 +92,15 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     study_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     study, tables = script("study"), script("tables")
-    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
+    seams = {"runs": tmp_path / "runs", "environment": committed}
     values = yaml.safe_load(study_file.read_text()) | {"reference": ["plain"]}
     taught = {"llm": None, "distill": {"source": "self"}}
     values["variants"] = {"plain": {"rounds": 0, "model": {"dim": 4}}, "taught": taught}
     study_file.write_text(yaml.safe_dump(values, sort_keys=False))
-    call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results")
+    call(study, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results", **seams)
     folder = tmp_path / "results" / "tiny" / "chain"
     reference, taught = (json.loads((folder / f"{name}-seed0.json").read_text()) for name in ("plain", "taught"))
     assert not any("over plain" in name for name in reference["comparisons"])
@@ -110,7 +109,7 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
         gain = taught["comparisons"][f"{ours} over plain, test"]["all"]["ndcg@10"]["relative_percent"]
         assert gain == pytest.approx(100 * (taught["models"][ours]["test"]["ndcg@10"] / theirs - 1), abs=0.01)
 
-    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    call(tables, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     lines = (tmp_path / "page.md").read_text().splitlines()
     at = lines.index("| gain of the model | undistilled, over plain | p | distilled, over plain | p |")
     assert lines[at + 1].count("|") == lines[at].count("|")
@@ -120,29 +119,24 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     values["reference"] = ["taut"]
     study_file.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit):
-        call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}")
+        call(study, study_file, "--data", f"chain={chain_data.path}")
     assert "the reference 'taut' is no variant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("commit", ["0123456789ab-dirty", None])
 def test_results_are_kept_of_committed_code_only(
-    commit: str | None,
-    study_file: Path,
-    chain_data: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    commit: str | None, study_file: Path, chain_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = script("study")
-    monkeypatch.setattr(study, "environment", lambda: {"commit": commit})
-    monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(study, "trial", lambda *_: {"stages": {}})
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--only", "plain"]
+    seams: dict[str, Any] = {"runs": tmp_path / "runs", "environment": lambda: environment() | {"commit": commit}}
     with pytest.raises(SystemExit):
-        call(study, monkeypatch, *arguments, "--out", tmp_path / "results")
+        call(study, *arguments, **seams)
     assert "commit first, or give another --out" in capsys.readouterr().err
-    call(study, monkeypatch, *arguments, "--out", tmp_path / "elsewhere")
-    assert (tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").exists()
+    assert not (tmp_path / "runs").exists()
+    call(study, *arguments, "--out", tmp_path / "elsewhere", **seams)
+    kept = json.loads((tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").read_text())
+    assert kept["environment"]["commit"] == commit
 
 
 def test_seeds_become_a_mean_and_a_deviation() -> None:
@@ -266,25 +260,18 @@ def test_what_the_examples_train() -> None:
     ],
 )
 def test_wrong_arguments_are_named(
-    arguments: list[str],
-    message: str,
-    study_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, study_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        call(script("study"), monkeypatch, *[study_file if part == "STUDY" else part for part in arguments])
+        call(script("study"), *[study_file if part == "STUDY" else part for part in arguments])
     assert message in capsys.readouterr().err
 
 
 # ---- searches -------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def search(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    module = script("search")
-    for each in (module, sys.modules["study"]):
-        monkeypatch.setattr(each, "RUNS", tmp_path / "runs")
-    return module
+    return script("search")
 
 
 @pytest.fixture
@@ -304,11 +291,10 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     search_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}"]
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "whole", "--trials", 5)
+    call(search, *arguments, "--out", tmp_path / "whole", "--trials", 5, runs=tmp_path / "runs")
     whole = json.loads((tmp_path / "whole" / "rate-chain-seed0.json").read_text())
     base = yaml.safe_load(search_file.read_text())["base"]
     settings = search.over_recipe(base, "the test")
@@ -329,12 +315,12 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     assert len(rows) == 5
     assert rows[0].endswith(f"| {best['validation_ndcg']['chain']:.4f} | {best['value']:.3f} |")
 
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5, "--seed", 1)
+    call(search, *arguments, "--out", tmp_path / "parts", "--trials", 5, "--seed", 1, runs=tmp_path / "runs")
     other = json.loads((tmp_path / "parts" / "rate-chain-seed1.json").read_text())
     assert other["trials"][1]["point"] != whole["trials"][1]["point"]
     half = whole | {"trials": whole["trials"][:3]}
     (tmp_path / "parts" / "rate-chain-seed0.json").write_text(json.dumps(half))
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5)
+    call(search, *arguments, "--out", tmp_path / "parts", "--trials", 5, runs=tmp_path / "runs")
     assert json.loads((tmp_path / "parts" / "rate-chain-seed0.json").read_text())["trials"] == whole["trials"]
 
 
@@ -362,7 +348,6 @@ def test_a_space_that_cannot_be_searched(
     search_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     key: str,
     value: dict[str, Any],
     message: str,
@@ -370,35 +355,34 @@ def test_a_space_that_cannot_be_searched(
     values = yaml.safe_load(search_file.read_text())
     search_file.write_text(yaml.safe_dump(values | {"space": {key: value}}))
     with pytest.raises(LLMD4RecError, match=message):
-        call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path)
+        call(search, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, runs=tmp_path / "runs")
 
 
 def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
-    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path
 ) -> None:
-    asked = []
-
-    def validation_of(*_: Any) -> float:
-        asked.append(1)
-        if len(asked) == 2:
-            raise Diverged("undistilled: training diverged")
-        return 0.5
-
-    monkeypatch.setattr(search, "validation_of", validation_of)
-    call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 3)
-    found = json.loads((tmp_path / "rate-chain-seed0.json").read_text())
-    assert [trial["value"] for trial in found["trials"]] == [1, 0, 1]
+    values = yaml.safe_load(search_file.read_text())
+    rate = values["base"]["training"]["model"]["learning_rate"]
+    space = {"training.model.learning_rate": {"choices": [rate, 1e30]}}
+    search_file.write_text(yaml.safe_dump(values | {"space": space}))
+    arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 6]
+    call(search, *arguments, runs=tmp_path / "runs")
+    trials = json.loads((tmp_path / "rate-chain-seed0.json").read_text())["trials"]
+    assert {(trial["point"]["training.model.learning_rate"], trial["value"]) for trial in trials} == {
+        (rate, 1),
+        (1e30, 0),
+    }
 
 
 def test_a_search_does_not_mix_with_another(
-    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path
 ) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
-    call(search, monkeypatch, *arguments)
+    call(search, *arguments, runs=tmp_path / "runs")
     values = yaml.safe_load(search_file.read_text())
     search_file.write_text(yaml.safe_dump(values | {"space": {"model.layers": {"choices": [1, 2, 3]}}}))
     with pytest.raises(LLMD4RecError, match="another search"):
-        call(search, monkeypatch, *arguments)
+        call(search, *arguments, runs=tmp_path / "runs")
 
 
 def test_what_repeating_the_last_items_would_find() -> None:
@@ -410,12 +394,10 @@ def test_what_repeating_the_last_items_would_find() -> None:
 
 
 def test_popularity_is_added_to_scores(
-    chain_run: Path, chain_data: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chain_run: Path, chain_data: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A tau so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
-    arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--taus", "0", "1e6"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    script("popularity").main()
+    call(script("popularity"), chain_run, chain_data.path, "--taus", "0", "1e6")
     out = capsys.readouterr().out.splitlines()
     rare = tail_items(chain_data.train_counts)
     assert f"validation targets: {np.mean([rare[chain_data.items[p]] for p in chain_data.valid]):.1%} tail items" in out

@@ -15,6 +15,7 @@ from llmd4rec.io.files import (
     atomic_dir,
     atomic_file,
     cache_dir,
+    exchange_names,
     read_json,
     remove,
     remove_leftovers,
@@ -157,17 +158,14 @@ def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path: 
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_folder_is_replaced_without_ever_being_half_there(
-    tmp_path: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path: Path, can_exchange: bool) -> None:
     """Seen at each of Python's dealings with files: all of the old folder, all of the new, or for a moment none."""
-    if not can_exchange:
-        monkeypatch.setattr("llmd4rec.io.files._exchange", lambda *_: False)
+    exchange = exchange_names if can_exchange else lambda *_: False
     path = tmp_path / "a"
     versions = [{f"{number}/{file}": number.encode() for file in "abcdef"} for number in ("1", "2")]
 
     def write(number: int) -> None:
-        with atomic_dir(path, replace=True) as folder:
+        with atomic_dir(path, replace=True, exchange=exchange) as folder:
             for name, content in versions[number].items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(content)

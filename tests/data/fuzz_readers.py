@@ -440,15 +440,17 @@ def stranger(rng: random.Random, folder: Path) -> None:
     assert len(data.fingerprint) == 32
 
 
-KINDS: tuple[tuple[int, Callable[[random.Random, Path], None]], ...] = (
+#: How often which comes.
+Kinds = tuple[tuple[int, Callable[[random.Random, Path], None]], ...]
+KINDS: Kinds = (
     (66, prepare), (12, frames), (5, archive), (10, stranger), (7, public)
 )  # fmt: skip
 
 
-def run_one(number: int, place: Path) -> str:
+def run_one(number: int, place: Path, kinds: Kinds = KINDS) -> str:
     """Answers one input; `fine`, the kind of error, or raises what it should not have raised."""
     rng = random.Random(number)
-    kind = rng.choices([function for _, function in KINDS], [weight for weight, _ in KINDS])[0]
+    kind = rng.choices([function for _, function in kinds], [weight for weight, _ in kinds])[0]
     folder = Path(tempfile.mkdtemp(dir=place))
     try:
         kind(rng, folder)
@@ -462,10 +464,11 @@ def run_one(number: int, place: Path) -> str:
 
 
 # ---- many of them -----------------------------------------------------------------------------------------------
-def work(numbers: range, place: Path, findings: Path, at: Any, quiet: bool = True) -> None:
+def work(numbers: range, place: Path, findings: Path, at: Any, own_process: bool = True, kinds: Kinds = KINDS) -> None:
     """Runs inputs in this process, noting in `at` which one, and findings as lines of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    if quiet:  # what Rust prints when it panics
+    if own_process:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        # What Rust prints when it panics.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     def late(*_: Any) -> None:
@@ -477,7 +480,7 @@ def work(numbers: range, place: Path, findings: Path, at: Any, quiet: bool = Tru
         at.value = number
         signal.setitimer(signal.ITIMER_PROF, SLOW)
         try:
-            counts[run_one(number, place)] += 1
+            counts[run_one(number, place, kinds)] += 1
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

@@ -140,16 +140,14 @@ def believed(folder: Path, **changes: object) -> None:
     (folder / "dataset.json").write_text(json.dumps(head))
 
 
-def test_a_finding_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finding_is_found(tmp_path: Path) -> None:
     """The fuzzer itself: an exception that is none for people becomes a line with its number and place."""
 
     def broken(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(fuzz_readers, "KINDS", ((1, broken),))
-    monkeypatch.setattr(fuzz_readers.resource, "setrlimit", lambda *_: None)
     at = multiprocessing.Value("q", -1)
-    fuzz_readers.work(range(2), tmp_path, tmp_path / "out", at, quiet=False)
+    fuzz_readers.work(range(2), tmp_path, tmp_path / "out", at, own_process=False, kinds=((1, broken),))
     first = json.loads((tmp_path / "out").read_text().splitlines()[0])
     assert (first["number"], first["error"]) == (0, "KeyError")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmd4rec.losses import int8
 from llmd4rec.losses.base import TeacherBatch
-from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.int8 import Int8Rows, has_vnni
 from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 
@@ -18,12 +17,12 @@ def restored(rows: Int8Rows) -> torch.Tensor:
     return rows.scale_R[:, None] * rows.values_RK
 
 
-@pytest.fixture(params=["bytes", "floats"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["bytes", "floats"])
+def in_bytes(request: pytest.FixtureRequest) -> bool:
     """Both ways to multiply: the processor's own product of bytes, where it has one, and that of floats."""
-    if request.param == "bytes" and not int8._has_vnni():
+    if request.param and not has_vnni():
         pytest.skip("this processor has no product of bytes")
-    monkeypatch.setattr(int8, "_multiplies_bytes", lambda device: request.param == "bytes")
+    return bool(request.param)
 
 
 def test_a_row_is_off_by_at_most_half_a_step() -> None:
@@ -37,9 +36,9 @@ def test_zero_rows_stay_zero() -> None:
     assert restored(Int8Rows.of(torch.zeros(2, 3))).eq(0).all()
 
 
-def test_products_are_exact_but_for_the_last_scaling(way: None) -> None:
+def test_products_are_exact_but_for_the_last_scaling(in_bytes: bool) -> None:
     torch.manual_seed(0)
-    a, b = Int8Rows.of(torch.randn(N, K) * 3), Int8Rows.of(torch.randn(ITEMS, K))
+    a, b = Int8Rows.of(torch.randn(N, K) * 3), Int8Rows.of(torch.randn(ITEMS, K), in_bytes)
     got = a[10:20].matmul(b, torch.empty(10, ITEMS))
     sums = a.values_RK[10:20].long() @ b.values_RK.long().T
     torch.testing.assert_close(got.double(), sums * a.scale_R.double()[10:20, None] * b.scale_R.double())
@@ -52,11 +51,11 @@ def test_no_score_is_larger_than_the_norms_allow() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_loss_is_that_of_the_rounded_teacher(way: None, temperature: float) -> None:
+def test_the_loss_is_that_of_the_rounded_teacher(in_bytes: bool, temperature: float) -> None:
     torch.manual_seed(1)
     states, table = torch.randn(N, D, requires_grad=True), torch.randn(ITEMS, D, requires_grad=True)
     target, rank = torch.randint(ITEMS, (N,)), torch.randint(1, ITEMS, (N,), dtype=torch.int32)
-    t_states, t_table = torch.randn(N, K).half(), Int8Rows.of(torch.randn(ITEMS, K) * 0.5)
+    t_states, t_table = torch.randn(N, K).half(), Int8Rows.of(torch.randn(ITEMS, K) * 0.5, in_bytes)
     distill = DistillationTerm(1.5, temperature)
     rounded = ranking_loss(
         states, table, target, TeacherBatch(Factors(t_states, t_table), rank), distill, block_elements=7 * ITEMS
