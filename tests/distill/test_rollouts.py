@@ -194,7 +194,7 @@ def test_others_than_those_asked_for_are_refused(tmp_path: Path) -> None:
 
 # ---- in a run ---------------------------------------------------------------------------------------------------
 def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: dict[str, Any] = {}
     cached: set[int] = set()
@@ -238,7 +238,11 @@ def test_the_log_alone_where_that_is_asked_for_and_where_nothing_is_taught(
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_items_come_again_where_they_may_be_recommended_again(
-    filter_seen: bool, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filter_seen: bool,
+    tiny_settings: dict[str, Any],
+    chain_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     repeats: list[bool] = []
 
@@ -253,7 +257,7 @@ def test_items_come_again_where_they_may_be_recommended_again(
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = parse_settings(changed(tiny_settings, distill__rollout_length=3))
     whole = settings.fit(chain_data, tmp_path / "whole")

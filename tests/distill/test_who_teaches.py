@@ -10,6 +10,7 @@ import torch
 from settings_of import changed, parse_settings
 from whole_runs import same, taught_by, untrained
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import Teacher
 from llmd4rec.features.item_features import written
@@ -144,7 +145,7 @@ def test_rate_and_epochs_of_a_round_are_those_of_no_other_training(tiny_settings
     ],
 )
 def test_a_run_follows_its_plan(
-    changes: dict[str, Any], tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: Any
+    changes: dict[str, Any], tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Each stage in its turn, taught by its teachers; no cache is kept that nobody will ask for."""
     cached: list[tuple[str, list[str]]] = []
@@ -165,7 +166,7 @@ def test_a_run_follows_its_plan(
 
 
 def test_a_teacher_teaches_what_it_was_when_its_stage_ended(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches: dict[str, Any] = {}
 
@@ -191,7 +192,7 @@ def test_a_teacher_teaches_what_it_was_when_its_stage_ended(
 
 
 def test_wider_models_teach_and_are_never_served(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     changes = {"teachers": [{"dim": 16}, {"dim": 16}], "distill__source": "ensemble", "ensemble__weights": "equal"}
     changes |= {"llm__dim": "model", "llm__init_table_from_model": True}
@@ -208,7 +209,7 @@ def test_wider_models_teach_and_are_never_served(
 
 
 def test_wider_models_of_several_kinds(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is built, and its items trained from, what its entry says; the student from what the served one's say."""
     made = []
@@ -243,7 +244,7 @@ def test_wider_models_of_several_kinds(
 
 @pytest.mark.parametrize("wider", [None, [{"dim": 16}, {"dim": 16}]])
 def test_no_language_model_where_none_learns_or_teaches(
-    wider: Any, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    wider: list[dict[str, int]] | None, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     changes = {"distill__source": "self", "distill__students": ["model"], "teachers": wider}
     changes |= {"llm__model": str(tmp_path / "not there")}
@@ -254,7 +255,7 @@ def test_no_language_model_where_none_learns_or_teaches(
 
 @pytest.mark.parametrize("dropout", [None, 0.0, 0.3])
 def test_dropout_of_a_taught_model(
-    dropout: float | None, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    dropout: float | None, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """While it is taught, and in no other training: not of the wider one, which nobody teaches."""
     changes = {"distill__dropout": dropout, "model__dropout": 0.1, "model__id_dropout": 0.1, "teachers": 2}

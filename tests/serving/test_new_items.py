@@ -6,7 +6,6 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -144,14 +143,14 @@ def test_rows_that_an_index_knows_are_not_written_over() -> None:
         ([NewItem("a", vector=[0.0] * 16)], "'a': its vector is zero"),
     ],
 )
-def test_items_that_cannot_be_added(recommender: Recommender, items: Any, message: str) -> None:
+def test_items_that_cannot_be_added(recommender: Recommender, items: list[NewItem], message: str) -> None:
     with pytest.raises(DataError, match=message):
         recommender.add_items(items)
     assert recommender.info.items == 20
 
 
 @pytest.mark.parametrize("size", [3e38, 1e300, 7.0, 1e-300])
-def test_the_length_of_a_vector_does_not_matter(store: Store, size: Any) -> None:
+def test_the_length_of_a_vector_does_not_matter(store: Store, size: float) -> None:
     """Texts' vectors have length 1 in training; a longer one made a row that was no number, for all to see."""
     direction = np.random.default_rng(1).normal(size=16)
     unit, scaled = Recommender.load(store.export), Recommender.load(store.export)

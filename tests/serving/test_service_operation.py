@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -207,7 +207,7 @@ def test_logs_say_nothing_about_people(models: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(models: Path, number: Any) -> None:
+def test_a_signal_ends_it_in_order(models: Path, number: signal.Signals) -> None:
     with running(models / "bare", "--drain", 1) as process:
         client = process.client
         body = b'{"history": ["plain"]}'
@@ -237,7 +237,7 @@ def test_a_port_in_use_is_said(models: Path, process: shop.Process) -> None:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> Any:
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The message of a service that must not start."""
 
     def started(*_: object) -> None:
@@ -254,7 +254,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Any:
     return message
 
 
-def test_what_cannot_be_served_is_said(refused: Any, models: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_said(refused: Callable[..., str], models: Path, tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing", "--port", 0)
     assert "is not an export folder" in refused(tmp_path, "--port", 0)
     broken = Path(shutil.copytree(models / "bare", tmp_path / "broken"))
@@ -276,11 +276,11 @@ def test_what_cannot_be_served_is_said(refused: Any, models: Path, tmp_path: Pat
         (["--max-k", "0"], "--max-k"),
     ],
 )
-def test_options_that_cannot_be(refused: Any, models: Path, arguments: Any, said: Any) -> None:
+def test_options_that_cannot_be(refused: Callable[..., str], models: Path, arguments: list[str], said: str) -> None:
     assert said in refused(models / "bare", "--port", 0, *arguments)
 
 
-def test_a_weak_key_is_refused(refused: Any, models: Path, tmp_path: Path) -> None:
+def test_a_weak_key_is_refused(refused: Callable[..., str], models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
     assert "shorter than 16" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
     (tmp_path / "keys").write_text("# nothing\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +24,7 @@ from llmd4rec.inference.topk import top_columns
     values=st.integers(2, 50),
     block=st.integers(1, 100),
 )
-def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any, values: Any, block: Any) -> None:
+def test_exact_top_is_a_stable_sort(seed: int, height: int, states: int, k: int, values: int, block: int) -> None:
     """Whole numbers, so that there are many ties: they come in the order of the rows."""
     rng = np.random.default_rng(seed)
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
@@ -48,7 +46,7 @@ def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any,
 
 @pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
 @pytest.mark.parametrize("k", [1, 10, 15])
-def test_the_largest_of_wide_rows(width: Any, k: Any) -> None:
+def test_the_largest_of_wide_rows(width: int, k: int) -> None:
     """Wide rows are searched by groups; what is excluded is minus infinity, whole groups of it too."""
     rng = np.random.default_rng(width)
     scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
@@ -60,7 +58,7 @@ def test_the_largest_of_wide_rows(width: Any, k: Any) -> None:
 
 
 @pytest.mark.parametrize("dim", [32, 33])
-def test_the_index_names_nearly_all_of_the_best(dim: Any) -> None:
+def test_the_index_names_nearly_all_of_the_best(dim: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((300, dim))
     table = (centres[rng.integers(0, 300, 30_000)] + 0.5 * rng.standard_normal((30_000, dim))).astype(np.float32)
@@ -101,7 +99,7 @@ def test_the_map_is_ridge_regression() -> None:
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: Any) -> None:
+def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: bool) -> None:
     """Texts that decide the rows find withheld items as trained rows do; texts of other items find none."""
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((600, 12)).astype(np.float32)
