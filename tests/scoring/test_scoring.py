@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 import pytest
 import torch
 from evaluation.examples import LastItemModel, chain_dataset, evaluate, random_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from llmd4rec.data.batching import SequenceBatch
@@ -20,7 +22,7 @@ from llmd4rec.evaluation import Evaluator
 from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.validation import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
-from llmd4rec.scoring import FactorQuery, FactorScorer, Query, Scorer, WeightedSum, weighted_sum
+from llmd4rec.scoring import Candidates, FactorQuery, FactorScorer, Query, Scorer, WeightedSum, weighted_sum
 from llmd4rec.scoring.base import recent
 
 
@@ -164,3 +166,82 @@ def test_scorers_of_other_catalogues_are_refused(integer_table: Tensor) -> None:
 def test_a_sum_of_one_is_itself(integer_table: Tensor) -> None:
     query = FactorQuery.of(torch.ones(2, 4), integer_table)
     torch.testing.assert_close(weighted_sum([query], [1.0]).scores(0, 30), query.scores(0, 30))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    items=st.integers(1, 400),
+    m=st.integers(1, 12),
+    weights=st.tuples(st.integers(-1, 4), st.integers(0, 4), st.integers(0, 3)),
+    whole_up_to=st.sampled_from([0, 0, 0, 100]),
+)
+def test_candidates_of_a_sum_are_those_of_scoring_everything(
+    seed: int, items: int, m: int, weights: tuple[int, int, int], whole_up_to: int
+) -> None:
+    """Whole numbers, so that scores are exact and tie often."""
+    draw = torch.Generator().manual_seed(seed)
+    counts = [torch.randint(0, 9, (5, items), generator=draw).float() for _ in range(2)]
+    states, table = (torch.randint(-3, 4, (rows, 3), generator=draw).float() for rows in (5, items))
+    queries: list[Query] = [LookUpQuery(each) for each in counts]
+    queries.append(FactorQuery.of(states, table))
+    summed = weighted_sum(queries, weights, whole_up_to=whole_up_to)
+    every = weights[0] * counts[0] + weights[1] * counts[1] + weights[2] * states @ table.T
+    found = summed.candidates(m)
+    best = every.sort(dim=1, descending=True).values
+    assert torch.equal(found.scores_BM, best[:, :m])
+    assert torch.equal(every.gather(1, found.items_BM), found.scores_BM)
+    assert all(len(set(row)) == min(m, items) for row in found.items_BM.tolist())
+    others = every.scatter(1, found.items_BM, -torch.inf).amax(dim=1)
+    assert (others <= found.bound_B).all()
+
+
+def test_the_best_of_a_large_catalogue_are_found_from_a_part_of_it() -> None:
+    """Where the members agree; where they do not, more is asked for until it is sure, and for those histories alone."""
+    draw = torch.Generator().manual_seed(0)
+    agreed = torch.rand(3, 5000, generator=draw)
+    other = torch.cat([agreed[:2], -agreed[2:]]) + 0.01 * torch.rand(3, 5000, generator=draw)
+    members = [LookUpQuery(agreed), LookUpQuery(other)]
+    summed = weighted_sum(members, [1.0, 0.5], whole_up_to=0)
+    found = summed.candidates(5)
+    expected = (agreed + 0.5 * other).topk(5, dim=1)
+    torch.testing.assert_close(found.scores_BM, expected.values)
+    assert torch.equal(found.items_BM, expected.indices)
+    asked = [call for call in members[0].calls if call[0] == "candidates"]
+    assert asked[0] == ("candidates", 3, 5)
+    assert max(m for _, _, m in asked) <= 5000 // 16
+    assert ("scores", 3, 5000) not in members[0].calls  # never whole, for all of them
+    assert ("scores", 1, 5000) in members[0].calls
+
+
+@dataclass(frozen=True)
+class LookUpQuery(Query):
+    """Scores that are given; remembers what it was asked."""
+
+    scores_BI: Tensor
+    calls: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @property
+    def num_items(self) -> int:
+        return self.scores_BI.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.scores_BI)
+
+    def take(self, rows: slice | Tensor) -> Self:
+        return type(self)(self.scores_BI[rows], self.calls)
+
+    def scores(self, first: int, last: int, out: Tensor | None = None) -> Tensor:
+        self.calls.append(("scores", len(self), last - first))
+        return self.scores_BI[:, first:last].clone()
+
+    def item_scores(self, items_BT: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.scores_BI.gather(1, items_BT)
+        return found, torch.zeros_like(found)
+
+    def candidates(self, m: int) -> Candidates:
+        """Known without scoring anything, as of lists that are kept sorted."""
+        self.calls.append(("candidates", len(self), m))
+        values, items = self.scores_BI.sort(dim=1, descending=True)
+        others = values[:, m] if m < self.num_items else torch.full((len(self),), -torch.inf)
+        return Candidates(items[:, :m], values[:, :m], others)

@@ -40,7 +40,7 @@ USERS_AT_ONCE = 4096
 
 @runtime_checkable
 class HasScorer(Protocol):
-    """What can be evaluated beside scorers and models: a run, or anything else that hands out a scorer."""
+    """What can be evaluated beside scorers and models: a run, a recommender, or anything else with a scorer."""
 
     def scorer(self, stage: str) -> Scorer:
         """The scorer of a stage."""
@@ -104,10 +104,11 @@ class Evaluator:
         """Evaluates one scorer.
 
         Args:
-            what: a scorer, a model, a run, or anything else with a method `scorer(stage)`.
+            what: a scorer, a model, a run, a recommender (of a run or an export), or anything else with a method
+                `scorer(stage)`.
             data: the data set it was made for.
             split: `test`, or `valid` (never choose settings on `test`).
-            stage: of a run: which of its models.
+            stage: of a run or a recommender: which of its models.
             name: what a table calls it; None: what it calls itself.
 
         Raises:
@@ -231,9 +232,7 @@ def as_scorer(
         return FactorScorer(what, device)
     if isinstance(what, HasScorer):
         return what.scorer(stage)
-    raise ConfigError(
-        f"{type(what).__name__} cannot be evaluated", "Give a run, a model, a scorer, or an object with scorer(stage)."
-    )
+    raise ConfigError(f"{type(what).__name__} cannot be evaluated", "Give a run, a recommender, a model or a scorer.")
 
 
 def is_bool(filter_seen: bool) -> bool:

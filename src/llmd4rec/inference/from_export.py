@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, is_distilled
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
@@ -15,7 +14,7 @@ from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.folder import Folder, Model, read_folder
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
-from llmd4rec.inference.opening import LoadOptions
+from llmd4rec.inference.opening import LoadOptions, of_stage
 from llmd4rec.inference.recommender import Recommender
 
 
@@ -62,17 +61,7 @@ def open_export(folder: Path, options: LoadOptions) -> Recommender:
     Raises:
         RunError: a file is missing, altered or does not fit the others, or the export lacks the stage.
     """
-    read = read_folder(folder)
-    served, undistilled = _open_models(read, options)
-    stage = served.info.stage
-    if options.stage in {stage, SERVED, *([DISTILLED] if is_distilled(stage) else [])}:
-        return served
-    if undistilled is not None and options.stage == undistilled.info.stage:
-        return undistilled
-    have = stage + (f" and {undistilled.info.stage}" if undistilled is not None else "")
-    raise RunError(
-        f"{folder} is an export of {have}, not of {options.stage}", "Leave out the stage, or name one that is there."
-    )
+    return of_stage(_open_models(read_folder(folder), options)[0], options.stage)
 
 
 def _open_models(read: Folder, options: LoadOptions) -> tuple[Recommender, Recommender | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, is_distilled
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
 from llmd4rec.inference.hub import locate_export
@@ -60,6 +61,24 @@ def open_source(source: Path | str, options: LoadOptions) -> Recommender:
         if folder.is_dir()
         else f"{folder} does not exist",
         "Train a run with `llmd4rec train`, or make an export with: llmd4rec export RUN --out FOLDER",
+    )
+
+
+def of_stage(recommender: Recommender, stage: str) -> Recommender:
+    """A recommender, or the undistilled one beside it, whichever is of that stage.
+
+    Raises:
+        RunError: neither is.
+    """
+    info, undistilled = recommender.info, recommender.undistilled
+    if stage in {info.stage, SERVED, *([DISTILLED] if is_distilled(info.stage) else [])}:
+        return recommender
+    if undistilled is not None and stage == undistilled.info.stage:
+        return undistilled
+    have = info.stage + (f" and {undistilled.info.stage}" if undistilled is not None else "")
+    kind = "a run" if info.format == 0 else "an export"
+    raise RunError(
+        f"{info.name} is {kind} of {have}, not of {stage}", "Leave out the stage, or name one that is there."
     )
 
 

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
+from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.extras import explained
 from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.folder import Folder
@@ -35,7 +37,7 @@ from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
 from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
-from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, open_source
+from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source
 from llmd4rec.inference.query import Query, parse_request
 from llmd4rec.inference.ranking import Ranked, history_places, rank
 from llmd4rec.inference.reasons import find_reasons
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from llmd4rec.inference.from_export import LoadedFrom
+    from llmd4rec.scoring import Scorer
 
 
 class Recommender:
@@ -275,8 +278,8 @@ class Recommender:
             raise DataError(
                 f"times has {len(each_times):,} lists for {len(history):,} histories", "Give one for each history."
             )
-        pairs = zip(history, each_times, strict=True)
-        return self.recommend_many([Request(one, k, times=its_times, **options) for one, its_times in pairs])
+        both = zip(history, each_times, strict=True)
+        return self.recommend_many([Request(one, k, times=its, **options) for one, its in both])
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Answer]:
         """As :meth:`recommend`, for requests with options of their own: their histories are encoded together.
@@ -341,6 +344,19 @@ class Recommender:
             reasons = find_reasons(snapshot, query, scored, found.rows, self._info.max_length)
         items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
         return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
+
+    def scorer(self, stage: str = SERVED) -> Scorer:
+        """What scores the catalogue, for an :class:`~llmd4rec.Evaluator`. Needs PyTorch.
+
+        Raises:
+            RunError: it has no such stage; or items were added or removed, so that it fits no data set.
+        """
+        asked = of_stage(self, stage)
+        if asked._snapshot.catalogue is not asked._loaded_catalogue:
+            raise RunError("items were added, changed or removed since this was loaded", "Evaluate it as it is loaded.")
+        with explained():
+            from llmd4rec.inference.torch_scorer import RecommenderScorer
+        return RecommenderScorer(asked._snapshot.scorer, asked._info)
 
     # ---- changes ----------------------------------------------------------------------------------------------------
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
