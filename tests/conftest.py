@@ -7,10 +7,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_once import MadeOnce
+
+if TYPE_CHECKING:
+    from llmd4rec.data.dataset import Dataset
 
 # Before torch is imported, and inherited by the commands that tests start: these models are so small that threads
 # would only wait for each other, and one thread makes sums come out the same every time.
@@ -67,7 +70,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def chain_data(made_once: MadeOnce) -> Any:
+def chain_data(made_once: MadeOnce) -> Dataset:
     """A small saved data set in which item i is followed by item i + 1; with identifiers that are hard to print."""
     from evaluation.examples import chain_dataset
 
@@ -78,7 +81,7 @@ def chain_data(made_once: MadeOnce) -> Any:
 
 
 @pytest.fixture(scope="session")
-def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
+def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Dataset) -> Path:
     """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
     from settings_of import parse_settings
 

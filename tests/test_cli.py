@@ -77,7 +77,7 @@ def odd_run(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
 
 # ---- help and mistakes ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command: Any) -> None:
+def test_help_shows_an_example(command: list[str]) -> None:
     result = llmd4rec(*command, "--help")
     assert result.exit_code == 0
     assert f"llmd4rec {command[0] if command else 'train'} " in result.stdout
@@ -116,7 +116,7 @@ def test_version_and_settings() -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])
-def test_a_folder_that_is_no_run(command: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run(command: str, tmp_path: Path) -> None:
     more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
     message = refused(command, tmp_path, *more)
     assert ("is neither a run folder" if command == "recommend" else "is not a run folder") in message
@@ -131,7 +131,7 @@ def test_train_says_what_is_missing_and_wrong(chain_data: Dataset, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_the_run_does_not_have(odd_run: Any) -> None:
+def test_a_stage_the_run_does_not_have(odd_run: Path) -> None:
     message = refused("evaluate", odd_run, "--stage", "distilled")
     assert "has no finished stage 'distilled'; it has: undistilled, served" in message
     assert "llmd4rec train" in message
@@ -142,7 +142,7 @@ def test_a_stage_the_run_does_not_have(odd_run: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "recommend", "compare", "export"])
-def test_an_option_of_before_names_the_one_that_took_its_place(command: Any, tmp_path: Path) -> None:
+def test_an_option_of_before_names_the_one_that_took_its_place(command: str, tmp_path: Path) -> None:
     more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
     for old, new in (("--model", "--stage"), ("--seen", "--no-filter-seen")):
         message = refused(command, tmp_path, *more, old, "keep")
@@ -197,7 +197,7 @@ def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path: Path) -> 
 
 
 def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(
-    run: Any, tiny_settings: dict[str, Any], tmp_path: Path
+    run: Path, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tiny_settings))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -214,7 +214,7 @@ def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(
 
 
 # ---- evaluate, compare, report ----------------------------------------------------------------------------------
-def test_evaluate_keeps_its_contract(run: Any) -> None:
+def test_evaluate_keeps_its_contract(run: Path) -> None:
     result = answer("evaluate", run)
     assert result.keys() == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
     assert {f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= result["metrics"].keys()
@@ -232,7 +232,7 @@ def test_evaluate_keeps_its_contract(run: Any) -> None:
     assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
-def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run: Any) -> None:
+def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run: Path) -> None:
     same = answer("compare", run, run, "--stage-a", "undistilled", "--stage-b", "undistilled")
     assert "0.0" in json.dumps(same)
     assert all(value == 0 for value in _values(same, "difference"))
@@ -248,7 +248,7 @@ def _values(tree: Any, key: str) -> list[Any]:
     return [value for child in tree for value in _values(child, key)] if isinstance(tree, list) else []
 
 
-def test_report_is_one_page_that_needs_nothing_else(run: Any) -> None:
+def test_report_is_one_page_that_needs_nothing_else(run: Path) -> None:
     result = llmd4rec("report", run)
     assert result.exit_code == 0, result.output
     assert "distilled-round-1" in result.stdout
@@ -258,20 +258,20 @@ def test_report_is_one_page_that_needs_nothing_else(run: Any) -> None:
     assert '<script src="' not in page
 
 
-def test_the_report_is_where_it_is_said_to_be(run: Any, tmp_path: Path) -> None:
+def test_the_report_is_where_it_is_said_to_be(run: Path, tmp_path: Path) -> None:
     result = llmd4rec("report", run, "--out", tmp_path / "elsewhere.html")
     assert str(tmp_path / "elsewhere.html") in result.stdout.replace("\n", "")
     assert (tmp_path / "elsewhere.html").is_file()
 
 
-def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run: Any, tmp_path: Path) -> None:
+def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run: Path, tmp_path: Path) -> None:
     assert llmd4rec("compare", run, run, "--stage-a", "undistilled").exit_code == 0  # evaluations are saved now
     assert "nowhere is not a prepared" in refused(
         "compare", run, run, "--stage-a", "undistilled", "--data", tmp_path / "nowhere"
     )
 
 
-def test_a_run_and_its_data_can_move(run: Any, chain_data: Dataset, tmp_path: Path) -> None:
+def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
     assert "gone is not a prepared data set" in refused("evaluate", run)
@@ -287,7 +287,7 @@ def test_a_run_and_its_data_can_move(run: Any, chain_data: Dataset, tmp_path: Pa
     assert "was trained on other data" in refused("evaluate", run, "--data", tmp_path / "other")
 
 
-def test_export_reports_where_and_refuses_to_replace(run: Any) -> None:
+def test_export_reports_where_and_refuses_to_replace(run: Path) -> None:
     result = llmd4rec("export", run)
     assert result.exit_code == 0, result.output
     assert "agree" in result.stdout
@@ -303,7 +303,7 @@ def ids(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_identifier_can_be_given_and_comes_back(name: Any, odd_run: Any) -> None:
+def test_any_identifier_can_be_given_and_comes_back(name: str, odd_run: Path) -> None:
     result = answer(
         "recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--no-filter-seen", "-k", len(NAMES)
     )
@@ -317,18 +317,18 @@ def test_any_identifier_can_be_given_and_comes_back(name: Any, odd_run: Any) -> 
     assert ids(again) == ids(result)
 
 
-def test_numbers_in_a_json_list_and_a_plain_line(odd_run: Any) -> None:
+def test_numbers_in_a_json_list_and_a_plain_line(odd_run: Path) -> None:
     assert answer("recommend", odd_run, "--history", "[50, -5]")["history"] == ["50", "-5"]
     assert answer("recommend", odd_run, "--history", " 50 , x y,🎬")["history"] == ["50", "x y", "🎬"]
 
 
-def test_the_table_shows_titles_as_they_are(odd_run: Any) -> None:
+def test_the_table_shows_titles_as_they_are(odd_run: Path) -> None:
     shown = llmd4rec("recommend", odd_run, "--history", "50").stdout
     assert "[red]brackets[/red] [the film]" in shown
     assert '"quoted"' in shown
 
 
-def test_seen_items_and_how_many(odd_run: Any) -> None:
+def test_seen_items_and_how_many(odd_run: Path) -> None:
     history = json.dumps(NAMES[:3] * 5)
     removed = answer("recommend", odd_run, "--history", history, "-k", 100)
     assert set(ids(removed)) == set(NAMES[3:])
@@ -354,12 +354,12 @@ def test_seen_items_and_how_many(odd_run: Any) -> None:
         (["--history", "50", "-k", "-3"], "k is -3"),
     ],
 )
-def test_a_history_that_cannot_be_answered(arguments: Any, expected: Any, odd_run: Any) -> None:
+def test_a_history_that_cannot_be_answered(arguments: list[str], expected: str, odd_run: Path) -> None:
     assert expected in refused("recommend", odd_run, *arguments)
 
 
 @pytest.mark.parametrize("option", ["--explain", "--json", "--skip-unknown"])
-def test_what_a_file_of_recommendations_cannot_hold_is_refused(odd_run: Any, tmp_path: Path, option: Any) -> None:
+def test_what_a_file_of_recommendations_cannot_hold_is_refused(odd_run: Path, tmp_path: Path, option: str) -> None:
     assert f"{option} is for --history" in refused(
         "recommend", odd_run, "--users", "all", "--out", tmp_path / "r.csv", option
     )
@@ -371,7 +371,7 @@ def test_scores_that_are_not_made_cannot_be_printed(chain_data: Dataset, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_items_can_be_left_out(odd_run: Any) -> None:
+def test_unknown_items_can_be_left_out(odd_run: Path) -> None:
     known = answer("recommend", odd_run, "--history", "50")
     skipping = answer("recommend", odd_run, "--history", "nope,50", "--skip-unknown")
     assert ids(skipping) == ids(known)
@@ -421,7 +421,7 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_stopped_command_goes_on_to_the_same_numbers(config: Any, chain_data: Dataset, tmp_path: Path) -> None:
+def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data: Dataset, tmp_path: Path) -> None:
     """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output

@@ -30,7 +30,7 @@ def refused(*overrides: str) -> str:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "null", "---\n"])
-def test_an_empty_file_means_all_defaults(tmp_path: Path, text: Any) -> None:
+def test_an_empty_file_means_all_defaults(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text) == DEFAULT
 
 
@@ -75,7 +75,7 @@ def test_changing_one_setting_leaves_the_others_at_their_defaults() -> None:
         ("distill.wight", "distill.weight"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(key: Any, nearest: Any) -> None:
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     what = refused(f"{key}=1")
     assert f"unknown setting {key!r}" in what
     assert repr(nearest) in what
@@ -104,7 +104,7 @@ def test_an_unknown_key_names_the_nearest(key: Any, nearest: Any) -> None:
         ("teachers=[{dim: 255}]", "heads = 2 does not divide dim = 255"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_shown_with_its_key(override: Any, expected: Any) -> None:
+def test_a_wrong_value_is_shown_with_its_key(override: str, expected: str) -> None:
     assert expected in refused(override)
 
 
@@ -115,7 +115,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["rounds", "=3", "", " =1"])
-def test_an_override_is_key_and_value(override: Any) -> None:
+def test_an_override_is_key_and_value(override: str) -> None:
     assert "is not KEY=VALUE" in refused(override)
 
 
@@ -126,7 +126,7 @@ def test_other_bad_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words", "42"])
-def test_a_file_without_keys_is_refused(tmp_path: Path, text: Any) -> None:
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="not settings"):
         load(tmp_path, text)
 

@@ -16,6 +16,7 @@ import pytest
 import llmd4rec
 from llmd4rec import BSARec, Dataset, Distillation, Filters, GRU4Rec, LiGR, NewItem, Recommender, Run, SASRec
 from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.query import parse_request
 from llmd4rec.inference.types import Answer, Options, Request
 
@@ -188,7 +189,7 @@ def test_what_cannot_be_answered(
         np.int64(1_700_000_000),
     ],
 )  # fmt: skip
-def test_a_moment_is_given_in_any_of_these_ways(moment: Any, recommender: Recommender) -> None:
+def test_a_moment_is_given_in_any_of_these_ways(moment: Moment, recommender: Recommender) -> None:
     request = Request([recommender.catalogue.ids[0], "who?"], times=[moment, 5], now=moment)
     query = parse_request(request, recommender.catalogue, filter_seen=True)
     assert (query.times, query.now) == ([1_700_000_000], 1_700_000_000)  # of the known item only
@@ -250,7 +251,7 @@ def rows(names: list[str]) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame])
 @pytest.mark.parametrize("timed", [True, False])
-def test_a_frame_gives_a_frame(frame: Any, timed: bool, recommender: Recommender) -> None:
+def test_a_frame_gives_a_frame(frame: type[Any], timed: bool, recommender: Recommender) -> None:
     names = recommender.catalogue.ids
     given = frame({name: values for name, values in rows(names).items() if timed or name != "timestamp"})
     answered = recommender.recommend(given, k=3)

@@ -49,7 +49,7 @@ def tiny(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_study_and_its_page(
-    study_file: Any,
+    study_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +89,7 @@ def test_a_study_and_its_page(
 
 
 def test_a_reference_is_what_the_other_variants_are_compared_with(
-    study_file: Any,
+    study_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -192,7 +192,7 @@ def test_older_results_are_read_in_the_words_of_now() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_variant_of_every_study_is_valid(path: Any) -> None:
+def test_every_variant_of_every_study_is_valid(path: Path) -> None:
     module = script("study")
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
@@ -201,7 +201,7 @@ def test_every_variant_of_every_study_is_valid(path: Any) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_starts_inside_its_space(path: Any, search: Any) -> None:
+def test_every_search_starts_inside_its_space(path: Path, search: ModuleType) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     space = {name: search._distribution(name, given) for name, given in values["space"].items()}
     assert search.default_point(values, space).keys() == space.keys()
@@ -260,7 +260,7 @@ def test_what_the_examples_train() -> None:
     ],
 )
 def test_wrong_arguments_are_named(
-    arguments: Any, message: str, study_file: Any, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, study_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         call(script("study"), *[study_file if part == "STUDY" else part for part in arguments])
@@ -287,8 +287,8 @@ def search_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
 
 
 def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
-    search: Any,
-    search_file: Any,
+    search: ModuleType,
+    search_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -324,7 +324,7 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     assert json.loads((tmp_path / "parts" / "rate-chain-seed0.json").read_text())["trials"] == whole["trials"]
 
 
-def test_a_search_looks_where_earlier_trials_were_good(search: Any) -> None:
+def test_a_search_looks_where_earlier_trials_were_good(search: ModuleType) -> None:
     space = {"distill.weight.model": search._distribution("the weight", {"low": 1, "high": 100, "log": True})}
     trials: list[dict[str, Any]] = []
     for _ in range(30):
@@ -344,12 +344,12 @@ def test_a_search_looks_where_earlier_trials_were_good(search: Any) -> None:
     ],
 )
 def test_a_space_that_cannot_be_searched(
-    search: Any,
-    search_file: Any,
+    search: ModuleType,
+    search_file: Path,
     chain_data: Dataset,
     tmp_path: Path,
-    key: Any,
-    value: Any,
+    key: str,
+    value: dict[str, Any],
     message: str,
 ) -> None:
     values = yaml.safe_load(search_file.read_text())
@@ -374,7 +374,9 @@ def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
     }
 
 
-def test_a_search_does_not_mix_with_another(search: Any, search_file: Any, chain_data: Dataset, tmp_path: Path) -> None:
+def test_a_search_does_not_mix_with_another(
+    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
     call(search, *arguments, runs=tmp_path / "runs")
     values = yaml.safe_load(search_file.read_text())

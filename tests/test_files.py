@@ -40,7 +40,7 @@ def test_a_file_appears_whole_with_readable_permissions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_old_file(tmp_path: Path, error: Any) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_file(path) as temporary:  # noqa: PT012
@@ -50,7 +50,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, error: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_old_folder(tmp_path: Path, error: Any) -> None:
+def test_a_failure_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a"
     path.mkdir()
     (path / "x").write_text("old")
@@ -85,7 +85,7 @@ def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path: Path) 
     assert contents(tmp_path) == {"empty/x": b"1", "file": b"mine"}
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(small_disk: Any) -> None:
+def test_a_full_disk_is_named_and_nothing_is_left(small_disk: Path) -> None:
     (small_disk / "a.txt").write_text("old")
     with pytest.raises(LLMD4RecError, match=r"the disk is full: cannot write .*a\.txt"):
         write_json(small_disk / "a.txt", "x" * 200_000)
@@ -98,7 +98,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(small_disk: Any) -> None:
     assert [p.name for p in small_disk.iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk: Any) -> None:
+def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk: Path) -> None:
     import torch
 
     from llmd4rec.training import checkpoint
@@ -190,7 +190,7 @@ def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path: Path, can_
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_refusal_to_write_names_the_path(tmp_path: Path, number: Any) -> None:
+def test_a_refusal_to_write_names_the_path(tmp_path: Path, number: int) -> None:
     with (
         pytest.raises(LLMD4RecError, match=r"no permission to write .*a\.txt"),
         atomic_file(tmp_path / "a.txt"),

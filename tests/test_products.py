@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -20,7 +18,7 @@ def onednn(request: pytest.FixtureRequest) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("views", [False, True])
-def test_product_of_rows_and_of_views(onednn: bool, dtype: Any, views: Any) -> None:
+def test_product_of_rows_and_of_views(onednn: bool, dtype: torch.dtype, views: bool) -> None:
     torch.manual_seed(0)
     a = torch.randn(5, 7, dtype=dtype).t() if views else torch.randn(7, 5, dtype=dtype)
     b = torch.randn(5, 11, dtype=dtype).t() if views else torch.randn(11, 5, dtype=dtype)
@@ -30,7 +28,7 @@ def test_product_of_rows_and_of_views(onednn: bool, dtype: Any, views: Any) -> N
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 2, 2), (0,)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_and_its_gradients(onednn: bool, shape: Any, bias: Any) -> None:
+def test_linear_and_its_gradients(onednn: bool, shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(*shape, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
     b = torch.randn(3, requires_grad=True) if bias else None

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 def uses_onednn() -> bool:
     """Whether 32-bit products on this machine's CPU go to oneDNN."""
     # An operator that PyTorch's own compiler relies on; without an underscore there is none for dense tensors.
-    available: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+    available: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return available and _is_x86() and not _is_intel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_column_that_nobody_uses_stops_nothing(unused: Any) -> None:
         ),
     ],
 )
-def test_what_has_one_meaning_is_read(change: Any, settings: dict[str, Any]) -> None:
+def test_what_has_one_meaning_is_read(change: Callable[[pd.DataFrame], pd.DataFrame], settings: dict[str, Any]) -> None:
     assert histories(change(log()), **settings) == WANTED
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.ensemble import MAX_WEIGHT, choose_weights, describe_weights
 from llmd4rec.evaluation.validation import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
@@ -68,7 +68,7 @@ def test_weights_in_words() -> None:
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 0, 2), (1, 1, 0), (3, 1, 2)])
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_ensembles_are_judged_as_any_model_is(weights: tuple[int, ...], filter_seen: bool, chain_data: Any) -> None:
+def test_ensembles_are_judged_as_any_model_is(weights: tuple[int, ...], filter_seen: bool, chain_data: Dataset) -> None:
     """Against the ensemble built and ranked as one model; of models of different widths."""
     models = [
         SASRec(dim=dim, heads=1, max_length=length).build(chain_data.num_items, seed=dim).eval()
@@ -84,7 +84,7 @@ def test_ensembles_are_judged_as_any_model_is(weights: tuple[int, ...], filter_s
     assert each.mean() == pytest.approx(validation_value(ensemble, chain_data, filter_seen, 20, 3), abs=1e-9)
 
 
-def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data: Any) -> None:
+def test_models_that_read_less_far_back_are_judged_as_they_teach(chain_data: Dataset) -> None:
     """An ensemble reads as far back as all of its models can; so does the judge of how much each counts."""
     models = [SASRec(dim=8, layers=1, max_length=length, item_features="id").build(12, length) for length in (2, 6)]
     for model in models:

@@ -104,7 +104,7 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
 
 
 def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = changed(tiny_settings, distill__method={"name": "dllm2rec"}, training__model__full_softmax_items=4)
     with pytest.raises(ConfigError, match="best items of the whole catalogue; this one has 12"):
@@ -144,7 +144,7 @@ def weights(run: Run, stage: str) -> dict[str, Tensor]:
 
 
 def test_a_method_is_how_the_served_model_is_taught_and_nobody_else(
-    tiny_settings: dict[str, Any], chain_data: Any, chain_run: Path, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, chain_run: Path, tmp_path: Path
 ) -> None:
     usual = Run.open(chain_run)
     for number, method in enumerate(({"name": "dllm2rec", "items": 3}, {"name": "leader"})):
@@ -161,7 +161,7 @@ def test_a_method_is_how_the_served_model_is_taught_and_nobody_else(
 
 @pytest.mark.parametrize("method", ["dllm2rec", "leader"])
 def test_a_method_pulls_the_student_to_its_teacher(
-    method: Any, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    method: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     distance = {}
     for weight in (1e-6, 20.0):  # at 0 nobody would teach
@@ -187,11 +187,11 @@ def test_a_method_pulls_the_student_to_its_teacher(
     ],
 )
 def test_a_method_uses_teachers_by_its_own_weight(
-    method: Any,
+    method: dict[str, Any],
     lambda_2: float,
     taught: tuple[str, ...],
     tiny_settings: dict[str, Any],
-    chain_data: Any,
+    chain_data: Dataset,
     tmp_path: Path,
 ) -> None:
     settings = changed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -17,13 +18,13 @@ from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sample_weights import WEIGHT_BINS, rank_weights
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.losses.scores import Factors
-from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
+from llmd4rec.losses.softmax import DistillationTerm, SampleWeights, ranking_loss
 from llmd4rec.training.settings import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741
 
 
-def problem(seed: int = 0, spread: float = 1.0):
+def problem(seed: int = 0, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(seed)
     states = (torch.randn(N, D, dtype=torch.float64) * spread).requires_grad_()
     table = (torch.randn(I, D, dtype=torch.float64) * spread).requires_grad_()
@@ -32,11 +33,20 @@ def problem(seed: int = 0, spread: float = 1.0):
     return states, table, target, t_states, t_table
 
 
-def ranks(scores, target):
+def ranks(scores: Tensor, target: Tensor) -> Tensor:
     return (scores >= scores.gather(1, target[:, None])).sum(1)
 
 
-def plain(states, table, target, t_states, t_table, distill: DistillationTerm, smoothing=0.0, student_rank=None):
+def plain(
+    states: Tensor,
+    table: Tensor,
+    target: Tensor,
+    t_states: Tensor,
+    t_table: Tensor,
+    distill: DistillationTerm,
+    smoothing: float = 0.0,
+    student_rank: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores, teacher = states @ table.T, t_states @ t_table.T
     ce = F.cross_entropy(scores, target, label_smoothing=smoothing)
     T = distill.temperature
@@ -53,7 +63,9 @@ def plain(states, table, target, t_states, t_table, distill: DistillationTerm, s
 @pytest.mark.parametrize("temperature", [1.0, 2.5, 0.5])
 @pytest.mark.parametrize("weighting", ["rank", "none"])
 @pytest.mark.parametrize("scale_by_t2", [True, False])
-def test_loss_and_gradients_equal_autograd_in_float64(block, temperature, weighting, scale_by_t2):
+def test_loss_and_gradients_equal_autograd_in_float64(
+    block: int, temperature: float, weighting: SampleWeights, scale_by_t2: bool
+) -> None:
     states, table, target, t_states, t_table = problem()
     distill = DistillationTerm(1.7, temperature, weighting, scale_by_t2)
     expected, ce, kl, weight = plain(states, table, target, t_states, t_table, distill)
@@ -139,7 +151,7 @@ def test_a_teacher_need_be_no_product_of_two_matrices(factor: float) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("spread", [1.0, 8.0])  # 8: scores too large to be raised as they are
-def test_without_a_teacher_it_is_cross_entropy(smoothing, spread):
+def test_without_a_teacher_it_is_cross_entropy(smoothing: float, spread: float) -> None:
     states, table, target, *_ = problem(1, spread)
     expected = F.cross_entropy(states @ table.T, target, label_smoothing=smoothing)
     wanted = torch.autograd.grad(expected, [states, table])
@@ -151,7 +163,7 @@ def test_without_a_teacher_it_is_cross_entropy(smoothing, spread):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
-def test_ranks_at_the_start_of_the_round_decide_when_given():
+def test_ranks_at_the_start_of_the_round_decide_when_given() -> None:
     states, table, target, t_states, t_table = problem(2)
     start = torch.randint(1, I + 1, (N,))
     distill = DistillationTerm(1.0, 1.0, "rank", True)
@@ -162,7 +174,7 @@ def test_ranks_at_the_start_of_the_round_decide_when_given():
     torch.testing.assert_close(parts.figures["weight_mean"].double(), weight.mean(), rtol=1e-6, atol=1e-6)
 
 
-def test_scores_of_thousands_stay_finite():
+def test_scores_of_thousands_stay_finite() -> None:
     states, table, target, t_states, t_table = problem(3, spread=60.0)
     of_teacher = TeacherBatch(Factors(t_states.float() * 60, t_table.float() * 60), ranks(t_states @ t_table.T, target))
     parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
@@ -172,7 +184,7 @@ def test_scores_of_thousands_stay_finite():
     assert torch.isfinite(table.grad).all()
 
 
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it() -> None:
     states, table, target, *_ = problem(4)
     of_teacher = TeacherBatch(Factors(states.detach(), table.detach()), ranks((states @ table.T).detach(), target))
     with_teacher = ranking_loss(states, table, target, of_teacher, DistillationTerm(5.0, 2.0))
@@ -186,7 +198,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
         torch.testing.assert_close(a, b)
 
 
-def test_no_block_of_positions_by_items_is_held(monkeypatch):
+def test_no_block_of_positions_by_items_is_held() -> None:
     """The largest tensor made during loss and gradient is a block, the states or a table: never N × I."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -194,7 +206,7 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     largest = 0
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
             result = func(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):
@@ -213,7 +225,7 @@ def test_no_block_of_positions_by_items_is_held(monkeypatch):
     assert largest < positions * items
 
 
-def test_drawn_candidates_estimate_the_full_partition_without_bias():
+def test_drawn_candidates_estimate_the_full_partition_without_bias() -> None:
     torch.manual_seed(0)
     items, draws = 4000, 400
     scores = torch.randn(items, dtype=torch.float64)
@@ -230,7 +242,7 @@ def test_drawn_candidates_estimate_the_full_partition_without_bias():
     assert abs(estimate.mean() / full - 1) < 0.01
 
 
-def test_loss_over_all_items_as_candidates_is_the_full_loss():
+def test_loss_over_all_items_as_candidates_is_the_full_loss() -> None:
     states, table, target, t_states, t_table = problem(5)
     of_teacher = TeacherBatch(Factors(t_states, t_table), ranks(t_states @ t_table.T, target))
     distill = DistillationTerm(1.3, 2.0)
@@ -240,7 +252,7 @@ def test_loss_over_all_items_as_candidates_is_the_full_loss():
     torch.testing.assert_close(biased.loss, full.loss)
 
 
-def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
+def test_candidates_that_stand_for_many_items_equal_those_items_repeated() -> None:
     """A bias of log(3) on an item is the same as having the item three times, at any temperature."""
     states, table, target, t_states, t_table = problem(6)
     table, states = table.detach(), states.detach()
@@ -269,7 +281,7 @@ def test_candidates_that_stand_for_many_items_equal_those_items_repeated():
             torch.testing.assert_close(a, b)
 
 
-def test_a_teacher_far_from_its_student_still_pulls_at_full_strength():
+def test_a_teacher_far_from_its_student_still_pulls_at_full_strength() -> None:
     """Partition sums may differ by so many powers of two that their ratio is no 32-bit number."""
     size = 43.6
     states, table = torch.full((4, 1), -size, requires_grad=True), torch.linspace(0.99, 1.0, I)[:, None]
@@ -286,16 +298,16 @@ class Served(torch.nn.Module):
 
     num_items = I
 
-    def __init__(self, table):
+    def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.table = table
 
-    def item_table(self, items=None):
+    def item_table(self, items: Tensor | None = None) -> Tensor:
         return self.table if items is None else self.table[items]
 
 
 @pytest.mark.parametrize("drawn", [None, I - 13])
-def test_a_prior_is_in_the_scores_that_learn(drawn):
+def test_a_prior_is_in_the_scores_that_learn(drawn: int | None) -> None:
     """The student's alone, and where candidates are drawn, those they are."""
     states, table, target, t_states, t_table = problem(7)
     counts = torch.randint(0, 1000, (I,))

@@ -249,7 +249,7 @@ def test_items_come_again_where_they_may_be_recommended_again(
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = parse_settings(changed(tiny_settings, distill__rollout_length=3))
     whole = settings.fit(chain_data, tmp_path / "whole")

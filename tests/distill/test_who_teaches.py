@@ -265,7 +265,7 @@ def test_wider_models_of_several_kinds(tiny_settings: dict[str, Any], chain_data
 
 @pytest.mark.parametrize("wider", [None, [{"dim": 16}, {"dim": 16}]])
 def test_no_language_model_where_none_learns_or_teaches(
-    wider: Any, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
+    wider: list[dict[str, int]] | None, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     changes = {"distill__source": "self", "distill__students": ["model"], "teachers": wider}
     changes |= {"llm__model": str(tmp_path / "not there")}

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_llama import WORDS, save
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
+from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    MistralConfig,
+    MistralModel,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from llmd4rec.data.batching import SequenceBatch, TrainingWindows
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
+from llmd4rec.models.llm.recommender import LLMNetwork
 
 from .test_recommender import ITEMS, LENGTHS, PROMPTS, _batch, _histories, _network
 
@@ -108,7 +118,9 @@ def test_attention_dropout_works_in_training(gpt2: str) -> None:
         (lambda: Gemma2Model(Gemma2Config(**SMALL, query_pre_attn_scalar=8, attn_logit_softcapping=0.1)), False),
     ],
 )
-def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(model: Any, packs: bool, tmp_path: Path) -> None:
+def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(
+    model: Callable[[], PreTrainedModel], packs: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     folder = save(tmp_path / "model", model())
     assert load_backbone(folder).packs == packs
@@ -117,7 +129,7 @@ def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(model: Any, pack
     assert not states[0, 4:].any()
 
 
-def _count_tokens(network: Any) -> list[int]:
+def _count_tokens(network: LLMNetwork) -> list[int]:
     """Tokens of every call of the first block, as they come."""
     counts: list[int] = []
     network.decoder.layers[0].register_forward_pre_hook(
@@ -133,7 +145,7 @@ def test_no_work_on_padding_and_one_pass_per_batch(llama: str) -> None:
     assert counts == [len(network._prompt_tokens) + int(LENGTHS.sum())]
 
 
-def test_publishing_is_one_forward_pass(llama: str, chain_data: Any, tmp_path: Path) -> None:
+def test_publishing_is_one_forward_pass(llama: str, chain_data: Dataset, tmp_path: Path) -> None:
     """Every training position is read once, and the prompt once per batch."""
     items = chain_data.num_items
     network = _network(llama, item_features="text", text_vectors=torch.randn(items, 5), num_items=items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -291,7 +291,9 @@ def test_a_branch_that_is_dropped_whole_adds_nothing(llama: str) -> None:
 @pytest.mark.parametrize(
     ("kept", "rate", "expected"), [(2, "auto", 0.3), (4, "auto", 0.3), (8, "auto", 0.15), (8, 0.3, 0.3), (8, 0.0, None)]
 )
-def test_branches_of_a_deep_model_drop_less(kept: int, rate: Any, expected: float | None, tmp_path: Path) -> None:
+def test_branches_of_a_deep_model_drop_less(
+    kept: int, rate: float | Literal["auto"], expected: float | None, tmp_path: Path
+) -> None:
     """The rate follows the layers that were kept, not those that there are."""
     model = save(tmp_path, llama_model(9))
     settings = LLM(model, layers=kept, item_features="id", max_length=7, branch_dropout=rate)

@@ -127,7 +127,9 @@ def test_unknown_times_are_those_of_the_event_before() -> None:
 
 
 @pytest.mark.parametrize("times", [None, [[NO_TIME] * 5] * 3])
-def test_data_without_times_are_refused_before_training(times: Any, tmp_path: Path, tiny_settings: Any) -> None:
+def test_data_without_times_are_refused_before_training(
+    times: list[list[int]] | None, tmp_path: Path, tiny_settings: dict[str, Any]
+) -> None:
     data = make_dataset([[0, 1, 2, 3, 4]] * 3, 5, times)
     values = tiny_settings | {"model": tiny_settings["model"] | {"event_features": ["time_gaps"]}}
     with pytest.raises(DataError, match="the event feature time_gaps reads times, and the data set has no times"):

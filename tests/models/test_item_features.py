@@ -126,7 +126,7 @@ def test_a_teacher_does_without_one_by_its_name() -> None:
         (["id", f"{__name__}:Prices"], r"item_features.*path"),
     ],
 )
-def test_what_is_wrong_is_named(given: Any, message: str) -> None:
+def test_what_is_wrong_is_named(given: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings(ALONE | {"model": {"item_features": given}})
 

@@ -136,7 +136,9 @@ WAYS = pytest.mark.parametrize("way", [{}, {"full_softmax_items": 4, "num_candid
 
 
 @WAYS
-def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(way: dict[str, int], leaves: Any) -> None:
+def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(
+    way: dict[str, int], leaves: Callable[..., dict[str, Any]]
+) -> None:
     plain, marked = prepared(log()), prepared(log(last(0)))
     assert (plain.items != marked.items).sum() == USERS == len(marked.test)
     assert {marked.item_ids[item] for item in marked.items[marked.test]} == {MARKER}
@@ -145,26 +147,28 @@ def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(way: dic
 
 
 @WAYS
-def test_validation_items_choose_and_leave_no_other_trace(way: dict[str, int], leaves: Any) -> None:
+def test_validation_items_choose_and_leave_no_other_trace(
+    way: dict[str, int], leaves: Callable[..., dict[str, Any]]
+) -> None:
     plain, marked = prepared(log()), prepared(log(last(1)))
     assert {marked.item_ids[item] for item in marked.items[marked.valid]} == {MARKER}
     assert MARKER not in trained_items(marked)
     assert differing(leaves(plain, chosen=False, **way), leaves(marked, chosen=False, **way)) == []
 
 
-def test_validation_does_choose(leaves: Any) -> None:
+def test_validation_does_choose(leaves: Callable[..., dict[str, Any]]) -> None:
     """The other side of the coin: what the tests here compare does depend on what validation says."""
     assert {"chosen", "log"} <= {*differing(leaves(prepared(log())), leaves(prepared(log(last(1)))))}
 
 
-def test_one_training_item_changes_everything(leaves: Any) -> None:
+def test_one_training_item_changes_everything(leaves: Callable[..., dict[str, Any]]) -> None:
     other = prepared(log(lambda user, at: MARKER if (user, at) == (0, 1) else None))
     differ = differing(leaves(prepared(log()), chosen=False), leaves(other, chosen=False))
     assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("undistilled", "llm-round-1")} <= {*differ}
     assert sum(name.startswith("caches/") for name in differ) > 4
 
 
-def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any) -> None:
+def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Callable[..., dict[str, Any]]) -> None:
     """Not on targets, nor on what a user did behind a target in the same window."""
     split = {"split": "temporal", "valid_fraction": 0.25, "test_fraction": 0.25}
     plain = prepared(log(), **split)

@@ -7,18 +7,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from evaluation.examples import chain_dataset
+from torch import nn
 
 from llmd4rec import log as progress
 from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.callbacks.progress_bar import ProgressBar
@@ -40,7 +41,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path):
+def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path: Path) -> None:
     """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
@@ -49,11 +50,11 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path):
     steps: list[int] = []
     sizes: list[int] = []
 
-    def watch(module: Any, *_: Any) -> None:
+    def watch(module: nn.Module, *_: object) -> None:
         if module.training:
             steps.append(resident())
 
-    def validate(model: Any) -> float:
+    def validate(model: SequenceEncoder) -> float:
         folder = tmp_path / "fit"
         sizes.append(sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0)
         return validation_value(model, data) + len(sizes)  # every epoch is a better one
@@ -99,7 +100,7 @@ print((full - _private_bytes()) / 2**20)
 
 
 @pytest.mark.parametrize(("most", "given_back"), [(100, True), (1000, False)])
-def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_back):
+def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most: int, given_back: bool) -> None:
     done = subprocess.run([sys.executable, "-c", _SCATTERED, str(most)], capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip("this system's C library cannot give memory back")
@@ -117,7 +118,7 @@ class Counting(SpareMemory):
         self.looked += 1
 
 
-def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path):
+def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path: Path) -> None:
     assert SpareMemory in DEFAULTS
     spare = Counting()
     data = chain_dataset(users=60, items=20, length=10)
@@ -133,7 +134,9 @@ def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path):
     assert spare.looked == len(steps) > 60
 
 
-def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, capsys):
+def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = chain_dataset(users=60, items=20, length=10)
     settings = Training(epochs=3, patience=3, batch=10)
 
@@ -144,7 +147,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
             validate=lambda model: validation_value(model, data), callbacks=callbacks,
             objective=RankingObjective(settings),
         )  # fmt: skip
-        return capsys.readouterr().err.splitlines()
+        return str(capsys.readouterr().err).splitlines()
 
     assert train(tmp_path / "a") == []  # what takes less than a minute needs no line
     lines = [line for line in train(tmp_path / "b", ProgressBar(line_seconds=0.0)) if line.startswith("undistilled")]
@@ -160,5 +163,5 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
     ("seconds", "text"),
     [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5900, "98 min"), (6000, "1 h 40 min"), (90000, "25 h 0 min")],
 )
-def test_spans_of_time_are_for_people(seconds, text):
+def test_spans_of_time_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text

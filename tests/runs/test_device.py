@@ -13,6 +13,7 @@ import pytest
 from made_once import MadeOnce
 from settings_of import changed, parse_settings
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 
@@ -20,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "pretended_gpu.py"
 
 
 @pytest.fixture(scope="module")
-def there(made_once: MadeOnce, tiny_settings: dict[str, Any], llama: str, chain_data: Any) -> Path:
+def there(made_once: MadeOnce, tiny_settings: dict[str, Any], llama: str, chain_data: Dataset) -> Path:
     """Runs that one process has trained, scored and asked there; see the script's end for what it gives."""
     every = {
         "whole catalogue": in_halves(tiny_settings, llama),
@@ -106,7 +107,7 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(name: str, the
 
 @pytest.mark.slow
 def test_a_run_on_another_device_has_the_numbers_of_the_cpu(
-    there: Path, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    there: Path, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     run = parse_settings(still(tiny_settings)).fit(chain_data, tmp_path / "here")
     here = {stage.id: score(run, chain_data, stage.id).metrics["ndcg@10"] for stage in run.reported()}

@@ -45,7 +45,7 @@ def test_what_validation_chose_is_what_answers(gain: float, served: str, chain_r
     assert torch.equal(run.load().item_table(), run.load(served).item_table())
 
 
-def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None:
+def test_the_run_folder_has_everything(chain_run: Path, chain_data: Dataset) -> None:
     names = {path.name for path in chain_run.iterdir()}
     assert {"config.yaml", "environment.json", "run.json", "checkpoints", "catalogue.parquet"} <= names
     assert not {"teachers", "rollouts"} & names
@@ -59,7 +59,9 @@ def test_the_run_folder_has_everything(chain_run: Path, chain_data: Any) -> None
         assert set(answers) <= set(chain_data.item_ids) - {"i3"}
 
 
-def test_a_finished_run_is_not_trained_again(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Any) -> None:
+def test_a_finished_run_is_not_trained_again(
+    copied_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset
+) -> None:
     files = sorted((copied_run / "checkpoints").rglob("*.*"))
     before = [(path, path.stat().st_mtime_ns) for path in files]
     assert parse_settings(tiny_settings).fit(chain_data, copied_run).record.finished
@@ -86,7 +88,7 @@ def test_other_weights_of_the_language_model_are_refused(copied_run: Path) -> No
 
 # ---- runs that cannot be ----------------------------------------------------------------------------------------
 def test_a_folder_with_something_else_is_left_alone(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     for path in (tmp_path, tmp_path / "thesis.txt"):
@@ -113,7 +115,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(
 
 
 def test_a_language_model_that_cannot_be_had_costs_no_training(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="3 layers; 99"):
         parse_settings(changed(tiny_settings, llm__layers=99)).fit(chain_data, tmp_path / "run")

@@ -13,6 +13,7 @@ from evaluation.examples import chain_dataset
 from settings_of import changed, parse_settings
 from whole_runs import StopsBefore, same_stages
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.distillation.settings import parse_settings as parse
 from llmd4rec.errors import ConfigError, ModelError, RunError
@@ -111,7 +112,9 @@ def copied_run(chain_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(chain_run, tmp_path / "copied"))
 
 
-def test_other_settings_are_refused_by_name(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Any) -> None:
+def test_other_settings_are_refused_by_name(
+    copied_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset
+) -> None:
     other = parse_settings(changed(tiny_settings, distill__weight__model=2, model__dropout=0.2))
     lines = (r"distill\.weight\.model: 4\.0 → 2\.0", r"model\.dropout: 0\.1 → 0\.2")
     with pytest.raises(RunError, match=f"other settings: (?=.*{lines[0]}).*{lines[1]}"):
@@ -123,7 +126,7 @@ def test_other_data_is_refused(copied_run: Path, tiny_settings: dict[str, Any]) 
         parse_settings(tiny_settings).fit(chain_dataset(users=30, items=12, length=7), copied_run)
 
 
-def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Any) -> None:
+def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset) -> None:
     threads = torch.get_num_threads()
     try:
         run = parse_settings(changed(tiny_settings, device="auto", threads=1)).fit(chain_data, copied_run)
@@ -134,7 +137,7 @@ def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str
 
 
 def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """What the first round came to is kept; fewer rounds than there are cannot be wanted any more."""
     settings = changed(tiny_settings, distill__source="ensemble")
@@ -152,7 +155,7 @@ def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(
 
 
 def test_a_language_model_is_changed_before_its_turn(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """As where it does not fit a GPU: the model before it is kept, and it is made anew."""
     folder = tmp_path / "run"
@@ -172,7 +175,7 @@ def test_a_language_model_is_changed_before_its_turn(
 
 
 def test_a_training_that_has_begun_is_not_changed_unasked(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     begun = folder / "checkpoints" / "llm" / "training"
@@ -186,7 +189,7 @@ def test_a_training_that_has_begun_is_not_changed_unasked(
 
 
 def test_settings_that_came_to_nothing_may_be_corrected(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """The language model could not be had; nothing was trained yet."""
     wrong = parse_settings(changed(tiny_settings, llm__model=str(tmp_path / "no-model"), seed=5))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from evaluation.examples import make_dataset
+from numpy.typing import NDArray
 from settings_of import changed, parse_settings
 from whole_runs import StopsBefore, chosen_by, same, taught_by, untrained
 
@@ -18,12 +19,14 @@ from llmd4rec.runs.results import score
 
 # ---- ensemble weights -------------------------------------------------------------------------------------------
 def test_each_teacher_counts_as_much_as_it_was_found_to(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Where the language model is unused, the model is taught by itself alone."""
     asked = []
 
-    def choose_weights(judge: Any, start: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def choose_weights(
+        judge: Callable[[Sequence[int]], NDArray[np.float64]], start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float]:
         asked.append(tuple(start))
         return (0, 1), float(judge((0, 1)).mean())
 
@@ -42,12 +45,14 @@ def test_each_teacher_counts_as_much_as_it_was_found_to(
 
 
 def test_models_that_are_there_to_teach_count_from_the_start(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Others only where they add to them, whichever model is taught."""
     begun = []
 
-    def choose_weights(judge: Any, start: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def choose_weights(
+        judge: Callable[[Sequence[int]], NDArray[np.float64]], start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float]:
         begun.append(tuple(start))
         return tuple(start), float(judge(start).mean())
 
@@ -83,12 +88,12 @@ def test_a_model_that_is_taught_to_leave_popularity_out_serves_rarer_items(
 
 
 def test_teachers_say_how_much_popularity_the_served_model_leaves_out(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Once for each round of the model; what they say counts as if it had been set."""
     asked = []
 
-    def choose_tau(judge: Any) -> float:
+    def choose_tau(judge: Callable[[float], NDArray[np.float64]]) -> float:
         asked.append(judge(0.0).mean())
         return 0.15
 
@@ -107,7 +112,7 @@ def test_teachers_say_how_much_popularity_the_served_model_leaves_out(
 
 
 def test_teachers_cached_when_nobody_asked_are_asked_later(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """The setting may change as long as the model's round has not begun, and what was cached then does not know."""
 
@@ -121,7 +126,7 @@ def test_teachers_cached_when_nobody_asked_are_asked_later(
 
 
 # ---- sample weights ---------------------------------------------------------------------------------------------
-def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     means = {}
     for kind in ("rank", "none"):
         settings = changed(tiny_settings, distill__sample_weights=kind, distill__students=["llm"])
@@ -134,7 +139,7 @@ def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_dat
 
 
 def test_ranks_of_the_rounds_start_stay_the_same_in_every_epoch(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     counts = {}
     for kind in ("current", "round-start"):

@@ -26,7 +26,7 @@ from .store import Store
 @pytest.mark.parametrize("stage", ["distilled", "undistilled"])
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_answers_are_those_of_the_trained_model(
-    recommender: Recommender, store: Store, stage: Any, filter_seen: Any
+    recommender: Recommender, store: Store, stage: str, filter_seen: bool
 ) -> None:
     model = store.run.load(stage)
     asked = recommender if stage == "distilled" else recommender.undistilled
@@ -133,7 +133,7 @@ def test_without_a_known_item_the_most_frequent_come(recommender: Recommender, s
         ({"popular_in": {"colour": "red"}, "history": []}, "no field 'colour'"),
     ],
 )
-def test_what_cannot_be_asked(recommender: Recommender, arguments: Any, message: str) -> None:
+def test_what_cannot_be_asked(recommender: Recommender, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         recommender.recommend(**{"history": ["i1"], **arguments})
 
@@ -174,7 +174,9 @@ def asked(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize("index", [False, True])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=asked())
-def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index: Any, as_if_large: Any, case: Any) -> None:
+def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
+    index: bool, as_if_large: None, case: tuple[int, dict[str, Any]]
+) -> None:
     seed, arguments = case
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((40, 4)).astype(np.float32)
@@ -319,7 +321,7 @@ TITLES = [
         ("torch torch", ["0", "1"]),
     ],
 )
-def test_search(text: Any, expected: Any) -> None:
+def test_search(text: str, expected: list[str]) -> None:
     frame = pl.DataFrame({"item_id": [str(row) for row in range(8)], "title": TITLES})
     recommender = by_hand(np.eye(8), frame)
     assert [item.item_id for item in recommender.search(text)] == expected
@@ -352,7 +354,7 @@ def test_similar_items_are_others(recommender: Recommender) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 20, 700])
-def test_an_index_of_few_rows_is_made_without_warnings(rows: Any, capfd: Any) -> None:
+def test_an_index_of_few_rows_is_made_without_warnings(rows: int, capfd: pytest.CaptureFixture[str]) -> None:
     index = ApproximateIndex(np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32))
     assert len(index.candidates(np.ones((1, 8), dtype=np.float32), 5)[0]) > 0
     assert capfd.readouterr() == ("", "")
@@ -362,10 +364,10 @@ def test_large_catalogues_are_asked_through_an_index(store: Store) -> None:
     """Where large begins can be set; what comes is the same."""
     plain = Recommender.load(store.export)
     indexed = Recommender.load(store.export, index_above=19)
-    assert plain._snapshot.index is None
-    assert indexed._snapshot.index is not None
-    assert Recommender.load(store.export, index="approximate")._snapshot.index is not None
-    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.index is None
+    assert plain._snapshot.scorer.index is None
+    assert indexed._snapshot.scorer.index is not None
+    assert Recommender.load(store.export, index="approximate")._snapshot.scorer.index is not None
+    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.scorer.index is None
     for history in (["i3"], ["i4", "i5"]):
         assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
     with pytest.raises(ConfigError, match="index is 'fast'"):

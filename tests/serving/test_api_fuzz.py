@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import schemathesis
@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from .shop import running
+from .shop import Process, running
 
 CHECKS = [
     not_a_server_error,
@@ -29,7 +29,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def service(models: Path) -> Any:
+def service(models: Path) -> Iterator[Process]:
     with running(
         models / "both", "--allow-changes", "--models", models, "--no-access-log", "--max-body", 1 << 30
     ) as process:
@@ -37,7 +37,7 @@ def service(models: Path) -> Any:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_every_route_keeps_its_word(service: Any, mode: Any) -> None:
+def test_every_route_keeps_its_word(service: Process, mode: schemathesis.GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{service.client.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 14
@@ -54,7 +54,7 @@ def test_every_route_keeps_its_word(service: Any, mode: Any) -> None:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps(case: Any) -> None:
+        def keeps(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=CHECKS)
 
         keeps()

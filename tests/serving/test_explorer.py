@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from .shop import ITEMS, running
+from .shop import ITEMS, Process, running
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
+    from selenium.webdriver.remote.webelement import WebElement
+
+Found = TypeVar("Found")
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -29,7 +35,7 @@ NASTY = [title for title in ITEMS.values() if "<" in title]
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for switch in (
@@ -48,7 +54,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def service(models: Path) -> Any:
+def service(models: Path) -> Iterator[Process]:
     with running(models / "both") as process:
         yield process
 
@@ -56,13 +62,13 @@ def service(models: Path) -> Any:
 class Page:
     """What a person can see and do."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: WebDriver, url: str) -> None:
         self.browser = browser
         browser.get("about:blank")
         browser.get(url)
         self.until(lambda: self.titles("served"))
 
-    def until(self, true: Callable[[], Any]) -> Any:
+    def until(self, true: Callable[[], Found]) -> Found:
         """What `true` gives, as soon as it gives something."""
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
@@ -74,7 +80,7 @@ class Page:
             time.sleep(0.02)
         raise AssertionError(f"this did not come true; the page says: {self.text('body')[:2000]}")
 
-    def find(self, css: str) -> Any:
+    def find(self, css: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, css)
 
     def text(self, css: str) -> str:
@@ -109,16 +115,16 @@ class Page:
 
 
 @pytest.fixture
-def page(browser: Any, service: Any) -> Any:
+def page(browser: WebDriver, service: Process) -> Page:
     return Page(browser, service.client.url)
 
 
-def recommended(service: Any, history: list[str], **more: Any) -> list[str]:
+def recommended(service: Process, history: list[str], **more: Any) -> list[str]:
     body = {"history": history, "k": 10, **more}
     return [item["title"] for item in service.client.post("/v1/recommend", body).json["items"]]
 
 
-def test_search_click_and_the_lists_change(page: Any, service: Any) -> None:
+def test_search_click_and_the_lists_change(page: Page, service: Process) -> None:
     assert page.titles("served") == recommended(service, [])
     assert "Most popular" in page.text("#served-title")
     assert not page.find("#undistilled-column").is_displayed()
@@ -150,13 +156,13 @@ def test_search_click_and_the_lists_change(page: Any, service: Any) -> None:
     assert page.said == []
 
 
-def test_years_are_not_grouped_like_counts(page: Any) -> None:
+def test_years_are_not_grouped_like_counts(page: Page) -> None:
     assert page.find("[data-between=year][data-edge=min]").get_attribute("placeholder") == "from 1977"
     page.until(lambda: "year 19" in page.text("#served"))
     assert not re.search(r"\b1,9\d\d\b", page.text("body"))
 
 
-def test_the_keyboard_is_enough(page: Any, service: Any) -> None:
+def test_the_keyboard_is_enough(page: Page, service: Process) -> None:
     body = page.find("body")
     body.send_keys("/")
     assert page.browser.switch_to.active_element == page.find("#search")
@@ -184,7 +190,7 @@ def test_the_keyboard_is_enough(page: Any, service: Any) -> None:
     page.until(lambda: not page.find("#found").is_displayed())
 
 
-def test_titles_are_text_and_nothing_else(page: Any) -> None:
+def test_titles_are_text_and_nothing_else(page: Page) -> None:
     for words in ("img", "script", "quoted"):
         page.add(words)
     assert [title for title in page.history if "<" in title] == NASTY
@@ -201,7 +207,7 @@ def test_titles_are_text_and_nothing_else(page: Any) -> None:
     assert page.said == []
 
 
-def test_filters_and_options(page: Any, service: Any) -> None:
+def test_filters_and_options(page: Page, service: Process) -> None:
     page.add("rose")
     page.find("#tune summary").click()
     page.browser.execute_script(
@@ -219,7 +225,7 @@ def test_filters_and_options(page: Any, service: Any) -> None:
     page.until(lambda: page.titles("served") == recommended(service, ["plain"], filter_seen=False))
 
 
-def test_an_example_and_why(page: Any, service: Any) -> None:
+def test_an_example_and_why(page: Page, service: Process) -> None:
     example = service.client.get("/v1/examples").json["examples"][2]
     page.browser.execute_script(
         "const s = document.querySelector('#example'); s.value = '2'; s.dispatchEvent(new Event('change'))"
@@ -237,7 +243,7 @@ def test_an_example_and_why(page: Any, service: Any) -> None:
     page.until(lambda: not page.browser.find_elements(By.CSS_SELECTOR, ".why"))
 
 
-def test_a_history_is_in_the_address(page: Any, service: Any) -> None:
+def test_a_history_is_in_the_address(page: Page, service: Process) -> None:
     for words in ("quoted", "brush", "öl"):
         page.add(words)
     history = page.history
@@ -252,7 +258,7 @@ def test_a_history_is_in_the_address(page: Any, service: Any) -> None:
     assert page.history == []
 
 
-def test_one_item_and_what_is_like_it(page: Any, service: Any) -> None:
+def test_one_item_and_what_is_like_it(page: Page, service: Process) -> None:
     page.browser.find_elements(By.CSS_SELECTOR, "#served .icon")[0].click()
     title = page.titles("served")[0]
     page.until(lambda: page.text("#item-title") == title)
@@ -265,7 +271,7 @@ def test_one_item_and_what_is_like_it(page: Any, service: Any) -> None:
     assert not page.find("#item").is_displayed()
 
 
-def test_on_a_phone(page: Any) -> None:
+def test_on_a_phone(page: Page) -> None:
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -287,7 +293,7 @@ def test_on_a_phone(page: Any) -> None:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_every_control_has_a_name_and_enough_contrast(page: Any) -> None:
+def test_every_control_has_a_name_and_enough_contrast(page: Page) -> None:
     """Names as assistive software computes them; contrast by WCAG's formula, in both colour schemes."""
     page.add("rose")
     page.find("#tune summary").click()
@@ -331,7 +337,7 @@ return faint;
 """
 
 
-def test_what_goes_wrong_is_said_kindly(models: Path, browser: Any) -> None:
+def test_what_goes_wrong_is_said_kindly(models: Path, browser: WebDriver) -> None:
     with running(models / "both") as process:
         page = Page(browser, process.client.url)
         page.add("rose")
@@ -350,7 +356,7 @@ def test_what_goes_wrong_is_said_kindly(models: Path, browser: Any) -> None:
         page.until(lambda: page.history[1] not in page.titles("served"))
 
 
-def test_a_key_is_asked_for(models: Path, browser: Any) -> None:
+def test_a_key_is_asked_for(models: Path, browser: WebDriver) -> None:
     key = "a-key-of-twenty-three-x"
     with running(models / "bare", key=key) as process:
         browser.get(process.client.url)

@@ -48,7 +48,9 @@ def exports(made_once: MadeOnce, chain_run: Path, chain_data: Dataset) -> dict[s
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 6), (5, 4), (7, 6), (64, 2)])
-def test_onnx_runtime_gives_the_scores_of_pytorch(exports: Any, chain_run: Path, batch: Any, length: Any) -> None:
+def test_onnx_runtime_gives_the_scores_of_pytorch(
+    exports: dict[str, Path], chain_run: Path, batch: int, length: int
+) -> None:
     model = Run.open(chain_run).load("distilled")
     rng = np.random.default_rng(0)
     items, lengths = rng.integers(0, 12, (batch, length)), rng.integers(1, length + 1, batch)
@@ -76,7 +78,7 @@ def run_card(folder: Path, history: list[str]) -> list[str]:
     return list(printed[0])
 
 
-def test_the_folder_answers_by_itself(exports: Any, chain_data: Dataset, chain_run: Path) -> None:
+def test_the_folder_answers_by_itself(exports: dict[str, Path], chain_data: Dataset, chain_run: Path) -> None:
     """As the model card says, with nothing of this package."""
     folder = exports["distilled"]
     head = json.loads((folder / "export.json").read_text())
@@ -94,7 +96,7 @@ def test_the_folder_answers_by_itself(exports: Any, chain_data: Dataset, chain_r
     assert printed[:9] == [answer.item_id for answer in expected]
 
 
-def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports: Any) -> None:
+def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports: dict[str, Path]) -> None:
     graphs = [onnx.load(exports[stage] / "encoder.onnx").graph for stage in ("undistilled", "distilled")]
     undistilled, distilled = (
         {
@@ -120,7 +122,7 @@ def small_table(made_once: MadeOnce, store: Store) -> Path:
 
 
 @pytest.mark.parametrize("table", ["float32", "int8"])
-def test_the_distilled_model_is_as_large_as_the_undistilled_one(store: Store, small_table: Any, table: Any) -> None:
+def test_the_distilled_model_is_as_large_as_the_undistilled_one(store: Store, small_table: Path, table: str) -> None:
     """Byte for byte: every file of the model, and every array in it, has the size and type it has without."""
     export = small_table if table == "int8" else store.export
     undistilled = {path.name: path for path in (export / "undistilled").iterdir()}
@@ -135,7 +137,7 @@ def test_the_distilled_model_is_as_large_as_the_undistilled_one(store: Store, sm
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
-def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store: Store, small_table: Any) -> None:
+def test_an_8_bit_table_serves_nearly_the_same_and_says_what_it_costs(store: Store, small_table: Path) -> None:
     head = json.loads((small_table / "export.json").read_text())
     assert np.load(small_table / "item_table.npy").dtype == np.int8
     stage = store.run.record.stages["distilled-round-1"]
@@ -205,7 +207,7 @@ def test_the_card_and_the_head_say_what_new_items_are_worth(store: Store) -> Non
     ],
 )
 def test_options_that_make_no_sense(
-    chain_run: Path, chain_data: Dataset, tmp_path: Path, options: Any, stage: Any, message: str
+    chain_run: Path, chain_data: Dataset, tmp_path: Path, options: ExportOptions, stage: str, message: str
 ) -> None:
     run = Run.open(chain_run)
     data = dataclasses.replace(chain_data, text_fields=())
@@ -216,7 +218,7 @@ def test_options_that_make_no_sense(
 
 
 @pytest.mark.parametrize("stage", ["llm", "llm-round-1"])
-def test_a_language_model_is_not_exported(chain_run: Path, chain_data: Dataset, tmp_path: Path, stage: Any) -> None:
+def test_a_language_model_is_not_exported(chain_run: Path, chain_data: Dataset, tmp_path: Path, stage: str) -> None:
     with pytest.raises(ConfigError, match=f"{stage} is a language model") as caught:
         export_run(Run.open(chain_run), chain_data, tmp_path / "export", stage)
     assert "--stage" in caught.value.remedy
@@ -236,7 +238,7 @@ def taught_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: D
     ("stage", "network", "dim"), [("teacher-1", "gru4rec", 12), ("distilled-round-1", "sasrec", 8)]
 )
 def test_a_teacher_can_be_exported_as_a_student_can(
-    taught_run: Any, chain_data: Dataset, tmp_path: Path, stage: Any, network: Any, dim: Any
+    taught_run: Run, chain_data: Dataset, tmp_path: Path, stage: str, network: str, dim: int
 ) -> None:
     assert "agree" in export_run(taught_run, chain_data, tmp_path / "export", stage)
     recommender, of_run = Recommender.load(tmp_path / "export"), taught_run.recommender(stage)
@@ -252,7 +254,7 @@ def test_a_teacher_can_be_exported_as_a_student_can(
 
 
 def test_the_undistilled_model_stands_beside_the_same_network_only(
-    taught_run: Any, chain_data: Dataset, tmp_path: Path
+    taught_run: Run, chain_data: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="teacher-1 is another network than the undistilled model"):
         export_run(taught_run, chain_data, tmp_path / "export", "teacher-1", options=ExportOptions(both=True))
@@ -266,7 +268,7 @@ def test_what_validation_chose_is_exported_by_default(chain_run: Path, chain_dat
 
 
 def test_what_is_there_is_not_overwritten_unasked(
-    exports: Any, chain_run: Path, chain_data: Dataset, tmp_path: Path
+    exports: dict[str, Path], chain_run: Path, chain_data: Dataset, tmp_path: Path
 ) -> None:
     run = Run.open(chain_run)
     target = Path(shutil.copytree(exports["undistilled"], tmp_path / "export"))
@@ -279,7 +281,7 @@ def test_what_is_there_is_not_overwritten_unasked(
 
 
 @pytest.mark.parametrize("place", ["a run", "a folder", "a file"])
-def test_only_an_export_is_ever_replaced(chain_run: Path, chain_data: Dataset, tmp_path: Path, place: Any) -> None:
+def test_only_an_export_is_ever_replaced(chain_run: Path, chain_data: Dataset, tmp_path: Path, place: str) -> None:
     precious = tmp_path / "precious"
     if place == "a run":
         shutil.copytree(chain_run, precious)
@@ -318,7 +320,7 @@ def test_a_graph_that_disagrees_is_not_kept(tiny_settings: dict[str, Any], chain
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_undefined_scores_do_not_pass_the_check(exports: Any, chain_run: Path, chain_data: Dataset) -> None:
+def test_undefined_scores_do_not_pass_the_check(exports: dict[str, Path], chain_run: Path, chain_data: Dataset) -> None:
     model = Run.open(chain_run).load("distilled")
     table = np.load(exports["distilled"] / "item_table.npy")
     path = exports["distilled"] / "encoder.onnx"
@@ -334,7 +336,7 @@ def test_other_data_is_refused(chain_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
-def test_models_that_read_very_little(max_length: Any, tmp_path: Path, chain_data: Dataset) -> None:
+def test_models_that_read_very_little(max_length: int, tmp_path: Path, chain_data: Dataset) -> None:
     model = SASRec(dim=4, layers=1, max_length=max_length).build(12, 0).eval()
     write_encoder(model, tmp_path / "encoder.onnx")
     table = model.item_table().detach().numpy()
@@ -345,7 +347,7 @@ def test_models_that_read_very_little(max_length: Any, tmp_path: Path, chain_dat
 
 @pytest.mark.parametrize("name", MODELS.known)
 def test_every_network_can_be_exported(
-    name: Any, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
+    name: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
     run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
@@ -37,7 +35,7 @@ from .by_hand import by_hand, ids
         (Filters(any_of={"brand": "acme", "category": "Films"}, at_most={"price": 12}), [1, 7, 10]),
     ],
 )
-def test_filters(recommender: Recommender, filters: Any, expected: Any) -> None:
+def test_filters(recommender: Recommender, filters: Filters, expected: list[int]) -> None:
     expected = [row for row in expected if filters.at_most == {} or row != 7]  # it has no price
     answer = recommender.recommend(["i3"], 20, filter_seen=False, filters=filters)
     assert sorted(ids(answer)) == sorted(f"i{row}" for row in expected)
@@ -94,7 +92,9 @@ def test_kinds_of_fields() -> None:
         (["1,234", "$1,234,567.5", "-€12", "999"], "number", [1234, 1234567.5, -12, 999]),
     ],
 )
-def test_commas_make_a_number_only_between_thousands(written: Any, kind: Any, numbers: Any) -> None:
+def test_commas_make_a_number_only_between_thousands(
+    written: list[str], kind: str, numbers: list[float] | None
+) -> None:
     column = pl.Series("price", written)
     frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
     assert kinds_of(frame) == {"price": kind}

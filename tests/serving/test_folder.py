@@ -16,11 +16,13 @@ from llmd4rec import Recommender
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import sha256_file
 
+from .store import Store
+
 Change = Callable[[Path], object]
 
 
 @pytest.fixture
-def folder(store: Any, tmp_path: Path) -> Path:
+def folder(store: Store, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store.export, tmp_path / "export"))
 
 
@@ -70,7 +72,7 @@ FILES = [
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["missing", "cut", "altered"])
-def test_a_file_that_is_not_the_one_exported(folder: Path, name: Any, how: Any) -> None:
+def test_a_file_that_is_not_the_one_exported(folder: Path, name: str, how: str) -> None:
     path = folder / name
     if how == "missing":
         path.unlink()
@@ -106,14 +108,14 @@ def test_a_file_that_is_not_the_one_exported(folder: Path, name: Any, how: Any) 
         (head_with(untrained_rows=[20]), "untrained_rows names rows"),
     ],
 )
-def test_a_head_that_is_wrong(folder: Path, change: Any, message: str) -> None:
+def test_a_head_that_is_wrong(folder: Path, change: Change, message: str) -> None:
     change(folder)
     with pytest.raises(RunError, match=message):
         Recommender.load(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\\b", "x/../../y"])
-def test_no_file_outside_the_folder_is_read(folder: Path, name: Any) -> None:
+def test_no_file_outside_the_folder_is_read(folder: Path, name: str) -> None:
     (folder.parent / "outside").write_text("x")
     head = json.loads((folder / "export.json").read_text())
     head_with(files={**head["files"], name: "0" * 64})(folder)
@@ -149,7 +151,7 @@ def test_no_file_outside_the_folder_is_read(folder: Path, name: Any) -> None:
         (written("histories.json", b"[3]"), "histories.json is damaged"),
     ],
 )  # fmt: skip
-def test_files_that_do_not_fit_each_other(folder: Path, change: Any, message: str) -> None:
+def test_files_that_do_not_fit_each_other(folder: Path, change: Change, message: str) -> None:
     """Their checksums are right: somebody exported them so, or put the folder together."""
     change(folder)
     sealed(folder)

@@ -32,7 +32,7 @@ def test_an_export_answers_as_its_run_does(store: Store) -> None:
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_conditions_reasons_and_exclusions(store: Store, source: Any) -> None:
+def test_conditions_reasons_and_exclusions(store: Store, source: str) -> None:
     folder = store.export if source == "export" else store.run.folder
     found = answer(
         "recommend", folder, "--history", "i3", "--filter", "brand=ACME", "--filter", "brand = öl & co",
@@ -45,7 +45,7 @@ def test_conditions_reasons_and_exclusions(store: Store, source: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_all_users_into_a_file(store: Store, recommender: Recommender, tmp_path: Path, suffix: Any) -> None:
+def test_all_users_into_a_file(store: Store, recommender: Recommender, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"recs{suffix}"
     result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
     assert result.exit_code == 0, result.output
@@ -93,7 +93,9 @@ def test_some_users_of_a_run_in_the_order_asked_for(store: Store, tmp_path: Path
         (["--history", "[3"], "the history is not a JSON list"),
     ],
 )
-def test_mistakes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str) -> None:
+def test_mistakes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = [store.data.path if argument == "DATA" else argument for argument in arguments]
     assert message in refused("recommend", store.export, *arguments)
@@ -149,7 +151,7 @@ def test_an_export_holds_the_stages_it_names(store: Store) -> None:
         assert "Leave out the stage, or name one that is there." in said
 
 
-def newer_than(store: Any, folder: Any) -> Dataset:
+def newer_than(store: Store, folder: Any) -> Dataset:
     """Other users and a new item, in data that the run was not trained on."""
     log = pl.DataFrame({"user_id": ["x", "x", "x", "y", "y", "y"], "item_id": ["i3", "i4", "new", "i5", "i6", "i3"]})
     items = pl.DataFrame({"item_id": ["new"], "title": ["New film"]})
@@ -159,7 +161,7 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_newer_data_gives_the_histories(store: Store, recommender: Recommender, tmp_path: Path, source: Any) -> None:
+def test_newer_data_gives_the_histories(store: Store, recommender: Recommender, tmp_path: Path, source: str) -> None:
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
     ran = llmd4rec(

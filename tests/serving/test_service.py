@@ -30,7 +30,7 @@ def recommender(models: Path) -> Recommender:
 )
 @pytest.mark.parametrize("model", ["served", "undistilled"])
 def test_the_service_answers_as_the_recommender_does(
-    client: shop.Client, recommender: Recommender, history: Any, model: Any
+    client: shop.Client, recommender: Recommender, history: list[str], model: str
 ) -> None:
     answering = recommender if model == "served" else recommender.undistilled
     expected = answering.recommend(history, k=5, filter_seen=False, explain=True)
@@ -175,7 +175,7 @@ def test_what_is_served_is_said(client: shop.Client, recommender: Recommender) -
         (json.dumps({"history": ["a" * 513]}).encode(), 422, "history[0]"),
     ],
 )
-def test_a_bad_request_is_told_what_is_wrong(client: shop.Client, body: Any, status: Any, field: Any) -> None:
+def test_a_bad_request_is_told_what_is_wrong(client: shop.Client, body: bytes, status: int, field: str | None) -> None:
     reply = client.send("POST", "/v1/recommend", raw=body)
     assert (reply.status, reply.error.get("field")) == (status, field)
 
@@ -243,7 +243,7 @@ def test_in_a_batch_the_error_names_the_request(client: shop.Client) -> None:
         ("GET", "/v1/items/" + "a" * 513, 422),
     ],
 )
-def test_what_is_not_there(client: shop.Client, method: Any, path: Any, status: Any) -> None:
+def test_what_is_not_there(client: shop.Client, method: str, path: str, status: int) -> None:
     reply = client.send(method, path)
     assert reply.status == status
     assert reply.error["message"]

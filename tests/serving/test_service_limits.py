@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,14 +19,14 @@ KEY = "a-key-of-twenty-three-x"
 
 
 @pytest.fixture(scope="module")
-def strict(models: Path) -> Any:
+def strict(models: Path) -> Iterator[shop.Process]:
     """A service with small limits."""
     with running(models / "bare", "--allow-changes", "--max-body", 2048, "--timeout", 2, "--concurrency", 2) as process:
         yield process
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_large_bodies_are_refused(strict: Any, chunked: Any) -> None:
+def test_large_bodies_are_refused(strict: shop.Process, chunked: bool) -> None:
     body = json.dumps({"history": ["a" * 100] * 100}).encode()
     sent = iter([body[:500], body[500:]]) if chunked else body
     reply = strict.client.send("POST", "/v1/recommend", raw=sent)
@@ -41,14 +41,16 @@ def test_large_bodies_are_refused(strict: Any, chunked: Any) -> None:
     [(10**12, b""), (10**30, b""), (3000, b"Expect: 100-continue\r\n")],
     ids=["large", "huge", "asks"],
 )
-def test_a_body_that_is_announced_as_too_large_is_not_waited_for(strict: Any, length: Any, more: Any) -> None:
+def test_a_body_that_is_announced_as_too_large_is_not_waited_for(
+    strict: shop.Process, length: int, more: bytes
+) -> None:
     with strict.client.connect() as connection:
         connection.sendall(head(length)[:-2] + more + b"\r\n")
         reply = answered(connection)
         assert (reply.status, reply.error["code"]) in ((413, "body_too_large"), (400, "invalid_http"))
 
 
-def test_slow_senders_are_not_waited_for(strict: Any) -> None:
+def test_slow_senders_are_not_waited_for(strict: shop.Process) -> None:
     slow = [
         (b"", "head_timeout"),
         (b"POST /v1/rec", "head_timeout"),
@@ -66,7 +68,7 @@ def test_slow_senders_are_not_waited_for(strict: Any) -> None:
         connection.close()
 
 
-def test_more_than_is_taken_at_once_is_sent_away(strict: Any) -> None:
+def test_more_than_is_taken_at_once_is_sent_away(strict: shop.Process) -> None:
     body = b'{"history": ["plain"]}'
     connections = [strict.client.connect() for _ in range(2)]
     try:
@@ -104,7 +106,7 @@ def test_more_connections_than_are_kept_are_closed(process: shop.Process) -> Non
             time.sleep(0.01)
 
 
-def test_without_the_undistilled_model(strict: Any) -> None:
+def test_without_the_undistilled_model(strict: shop.Process) -> None:
     reply = strict.client.post("/v1/recommend", {"history": ["plain"], "model": "undistilled"})
     assert (reply.status, reply.error["field"]) == (404, "model")
     assert strict.client.get("/v1/models").json["available"] == []
@@ -137,7 +139,7 @@ def test_a_key_is_asked_for(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--host", "0.0.0.0"), ("--allow-host", "shop.example")])
-def test_without_a_key_strangers_change_nothing(models: Path, arguments: Any) -> None:
+def test_without_a_key_strangers_change_nothing(models: Path, arguments: tuple[str, str]) -> None:
     """Also where only this machine reaches it: a proxy here hands on everybody's requests."""
     with running(models / "bare", *arguments, "--models", models) as process:
         client = Client(process.client.url, {"Host": "shop.example"})

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -206,7 +205,7 @@ def test_logs_say_nothing_about_people(models: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(models: Path, number: Any) -> None:
+def test_a_signal_ends_it_in_order(models: Path, number: signal.Signals) -> None:
     with running(models / "bare", "--drain", 1) as process:
         client = process.client
         body = b'{"history": ["plain"]}'
@@ -265,7 +264,7 @@ def test_what_cannot_be_served_is_said(models: Path, tmp_path: Path) -> None:
         (["--max-k", "0"], "--max-k"),
     ],
 )
-def test_options_that_cannot_be(models: Path, arguments: Any, said: Any) -> None:
+def test_options_that_cannot_be(models: Path, arguments: list[str], said: str) -> None:
     assert said in refused(models / "bare", "--port", 0, *arguments)
 
 

@@ -88,7 +88,7 @@ def test_the_command_line_without_pytorch(store: Store, tmp_path: Path) -> None:
         ("huggingface_hub", "from llmd4rec import Recommender\nRecommender.load('owner/name')", "serve"),
     ],
 )
-def test_what_is_missing_is_named_with_its_extra(store: Store, absent: Any, code: Any, extra: Any) -> None:
+def test_what_is_missing_is_named_with_its_extra(store: Store, absent: str, code: str, extra: str) -> None:
     ran = without((absent,), code, store.export)
     last = ran.stderr.strip().splitlines()[-2:]
     assert f"this needs the package {absent}, which is not installed" in last[0]

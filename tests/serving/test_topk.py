@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.inference import topk
+from llmd4rec.inference.factors import FactorRowQuery
 from llmd4rec.inference.folder_writer import to_int8
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import exact_among, exact_top
 from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
-from llmd4rec.inference.topk import exact_among, exact_top, top_columns
+from llmd4rec.inference.topk import top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -25,21 +24,20 @@ from llmd4rec.inference.topk import exact_among, exact_top, top_columns
     values=st.integers(2, 50),
     block=st.integers(1, 100),
 )
-def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any, values: Any, block: Any) -> None:
+def test_exact_top_is_a_stable_sort(seed: int, height: int, states: int, k: int, values: int, block: int) -> None:
     """Whole numbers, so that there are many ties: they come in the order of the rows."""
     rng = np.random.default_rng(seed)
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
     vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
     excluded = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "BLOCK_ELEMENTS", block)
-        rows, scores = exact_top(vectors, table, k, excluded)
+    query = FactorRowQuery.of(vectors, table)
+    rows, scores = exact_top(query, k, excluded, block_elements=block)
     for place in range(states):
         every = table @ vectors[place]
         allowed = np.setdiff1d(np.arange(height), excluded[place])
         order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
         np.testing.assert_array_equal(scores[place], every[order])
-        among, among_scores = exact_among(vectors[place], table, k, allowed)
+        among, among_scores = exact_among(query.take(slice(place, place + 1)), k, allowed)
         np.testing.assert_array_equal(among_scores, every[order])
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
@@ -48,7 +46,7 @@ def test_exact_top_is_a_stable_sort(seed: Any, height: Any, states: Any, k: Any,
 
 @pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
 @pytest.mark.parametrize("k", [1, 10, 15])
-def test_the_largest_of_wide_rows(width: Any, k: Any) -> None:
+def test_the_largest_of_wide_rows(width: int, k: int) -> None:
     """Wide rows are searched by groups; what is excluded is minus infinity, whole groups of it too."""
     rng = np.random.default_rng(width)
     scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
@@ -60,7 +58,7 @@ def test_the_largest_of_wide_rows(width: Any, k: Any) -> None:
 
 
 @pytest.mark.parametrize("dim", [32, 33])
-def test_the_index_names_nearly_all_of_the_best(dim: Any) -> None:
+def test_the_index_names_nearly_all_of_the_best(dim: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((300, dim))
     table = (centres[rng.integers(0, 300, 30_000)] + 0.5 * rng.standard_normal((30_000, dim))).astype(np.float32)
@@ -101,7 +99,7 @@ def test_the_map_is_ridge_regression() -> None:
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: Any) -> None:
+def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: bool) -> None:
     """Texts that decide the rows find withheld items as trained rows do; texts of other items find none."""
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((600, 12)).astype(np.float32)

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def train(folder: Path, data: Dataset, *callbacks: Callback) -> None:
     )  # fmt: skip
 
 
-def train_in_parts(folder: Path, data: Dataset, make: Any) -> None:
+def train_in_parts(folder: Path, data: Dataset, make: Callable[[], Callback]) -> None:
     """Stopped in epoch 2, then lost behind epoch 3, whose record was written; then to the end."""
     with pytest.raises(Interrupted):
         train(folder, data, make(), Killed(3))

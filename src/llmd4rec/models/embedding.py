@@ -131,7 +131,7 @@ class ItemEmbedding(nn.Module):
         table_ID = rows_ID + NEIGHBOUR_WEIGHT * self._neighbours.matmul(rows_ID)
         if self.training and table_ID.requires_grad:
             self._cached, self._cached_for = table_ID, self._cache_key()
-            table_ID.register_hook(self._drop_cached)  # type: ignore[no-untyped-call]
+            table_ID.register_hook(self._drop_cached)
         elif not self.training and not torch.is_grad_enabled():
             self._cached, self._cached_for = table_ID, self._cache_key()
         return table_ID

@@ -37,4 +37,4 @@ class LocalBackend:
 
     def backward(self, loss: Tensor, numbers: Tensor, parameters: Sequence[Tensor]) -> None:
         """Plain backward."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()

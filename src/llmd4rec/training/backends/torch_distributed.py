@@ -77,9 +77,9 @@ class TorchDistributedBackend:
         self.sum_(numbers)
         share = (own / numbers[0]).float()
         if self._ddp:  # which gives the mean over processes
-            (loss * share * self.count).backward()  # type: ignore[no-untyped-call]
+            (loss * share * self.count).backward()
             return
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -46,7 +46,7 @@ class EMA(Callback):
             # In the first steps the average must not hold on to the initial weights.
             decay = min(self._decay, (1 + step) / (10 + step))
             parameters, averages = zip(*self._averages.values(), strict=True)
-            get_ema_multi_avg_fn(decay)(averages, parameters, step)  # type: ignore[no-untyped-call]
+            get_ema_multi_avg_fn(decay)(averages, parameters, step)
 
     def on_validation_start(self, trainer: Trainer) -> None:
         """The model has its averaged weights from here to the end of the validation."""
