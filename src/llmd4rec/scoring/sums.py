@@ -24,7 +24,7 @@ MAX_SHARE_ASKED = 1 / 16
 _GATHERED = 2**22
 
 
-def weighted_sum(queries: Sequence[Query], weights: Sequence[float], whole_up_to: int = WHOLE_UP_TO) -> Query:
+def weighted_sum(queries: Sequence[Query], weights: Sequence[float], *, whole_up_to: int = WHOLE_UP_TO) -> Query:
     """Σ weight · scores of queries over the same histories and catalogue.
 
     Factors are put side by side, `[w_1 states_1, w_2 states_2] @ [table_1, table_2].T`, so that many models cost one
