@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,6 @@ from llmd4rec.extend import (
     Floats,
     ItemEmbedding,
     ItemFeature,
-    Kind,
     ListMetric,
     Loss,
     LossSettings,
@@ -152,7 +151,7 @@ class NewBrand(ListMetric):
 class Prices(ItemFeature):
     """The logarithm of each item's price, from a file with the columns item_id and price."""
 
-    kind: ClassVar[Kind] = "vectors"
+    kind: ClassVar[Literal["vectors"]] = "vectors"
 
     path: Path = Field(description="of the CSV file")
 
