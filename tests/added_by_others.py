@@ -105,7 +105,7 @@ class BPR(Loss):
         )
         table_ID = ranker.item_table()
         drawn_NCD = table_ID[drawn_NC.to(states_ND.device)]
-        value: Tensor = Pairwise.apply(states_ND, table_ID[batch.target_N], drawn_NCD)
+        value: Tensor = Pairwise.apply(states_ND, table_ID[batch.target_N], drawn_NCD)  # type: ignore[no-untyped-call]
         return StepLoss(value, {"bpr": value.detach()})
 
 

@@ -93,8 +93,11 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     best = said.topk(K, dim=1)
     weight = importance(settings, best.values, best.indices, scores.topk(K, dim=1).indices)
     taught = sum(
-        weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
-        for k in range(K)
+        (
+            weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
+            for k in range(K)
+        ),
+        torch.zeros(()),
     )
     expected = F.cross_entropy(scores, case.batch.target_N, label_smoothing=smoothing) + 1.7 * taught.mean()
     torch.testing.assert_close(parts.loss, expected)

@@ -19,7 +19,7 @@ from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
 
-from .by_hand import by_hand, ids
+from .by_hand import by_hand, ids, item_of, undistilled_of
 from .store import Store
 
 
@@ -29,7 +29,7 @@ def test_answers_are_those_of_the_trained_model(
     recommender: Recommender, store: Store, stage: str, filter_seen: bool
 ) -> None:
     model = store.run.load(stage)
-    asked = recommender if stage == "distilled" else recommender.undistilled
+    asked = recommender if stage == "distilled" else undistilled_of(recommender)
     names = store.data.item_ids
     for position in store.data.test:
         history = store.data.history(int(position)).astype(np.int64)
@@ -270,10 +270,10 @@ def test_the_only_item_of_a_history_is_the_whole_reason(recommender: Recommender
 
 
 def test_an_item(recommender: Recommender, store: Store) -> None:
-    item = recommender.item("i5")
+    item = item_of(recommender, "i5")
     assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
     assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
-    assert recommender.item("i4").fields["brand"] is None
+    assert item_of(recommender, "i4").fields["brand"] is None
     assert recommender.item("who?") is None
 
 

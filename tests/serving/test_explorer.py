@@ -143,7 +143,7 @@ def test_search_click_and_the_lists_change(page: Page, service: Process) -> None
     second = next(item_id for item_id, title in ITEMS.items() if title == chosen)
     page.until(lambda: page.titles("served") == recommended(service, [first, second]))
     assert page.find("#undistilled-column").is_displayed()
-    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.find("#live").get_attribute("textContent"))
+    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.attribute("#live", "textContent"))
     inside, both = re.fullmatch(
         r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time")
     ).groups()
@@ -231,7 +231,7 @@ def test_an_example_and_why(page: Page, service: Process) -> None:
         "const s = document.querySelector('#example'); s.value = '2'; s.dispatchEvent(new Event('change'))"
     )
     page.until(lambda: page.history == [item["title"] for item in example["history"]])
-    page.until(lambda: example["next"]["title"] in page.find("#then").get_attribute("textContent"))
+    page.until(lambda: example["next"]["title"] in page.attribute("#then", "textContent"))
     ids = [item["item_id"] for item in example["history"]]
     items = service.client.post("/v1/recommend", {"history": ids, "k": 50}).json["items"]
     place = [item["item_id"] for item in items].index(example["next"]["item_id"]) + 1

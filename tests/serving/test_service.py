@@ -15,6 +15,7 @@ from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import Filters
 
 from . import shop
+from .by_hand import undistilled_of
 from .shop import IDS, ITEMS, answered
 from .store import Store
 
@@ -32,7 +33,7 @@ def recommender(models: Path) -> Recommender:
 def test_the_service_answers_as_the_recommender_does(
     client: shop.Client, recommender: Recommender, history: list[str], model: str
 ) -> None:
-    answering = recommender if model == "served" else recommender.undistilled
+    answering = recommender if model == "served" else undistilled_of(recommender)
     expected = answering.recommend(history, k=5, filter_seen=False, explain=True)
     body = {"history": history, "k": 5, "filter_seen": False, "explain": True, "model": model}
     reply = client.post("/v1/recommend", body)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len
 
 from llmd4rec.errors import DataError
@@ -190,7 +192,7 @@ class NewItem:
     title: str | None = None
     fields: Mapping[str, Value | Sequence[str]] = field(default_factory=dict)
     text: str | None = None
-    vector: Sequence[float] | None = None
+    vector: Sequence[float] | NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True)
