@@ -32,13 +32,14 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.graphs import write_encoder
 from llmd4rec.inference.batch import Histories, recommend_histories, write
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.encoder import HistoryBatch, OnnxEncoder, encode
+from llmd4rec.inference.encoder import Encoder, HistoryBatch, OnnxEncoder, encode
+from llmd4rec.inference.factors import FactorRowQuery, FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.query import parse_request
 from llmd4rec.inference.ranking import rank
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.inference.topk import exact_top
+from llmd4rec.inference.scorer import exact_top
 from llmd4rec.inference.types import ExportInfo, Filters, Request
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential.sasrec import SASRec
@@ -77,9 +78,17 @@ def untrained(dataset: Dataset, folder: Path, seed: int) -> Recommender:
     path = folder / f"{seed}.onnx"
     write_encoder(network, path)
     kinds = kinds_of(dataset.catalogue)
-    info = ExportInfo("benchmark", 0, "undistilled", "sasrec", 64, dataset.num_items, 50, kinds, "", 0.0)
+    info = ExportInfo("benchmark", 0, "undistilled", "sasrec", 64, dataset.num_items, 50, kinds, "", 0.0, "NDCG@10")
     catalogue = Catalogue.of(dataset.catalogue, dataset.train_counts, kinds)
-    return Recommender(info, OnnxEncoder(path, 64), network.item_table().detach().numpy(), catalogue)
+    scorer = FactorRowScorer(OnnxEncoder(path, 64), network.item_table().detach().numpy())
+    return Recommender(info, scorer, catalogue)
+
+
+def encoder_of(recommender: Recommender) -> Encoder:
+    """What gives the states of its histories."""
+    scorer = recommender._snapshot.scorer
+    assert isinstance(scorer, FactorRowScorer)
+    return scorer.encoder
 
 
 def drawn(dataset: Dataset, count: int) -> list[list[str]]:
@@ -93,7 +102,7 @@ def drawn(dataset: Dataset, count: int) -> list[list[str]]:
 def requests(first: Recommender, second: Recommender, dataset: Dataset) -> list[Figure]:
     """One request at a time, and many together."""
     network = SASRec().build(dataset.num_items, 0).eval()
-    table_ID = first._snapshot.table_ID
+    table_ID, encoder = first._snapshot.vectors_ID, encoder_of(first)
     tensor_DI = torch.from_numpy(table_ID).T.contiguous()
     field = next((name for name, kind in first.info.fields.items() if kind == "category"), None)
     value = first.catalogue.fields[field].values[int(np.argmax(dataset.train_counts))] if field else None
@@ -101,7 +110,7 @@ def requests(first: Recommender, second: Recommender, dataset: Dataset) -> list[
 
     def bare(history: list[str]) -> None:
         rows = [first.catalogue.index[item] for item in history]
-        state = first._encoder(HistoryBatch(np.array([rows]), np.array([len(rows)])), table_ID)
+        state = encoder(HistoryBatch(np.array([rows]), np.array([len(rows)])), table_ID)
         scores = (state @ table_ID.T)[0]
         scores[rows] = -np.inf
         best_ten = np.argpartition(scores, -10)[-10:]
@@ -194,18 +203,18 @@ def everybody(recommender: Recommender, dataset: Dataset, folder: Path, repeats:
 def large(recommender: Recommender, dataset: Dataset, repeats: int) -> list[Figure]:
     """The index against the exact top ten."""
     rng = np.random.default_rng(0)
-    small_ID = recommender._snapshot.table_ID
+    small_ID, encoder = recommender._snapshot.vectors_ID, encoder_of(recommender)
     rows = rng.integers(0, len(small_ID), LARGE)
     table_ID = rng.standard_normal((LARGE, small_ID.shape[1]), dtype=np.float32)
     table_ID *= 0.5 * small_ID.std(axis=0)
     table_ID += small_ID[rows]
     known = [recommender.catalogue.rows(history)[0] for history in drawn(dataset, QUERIES)]
-    states_QD = encode(recommender._encoder, known, small_ID)
+    states_QD = encode(encoder, known, small_ID)
     started = time.perf_counter()
     index = ApproximateIndex(table_ID)
     made = time.perf_counter() - started
     nobody = [np.empty(0, dtype=np.int64)] * QUERIES
-    exact = exact_top(states_QD, table_ID, 10, nobody)[0]
+    exact = exact_top(FactorRowQuery.of(states_QD, table_ID), 10, nobody)[0]
 
     catalogue = Catalogue(
         ids=[str(row) for row in range(LARGE)],
@@ -218,22 +227,20 @@ def large(recommender: Recommender, dataset: Dataset, repeats: int) -> list[Figu
     )
     # The states are given, so that only the search is measured.
     info = dataclasses.replace(recommender.info, items=LARGE)
-    asked = {
-        name: Recommender(info, recommender._encoder, table_ID, catalogue, index=used)
-        for name, used in (("index", index), ("exact", None))
-    }
+    served = Recommender(info, FactorRowScorer(encoder, table_ID), catalogue)
 
-    def ways(recommender: Recommender, states: list[np.ndarray]) -> list[np.ndarray]:
-        queries = [parse_request(Request(), recommender.catalogue, filter_seen=True) for _ in states]
-        return [found.rows for found in rank(recommender._snapshot, queries, states)]
+    def ways(index: ApproximateIndex | None, states_BD: np.ndarray) -> list[np.ndarray]:
+        one = parse_request(Request(), catalogue, filter_seen=True)
+        queries = [dataclasses.replace(one, history=[0])] * len(states_BD)
+        return [found.rows for found in rank(served._snapshot, queries, FactorRowQuery.of(states_BD, table_ID, index))]
 
-    found = ways(asked["index"], list(states_QD))
+    found = ways(index, states_QD)
     recall = float(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact, strict=True)]))
-    few = list(states_QD[:20])
+    few = states_QD[:20, None]
     seconds = alternate(
         {
-            "index": lambda: [ways(asked["index"], [state]) for state in few],
-            "exact": lambda: [ways(asked["exact"], [state]) for state in few],
+            "index": lambda: [ways(index, state_1D) for state_1D in few],
+            "exact": lambda: [ways(None, state_1D) for state_1D in few],
         },
         repeats=repeats,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def test_the_gradient_of_the_loss_is_that_of_autograd() -> None:
     state, true, drawn = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 3), (5, 3), (5, 2, 3))
     )
-    ours = torch.autograd.grad(added_by_others.Pairwise.apply(state, true, drawn), [state, true, drawn])
+    pairwise: Callable[..., Tensor] = added_by_others.Pairwise.apply
+    ours = torch.autograd.grad(pairwise(state, true, drawn), [state, true, drawn])
     plain = F.softplus(torch.einsum("nd,ncd->nc", state, drawn - true[:, None])).mean()
     for a, b in zip(ours, torch.autograd.grad(plain, [state, true, drawn]), strict=True):
         torch.testing.assert_close(a, b)

@@ -275,6 +275,7 @@ def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: P
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
     assert "gone is not a prepared data set" in refused("evaluate", run)
     moved = tmp_path / "moved"
+    assert chain_data.path is not None
     shutil.copytree(chain_data.path, moved)
     assert answer("evaluate", run, "--data", moved)["users"] == 30
     assert llmd4rec("report", run, "--data", moved).exit_code == 0

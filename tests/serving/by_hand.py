@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmd4rec import Recommender
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Answer, ExportInfo, Item
@@ -44,7 +45,7 @@ def by_hand(
         "hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0, "NDCG@10"
     )
     approximate = ApproximateIndex(table) if index else None
-    return Recommender(info, MeanEncoder(), table, Catalogue.of(frame, numbers, kinds), index=approximate)
+    return Recommender(info, FactorRowScorer(MeanEncoder(), table, approximate), Catalogue.of(frame, numbers, kinds))
 
 
 def item_of(recommender: Recommender, item_id: str) -> Item:

@@ -56,7 +56,7 @@ def test_every_route_keeps_its_word(service: Process, mode: schemathesis.Generat
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps(case: schemathesis.Case[Any, Any, Any]) -> None:
+        def keeps(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(checks=CHECKS)
 
         keeps()

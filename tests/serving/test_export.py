@@ -339,8 +339,8 @@ def test_models_that_read_very_little(max_length: int, tmp_path: Path, chain_dat
 def test_every_network_can_be_exported(
     name: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
-    run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")
+    network = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
+    run = parse_settings({**tiny_settings, "rounds": 0, "model": network}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "undistilled")
     model = run.load("undistilled")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])

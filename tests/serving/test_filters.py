@@ -9,8 +9,9 @@ import pytest
 from llmd4rec import Filters, NewItem
 from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.fields import FieldKind, column_values, kinds_of
+from llmd4rec.inference.fields import column_values, kinds_of
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.types import FieldKind
 from llmd4rec.server.description import facet_of
 
 from .by_hand import by_hand, ids, item_of

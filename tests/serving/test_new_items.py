@@ -32,16 +32,17 @@ def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, sto
     vector = encode_texts(store.data.texts()[6:7], store.run.settings.texts.encoder)
     expected = np.append(vector[0], 1).astype(np.float32) @ text_map
     # the exported encoder is in 8-bit numbers
-    np.testing.assert_allclose(recommender._snapshot.table_ID[-1], expected, atol=0.05 * np.abs(expected).max() + 1e-3)
+    found = recommender._snapshot.vectors_ID[-1]
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max() + 1e-3)
     given = Recommender.load(store.export)
     given.add_items([NewItem("new", vector=vector[0])])
-    np.testing.assert_allclose(given._snapshot.table_ID[-1], expected, atol=1e-5)
+    np.testing.assert_allclose(given._snapshot.vectors_ID[-1], expected, atol=1e-5)
     assert ids(recommender.recommend(["i3"], filters=Filters(at_least={"price": 50}))) == ["new"]
     assert recommender.recommend(["new"], 3).unknown == ()
     assert recommender.info.items == 21
     assert undistilled_of(recommender).info.items == 21
     assert undistilled_of(recommender).item("new") is not None
-    assert not np.allclose(undistilled_of(recommender)._snapshot.table_ID[-1], recommender._snapshot.table_ID[-1])
+    assert not np.allclose(undistilled_of(recommender)._snapshot.vectors_ID[-1], recommender._snapshot.vectors_ID[-1])
 
 
 def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
@@ -67,19 +68,19 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
 def test_of_a_known_item_only_what_is_given_changes(recommender: Recommender, store: Store) -> None:
     """An item that was added too: it is placed again only by what is given of what it is placed by."""
     recommender.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
-    row = recommender._snapshot.table_ID[-1].copy()
+    row = recommender._snapshot.vectors_ID[-1].copy()
     for item_id, title in (("i3", "red film 3"), ("n", "red film")):
         before = item_of(recommender, item_id)
         recommender.add_items([NewItem(item_id, fields={"price": 7.5, "category": None})])
         after = item_of(recommender, item_id)
         assert after.title == title
         assert after.fields == {**before.fields, "price": 7.5, "category": None}
-    np.testing.assert_array_equal(recommender._snapshot.table_ID[-1], row)
+    np.testing.assert_array_equal(recommender._snapshot.vectors_ID[-1], row)
     recommender.add_items([NewItem("n", fields={"brand": "blue"})])
-    assert not np.array_equal(recommender._snapshot.table_ID[-1], row)  # by its title and the new brand
+    assert not np.array_equal(recommender._snapshot.vectors_ID[-1], row)  # by its title and the new brand
     fresh = Recommender.load(store.export)
     fresh.add_items([NewItem("n", "red film", {"brand": "blue"})])
-    np.testing.assert_allclose(recommender._snapshot.table_ID[-1], fresh._snapshot.table_ID[-1], atol=1e-6)
+    np.testing.assert_allclose(recommender._snapshot.vectors_ID[-1], fresh._snapshot.vectors_ID[-1], atol=1e-6)
     recommender.add_items([NewItem("i3", "")])
     assert item_of(recommender, "i3").title == "i3"
 
@@ -97,8 +98,8 @@ def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
         recommender.remove_items(["i5"])
     assert (
         len(recommender.catalogue)
-        == len(recommender._snapshot.table_ID)
-        == undistilled_of(recommender)._snapshot.table_ID.shape[0]
+        == len(recommender._snapshot.vectors_ID)
+        == undistilled_of(recommender)._snapshot.vectors_ID.shape[0]
         == 21
     )
     assert ids(recommender.recommend(["i3"], 20, filter_seen=False, filters=Filters(deny=["n"]))) == [
@@ -108,7 +109,7 @@ def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
     assert item_of(recommender, "i4").fields["price"] == 4
     fresh = Recommender.load(store.export)
     fresh.add_items([NewItem("n", "new 4", vector=vectors[4][0])])
-    np.testing.assert_array_equal(recommender._snapshot.table_ID, fresh._snapshot.table_ID)
+    np.testing.assert_array_equal(recommender._snapshot.vectors_ID, fresh._snapshot.vectors_ID)
 
 
 def test_rows_that_an_index_knows_are_not_written_over() -> None:
@@ -155,7 +156,7 @@ def test_the_length_of_a_vector_does_not_matter(store: Store, size: float) -> No
     unit, scaled = Recommender.load(store.export), Recommender.load(store.export)
     unit.add_items([NewItem("n", vector=direction / np.linalg.norm(direction))])
     scaled.add_items([NewItem("n", vector=direction / np.abs(direction).max() * size)])
-    np.testing.assert_allclose(scaled._snapshot.table_ID, unit._snapshot.table_ID, atol=1e-5)
+    np.testing.assert_allclose(scaled._snapshot.vectors_ID, unit._snapshot.vectors_ID, atol=1e-5)
     assert len(scaled.recommend(["i3"], 50, filter_seen=False).items) == 21
 
 

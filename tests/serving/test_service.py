@@ -43,7 +43,7 @@ def test_the_service_answers_as_the_recommender_does(
     for item, scored in zip(answer["items"], expected.items, strict=True):
         assert item["score"] == pytest.approx(scored.score, abs=1e-4)
         assert item["title"] == ITEMS[item["item_id"]]
-        assert [r["item_id"] for r in item["reasons"]] == [r.item_id for r in scored.reasons]
+        assert [r["item_id"] for r in item["reasons"]] == [r.item_id for r in scored.reasons or ()]
     assert answer["unknown"] == list(expected.unknown)
     assert answer["num_candidates"] == expected.num_candidates == len(IDS)
     assert answer["fingerprint"] == recommender.info.fingerprint

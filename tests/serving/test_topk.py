@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.inference import topk
+from llmd4rec.inference.factors import FactorRowQuery
 from llmd4rec.inference.folder_writer import to_int8
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import exact_among, exact_top
 from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
-from llmd4rec.inference.topk import exact_among, exact_top, top_columns
+from llmd4rec.inference.topk import top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -29,15 +30,14 @@ def test_exact_top_is_a_stable_sort(seed: int, height: int, states: int, k: int,
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
     vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
     excluded = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "BLOCK_ELEMENTS", block)
-        rows, scores = exact_top(vectors, table, k, excluded)
+    query = FactorRowQuery.of(vectors, table)
+    rows, scores = exact_top(query, k, excluded, block_elements=block)
     for place in range(states):
         every = table @ vectors[place]
         allowed = np.setdiff1d(np.arange(height), excluded[place])
         order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
         np.testing.assert_array_equal(scores[place], every[order])
-        among, among_scores = exact_among(vectors[place], table, k, allowed)
+        among, among_scores = exact_among(query.take(slice(place, place + 1)), k, allowed)
         np.testing.assert_array_equal(among_scores, every[order])
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
@@ -76,7 +76,8 @@ def test_a_table_in_8_bit_numbers() -> None:
     table = (rng.standard_normal((50, 16)) * rng.uniform(0, 100, (50, 1))).astype(np.float32)
     table[3] = 0
     codes, scales = to_int8(table)
-    assert (codes.dtype, scales.dtype) == (np.int8, np.float32)
+    assert codes.dtype == np.int8
+    assert scales.dtype == np.float32
     error = np.abs(codes * scales[:, None] - table).max(axis=1)
     assert (error <= np.abs(table).max(axis=1) / 127 / 2 * 1.001).all()
     assert not codes[3].any()
@@ -86,16 +87,16 @@ def test_a_table_in_8_bit_numbers() -> None:
 def test_the_map_is_ridge_regression() -> None:
     """Against the normal equations with the mean as a column of its own that is not pulled to zero."""
     rng = np.random.default_rng(0)
-    texts, rows = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 2))
+    texts = (rng.standard_normal((40, 5)) + 3).astype(np.float32)
+    rows = rng.standard_normal((40, 2)).astype(np.float32)
     size = np.square(texts - texts.mean(axis=0)).sum() / 5
     for strength in (1e-6, 0.5, 1e6):
         wide = np.column_stack([texts, np.ones(40)])
         penalty = strength * size * np.diag([1, 1, 1, 1, 1, 0])
         expected = np.linalg.solve(wide.T @ wide + penalty, wide.T @ rows)
         np.testing.assert_allclose(fit_map(texts, rows, strength), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(
-        with_one(texts.astype(np.float32)) @ fit_map(texts, rows, 1e9), np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4
-    )
+    predicted = with_one(texts) @ fit_map(texts, rows, 1e9)
+    np.testing.assert_allclose(predicted, np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4)
 
 
 @pytest.mark.parametrize("telling", [True, False])

@@ -11,6 +11,7 @@ from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, is_distilled
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.folder import Folder, Model, read_folder
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
@@ -82,15 +83,14 @@ def _open_models(read: Folder, options: LoadOptions) -> tuple[Recommender, Recom
 
     def open_model(model: Model, head: Mapping[str, Any], undistilled: Recommender | None) -> Recommender:
         beside = model is read.undistilled
+        index = ApproximateIndex(model.table_ID) if options.wants_index(len(catalogue)) else None
         return Recommender(
             read.info(head),
-            OnnxEncoder(model.encoder, head["dim"], options.threads),
-            model.table_ID,
+            FactorRowScorer(OnnxEncoder(model.encoder, head["dim"], options.threads), model.table_ID, index),
             catalogue,
             undistilled=undistilled,
             examples=read.examples,
             embedder=NewItemEmbedder(texts, model.text_map) if texts and model.text_map is not None else None,
-            index=ApproximateIndex(model.table_ID) if options.wants_index(len(catalogue)) else None,
             folder=None if beside else read,
             loaded_from=LoadedFrom(str(read.path.resolve()), head["files"], beside, options),
         )

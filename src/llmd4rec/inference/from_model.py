@@ -10,6 +10,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
@@ -55,4 +56,4 @@ def recommender_of_model(
     if not np.isfinite(table_ID).all():
         raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
     index = ApproximateIndex(table_ID) if indexed else None
-    return Recommender(info, ModelEncoder(model), table_ID, catalogue, index=index)
+    return Recommender(info, FactorRowScorer(ModelEncoder(model), table_ID, index), catalogue)

@@ -179,16 +179,18 @@ def _embeddings(
     to_embed: list[int],
     vectors_NT: Floats,
 ) -> Floats:
-    """The embeddings of items, [N, d]: made from text vectors, or those they have.
+    """The item vectors of items, [N, d]: made from text vectors, or those they have. A scorer without has [N, 0].
 
     Raises:
         DataError: one is not finite, which would spoil every answer; names the item.
     """
-    rows_ND = np.empty((len(items), snapshot.table_ID.shape[1]), dtype=np.float32)
+    if (vectors_ID := snapshot.scorer.vectors_ID) is None:
+        return np.empty((len(items), 0), dtype=np.float32)
+    rows_ND = np.empty((len(items), vectors_ID.shape[1]), dtype=np.float32)
     if embedder is not None and to_embed:
         rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
     for place in set(range(len(items))).difference(to_embed):
-        rows_ND[place] = snapshot.table_ID[snapshot.catalogue.index[items[place].item_id]]
+        rows_ND[place] = vectors_ID[snapshot.catalogue.index[items[place].item_id]]
     wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
     if len(wrong):
         raise DataError(

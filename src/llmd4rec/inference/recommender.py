@@ -8,7 +8,7 @@ It is the same for a run, an export and an export on the hub; what they hold is 
 A request takes the same steps whether it comes alone or with others:
 
     parse     identifiers to rows; which rows are candidates (filters, exclusions, seen items)        query.py
-    encode    the histories of all requests together                                                  encoder.py
+    read      the histories of all requests together, by the scorer                           scorer.py, factors.py
     rank      the k best candidates: exactly, or through an index on a large catalogue                ranking.py
     answer    titles, fields, reasons                                                                 reasons.py
 
@@ -26,22 +26,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.encoder import Encoder, encode
 from llmd4rec.inference.folder import Folder
 from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
 from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, open_source
 from llmd4rec.inference.query import Query, parse_request
-from llmd4rec.inference.ranking import Ranked, rank
+from llmd4rec.inference.ranking import Ranked, history_places, rank
 from llmd4rec.inference.reasons import find_reasons
+from llmd4rec.inference.scorer import RowQuery, RowScorer
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
@@ -62,8 +60,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from llmd4rec.inference.from_export import LoadedFrom
-
-Floats = NDArray[np.float32]
 
 
 class Recommender:
@@ -92,19 +88,17 @@ class Recommender:
     def __init__(
         self,
         info: ExportInfo,
-        encoder: Encoder,
-        table_ID: Floats,
+        scorer: RowScorer,
         catalogue: Catalogue,
         *,
         undistilled: Recommender | None = None,
         examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
         embedder: NewItemEmbedder | None = None,
-        index: ApproximateIndex | None = None,
         folder: Folder | None = None,
         loaded_from: LoadedFrom | None = None,
     ) -> None:
-        self._info, self._encoder, self._embedder = info, encoder, embedder
-        self._snapshot = Snapshot(catalogue, table_ID, index, len(catalogue))
+        self._info, self._embedder = info, embedder
+        self._snapshot = Snapshot(catalogue, scorer, len(catalogue))
         self._loaded_catalogue = catalogue
         self._lock = threading.Lock()  # one change at a time
         self.undistilled = undistilled
@@ -163,9 +157,9 @@ class Recommender:
                 "Save the recommender of the whole export: Recommender.load(FOLDER).",
             )
         with self._lock:
-            tables = {"": self._snapshot.table_ID}
+            tables = {"": self._snapshot.vectors_ID}
             if self.undistilled is not None:
-                tables["undistilled/"] = self.undistilled._snapshot.table_ID
+                tables["undistilled/"] = self.undistilled._snapshot.vectors_ID
             catalogue = self._snapshot.catalogue
         save_changed(self._folder, catalogue, tables, Path(folder), overwrite=overwrite)
 
@@ -232,7 +226,7 @@ class Recommender:
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
         self,
-        history: Sequence[str | int],
+        history: Sequence[str | int] | pl.Series,
         k: int = 10,
         *,
         times: Sequence[Moment] | None = None,
@@ -292,11 +286,11 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        states = self._states(snapshot, queries)
-        ranked = rank(snapshot, queries, states)
+        scored = self._read(snapshot, queries)
+        ranked = rank(snapshot, queries, scored)
         return [
-            self._answer(snapshot, query, state_D, found)
-            for query, state_D, found in zip(queries, states, ranked, strict=True)
+            self._answer(snapshot, query, None if place is None else scored.take(slice(place, place + 1)), found)
+            for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
         ]
 
     def rank_many(self, requests: Sequence[Request]) -> tuple[Catalogue, list[Ranked]]:
@@ -307,13 +301,16 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        return snapshot.catalogue, rank(snapshot, queries, self._states(snapshot, queries))
+        return snapshot.catalogue, rank(snapshot, queries, self._read(snapshot, queries))
 
-    def similar(self, item_id: str, k: int = 10, *, filters: Filters | None = None) -> Answer:
-        """The items with the highest cosine between their embedding and this item's; scores are cosines.
+    def similar(self, item_id: str | int, k: int = 10, *, filters: Filters | None = None) -> Answer:
+        """The items with the highest cosine between their vector and this item's; scores are cosines.
+
+        The vectors are those that the scorer compares histories with: the item embeddings of a model.
 
         Raises:
             DataError: the item is unknown, or as for :meth:`recommend`.
+            RunError: the scorer has no item vectors.
         """
         snapshot = self._snapshot
         rows, unknown = snapshot.catalogue.rows(identifiers("item", [item_id]))
@@ -321,8 +318,8 @@ class Recommender:
             raise DataError(f"the catalogue has no item {unknown[0]!r}", "Use an identifier of the catalogue.")
         request = Request([item_id], k, filter_seen=True, filters=filters)  # an item is not similar to itself
         candidates = self._parse(snapshot, [request])[0].candidates(snapshot.catalogue)
-        unit_D = snapshot.table_ID[rows[0]] / snapshot.norms_I[rows[0]]
-        cosines_I = (snapshot.table_ID @ unit_D) / snapshot.norms_I
+        unit_D = snapshot.vectors_ID[rows[0]] / snapshot.norms_I[rows[0]]
+        cosines_I = (snapshot.vectors_ID @ unit_D) / snapshot.norms_I
         best = candidates[np.argsort(-cosines_I[candidates], kind="stable")[:k]]
         items = tuple(_scored(snapshot, int(row), float(cosines_I[row])) for row in best)
         return Answer(items, (), None, len(candidates))
@@ -330,23 +327,18 @@ class Recommender:
     def _parse(self, snapshot: Snapshot, requests: Sequence[Request]) -> list[Query]:
         return [parse_request(request, snapshot.catalogue, self._info.filter_seen) for request in requests]
 
-    def _states(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Floats | None]:
-        """The state of each query's history; None where no item of it is known."""
-        known = [place for place, query in enumerate(queries) if query.history]
+    def _read(self, snapshot: Snapshot, queries: Sequence[Query]) -> RowQuery:
+        """The histories with a known item, as the scorer reads them."""
+        known = [query for query in queries if query.history]
         length = self._info.max_length
-        windows = [queries[place].history[-length:] for place in known]
-        times = [None if (each := queries[place].times) is None else each[-length:] for place in known]
-        now = [queries[place].now for place in known]
-        states: list[Floats | None] = [None] * len(queries)
-        encoded = encode(self._encoder, windows, snapshot.table_ID, times, now)
-        for place, state_D in zip(known, encoded, strict=True):
-            states[place] = state_D
-        return states
+        windows = [query.history[-length:] for query in known]
+        times = [None if query.times is None else query.times[-length:] for query in known]
+        return snapshot.scorer.prepare(windows, times, [query.now for query in known])
 
-    def _answer(self, snapshot: Snapshot, query: Query, state_D: Floats | None, found: Ranked) -> Answer:
+    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery | None, found: Ranked) -> Answer:
         reasons: Sequence[tuple[Reason, ...] | None] = [None] * len(found.rows)
         if query.request.explain:
-            reasons = find_reasons(self._encoder, snapshot, query, state_D, found.rows, self._info.max_length)
+            reasons = find_reasons(snapshot, query, scored, found.rows, self._info.max_length)
         items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
         return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
 
