@@ -169,8 +169,15 @@ def test_settings_of_others_ask_no_module_for_what_it_makes_on_demand() -> None:
         Settings(shape="llmd4rec:SASRec")
 
 
-def test_another_folder_is_looked_in_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
+@pytest.fixture
+def path_as_before() -> Iterator[None]:
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+@pytest.mark.usefixtures("path_as_before")
+def test_another_folder_is_looked_in_last(tmp_path: Path) -> None:
     (tmp_path / "lies_elsewhere.py").write_text(f"from {HERE} import Shape\n\n\nclass Star(Shape):\n    pass\n")
     before = list(sys.path)
     import_also_from(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def chosen_by(settings: DistillationSettings, data: Dataset, folder: Path, **cho
     run = Run.start(folder, settings, data)
     Pipeline(run, data, teachers=Teachers(run, data, select_device(settings.device), **choosers)).run()
     return run
+
+
+class LooksAt(Callback):
+    """Notes what there is where each training begins: `found`, by stage."""
+
+    def __init__(self, look: Callable[[Trainer], Any]) -> None:
+        self.look = look
+        self.found: dict[str, Any] = {}
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.found[trainer.stage] = self.look(trainer)
 
 
 class StopsBefore(Callback):

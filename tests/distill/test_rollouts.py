@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from settings_of import changed, parse_settings
-from whole_runs import StopsBefore
+from whole_runs import LooksAt, StopsBefore
 
 from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
@@ -26,8 +26,8 @@ from llmd4rec.distillation.rollouts import Rollouts, draw_rollouts, open_rollout
 from llmd4rec.errors import ModelError, RunError
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
-from llmd4rec.runs import pipeline, teachers
 from llmd4rec.training.runtime import derive_seed
+from llmd4rec.training.trainer import Trainer
 
 ITEMS = 40
 
@@ -194,34 +194,29 @@ def test_others_than_those_asked_for_are_refused(tmp_path: Path) -> None:
 
 # ---- in a run ---------------------------------------------------------------------------------------------------
 def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
-    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    read: dict[str, Any] = {}
-    cached: set[int] = set()
+    def targets(trainer: Trainer) -> list[int]:
+        """What is trained; its teachers were cached for the same positions."""
+        for head in (tmp_path / "run").glob("teachers/*/teacher.json"):
+            assert json.loads(head.read_text())["positions"] == trainer.windows.num_positions
+        found: list[int] = trainer.windows.targets().tolist()
+        return found
 
-    def watched_fit(model: Any, histories: Any, *rest: Any, stage: str, **more: Any) -> Any:
-        read[stage] = histories
-        return fit(model, histories, *rest, stage=stage, **more)
-
-    def watched_write(model: Any, histories: Any, folder: Path, **more: Any) -> None:
-        write_cache(model, histories, folder, **more)
-        cached.add(json.loads((folder / "teacher.json").read_text())["positions"])
-
-    fit, write_cache = pipeline.fit, teachers.write_cache
-    monkeypatch.setattr(pipeline, "fit", watched_fit)
-    monkeypatch.setattr(teachers, "write_cache", watched_write)
+    at_start = LooksAt(targets)
     values = changed(tiny_settings, rounds=2, round_patience=2, distill__rollout_length=3)
-    run = parse_settings(values).fit(chain_data, tmp_path / "run")
+    run = parse_settings(values).fit(chain_data, tmp_path / "run", callbacks=[at_start])
+    read = at_start.found
     assert list(read) == ["undistilled", "llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"]
-    assert read["undistilled"] is read["llm"] is chain_data
-    first, second = read["llm-round-1"], read["llm-round-2"]
-    assert read["distilled-round-1"].fingerprint == first.fingerprint
-    assert read["distilled-round-2"].fingerprint == second.fingerprint != first.fingerprint
+    log = TrainingWindows(chain_data, 6)
+    assert read["undistilled"] == read["llm"] == log.targets().tolist()
+    assert read["distilled-round-1"] == read["llm-round-1"]
+    assert read["distilled-round-2"] == read["llm-round-2"] != read["llm-round-1"]
     by = run.stage("distilled-round-1")
     drawn = draw_rollouts(run.load(by.id), chain_data, 3, derive_seed(0, "continue", by.seed_key))
-    assert second.fingerprint == drawn.fingerprint
+    assert read["llm-round-2"] == TrainingWindows(drawn, 6).targets().tolist()
     # One more position for the last training item, which now has something behind it, and 2 for the other drawn ones.
-    assert cached == {TrainingWindows(chain_data, 6).num_positions + 3 * chain_data.num_users}
+    assert len(read["llm-round-1"]) == log.num_positions + 3 * chain_data.num_users
     assert not (run.folder / "rollouts").exists()
 
 
@@ -238,22 +233,19 @@ def test_the_log_alone_where_that_is_asked_for_and_where_nothing_is_taught(
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_items_come_again_where_they_may_be_recommended_again(
-    filter_seen: bool,
-    tiny_settings: dict[str, Any],
-    chain_data: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    filter_seen: bool, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    repeats: list[bool] = []
-
-    def watched(*args: Any, repeat: bool) -> Rollouts:
-        repeats.append(repeat)
-        return draw_rollouts(*args, repeat=repeat)
-
-    monkeypatch.setattr(pipeline, "draw_rollouts", watched)
+    at_start = LooksAt(lambda trainer: trainer.windows.targets().tolist())
     values = changed(tiny_settings, distill__rollout_length=2, evaluation__filter_seen=filter_seen)
-    parse_settings(values).fit(chain_data, tmp_path / "run")
-    assert repeats == [not filter_seen]
+    run = parse_settings(values).fit(chain_data, tmp_path / "run", callbacks=[at_start])
+    by = run.stage("undistilled")
+    drawn = {
+        repeat: draw_rollouts(run.load(by.id), chain_data, 2, derive_seed(0, "continue", by.seed_key), repeat=repeat)
+        for repeat in (True, False)
+    }
+    trained = {repeat: TrainingWindows(histories, 6).targets().tolist() for repeat, histories in drawn.items()}
+    assert trained[True] != trained[False]
+    assert at_start.found["distilled-round-1"] == trained[not filter_seen]
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(

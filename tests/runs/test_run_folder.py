@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -96,15 +97,20 @@ def test_a_folder_with_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_that_cannot_begin_leaves_nothing(
-    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
+class InterruptedCounting(Dataset):
+    """Data in whose counting somebody presses Ctrl-C."""
+
+    @property
+    def train_counts(self) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmd4rec.runs.run.environment", fail)
+
+def test_a_run_that_cannot_begin_leaves_nothing(
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
+) -> None:
+    data = InterruptedCounting(**{part.name: getattr(chain_data, part.name) for part in fields(chain_data)})
     with pytest.raises(KeyboardInterrupt):
-        parse_settings(tiny_settings).fit(chain_data, tmp_path / "run")
+        parse_settings(tiny_settings).fit(data, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

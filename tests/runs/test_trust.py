@@ -47,8 +47,9 @@ def theirs(tmp_path: Path, chain_data: Dataset, monkeypatch: pytest.MonkeyPatch)
     settings["model"]["name"] = f"{module}:Theirs"
     (run.folder / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
     yield run.folder
+    sys.path[:] = before
     sys.modules.pop(module, None)
 
 

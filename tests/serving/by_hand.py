@@ -35,7 +35,7 @@ def by_hand(
     frame: pl.DataFrame | None = None,
     counts: Sequence[int] | None = None,
     max_length: int = 4,
-    index: bool = False,
+    index: ApproximateIndex | None = None,
 ) -> Recommender:
     table = np.asarray(table, dtype=np.float32)
     frame = pl.DataFrame({"item_id": [f"i{row}" for row in range(len(table))]}) if frame is None else frame
@@ -44,8 +44,7 @@ def by_hand(
     info = ExportInfo(
         "hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0, "NDCG@10"
     )
-    approximate = ApproximateIndex(table) if index else None
-    return Recommender(info, FactorRowScorer(MeanEncoder(), table, approximate), Catalogue.of(frame, numbers, kinds))
+    return Recommender(info, FactorRowScorer(MeanEncoder(), table, index), Catalogue.of(frame, numbers, kinds))
 
 
 def item_of(recommender: Recommender, item_id: str) -> Item:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmd4rec import Filters, NewItem, Recommender
@@ -18,6 +18,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import SearchLimits
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
 
@@ -175,11 +176,9 @@ def asked(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("index", [False, True])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(case=asked())
-def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
-    index: bool, as_if_large: None, case: tuple[int, dict[str, Any]]
-) -> None:
+def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index: bool, case: tuple[int, dict[str, Any]]) -> None:
     seed, arguments = case
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((40, 4)).astype(np.float32)
@@ -190,7 +189,9 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
             "price": [float(row) for row in range(40)],
         }
     )
-    recommender = by_hand(table, frame, index=index)
+    # So that a small table takes the way of a large one.
+    always = SearchLimits(exact_up_to=0, largest_share=1.0)
+    recommender = by_hand(table, frame, index=ApproximateIndex(table, min_rescored=8, limits=always) if index else None)
     recommender.remove_items(["i7", "i30"])
 
     excluded = {"i7", "i30", *arguments["exclude"]}
@@ -216,14 +217,6 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
     np.testing.assert_allclose(
         [item.score for item in answer.items], [scores[row] for row in expected[: arguments["k"]]], rtol=1e-4, atol=1e-5
     )
-
-
-@pytest.fixture
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small table takes the way of a large one."""
-    monkeypatch.setattr("llmd4rec.inference.ranking.MAX_CANDIDATES_EXACT", 0)
-    monkeypatch.setattr("llmd4rec.inference.ranking.MAX_SHARE_FETCHED", 1.0)
-    monkeypatch.setattr("llmd4rec.inference.index.MIN_RESCORED", 8)
 
 
 def test_diversity_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -10,14 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from llmd4rec.cli import app
 from llmd4rec.server.explorer import pages
 
 from . import shop
@@ -237,27 +235,17 @@ def test_a_port_in_use_is_said(models: Path, process: shop.Process) -> None:
     assert ran.stderr.startswith(f"error: port {port} is in use on 127.0.0.1\n")
 
 
-@pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused(*arguments: object) -> str:
     """The message of a service that must not start."""
-
-    def started(*_: object) -> None:
-        raise AssertionError("it started")
-
-    monkeypatch.setattr("llmd4rec.server.server._serve", started)
-
-    def message(*arguments: object) -> str:
-        result = CliRunner().invoke(app, ["serve", *map(str, arguments)], env={"COLUMNS": "250", "TERM": "dumb"})
-        assert result.exit_code == 2, result.output
-        assert result.stdout == ""
-        return result.stderr
-
-    return message
+    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb"}
+    ran = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=wide)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    return ran.stderr
 
 
-def test_what_cannot_be_served_is_said(refused: Callable[..., str], models: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_said(models: Path, tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing", "--port", 0)
-    assert "is not an export folder" in refused(tmp_path, "--port", 0)
+    assert "is neither a run folder nor an export" in refused(tmp_path, "--port", 0)
     broken = Path(shutil.copytree(models / "bare", tmp_path / "broken"))
     (broken / "counts.npy").write_bytes(b"")
     assert "counts.npy is not the file that was exported" in refused(broken, "--port", 0)
@@ -277,11 +265,11 @@ def test_what_cannot_be_served_is_said(refused: Callable[..., str], models: Path
         (["--max-k", "0"], "--max-k"),
     ],
 )
-def test_options_that_cannot_be(refused: Callable[..., str], models: Path, arguments: list[str], said: str) -> None:
+def test_options_that_cannot_be(models: Path, arguments: list[str], said: str) -> None:
     assert said in refused(models / "bare", "--port", 0, *arguments)
 
 
-def test_a_weak_key_is_refused(refused: Callable[..., str], models: Path, tmp_path: Path) -> None:
+def test_a_weak_key_is_refused(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
     assert "shorter than 16" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
     (tmp_path / "keys").write_text("# nothing\n")
