@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.scorer import SearchLimits
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
 
-from .by_hand import by_hand, ids
+from .by_hand import by_hand, ids, item_of, undistilled_of
 from .store import Store
 
 
@@ -30,7 +32,7 @@ def test_answers_are_those_of_the_trained_model(
     recommender: Recommender, store: Store, stage: str, filter_seen: bool
 ) -> None:
     model = store.run.load(stage)
-    asked = recommender if stage == "distilled" else recommender.undistilled
+    asked = recommender if stage == "distilled" else undistilled_of(recommender)
     names = store.data.item_ids
     for position in store.data.test:
         history = store.data.history(int(position)).astype(np.int64)
@@ -120,9 +122,9 @@ def test_without_a_known_item_the_most_frequent_come(recommender: Recommender, s
         ({"filters": Filters(any_of={"price": "cheap"})}, "'price' contains numbers, but 'cheap' is not a number"),
         ({"filters": Filters(at_most={"price": float("nan")})}, "nan is not a number"),
         ({"filters": Filters(at_least={"price": 5}, at_most={"price": 4})}, "cannot be at least 5 and at most 4"),
-        ({"filters": Filters(any_of={"brand": None})}, "field 'brand' is filtered by None"),
+        ({"filters": Filters(any_of={"brand": None})}, "field 'brand' is filtered by None"),  # type: ignore[dict-item]
         ({"filters": {"brand": "acme"}}, "the filters are of type dict"),
-        ({"filters": Filters(any_of="acme")}, "any_of of the filters is 'acme'"),
+        ({"filters": Filters(any_of="acme")}, "any_of of the filters is 'acme'"),  # type: ignore[arg-type]
         ({"filters": Filters(allow="i1")}, "allow of the filters is a single text: 'i1'"),
         ({"filters": Filters(deny="i1")}, "deny of the filters is a single text: 'i1'"),
         ({"exclude": "i1"}, "exclude is a single text: 'i1'"),
@@ -142,10 +144,11 @@ def test_what_cannot_be_asked(recommender: Recommender, arguments: dict[str, Any
 def test_identifiers_may_be_whole_numbers_as_for_a_recommender() -> None:
     frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"]})
     recommender = by_hand(np.eye(4), frame)
-    for of in (int, np.int64):
+    kinds: tuple[Callable[[int], Any], ...] = (int, np.int64)
+    for of in kinds:
         answer = recommender.recommend([of(1)], 4, exclude=[of(2)], filters=Filters(deny=[of(3)]))
         assert (ids(answer), answer.unknown, answer.fallback) == (["4"], (), None)
-    assert "1" not in ids(recommender.similar(1))  # type: ignore[arg-type]
+    assert "1" not in ids(recommender.similar(1))
     assert recommender.recommend([9]).unknown == ("9",)
     nothing = recommender.recommend(["1"], 4, exclude=None, filters=Filters(deny=None))
     assert ids(nothing) == ids(recommender.recommend(["1"], 4))
@@ -263,10 +266,10 @@ def test_the_only_item_of_a_history_is_the_whole_reason(recommender: Recommender
 
 
 def test_an_item(recommender: Recommender, store: Store) -> None:
-    item = recommender.item("i5")
+    item = item_of(recommender, "i5")
     assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
     assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
-    assert recommender.item("i4").fields["brand"] is None
+    assert item_of(recommender, "i4").fields["brand"] is None
     assert recommender.item("who?") is None
 
 
@@ -355,12 +358,18 @@ def test_an_index_of_few_rows_is_made_without_warnings(rows: int, capfd: pytest.
 
 def test_large_catalogues_are_asked_through_an_index(store: Store) -> None:
     """Where large begins can be set; what comes is the same."""
+
+    def index_of(recommender: Recommender) -> ApproximateIndex | None:
+        scorer = recommender._snapshot.scorer
+        assert isinstance(scorer, FactorRowScorer)
+        return scorer.index
+
     plain = Recommender.load(store.export)
     indexed = Recommender.load(store.export, index_above=19)
-    assert plain._snapshot.scorer.index is None
-    assert indexed._snapshot.scorer.index is not None
-    assert Recommender.load(store.export, index="approximate")._snapshot.scorer.index is not None
-    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.scorer.index is None
+    assert index_of(plain) is None
+    assert index_of(indexed) is not None
+    assert index_of(Recommender.load(store.export, index="approximate")) is not None
+    assert index_of(Recommender.load(store.export, index="exact", index_above=1)) is None
     for history in (["i3"], ["i4", "i5"]):
         assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
     with pytest.raises(ConfigError, match="index is 'fast'"):
