@@ -104,7 +104,7 @@ class SampledHinge(Loss):
             generator = torch.Generator().manual_seed(seed)
             drawn_C = torch.randint(model.num_items, (self.negatives,), generator=generator).to(states_ND.device)
             true_ND, drawn_CD = model.item_table(batch.target_N), model.item_table(drawn_C)
-            mean = HingeWalk.apply(states_ND, true_ND, drawn_CD, self.margin)
+            mean = HingeWalk.apply(states_ND, true_ND, drawn_CD, self.margin)  # type: ignore[no-untyped-call]
             return StepLoss(mean, {"hinge": mean.detach()})
 
         return loss
