@@ -117,8 +117,8 @@ def test_version_and_settings() -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])
 def test_a_folder_that_is_no_run(command: str, tmp_path: Path) -> None:
-    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
-    message = refused(command, tmp_path, *more)
+    more: dict[str, list[object]] = {"recommend": ["--history", "a"], "compare": [tmp_path]}
+    message = refused(command, tmp_path, *more.get(command, []))
     assert ("is neither a run folder" if command == "recommend" else "is not a run folder") in message
     assert "llmd4rec train" in message
 
@@ -143,9 +143,9 @@ def test_a_stage_the_run_does_not_have(odd_run: Path) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "recommend", "compare", "export"])
 def test_an_option_of_before_names_the_one_that_took_its_place(command: str, tmp_path: Path) -> None:
-    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
+    more: dict[str, list[object]] = {"recommend": ["--history", "a"], "compare": [tmp_path]}
     for old, new in (("--model", "--stage"), ("--seen", "--no-filter-seen")):
-        message = refused(command, tmp_path, *more, old, "keep")
+        message = refused(command, tmp_path, *more.get(command, []), old, "keep")
         there = new in llmd4rec(command, "--help").stdout
         assert (f"{old} is now" in message and new in message) == there, message
     assert "is now" not in refused("serve", tmp_path, "--model", "a")  # which never was one
@@ -224,8 +224,7 @@ def test_evaluate_keeps_its_contract(run: Path) -> None:
     assert all("users" in values for values in result["slices"].values())
 
     other = answer("evaluate", run, "--stage", "llm", "--no-filter-seen", "--split", "valid")
-    about = (other["model"], other["stage"], other["filter_seen"], other["split"])
-    assert about == ("llama", "llm", False, "valid")
+    assert (other["model"], other["stage"], other["filter_seen"], other["split"]) == ("llama", "llm", False, "valid")
     assert answer("evaluate", run, "--stage", "distilled", "--filter-seen")["stage"] == "distilled-round-1"
     names = {path.name for path in (run / "evaluation").iterdir()}
     assert names == {f"{result['stage']}-test", "distilled-round-1-test", "llm-valid-with-seen"}
@@ -276,6 +275,7 @@ def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: P
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
     assert "gone is not a prepared data set" in refused("evaluate", run)
     moved = tmp_path / "moved"
+    assert chain_data.path is not None
     shutil.copytree(chain_data.path, moved)
     assert answer("evaluate", run, "--data", moved)["users"] == 30
     assert llmd4rec("report", run, "--data", moved).exit_code == 0
@@ -441,9 +441,9 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data:
     finished = process(arguments)
     out, err = finished.communicate(timeout=60)
     assert finished.returncode == 0
-    *lines, last = err.splitlines()
+    *printed, last = err.splitlines()
     assert last == "LOADED"  # no language model without rounds
-    assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
+    assert all(" left" in line for line in printed)  # on a machine so busy that it takes a minute
     assert [stage["stage"] for stage in json.loads(out)["stages"]] == ["undistilled"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     best = Path("checkpoints", "undistilled", "best.safetensors")

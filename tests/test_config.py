@@ -12,6 +12,7 @@ from llmd4rec.config.settings import check, describe, differences, dump_settings
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import ConfigError
+from llmd4rec.models.sequential import SASRec
 
 DEFAULT = load_settings(DistillationSettings, None, base=dict(RECIPE))
 
@@ -40,11 +41,13 @@ def test_nested_values_and_overrides(tmp_path: Path) -> None:
         "model.dim=16", "training.model.clip=null", "evaluation.cutoffs=[1, 3]", "distill.scale_by_t2=false",
         "training.llm.learning_rate=1e-4", "llm.lora.r=4", "llm.prompt=''", "llm.model=a=b",
     )  # fmt: skip
+    assert isinstance(settings.model, SASRec)
     assert (settings.rounds, settings.model.dim, settings.model.heads) == (5, 16, 4)
     assert settings.training.model.clip is None
     assert settings.evaluation.cutoffs == (1, 3)
     assert settings.distill.scale_by_t2 is False
     assert settings.training.llm.learning_rate == 1e-4
+    assert settings.llm is not None
     assert settings.llm.lora is not None
     assert settings.llm.lora.r == 4
     assert settings.llm.model == "a=b"

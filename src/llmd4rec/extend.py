@@ -25,7 +25,7 @@ from llmd4rec.evaluation.metrics import (
     TargetRanks,
 )
 from llmd4rec.features.event_features import EventFeature
-from llmd4rec.features.item_features import ItemFeature, Kind
+from llmd4rec.features.item_features import ItemFeature
 from llmd4rec.losses.base import LossSettings, Objective, StepLoss
 from llmd4rec.losses.loss import Loss
 from llmd4rec.models.base import SequenceEncoder
@@ -38,7 +38,7 @@ from llmd4rec.training.loggers.base import Logger
 
 __all__ = [
     "Callback", "Dataset", "EventEmbedding", "EventFeature", "Floats", "GlobalMetric", "ItemEmbedding", "ItemFeature",
-    "Kind", "ListMetric", "Logger", "Loss", "LossSettings", "Method", "Metric", "ModelSettings", "Objective", "Query",
+    "ListMetric", "Logger", "Loss", "LossSettings", "Method", "Metric", "ModelSettings", "Objective", "Query",
     "RankMetric", "RecommendedLists", "Scorer", "SequenceBatch", "SequenceEncoder", "StepLoss", "TargetRanks",
     "TrainingBatch",
 ]  # fmt: skip

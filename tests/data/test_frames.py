@@ -21,7 +21,7 @@ USERS, ITEMS, TIMES = ["u", "u", "u", "v", "v", "v"], ["a", "b", "c", "b", "c", 
 WANTED = {"u": ["c", "b", "a"], "v": ["b", "c", "a"]}
 
 
-class Frame(pd.DataFrame):
+class Frame(pd.DataFrame):  # type: ignore[misc]
     """As geopandas and others make them."""
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from llmd4rec.data import folder as folder_module
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
+from llmd4rec.io.files import sha256_file
 
 from . import fuzz_readers
 
@@ -126,7 +128,7 @@ def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     prepare_files(tmp_path / "log.csv", None, tmp_path / "data")
     head = json.loads((tmp_path / "data" / "dataset.json").read_text()) | {"files": 3}
-    head["sha256"] = fuzz_readers.folder_module.head_digest(head)
+    head["sha256"] = folder_module.head_digest(head)
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(head))
     with pytest.raises(DataError, match="damaged"):
         Dataset.load(tmp_path / "data")
@@ -135,8 +137,8 @@ def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
 def believed(folder: Path, **changes: object) -> None:
     """Rewrites the head as somebody would who wants the rest to be believed."""
     head = json.loads((folder / "dataset.json").read_text()) | changes
-    head["files"] = {name: fuzz_readers.sha256_file(folder / name) for name in head["files"]}
-    head["sha256"] = fuzz_readers.folder_module.head_digest(head)
+    head["files"] = {name: sha256_file(folder / name) for name in head["files"]}
+    head["sha256"] = folder_module.head_digest(head)
     (folder / "dataset.json").write_text(json.dumps(head))
 
 

@@ -82,9 +82,11 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     case: Case, smoothing: float, precision: str
 ) -> None:
     settings = DLLM2Rec(items=K, weight=1.7)
-    teacher, said = case.teacher, case.teacher_NK @ case.teacher.table.T
+    teacher, table = case.teacher, case.teacher.table
+    assert isinstance(table, Tensor)
+    said = case.teacher_NK @ table.T
     if precision == "int8":
-        teacher = dataclasses.replace(teacher, table=Int8Rows.of(teacher.table))
+        teacher = dataclasses.replace(teacher, table=Int8Rows.of(table))
         said = torch.cat([block.clone() for block in score_blocks(Factors(case.teacher_NK, teacher.table))])
     objective = settings.objective(Training(label_smoothing=smoothing), teacher, DistillationTerm(), case.student, 0)
     parts = objective(case.states_ND, case.student, case.batch, 0)
@@ -93,8 +95,11 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     best = said.topk(K, dim=1)
     weight = importance(settings, best.values, best.indices, scores.topk(K, dim=1).indices)
     taught = sum(
-        weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
-        for k in range(K)
+        (
+            weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
+            for k in range(K)
+        ),
+        torch.zeros(()),
     )
     expected = F.cross_entropy(scores, case.batch.target_N, label_smoothing=smoothing) + 1.7 * taught.mean()
     torch.testing.assert_close(parts.loss, expected)

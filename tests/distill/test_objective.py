@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from llmd4rec.losses.sample_weights import WEIGHT_BINS, rank_weights
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm, SampleWeights, ranking_loss
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
 
 N, I, D, K = 37, 53, 8, 13  # noqa: E741
@@ -180,8 +181,9 @@ def test_scores_of_thousands_stay_finite() -> None:
     parts = ranking_loss(states.float(), table.float(), target, of_teacher, DistillationTerm(1.0, 0.5))
     parts.loss.backward()
     assert torch.isfinite(parts.loss)
-    assert torch.isfinite(states.grad).all()
-    assert torch.isfinite(table.grad).all()
+    for each in (states, table):
+        assert each.grad is not None
+        assert torch.isfinite(each.grad).all()
 
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it() -> None:
@@ -218,7 +220,7 @@ def test_no_block_of_positions_by_items_is_held() -> None:
     states, table = torch.randn(positions, D, requires_grad=True), torch.randn(items, D, requires_grad=True)
     t_states, t_table = torch.randn(positions, K).half(), torch.randn(items, K)
     target = torch.randint(items, (positions,))
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         of_teacher = TeacherBatch(Factors(t_states, t_table), torch.ones(positions, dtype=torch.int32))
         ranking_loss(states, table, target, of_teacher, DistillationTerm(), block_elements=block).loss.backward()
     assert largest <= max(block, items * K)
@@ -324,7 +326,7 @@ def test_a_prior_is_in_the_scores_that_learn(drawn: int | None) -> None:
         target_N=target,
         position_N=torch.arange(N),
     )
-    parts = RankingObjective(training, teacher, distill)(states, Served(table), batch, seed=3)
+    parts = RankingObjective(training, teacher, distill)(states, cast(SequenceEncoder, Served(table)), batch, seed=3)
 
     candidate, row, bias = torch.arange(I), target, torch.zeros(I)
     if drawn:

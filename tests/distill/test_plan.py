@@ -87,18 +87,20 @@ def test_what_python_does_not_name_is_not_trained() -> None:
 
 def test_without_dropout_only_while_taught() -> None:
     stages = {stage.id: stage for stage in plan(recipe())}
-    assert stages["undistilled"].network.dropout == 0.5
-    assert stages["distilled-round-1"].network.dropout == stages["distilled-round-1"].network.id_dropout == 0
-    assert stages["llm-round-1"].network.branch_dropout == 0
+    networks: dict[str, Any] = {stage: each.network for stage, each in stages.items()}
+    assert networks["undistilled"].dropout == 0.5
+    assert networks["distilled-round-1"].dropout == networks["distilled-round-1"].id_dropout == 0
+    assert networks["llm-round-1"].branch_dropout == 0
     assert stages["distilled-round-1"].training.learning_rate == 4e-3
-    kept = find(plan(recipe(distill={"dropout": None})), "distilled-round-1")
-    assert kept.network.dropout == 0.5
+    kept: Any = find(plan(recipe(distill={"dropout": None})), "distilled-round-1").network
+    assert kept.dropout == 0.5
 
 
 def test_a_weight_of_zero_trains_as_often_and_is_taught_by_nobody() -> None:
     stage = find(plan(recipe(distill={"weight": {"model": 0.0}})), "distilled-round-1")
     assert stage.teachers == ()
     assert stage.teaching is None
+    assert isinstance(stage.network, SASRec)
     assert stage.network.dropout == 0
 
 

@@ -60,7 +60,7 @@ def test_each_begins_as_the_training_part_and_goes_on_by_so_many_items(
     rng = np.random.default_rng(len(users))
     sequences = [rng.choice(ITEMS, trained + held_out + 1, replace=False) for trained, held_out in users]
     data = make_dataset(sequences, ITEMS)
-    data = dataclasses.replace(data, train_end=data.offsets[:-1] + [trained for trained, _ in users])
+    data = dataclasses.replace(data, train_end=data.offsets[:-1] + np.array([trained for trained, _ in users]))
     model = network().train()
     histories = draw_rollouts(model, data, length, 0, repeat=repeat)
     assert model.training  # left as it was
@@ -137,7 +137,7 @@ def test_what_is_held_out_is_not_read() -> None:
     ("bounds", "some"),
     [({"max_histories": 10}, 10), ({"max_scores": 10 * 4 * ITEMS}, 10), ({"max_scores": 1}, 1), ({}, 30)],
 )
-def test_of_many_histories_some_are_continued(bounds: dict[str, int], some: int) -> None:
+def test_of_many_histories_some_are_continued(bounds: dict[str, Any], some: int) -> None:
     data = make_dataset([range(6)] * 30, ITEMS)
     lengths = [len(part) for part in parts(draw_rollouts(network(), data, 4, 0, **bounds))]
     assert Counter(lengths) == Counter({8: some, 4: 30 - some})

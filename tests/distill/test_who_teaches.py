@@ -191,7 +191,11 @@ def test_a_teacher_teaches_what_it_was_when_its_stage_ended(
 def test_wider_models_teach_and_are_never_served(
     tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    changes = {"teachers": [{"dim": 16}, {"dim": 16}], "distill__source": "ensemble", "ensemble__weights": "equal"}
+    changes: dict[str, Any] = {
+        "teachers": [{"dim": 16}, {"dim": 16}],
+        "distill__source": "ensemble",
+        "ensemble__weights": "equal",
+    }
     changes |= {"llm__dim": "model", "llm__init_table_from_model": True}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
     wider, llm = run.load("teacher-1"), run.load("llm")
@@ -252,7 +256,8 @@ def test_wider_models_of_several_kinds(tiny_settings: dict[str, Any], chain_data
         ],
     }  # fmt: skip
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
-    features = [written(stage.network.item_features) for stage in run.plan]
+    networks: list[Any] = [stage.network for stage in run.plan]
+    features = [written(network.item_features) for network in networks]
     assert features == ["id+text+neighbours", "id+text+neighbours", "id+neighbours", "id+text", "id+text+neighbours"]
     wider = ("teacher-1", "teacher-2", "teacher-3")
     assert taught_by(run)["distilled-round-1"] == (*wider, "undistilled")
@@ -260,7 +265,8 @@ def test_wider_models_of_several_kinds(tiny_settings: dict[str, Any], chain_data
     assert [type(model).__name__ for model in models] == ["SASRecNetwork", "SASRecNetwork", "GRU4RecNetwork"]
     assert [(model.dim, model.max_length) for model in models] == [(16, 7)] * 3
     # Another network has its own defaults.
-    assert [find(run.plan, stage).network.dropout for stage in wider] == [0.25, 0.25, 0.5]
+    settings: list[Any] = [find(run.plan, stage).network for stage in wider]
+    assert [network.dropout for network in settings] == [0.25, 0.25, 0.5]
 
 
 @pytest.mark.parametrize("wider", [None, [{"dim": 16}, {"dim": 16}]])

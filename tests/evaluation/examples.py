@@ -21,7 +21,7 @@ from llmd4rec.scoring import FactorScorer
 
 
 def make_dataset(
-    sequences: Sequence[Sequence[int]], num_items: int, times: Sequence[Sequence[int]] | None = None
+    sequences: Sequence[Sequence[int] | NDArray[np.int64]], num_items: int, times: Sequence[Sequence[int]] | None = None
 ) -> Dataset:
     """Leave-one-out over `sequences`: the last item is the test target, the one before it the validation target."""
     lengths = np.array([len(sequence) for sequence in sequences])

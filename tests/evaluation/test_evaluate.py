@@ -132,11 +132,12 @@ def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Ten
     model = LastItemModel(integer_table).train()
     evaluate(model, random_dataset(5, 30))
     validation_value(model, random_dataset(5, 30))
-    assert model.training
+    modes = [model.training]
     assert set(model.modes) == {(False, True)}
     model.eval()
     evaluate(model, random_dataset(5, 30))
-    assert not model.training
+    modes.append(model.training)
+    assert modes == [True, False]
     model.train()
     with pytest.raises(ModelError):
         evaluate(model, random_dataset(5, 31))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -174,7 +176,7 @@ class _LargestTensor(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, torch.Tensor):
@@ -186,7 +188,7 @@ def test_memory_does_not_grow_with_users_times_items() -> None:
     users, items, dim, block = 1_500, 2_000, 4, 150_000
     states, table = torch.randn(users, dim), torch.randn(items, dim)
     seen = seen_of([[user % items, 3] for user in range(users)])
-    with _LargestTensor() as largest:
+    with _LargestTensor() as largest:  # type: ignore[no-untyped-call]
         ranking = rank_targets(FactorQuery.of(states, table), np.zeros(users, dtype=np.int64), seen, 20, block)
     assert len(ranking.ranks) == users
     assert largest.elements <= block  # users × items is 20 times as much

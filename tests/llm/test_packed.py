@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,9 +133,8 @@ def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(
 def _count_tokens(network: LLMNetwork) -> list[int]:
     """Tokens of every call of the first block, as they come."""
     counts: list[int] = []
-    network.decoder.layers[0].register_forward_pre_hook(
-        lambda module, arguments: counts.append(arguments[0].shape[:-1].numel())
-    )
+    blocks: Any = network.decoder.layers
+    blocks[0].register_forward_pre_hook(lambda module, arguments: counts.append(arguments[0].shape[:-1].numel()))
     return counts
 
 

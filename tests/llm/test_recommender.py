@@ -43,7 +43,7 @@ def _batch() -> SequenceBatch:
 
 
 def _network(folder: str, **settings: Any) -> LLMNetwork:
-    values = {
+    values: dict[str, Any] = {
         "num_items": ITEMS,
         "item_features": "id+text",
         "id_dim": ID_DIM,
@@ -84,7 +84,7 @@ def test_states_and_gradients_equal_the_long_way(
     trained = [p for p in network.parameters() if p.requires_grad]
 
     def gradients(states: list[Tensor]) -> tuple[Tensor, ...]:
-        total = sum((s.square() * torch.arange(1, s.shape[-1] + 1)).sum() for s in states)
+        total = sum(((s.square() * torch.arange(1, s.shape[-1] + 1)).sum() for s in states), torch.zeros(()))
         return torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
 
     padded = network.states(SequenceBatch(items, LENGTHS))
@@ -102,10 +102,10 @@ def test_gradients_reach_the_adapters_through_the_prompt_alone(llama: str) -> No
     network = _network(llama)
     full = network.states(_batch()).sum()
     adapters = {n: p for n, p in network.named_parameters() if "layers.0.self_attn.v_proj.lora_B" in n}
-    with_prompt = torch.autograd.grad(full, adapters.values())
+    with_prompt = torch.autograd.grad(full, list(adapters.values()))
     empty = _network(llama, prompt="", response="")
     adapters = {n: p for n, p in empty.named_parameters() if n in adapters}
-    without = torch.autograd.grad(empty.states(_batch()).sum(), adapters.values())
+    without = torch.autograd.grad(empty.states(_batch()).sum(), list(adapters.values()))
     assert not torch.allclose(with_prompt[0], without[0])
 
 
@@ -214,7 +214,7 @@ def test_contradictions(llama: str) -> None:
     with pytest.raises(ModelError, match="reads 64 tokens"):
         _network(llama, max_length=62)
     with pytest.raises(ValueError, match="extra"):
-        LLM(colour="red")  # type: ignore[call-arg]
+        LLM(colour="red")
 
 
 def test_it_learns_a_cycle(llama: str) -> None:
@@ -284,7 +284,8 @@ def test_a_branch_that_is_dropped_whole_adds_nothing(llama: str) -> None:
     """With almost everything dropped the layers let their input through: the states are those of no layers."""
     network = _network(llama, prompt="", response="", branch_dropout=0.99999, dim=None).train()
     items = torch.tensor([[2, 7, 5]])
-    expected = network.decoder.norm(network.item_tokens(items))
+    norm: Any = network.decoder.norm
+    expected = norm(network.item_tokens(items))
     torch.testing.assert_close(network.states(SequenceBatch(items, torch.tensor([3]))), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -101,7 +101,7 @@ def test_vectors_of_another_catalogue_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"30 rows cannot use cold items of shape \(29,\)"):
         ItemEmbedding(ITEMS, DIM).attach(ItemFeatures((texts(),), cold=cold), seed=0)
     with pytest.raises(ConfigError, match="Linear has no ItemEmbedding"):
-        item_embedding_of(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+        item_embedding_of(torch.nn.Linear(1, 1))
 
 
 def test_features_replace_the_id_embeddings_of_cold_items() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,6 @@ from llmd4rec.extend import (
     Floats,
     ItemEmbedding,
     ItemFeature,
-    Kind,
     ListMetric,
     Loss,
     LossSettings,
@@ -105,7 +104,7 @@ class SampledHinge(Loss):
             generator = torch.Generator().manual_seed(seed)
             drawn_C = torch.randint(model.num_items, (self.negatives,), generator=generator).to(states_ND.device)
             true_ND, drawn_CD = model.item_table(batch.target_N), model.item_table(drawn_C)
-            mean = HingeWalk.apply(states_ND, true_ND, drawn_CD, self.margin)
+            mean = HingeWalk.apply(states_ND, true_ND, drawn_CD, self.margin)  # type: ignore[no-untyped-call]
             return StepLoss(mean, {"hinge": mean.detach()})
 
         return loss
@@ -152,7 +151,7 @@ class NewBrand(ListMetric):
 class Prices(ItemFeature):
     """The logarithm of each item's price, from a file with the columns item_id and price."""
 
-    kind: ClassVar[Kind] = "vectors"
+    kind: ClassVar[Literal["vectors"]] = "vectors"
 
     path: Path = Field(description="of the CSV file")
 

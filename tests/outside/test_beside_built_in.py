@@ -103,10 +103,10 @@ def test_parameters_of_a_loss_are_among_those_of_the_sum() -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.ones(()))
 
-        def forward(self, states_ND: Tensor, model: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
+        def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
             return StepLoss(self.scale * states_ND.sum(), {"a": torch.ones(())})
 
-    def plain(states_ND: Tensor, model: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
+    def plain(states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         return StepLoss(states_ND.sum(), {"b": torch.zeros(())})
 
     both = SumOfLosses(Scale(), plain)

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import yaml
 from hours_shop import ITEMS, START, make_shop
 from made_once import MadeOnce
 from my_types import Fading, HingeWalk, HourOfDay, NewBrand, Prices, Relational, SampledHinge
+from torch import Tensor
 
 import llmd4rec
 from llmd4rec import Dataset, Distillation, Evaluator, Run, SASRec
@@ -216,7 +218,8 @@ def test_the_hinge_has_the_gradient_of_its_value() -> None:
     torch.manual_seed(0)
     shapes = ((5, 3), (5, 3), (4, 3))
     states, true, drawn = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    assert torch.autograd.gradcheck(lambda *given: HingeWalk.apply(*given, 0.5), (states, true, drawn))
+    hinge: Callable[..., Tensor] = HingeWalk.apply
+    assert torch.autograd.gradcheck(lambda *given: hinge(*given, 0.5), (states, true, drawn))
 
 
 def test_new_brands_by_hand(shop: Path) -> None:

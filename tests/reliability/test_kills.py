@@ -57,7 +57,8 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(
     whole = outcome(tmp_path / "whole")
     assert {name.split("/")[0] for name in whole} == {"record", "log", "checkpoints", "evaluation"}
 
-    kills, number, places = 0, 0, []
+    kills, number = 0, 0
+    places: list[str] = []
 
     def more() -> bool:  # chance may spare most places at first
         return kills < KILLS or (len(set(places)) < PLACES and kills < 4 * KILLS)

@@ -21,7 +21,7 @@ from llmd4rec.runs.run import Run
 
 
 def together(
-    settings: dict[str, Any], data: Path, folder: Path, count: int = 2, target: Callable[..., None] = train_as
+    settings: dict[str, Any], data: Path | None, folder: Path, count: int = 2, target: Callable[..., None] = train_as
 ) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

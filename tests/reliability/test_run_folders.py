@@ -102,7 +102,7 @@ def killed(long_settings: dict[str, Any], chain_data: Dataset, made_once: MadeOn
     return folder / "parts", folder / "whole"
 
 
-def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
+def kill_one_of_two(long_settings: dict[str, Any], data: Path | None, folder: Path) -> None:
     process = start(train, long_settings, data, folder / "parts")
     training, begun = folder / "parts" / "checkpoints" / "llm-round-1" / "training", time.monotonic()
     while not (training / "before-last.safetensors").exists():

@@ -101,7 +101,7 @@ class InterruptedCounting(Dataset):
     """Data in whose counting somebody presses Ctrl-C."""
 
     @property
-    def train_counts(self) -> NoReturn:  # type: ignore[override]
+    def train_counts(self) -> NoReturn:
         raise KeyboardInterrupt
 
 

@@ -17,8 +17,14 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.distillation.settings import parse_settings as parse
 from llmd4rec.errors import ConfigError, ModelError, RunError
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.run import Run
+
+
+class Unlike(Softmax):
+    """A loss that is not the built-in one."""
+
 
 BASE = dict(RECIPE) | {"model": {"item_features": "id"}}  # so that texts are the language model's alone
 
@@ -67,6 +73,7 @@ OTHERS = (
     True, False, 1, 2, 3, 8, 0.25, 0.5, None, "x", ["title"], [{"dim": 96}], ["model"], [3], "int8", "float32", "none",
     "rank", "partner", "self", "current", "equal", "constant", "cosine", "fp32", "bf16", "never", "full", "id+text",
     "id", "gelu", "relu", "leader", "gru4rec", "hr@5", ["csv"], ["hr"],
+    ["time_gaps"], f"{__name__}:Unlike",
 )  # fmt: skip
 
 

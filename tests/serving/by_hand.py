@@ -15,7 +15,7 @@ from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.types import Answer, ExportInfo
+from llmd4rec.inference.types import Answer, ExportInfo, Item
 
 
 class MeanEncoder:
@@ -26,7 +26,8 @@ class MeanEncoder:
     def __call__(self, batch: HistoryBatch, table_ID: NDArray[Any]) -> NDArray[Any]:
         real_BL = np.arange(batch.rows_BL.shape[1]) < batch.lengths_B[:, None]
         sums_BD = (table_ID[batch.rows_BL] * real_BL[:, :, None]).sum(axis=1)
-        return (sums_BD / batch.lengths_B[:, None]).astype(np.float32)
+        states_BD: NDArray[np.float32] = (sums_BD / batch.lengths_B[:, None]).astype(np.float32)
+        return states_BD
 
 
 def by_hand(
@@ -34,7 +35,7 @@ def by_hand(
     frame: pl.DataFrame | None = None,
     counts: Sequence[int] | None = None,
     max_length: int = 4,
-    index: bool = False,
+    index: ApproximateIndex | None = None,
 ) -> Recommender:
     table = np.asarray(table, dtype=np.float32)
     frame = pl.DataFrame({"item_id": [f"i{row}" for row in range(len(table))]}) if frame is None else frame
@@ -43,8 +44,18 @@ def by_hand(
     info = ExportInfo(
         "hand", 0, "undistilled", "mean", table.shape[1], len(table), max_length, kinds, "", 0.0, "NDCG@10"
     )
-    approximate = ApproximateIndex(table) if index else None
-    return Recommender(info, FactorRowScorer(MeanEncoder(), table, approximate), Catalogue.of(frame, numbers, kinds))
+    return Recommender(info, FactorRowScorer(MeanEncoder(), table, index), Catalogue.of(frame, numbers, kinds))
+
+
+def item_of(recommender: Recommender, item_id: str) -> Item:
+    found = recommender.item(item_id)
+    assert found is not None
+    return found
+
+
+def undistilled_of(recommender: Recommender) -> Recommender:
+    assert recommender.undistilled is not None
+    return recommender.undistilled
 
 
 def ids(answer: Answer) -> list[str]:

@@ -101,7 +101,12 @@ class Client:
         self.url, self.headers = url, headers or {}
 
     def send(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, raw: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        raw: bytes | Iterator[bytes] | None = None,
     ) -> Reply:
         connection = http.client.HTTPConnection(str(self.host), self.port, timeout=20)
         sent = dict(self.headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import SearchLimits
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
 
-from .by_hand import by_hand, ids
+from .by_hand import by_hand, ids, item_of, undistilled_of
 from .store import Store
 
 
@@ -29,7 +32,7 @@ def test_answers_are_those_of_the_trained_model(
     recommender: Recommender, store: Store, stage: str, filter_seen: bool
 ) -> None:
     model = store.run.load(stage)
-    asked = recommender if stage == "distilled" else recommender.undistilled
+    asked = recommender if stage == "distilled" else undistilled_of(recommender)
     names = store.data.item_ids
     for position in store.data.test:
         history = store.data.history(int(position)).astype(np.int64)
@@ -119,9 +122,9 @@ def test_without_a_known_item_the_most_frequent_come(recommender: Recommender, s
         ({"filters": Filters(any_of={"price": "cheap"})}, "'price' contains numbers, but 'cheap' is not a number"),
         ({"filters": Filters(at_most={"price": float("nan")})}, "nan is not a number"),
         ({"filters": Filters(at_least={"price": 5}, at_most={"price": 4})}, "cannot be at least 5 and at most 4"),
-        ({"filters": Filters(any_of={"brand": None})}, "field 'brand' is filtered by None"),
+        ({"filters": Filters(any_of={"brand": None})}, "field 'brand' is filtered by None"),  # type: ignore[dict-item]
         ({"filters": {"brand": "acme"}}, "the filters are of type dict"),
-        ({"filters": Filters(any_of="acme")}, "any_of of the filters is 'acme'"),
+        ({"filters": Filters(any_of="acme")}, "any_of of the filters is 'acme'"),  # type: ignore[arg-type]
         ({"filters": Filters(allow="i1")}, "allow of the filters is a single text: 'i1'"),
         ({"filters": Filters(deny="i1")}, "deny of the filters is a single text: 'i1'"),
         ({"exclude": "i1"}, "exclude is a single text: 'i1'"),
@@ -141,10 +144,11 @@ def test_what_cannot_be_asked(recommender: Recommender, arguments: dict[str, Any
 def test_identifiers_may_be_whole_numbers_as_for_a_recommender() -> None:
     frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"]})
     recommender = by_hand(np.eye(4), frame)
-    for of in (int, np.int64):
+    kinds: tuple[Callable[[int], Any], ...] = (int, np.int64)
+    for of in kinds:
         answer = recommender.recommend([of(1)], 4, exclude=[of(2)], filters=Filters(deny=[of(3)]))
         assert (ids(answer), answer.unknown, answer.fallback) == (["4"], (), None)
-    assert "1" not in ids(recommender.similar(1))  # type: ignore[arg-type]
+    assert "1" not in ids(recommender.similar(1))
     assert recommender.recommend([9]).unknown == ("9",)
     nothing = recommender.recommend(["1"], 4, exclude=None, filters=Filters(deny=None))
     assert ids(nothing) == ids(recommender.recommend(["1"], 4))
@@ -172,11 +176,9 @@ def asked(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("index", [False, True])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(case=asked())
-def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
-    index: bool, as_if_large: None, case: tuple[int, dict[str, Any]]
-) -> None:
+def test_k_items_come_whenever_there_are_k_and_they_are_the_best(index: bool, case: tuple[int, dict[str, Any]]) -> None:
     seed, arguments = case
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((40, 4)).astype(np.float32)
@@ -187,7 +189,9 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
             "price": [float(row) for row in range(40)],
         }
     )
-    recommender = by_hand(table, frame, index=index)
+    # So that a small table takes the way of a large one.
+    always = SearchLimits(exact_up_to=0, largest_share=1.0)
+    recommender = by_hand(table, frame, index=ApproximateIndex(table, min_rescored=8, limits=always) if index else None)
     recommender.remove_items(["i7", "i30"])
 
     excluded = {"i7", "i30", *arguments["exclude"]}
@@ -213,14 +217,6 @@ def test_k_items_come_whenever_there_are_k_and_they_are_the_best(
     np.testing.assert_allclose(
         [item.score for item in answer.items], [scores[row] for row in expected[: arguments["k"]]], rtol=1e-4, atol=1e-5
     )
-
-
-@pytest.fixture
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small table takes the way of a large one."""
-    monkeypatch.setattr("llmd4rec.inference.ranking.MAX_CANDIDATES_EXACT", 0)
-    monkeypatch.setattr("llmd4rec.inference.ranking.MAX_SHARE_FETCHED", 1.0)
-    monkeypatch.setattr("llmd4rec.inference.index.MIN_RESCORED", 8)
 
 
 def test_diversity_by_hand() -> None:
@@ -270,10 +266,10 @@ def test_the_only_item_of_a_history_is_the_whole_reason(recommender: Recommender
 
 
 def test_an_item(recommender: Recommender, store: Store) -> None:
-    item = recommender.item("i5")
+    item = item_of(recommender, "i5")
     assert (item.item_id, item.title, item.count) == ("i5", "red film 5", int(store.data.train_counts[5]))
     assert item.fields == {"brand": "Acme Plus", "category": "Books", "price": 5.0}
-    assert recommender.item("i4").fields["brand"] is None
+    assert item_of(recommender, "i4").fields["brand"] is None
     assert recommender.item("who?") is None
 
 
@@ -362,12 +358,18 @@ def test_an_index_of_few_rows_is_made_without_warnings(rows: int, capfd: pytest.
 
 def test_large_catalogues_are_asked_through_an_index(store: Store) -> None:
     """Where large begins can be set; what comes is the same."""
+
+    def index_of(recommender: Recommender) -> ApproximateIndex | None:
+        scorer = recommender._snapshot.scorer
+        assert isinstance(scorer, FactorRowScorer)
+        return scorer.index
+
     plain = Recommender.load(store.export)
     indexed = Recommender.load(store.export, index_above=19)
-    assert plain._snapshot.scorer.index is None
-    assert indexed._snapshot.scorer.index is not None
-    assert Recommender.load(store.export, index="approximate")._snapshot.scorer.index is not None
-    assert Recommender.load(store.export, index="exact", index_above=1)._snapshot.scorer.index is None
+    assert index_of(plain) is None
+    assert index_of(indexed) is not None
+    assert index_of(Recommender.load(store.export, index="approximate")) is not None
+    assert index_of(Recommender.load(store.export, index="exact", index_above=1)) is None
     for history in (["i3"], ["i4", "i5"]):
         assert ids(indexed.recommend(history, 5)) == ids(plain.recommend(history, 5))
     with pytest.raises(ConfigError, match="index is 'fast'"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -39,7 +41,7 @@ def service(models: Path) -> Iterator[Process]:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_every_route_keeps_its_word(service: Process, mode: schemathesis.GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{service.client.url}/openapi.json")
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(operations) >= 14
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
@@ -54,7 +56,7 @@ def test_every_route_keeps_its_word(service: Process, mode: schemathesis.Generat
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps(case: schemathesis.Case) -> None:
+        def keeps(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(checks=CHECKS)
 
         keeps()

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 if TYPE_CHECKING:
-    from selenium.webdriver.remote.webdriver import WebDriver
+    from selenium.webdriver.chrome.webdriver import WebDriver
     from selenium.webdriver.remote.webelement import WebElement
 
 Found = TypeVar("Found")
@@ -83,6 +83,9 @@ class Page:
     def find(self, css: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, css)
 
+    def attribute(self, css: str, name: str) -> str:
+        return str(self.find(css).get_attribute(name))
+
     def text(self, css: str) -> str:
         return str(self.find(css).text)
 
@@ -111,7 +114,7 @@ class Page:
     @property
     def said(self) -> list[str]:
         """What the browser's console complains about."""
-        return [line["message"] for line in self.browser.get_log("browser")]
+        return [line["message"] for line in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -143,10 +146,10 @@ def test_search_click_and_the_lists_change(page: Page, service: Process) -> None
     second = next(item_id for item_id, title in ITEMS.items() if title == chosen)
     page.until(lambda: page.titles("served") == recommended(service, [first, second]))
     assert page.find("#undistilled-column").is_displayed()
-    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.find("#live").get_attribute("textContent"))
-    inside, both = re.fullmatch(
-        r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time")
-    ).groups()
+    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.attribute("#live", "textContent"))
+    told = re.fullmatch(r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time"))
+    assert told is not None
+    inside, both = told.groups()
     assert both is None or float(both) >= float(inside)
 
     page.find("#history button").click()
@@ -173,7 +176,7 @@ def test_the_keyboard_is_enough(page: Page, service: Process) -> None:
     # From the search by Tab to the first recommendation, and on by Enter.
     for _ in range(30):
         page.browser.switch_to.active_element.send_keys(Keys.TAB)
-        if "pick" in page.browser.switch_to.active_element.get_attribute("class"):
+        if "pick" in str(page.browser.switch_to.active_element.get_attribute("class")):
             break
     chosen = page.titles("served")[0]
     page.browser.switch_to.active_element.send_keys(Keys.ENTER)
@@ -181,8 +184,8 @@ def test_the_keyboard_is_enough(page: Page, service: Process) -> None:
     page.until(lambda: page.titles("served") and page.titles("served")[0] != chosen)
     # The focus is where it was, on what stands there now.
     focused = page.browser.switch_to.active_element
-    assert "pick" in focused.get_attribute("class")
-    assert page.titles("served")[0] in focused.get_attribute("aria-label")
+    assert "pick" in str(focused.get_attribute("class"))
+    assert page.titles("served")[0] in str(focused.get_attribute("aria-label"))
     page.find("#search").send_keys(Keys.BACKSPACE)
     page.until(lambda: page.history == ["Rose water"])
     page.search("soap")
@@ -231,13 +234,13 @@ def test_an_example_and_why(page: Page, service: Process) -> None:
         "const s = document.querySelector('#example'); s.value = '2'; s.dispatchEvent(new Event('change'))"
     )
     page.until(lambda: page.history == [item["title"] for item in example["history"]])
-    page.until(lambda: example["next"]["title"] in page.find("#then").get_attribute("textContent"))
+    page.until(lambda: example["next"]["title"] in page.attribute("#then", "textContent"))
     ids = [item["item_id"] for item in example["history"]]
     items = service.client.post("/v1/recommend", {"history": ids, "k": 50}).json["items"]
     place = [item["item_id"] for item in items].index(example["next"]["item_id"]) + 1
     assert f"Place {place} for the distilled model" in page.text("#then")
     reason = page.until(lambda: page.find("#served .why span"))
-    assert any(title in reason.get_attribute("title") for title in page.history)
+    assert any(title in str(reason.get_attribute("title")) for title in page.history)
     page.find("#tune summary").click()
     page.find("#why").click()
     page.until(lambda: not page.browser.find_elements(By.CSS_SELECTOR, ".why"))

@@ -108,7 +108,7 @@ def test_the_graph_of_the_distilled_model_is_that_of_the_undistilled_one(exports
         for graph in graphs
     )
     assert undistilled == distilled
-    assert len(undistilled["nodes"]) > 10
+    assert len(graphs[0].node) > 10
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_options_that_make_no_sense(
 ) -> None:
     run = Run.open(chain_run)
     data = dataclasses.replace(chain_data, text_fields=())
-    run.require = lambda _: None  # type: ignore[method-assign]
+    run.require = lambda _: None  # type: ignore[method-assign, assignment]
     with pytest.raises(ConfigError, match=message):
         export_run(run, data, tmp_path / "export", stage, options=options)
     assert list(tmp_path.iterdir()) == []
@@ -349,8 +349,8 @@ def test_models_that_read_very_little(max_length: int, tmp_path: Path, chain_dat
 def test_every_network_can_be_exported(
     name: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    model = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
-    run = parse_settings({**tiny_settings, "rounds": 0, "model": model}).fit(chain_data, tmp_path / "run")
+    network = {"name": name, "dim": 8, "max_length": 6, "item_features": "id"}
+    run = parse_settings({**tiny_settings, "rounds": 0, "model": network}).fit(chain_data, tmp_path / "run")
     assert "agree" in export_run(run, chain_data, tmp_path / "export", "undistilled")
     model = run.load("undistilled")
     items, lengths = np.array([[3, 4, 5], [7, 0, 0]]), np.array([3, 1])

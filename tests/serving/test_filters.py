@@ -11,9 +11,10 @@ from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import column_values, kinds_of
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.types import FieldKind
 from llmd4rec.server.description import facet_of
 
-from .by_hand import by_hand, ids
+from .by_hand import by_hand, ids, item_of
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_kinds_of_fields() -> None:
     ],
 )
 def test_commas_make_a_number_only_between_thousands(
-    written: list[str], kind: str, numbers: list[float] | None
+    written: list[str], kind: FieldKind, numbers: list[float] | None
 ) -> None:
     column = pl.Series("price", written)
     frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
@@ -120,7 +121,7 @@ def test_numbers_too_long_to_be_told_apart_are_text() -> None:
     for field in ("upc", "written"):
         for wanted in (codes[1], str(codes[1])):
             assert ids(recommender.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
-    assert recommender.item("b").fields["upc"] == "1152921504606846978"
+    assert item_of(recommender, "b").fields["upc"] == "1152921504606846978"
 
 
 def test_fields_with_several_values_are_parted_as_prepare_did() -> None:

@@ -15,7 +15,7 @@ from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 
-from .by_hand import ids
+from .by_hand import ids, item_of, undistilled_of
 from .store import Store
 
 
@@ -24,7 +24,7 @@ def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, sto
     fields = {"brand": twin["brand"], "category": "Books", "price": 99}
     report = recommender.add_items([NewItem("new", twin["title"], fields)])
     assert (report.added, report.replaced) == (("new",), ())
-    item = recommender.item("new")
+    item = item_of(recommender, "new")
     assert (item.title, item.count, dict(item.fields)) == (twin["title"], 0, {**fields, "price": 99.0})
     text_map = np.load(store.export / "text_map.npy")
     from llmd4rec.models.llm.item_text import encode_texts
@@ -40,9 +40,9 @@ def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, sto
     assert ids(recommender.recommend(["i3"], filters=Filters(at_least={"price": 50}))) == ["new"]
     assert recommender.recommend(["new"], 3).unknown == ()
     assert recommender.info.items == 21
-    assert recommender.undistilled.info.items == 21
-    assert recommender.undistilled.item("new") is not None
-    assert not np.allclose(recommender.undistilled._snapshot.vectors_ID[-1], recommender._snapshot.vectors_ID[-1])
+    assert undistilled_of(recommender).info.items == 21
+    assert undistilled_of(recommender).item("new") is not None
+    assert not np.allclose(undistilled_of(recommender)._snapshot.vectors_ID[-1], recommender._snapshot.vectors_ID[-1])
 
 
 def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
@@ -54,9 +54,9 @@ def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
     assert recommender.recommend(["i2", "i3"], 1).unknown == ()  # it was seen, whether or not it is sold
     report = recommender.add_items([NewItem("i3", None, {"price": "$1,001.5"}), NewItem("i4", "renamed")])
     assert (report.added, report.replaced) == (("i3",), ("i4",))
-    assert recommender.item("i3").fields == {**plain.item("i3").fields, "price": 1001.5}
-    assert recommender.item("i4").title == "renamed"
-    assert recommender.item("i3").count == plain.item("i3").count
+    assert item_of(recommender, "i3").fields == {**item_of(plain, "i3").fields, "price": 1001.5}
+    assert item_of(recommender, "i4").title == "renamed"
+    assert item_of(recommender, "i3").count == item_of(plain, "i3").count
     ours, theirs = (
         {item.item_id: item.score for item in each.recommend(["i2", "i3"], 20).items} for each in (recommender, plain)
     )
@@ -70,9 +70,9 @@ def test_of_a_known_item_only_what_is_given_changes(recommender: Recommender, st
     recommender.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
     row = recommender._snapshot.vectors_ID[-1].copy()
     for item_id, title in (("i3", "red film 3"), ("n", "red film")):
-        before = recommender.item(item_id)
+        before = item_of(recommender, item_id)
         recommender.add_items([NewItem(item_id, fields={"price": 7.5, "category": None})])
-        after = recommender.item(item_id)
+        after = item_of(recommender, item_id)
         assert after.title == title
         assert after.fields == {**before.fields, "price": 7.5, "category": None}
     np.testing.assert_array_equal(recommender._snapshot.vectors_ID[-1], row)
@@ -82,7 +82,7 @@ def test_of_a_known_item_only_what_is_given_changes(recommender: Recommender, st
     fresh.add_items([NewItem("n", "red film", {"brand": "blue"})])
     np.testing.assert_allclose(recommender._snapshot.vectors_ID[-1], fresh._snapshot.vectors_ID[-1], atol=1e-6)
     recommender.add_items([NewItem("i3", "")])
-    assert recommender.item("i3").title == "i3"
+    assert item_of(recommender, "i3").title == "i3"
 
 
 def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
@@ -99,14 +99,14 @@ def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
     assert (
         len(recommender.catalogue)
         == len(recommender._snapshot.vectors_ID)
-        == recommender.undistilled._snapshot.vectors_ID.shape[0]
+        == undistilled_of(recommender)._snapshot.vectors_ID.shape[0]
         == 21
     )
     assert ids(recommender.recommend(["i3"], 20, filter_seen=False, filters=Filters(deny=["n"]))) == [
         item for item in trained if item != "i5"
     ]
-    assert recommender.item("n").title == "new 4"
-    assert recommender.item("i4").fields["price"] == 4
+    assert item_of(recommender, "n").title == "new 4"
+    assert item_of(recommender, "i4").fields["price"] == 4
     fresh = Recommender.load(store.export)
     fresh.add_items([NewItem("n", "new 4", vector=vectors[4][0])])
     np.testing.assert_array_equal(recommender._snapshot.vectors_ID, fresh._snapshot.vectors_ID)
@@ -162,11 +162,13 @@ def test_the_length_of_a_vector_does_not_matter(store: Store, size: float) -> No
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_row_that_is_no_number_is_refused_in_both_models(recommender: Recommender) -> None:
-    broken = recommender.undistilled._embedder
-    recommender.undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
+    undistilled = undistilled_of(recommender)
+    broken = undistilled._embedder
+    assert broken is not None
+    undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
     with pytest.raises(DataError, match="'n': the embedding made from its text vector is not finite"):
         recommender.add_items([NewItem("n", vector=[1.0] * 16)])
-    assert recommender.info.items == recommender.undistilled.info.items == 20
+    assert recommender.info.items == undistilled.info.items == 20
 
 
 def test_removing(recommender: Recommender) -> None:
@@ -176,7 +178,7 @@ def test_removing(recommender: Recommender) -> None:
     assert {"i1", "i2"}.isdisjoint(ids(recommender.recommend([], 20)))
     assert {"i1", "i2"}.isdisjoint(ids(recommender.similar("i3", 20)))
     assert {"i1", "i2"}.isdisjoint(ids(recommender.recommend(["i3"], 20, filters=Filters(allow=["i1", "i4"]))))
-    assert recommender.undistilled.item("i1") is None
+    assert undistilled_of(recommender).item("i1") is None
     assert recommender.remove_items(["i1"]).unknown == ("i1",)
 
 
@@ -216,7 +218,7 @@ def test_what_is_saved_is_what_was_served(recommender: Recommender, tmp_path: Pa
     recommender.save(tmp_path / "saved")
     again = Recommender.load(tmp_path / "saved")
     assert again.info.items == recommender.info.items == 20
-    for asked, back in ((recommender, again), (recommender.undistilled, again.undistilled)):
+    for asked, back in ((recommender, again), (undistilled_of(recommender), undistilled_of(again))):
         for history in (["i3", "n"], ["i4"], []):
             ours, theirs = asked.recommend(history, 30, explain=True), back.recommend(history, 30, explain=True)
             assert [(i.item_id, i.title, i.fields) for i in ours.items] == [

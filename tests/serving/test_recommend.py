@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,12 @@ def test_all_users_into_a_file(store: Store, recommender: Recommender, tmp_path:
     result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
     assert result.exit_code == 0, result.output
     assert "120 recommendations for 40 users" in result.stdout
-    read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
-    table = read(out)
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": pl.read_csv,
+        ".jsonl": pl.read_ndjson,
+    }
+    table = readers[suffix](out)
     assert table.columns == ["user_id", "rank", "item_id", "title", "score"]
     assert table["user_id"].unique(maintain_order=True).to_list() == store.data.user_ids.to_list()
     names = store.data.item_ids
@@ -97,8 +102,8 @@ def test_mistakes(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [store.data.path if argument == "DATA" else argument for argument in arguments]
-    assert message in refused("recommend", store.export, *arguments)
+    given = [store.data.path if argument == "DATA" else argument for argument in arguments]
+    assert message in refused("recommend", store.export, *given)
     assert list(tmp_path.iterdir()) == []
 
 

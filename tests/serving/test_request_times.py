@@ -62,13 +62,8 @@ def test_times_are_read_and_needed(recommender: Recommender, folder: Path) -> No
 def test_the_current_time_is_the_default(recommender: Recommender) -> None:
     now = datetime.now(UTC)
     recent = [now.replace(microsecond=0)] * 3
-    for given in ({"now": now}, {}):
-        assert (
-            recommender.recommend(HISTORY, times=recent, **given).items
-            == recommender.recommend(  # type: ignore[arg-type]
-                HISTORY, times=recent, now=now
-            ).items
-        )
+    answer = recommender.recommend(HISTORY, times=recent, now=now)
+    assert recommender.recommend(HISTORY, times=recent).items == answer.items
 
 
 def test_unknown_items_take_their_times_with_them(recommender: Recommender) -> None:

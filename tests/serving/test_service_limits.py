@@ -28,7 +28,7 @@ def strict(models: Path) -> Iterator[shop.Process]:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_large_bodies_are_refused(strict: shop.Process, chunked: bool) -> None:
     body = json.dumps({"history": ["a" * 100] * 100}).encode()
-    sent = iter([body[:500], body[500:]]) if chunked else body
+    sent: Iterator[bytes] | bytes = iter([body[:500], body[500:]]) if chunked else body
     reply = strict.client.send("POST", "/v1/recommend", raw=sent)
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
     small = json.dumps({"history": ["plain"]}).encode()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_another_export_is_loaded_without_losing_a_request(models: Path) -> None
     with running(models / "both", "--allow-changes", "--models", models) as process:
         client = process.client
         first = client.get("/v1/models").json["served"]["fingerprint"]
-        answers: list[tuple[int, str]] = []
+        answers: list[tuple[int, Any]] = []
         stop = threading.Event()
 
         def ask() -> None:
@@ -125,10 +126,10 @@ def test_only_whole_exports_of_the_models_folder_are_loaded(models: Path, tmp_pa
             "missing": "catalogue.parquet",
             "head": "export.json",
         }
-        for name, file in files.items():
+        for name, broken in files.items():
             reply = client.post("/v1/models/swap", {"name": name})
             assert (reply.status, reply.error["code"]) == (422, "invalid_export")
-            assert file in reply.error["message"]
+            assert broken in reply.error["message"]
             assert str(tmp_path) not in reply.content.decode()
         for name in ("empty", "no such", "none"):
             assert client.post("/v1/models/swap", {"name": name}).status in (404, 422)

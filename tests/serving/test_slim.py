@@ -103,7 +103,7 @@ def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it() -
     modules = {"faiss-cpu": "faiss", "prometheus-client": "prometheus_client"}
     for extra in ("train", "serve", "large"):
         for line in extras[extra]:
-            name = re.match(r"[\w-]+", line)[0]
+            name = re.split(r"[^\w-]", line)[0]
             assert EXTRA_OF[modules.get(name, name)] in (extra, "serve"), line
     assert {EXTRA_OF[name] for name in TRAIN} == {"train"}
 
@@ -154,7 +154,7 @@ def test_an_environment_with_the_serving_extra_only(store: Store, tmp_path: Path
                 link = site / file
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(file.locate())
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, source]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(install, check=True, cwd=tmp_path)
     code = (
         "import importlib.util as u, sys; import llmd4rec; from llmd4rec import Recommender, NewItem\n"

@@ -76,7 +76,8 @@ def test_a_table_in_8_bit_numbers() -> None:
     table = (rng.standard_normal((50, 16)) * rng.uniform(0, 100, (50, 1))).astype(np.float32)
     table[3] = 0
     codes, scales = to_int8(table)
-    assert (codes.dtype, scales.dtype) == (np.int8, np.float32)
+    assert codes.dtype == np.int8
+    assert scales.dtype == np.float32
     error = np.abs(codes * scales[:, None] - table).max(axis=1)
     assert (error <= np.abs(table).max(axis=1) / 127 / 2 * 1.001).all()
     assert not codes[3].any()
@@ -86,16 +87,16 @@ def test_a_table_in_8_bit_numbers() -> None:
 def test_the_map_is_ridge_regression() -> None:
     """Against the normal equations with the mean as a column of its own that is not pulled to zero."""
     rng = np.random.default_rng(0)
-    texts, rows = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 2))
+    texts = (rng.standard_normal((40, 5)) + 3).astype(np.float32)
+    rows = rng.standard_normal((40, 2)).astype(np.float32)
     size = np.square(texts - texts.mean(axis=0)).sum() / 5
     for strength in (1e-6, 0.5, 1e6):
         wide = np.column_stack([texts, np.ones(40)])
         penalty = strength * size * np.diag([1, 1, 1, 1, 1, 0])
         expected = np.linalg.solve(wide.T @ wide + penalty, wide.T @ rows)
         np.testing.assert_allclose(fit_map(texts, rows, strength), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(
-        with_one(texts.astype(np.float32)) @ fit_map(texts, rows, 1e9), np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4
-    )
+    predicted = with_one(texts) @ fit_map(texts, rows, 1e9)
+    np.testing.assert_allclose(predicted, np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4)
 
 
 @pytest.mark.parametrize("telling", [True, False])

@@ -116,7 +116,7 @@ def recommend(
         print(answer)
 
 
-def _print_json(stage: str, history: Sequence[str], answer: Answer) -> None:
+def _print_json(stage: str, history: Sequence[str | int], answer: Answer) -> None:
     from llmd4rec.log import print_json
 
     found = []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.inference.encoder import Encoder, encode
 from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.scorer import Candidates, RowQuery, RowScorer
+from llmd4rec.inference.scorer import Candidates, RowQuery, RowScorer, SearchLimits
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -59,9 +59,9 @@ class FactorRowQuery(RowQuery):
         return cls(states_BD, ItemVectors(table_ID), index)
 
     @property
-    def searches(self) -> bool:
-        """With an index."""
-        return self.index is not None
+    def search_limits(self) -> SearchLimits | None:
+        """Those of the index."""
+        return None if self.index is None else self.index.limits
 
     @property
     def num_rows(self) -> int:

@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import maximal_marginal_relevance
 from llmd4rec.inference.query import Query
-from llmd4rec.inference.scorer import RowQuery, exact_among, exact_top
+from llmd4rec.inference.scorer import RowQuery, SearchLimits, exact_among, exact_top
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.topk import top_columns
 from llmd4rec.inference.types import Request
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-#: Up to so many candidates are all scored, even where there is an index.
-MAX_CANDIDATES_EXACT = 50_000
 #: How many times more rows an index is asked for than should be needed.
 FETCH_MARGIN = 2
-#: If an index were asked for more than this share of its rows, all candidates are scored instead.
-MAX_SHARE_FETCHED = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
     for number, (query, place) in enumerate(zip(queries, places, strict=True)):
         if place is None:
             ranked[number] = _most_popular(snapshot.catalogue, query)
-        elif scored.searches:
-            ranked[number] = _searched(snapshot, query, scored.take(slice(place, place + 1)))
+        elif (limits := scored.search_limits) is not None:
+            ranked[number] = _searched(snapshot, query, scored.take(slice(place, place + 1)), limits)
         elif query.allowed is not None:
             ranked[number] = _exact(snapshot, query, scored.take(slice(place, place + 1)))
         else:
@@ -86,13 +82,13 @@ def _exact(snapshot: Snapshot, query: Query, scored: RowQuery) -> Ranked:
     return Ranked(*exact_among(scored, query.num_ranked, query.candidates(snapshot.catalogue)))
 
 
-def _searched(snapshot: Snapshot, query: Query, scored: RowQuery) -> Ranked:
+def _searched(snapshot: Snapshot, query: Query, scored: RowQuery, limits: SearchLimits) -> Ranked:
     """The best of the rows that the scorer finds; of all candidates where these are not sure to hold them."""
     share_allowed = max(1, query.num_candidates) / scored.num_rows
     # Without filters, removed items are among the excluded rows; `share_allowed` accounts for them already.
     removed = len(snapshot.catalogue.absent) if query.allowed is None else 0
     fetched = int(FETCH_MARGIN * (query.num_ranked + len(query.excluded) - removed) / share_allowed)
-    if query.num_candidates <= MAX_CANDIDATES_EXACT or fetched > MAX_SHARE_FETCHED * scored.num_rows:
+    if query.num_candidates <= limits.exact_up_to or fetched > limits.largest_share * scored.num_rows:
         return _exact(snapshot, query, scored)
     found = scored.candidates(fetched)[0]
     allowed = snapshot.catalogue.present if query.allowed is None else query.allowed

@@ -229,7 +229,7 @@ class Recommender:
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
         self,
-        history: Sequence[str | int],
+        history: Sequence[str | int] | pl.Series,
         k: int = 10,
         *,
         times: Sequence[Moment] | None = None,
@@ -306,7 +306,7 @@ class Recommender:
         queries = self._parse(snapshot, requests)
         return snapshot.catalogue, rank(snapshot, queries, self._read(snapshot, queries))
 
-    def similar(self, item_id: str, k: int = 10, *, filters: Filters | None = None) -> Answer:
+    def similar(self, item_id: str | int, k: int = 10, *, filters: Filters | None = None) -> Answer:
         """The items with the highest cosine between their vector and this item's; scores are cosines.
 
         The vectors are those that the scorer compares histories with: the item embeddings of a model.

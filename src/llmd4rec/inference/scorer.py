@@ -39,6 +39,18 @@ class Candidates(NamedTuple):
     bound: float
 
 
+class SearchLimits(NamedTuple):
+    """When a search of a part of the catalogue does not pay, and all candidates are scored instead.
+
+    Attributes:
+        exact_up_to: up to so many candidates.
+        largest_share: where more than this share of the rows would be asked for.
+    """
+
+    exact_up_to: int = 50_000
+    largest_share: float = 0.1
+
+
 class RowQuery(ABC):
     """Some histories, as one scorer has read them. Scores are 32-bit and finite; a larger one is better."""
 
@@ -48,9 +60,9 @@ class RowQuery(ABC):
         """I, the rows of the catalogue."""
 
     @property
-    def searches(self) -> bool:
-        """Whether :meth:`candidates` scores a part of the catalogue only: a large one is better asked that way."""
-        return False
+    def search_limits(self) -> SearchLimits | None:
+        """When to ask :meth:`candidates`, which scores a part of the catalogue only; None: it scores all of it."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -67,7 +79,7 @@ class RowQuery(ABC):
     def candidates(self, m: int) -> list[Candidates]:
         """At least the m best rows of each history (all, if there are fewer), and a bound on all others.
 
-        Every row is scored. A scorer that knows a shorter way overrides this, and says so in :attr:`searches`.
+        Every row is scored. A scorer that knows a shorter way overrides this, and says so in :attr:`search_limits`.
         """
         kept = min(m + 1, self.num_rows)
         found = []

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len
 
 from llmd4rec.errors import DataError
@@ -118,8 +120,8 @@ class Filters:
     any_of: Mapping[str, str | float | Collection[str | float]] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
-    allow: Collection[str] | None = None
-    deny: Collection[str] | None = ()
+    allow: Collection[str | int] | None = None
+    deny: Collection[str | int] | None = ()
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ class Request:
         now: the moment for which is recommended, which such a model reads too; None: the current time.
     """
 
-    history: Sequence[str] = ()
+    history: Sequence[str | int] = ()
     k: int = 10
     filter_seen: bool | None = None
-    exclude: Collection[str] | None = ()
+    exclude: Collection[str | int] | None = ()
     filters: Filters | None = None
     diversity: float = 0.0
     explain: bool = False
@@ -157,7 +159,7 @@ class Options(TypedDict, total=False):
     """What a request says besides history, k and times; see :class:`Request`."""
 
     filter_seen: bool | None
-    exclude: Collection[str] | None
+    exclude: Collection[str | int] | None
     filters: Filters | None
     diversity: float
     explain: bool
@@ -190,7 +192,7 @@ class NewItem:
     title: str | None = None
     fields: Mapping[str, Value | Sequence[str]] = field(default_factory=dict)
     text: str | None = None
-    vector: Sequence[float] | None = None
+    vector: Sequence[float] | NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Objective(Protocol):
     the teacher's: they are trained with the student's, saved in checkpoints, and no part of the result.
     """
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int, /) -> StepLoss:
         """The loss of a batch's N positions.
 
         Args:
