@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from llmd4rec import Evaluator, Filters, NewItem, Recommender
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
-from llmd4rec.inference import ranking
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.scorer import Candidates, Floats, RowQuery, Rows, RowScorer
+from llmd4rec.inference.scorer import Candidates, Floats, RowQuery, Rows, RowScorer, SearchLimits
 from llmd4rec.inference.types import Answer, ExportInfo, Request
-from serving.store import Store
+
+from .store import Store
 
 ITEMS = 30
 FRAME = pl.DataFrame(
@@ -73,8 +73,8 @@ class SearchedCounts(CountQuery):
     """Its candidates are the rows with a count alone; all others have none."""
 
     @property
-    def searches(self) -> bool:
-        return True
+    def search_limits(self) -> SearchLimits:
+        return SearchLimits(exact_up_to=0, largest_share=99.0)
 
     def take(self, which: slice | Rows) -> SearchedCounts:
         return SearchedCounts(super().take(which).counts)
@@ -247,10 +247,8 @@ def test_reasons_are_how_far_a_score_falls_without_an_item(kind: str) -> None:
     assert recommender.recommend([], 1, explain=True).items[0].reasons == ()
 
 
-def test_candidates_that_a_scorer_finds_are_taken_where_they_are_sure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is scored where a filter leaves too few of them."""
-    monkeypatch.setattr(ranking, "MAX_CANDIDATES_EXACT", 0)
-    monkeypatch.setattr(ranking, "MAX_SHARE_FETCHED", 99.0)
+def test_candidates_that_a_scorer_finds_are_taken_where_they_are_sure() -> None:
+    """Everything is scored where there are too few of them."""
     whole: list[int] = []
 
     class Watched(SearchedCounts):
