@@ -12,7 +12,7 @@ import pytest
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
 
-from llmd4rec import Dataset, Recommender, Run, SASRec
+from llmd4rec import Dataset, Evaluator, Recommender, Run, SASRec
 from llmd4rec.errors import DataError
 from llmd4rec.export.write import export_run
 from llmd4rec.inference.types import Request
@@ -96,3 +96,11 @@ def test_reasons_leave_an_item_out_with_its_time(recommender: Recommender) -> No
         scores = {item.item_id: item.score for item in recommender.recommend_many([request])[0].items}
         relative.append(scores[best.item_id] - float(np.mean(list(scores.values()))))
     assert effect == pytest.approx(relative[0] - relative[1], abs=1e-5)
+
+
+def test_times_are_read_when_it_is_evaluated(recommender: Recommender, folder: Path) -> None:
+    """As for the run: a request is made when the target was chosen."""
+    data, evaluator = Dataset.load(folder / "data"), Evaluator(["ndcg@5"])
+    expected = evaluator.evaluate(Run.open(folder / "run"), data)
+    found = evaluator.evaluate(recommender, data)
+    assert found.per_user["rank"].to_list() == expected.per_user["rank"].to_list()
