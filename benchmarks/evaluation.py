@@ -61,14 +61,14 @@ def main() -> None:
     table_ID = network.item_table().detach()
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: Evaluator(cutoffs=(TOP,)).evaluate(network, dataset),
-        "ranking": lambda: rank_targets(FactorQuery.of(states_UD, table_ID), targets_U, seen, TOP),
+        "ranking": lambda: rank_targets(FactorQuery.of(states_UD, table_ID), targets_U.numpy(), seen, TOP),
         "forward": lambda: inputs(network, dataset),
         "product": lambda: bare_product(states_UD, table_ID),
         "naive": lambda: naive(states_UD, table_ID, targets_U, seen),
         "argsort": lambda: by_sorting(states_UD[part], table_ID, targets_U[part], part_seen),
     }
     expected = naive(states_UD, table_ID, targets_U, seen)
-    found = rank_targets(FactorQuery.of(states_UD, table_ID), targets_U, seen)
+    found = rank_targets(FactorQuery.of(states_UD, table_ID), targets_U.numpy(), seen)
     candidates = expected > 0
     apart = float(np.mean(found.ranks[candidates] != expected[candidates]))
     seconds = {name: best(taken) for name, taken in alternate(ways, repeats=arguments.repeats).items()}

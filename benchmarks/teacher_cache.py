@@ -171,10 +171,10 @@ def counted(model: SequenceEncoder, run: Callable[[], object]) -> int:
     """How many windows `run` gives to the model."""
     original, windows = model.states, 0
 
-    def counting(items_BL: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def counting(batch: SequenceBatch) -> torch.Tensor:
         nonlocal windows
-        windows += len(items_BL)
-        return original(items_BL, lengths_B)
+        windows += len(batch.items_BL)
+        return original(batch)
 
     model.states = counting  # type: ignore[method-assign]
     try:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +78,7 @@ def trial(data: Dataset) -> dict[str, Any]:
     vectors = encode_texts(data.texts(), ENCODER) if data.text_fields else None
     counts = transitions(data)
     combinations = list(itertools.product(*GRID))
-    ranks = {weights: [] for weights in combinations}
+    ranks: dict[tuple[float, ...], list[Any]] = {weights: [] for weights in combinations}
     for scores, seen, targets in blocks(data, "valid", vectors, counts):
         for weights in combinations:
             ranks[weights].append(rank(scores, weights, seen, targets))
@@ -165,4 +164,4 @@ def rank(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
