@@ -149,10 +149,10 @@ class OpenType:
         module_name, colon, qualname = path.partition(":")
         if not colon or not module_name or not qualname:
             nearest = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             known = ", ".join(self.known) or "none"
             raise ValueError(
-                f"no {self.what} has this name; {hint}(known: {known}; one of your own: package.module:Name)"
+                f"no {self.what} has this name{hint} (known: {known}; one of your own: package.module:Name)"
             )
         cls = _LOCAL.get(path) if "<locals>" in qualname else self._look_up(name, module_name, qualname)
         if cls is None:

@@ -292,6 +292,8 @@ def _explain(
     for problem in problems:
         path, known = _locate(kind, values, problem["loc"])
         key, given = ".".join(path), problem["input"]
+        if problem["type"] == "too_short" and problem["ctx"]["actual_length"] < len(given):
+            continue  # some members are wrong and left out, which is said of each
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             if any(each[: len(path)] == tuple(path) or tuple(path[: len(each)]) == each for each in old):
                 continue
