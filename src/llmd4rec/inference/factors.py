@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -73,7 +73,7 @@ class FactorRowQuery(RowQuery):
 
     def take(self, which: slice | Rows) -> Self:
         """Some of the states."""
-        return replace(self, states_BD=self.states_BD[which])
+        return type(self)(self.states_BD[which], self.vectors, self.index)
 
     def scores(self, rows: Rows | None = None) -> Floats:
         """One matrix product."""

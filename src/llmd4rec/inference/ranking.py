@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +70,12 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
         excluded = [queries[number].excluded for number in unfiltered]
         for number, rows, scores in zip(unfiltered, *exact_top(asked, k, excluded), strict=True):
             ranked[number] = Ranked(rows[: queries[number].num_ranked], scores[: queries[number].num_ranked])
-    return [
-        replace(_diversified(snapshot, query.request, found), unknown=query.unknown)
-        for query, found in zip(queries, ranked, strict=True)
-        if found is not None
-    ]
+    answered = []
+    for query, each in zip(queries, ranked, strict=True):
+        if each is not None:
+            found = _diversified(snapshot, query.request, each)
+            answered.append(Ranked(found.rows, found.scores, found.popular, query.unknown))
+    return answered
 
 
 def _exact(snapshot: Snapshot, query: Query, scored: RowQuery) -> Ranked:

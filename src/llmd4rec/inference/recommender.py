@@ -292,7 +292,7 @@ class Recommender:
         scored = self._read(snapshot, queries)
         ranked = rank(snapshot, queries, scored)
         return [
-            self._answer(snapshot, query, None if place is None else scored.take(slice(place, place + 1)), found)
+            self._answer(snapshot, query, scored, place, found)
             for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
         ]
 
@@ -338,10 +338,12 @@ class Recommender:
         times = [None if query.times is None else query.times[-length:] for query in known]
         return snapshot.scorer.prepare(windows, times, [query.now for query in known])
 
-    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery | None, found: Ranked) -> Answer:
+    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery, place: int | None, found: Ranked) -> Answer:
+        """The answer to a query; `place` is which of the histories that were scored is its own."""
         reasons: Sequence[tuple[Reason, ...] | None] = [None] * len(found.rows)
         if query.request.explain:
-            reasons = find_reasons(snapshot, query, scored, found.rows, self._info.max_length)
+            own = None if place is None else scored.take(slice(place, place + 1))
+            reasons = find_reasons(snapshot, query, own, found.rows, self._info.max_length)
         items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
         return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
 
