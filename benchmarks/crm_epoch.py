@@ -32,8 +32,8 @@ from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import fit
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 
 #: RecBole's own default of positions per step.
 RECBOLE_BATCH = 2048
@@ -128,7 +128,8 @@ def epoch(dataset: Dataset, teacher: TeacherCache | None) -> None:
             stage="epoch",
             seed=0,
             validate=lambda ranker: 0.0,
-            log=MetricsLog(Path(folder) / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=Path(folder),
             objective=RankingObjective(settings, teacher, term),
         )
 

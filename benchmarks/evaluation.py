@@ -25,12 +25,15 @@ import polars as pl
 import torch
 from harness import Figure, alternate, beauty, best, peak_memory, report
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.evaluation.evaluate import evaluate
-from llmd4rec.evaluation.ranking import CPU_BLOCK_ELEMENTS, Seen, rank_targets
+from llmd4rec.evaluation import Evaluator
+from llmd4rec.evaluation.ranking import ItemLists, rank_targets
 from llmd4rec.matmul import product
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
+from llmd4rec.scoring import FactorQuery
+from llmd4rec.scoring.base import CPU_BLOCK_ELEMENTS
 
 TOP = 10
 #: The naive sort is measured on one of so many users.
@@ -54,17 +57,18 @@ def main() -> None:
 
     states_UD, targets_U, seen = inputs(network, dataset)
     part = slice(0, len(states_UD) // SORTED_PART)
-    part_seen = Seen(seen.offsets[: part.stop + 1], seen.items[: seen.offsets[part.stop]])
+    part_seen = ItemLists(seen.offsets[: part.stop + 1], seen.items[: seen.offsets[part.stop]])
     table_ID = network.item_table().detach()
     ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: evaluate(network, dataset, cutoffs=(TOP,)),
-        "ranking": lambda: rank_targets(states_UD, table_ID, targets_U, seen, TOP),
+        "ours": lambda: Evaluator(cutoffs=(TOP,)).evaluate(network, dataset),
+        "ranking": lambda: rank_targets(FactorQuery.of(states_UD, table_ID), targets_U.numpy(), seen, TOP),
         "forward": lambda: inputs(network, dataset),
         "product": lambda: bare_product(states_UD, table_ID),
         "naive": lambda: naive(states_UD, table_ID, targets_U, seen),
         "argsort": lambda: by_sorting(states_UD[part], table_ID, targets_U[part], part_seen),
     }
-    expected, found = naive(states_UD, table_ID, targets_U, seen), rank_targets(states_UD, table_ID, targets_U, seen)
+    expected = naive(states_UD, table_ID, targets_U, seen)
+    found = rank_targets(FactorQuery.of(states_UD, table_ID), targets_U.numpy(), seen)
     candidates = expected > 0
     apart = float(np.mean(found.ranks[candidates] != expected[candidates]))
     seconds = {name: best(taken) for name, taken in alternate(ways, repeats=arguments.repeats).items()}
@@ -117,7 +121,7 @@ def main() -> None:
 
 
 # ---- ways -------------------------------------------------------------------------------------------------------
-def inputs(network: SASRecNetwork, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor, Seen]:
+def inputs(network: SASRecNetwork, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor, ItemLists]:
     """The state behind each held-out user's history, the targets, and what each user has seen; short ones first."""
     ends = np.asarray(dataset.test)
     starts = np.asarray(dataset.offsets)[dataset.users_of(ends)]
@@ -130,11 +134,11 @@ def inputs(network: SASRecNetwork, dataset: Dataset) -> tuple[torch.Tensor, torc
             start = np.maximum(starts[first : first + USERS_AT_ONCE, None], end - network.max_length)
             columns = np.arange((end - start).max())
             items_BL = torch.from_numpy(dataset.items[np.minimum(start + columns, end - 1)].astype(np.int64))
-            states.append(last_states(network, items_BL, torch.from_numpy((end - start)[:, 0])))
+            states.append(last_states(network, SequenceBatch(items_BL, torch.from_numpy((end - start)[:, 0]))))
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
     flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
     targets_U = torch.from_numpy(dataset.items[ends].astype(np.int64))
-    return torch.cat(states), targets_U, Seen(offsets, dataset.items[flat])
+    return torch.cat(states), targets_U, ItemLists(offsets, dataset.items[flat])
 
 
 def bare_product(states_UD: torch.Tensor, table_ID: torch.Tensor) -> None:
@@ -146,7 +150,7 @@ def bare_product(states_UD: torch.Tensor, table_ID: torch.Tensor) -> None:
             product(states_BD, table_ID, out=block[: len(states_BD)])
 
 
-def naive(states_UD: torch.Tensor, table_ID: torch.Tensor, targets_U: torch.Tensor, seen: Seen) -> np.ndarray:
+def naive(states_UD: torch.Tensor, table_ID: torch.Tensor, targets_U: torch.Tensor, seen: ItemLists) -> np.ndarray:
     """All scores at once, seen items masked, the best ones, and ranks; 0 where the target was seen."""
     with torch.inference_mode():
         scores_UI = masked(states_UD, table_ID, seen)
@@ -157,14 +161,16 @@ def naive(states_UD: torch.Tensor, table_ID: torch.Tensor, targets_U: torch.Tens
     return ranks.numpy()
 
 
-def by_sorting(states_UD: torch.Tensor, table_ID: torch.Tensor, targets_U: torch.Tensor, seen: Seen) -> torch.Tensor:
+def by_sorting(
+    states_UD: torch.Tensor, table_ID: torch.Tensor, targets_U: torch.Tensor, seen: ItemLists
+) -> torch.Tensor:
     """All scores at once and sorted; the rank is where the target stands."""
     with torch.inference_mode():
         order_UI = masked(states_UD, table_ID, seen).argsort(dim=1, descending=True)
         return (order_UI == targets_U[:, None]).long().argmax(dim=1) + 1
 
 
-def masked(states_UD: torch.Tensor, table_ID: torch.Tensor, seen: Seen) -> torch.Tensor:
+def masked(states_UD: torch.Tensor, table_ID: torch.Tensor, seen: ItemLists) -> torch.Tensor:
     """The matrix of all scores without what was seen."""
     scores_UI = states_UD @ table_ID.T
     users = torch.from_numpy(np.repeat(np.arange(len(states_UD)), np.diff(seen.offsets)))
@@ -210,7 +216,7 @@ def repeated(dataset: Dataset, times: int) -> Dataset:
 def child(way: str, network: SASRecNetwork, dataset: Dataset) -> None:
     """What a process does whose memory is measured."""
     if way == "ours":
-        evaluate(network, dataset, cutoffs=(TOP,))
+        Evaluator(cutoffs=(TOP,)).evaluate(network, dataset)
     elif way == "naive":
         states_UD, targets_U, seen = inputs(network, dataset)
         naive(states_UD, network.item_table().detach(), targets_U, seen)

@@ -4,7 +4,7 @@
 
 Rows are those of an export's table with noise of half their deviation (`--normal`: normal numbers, which have no
 structure); states are those of test histories. One state at a time, on one thread; recall is the share of the exact ten
-best. Candidates of the scans are scored exactly, as the engine does.
+best. Candidates of the scans are scored exactly, as the recommender does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from llmd4rec import Dataset, Engine
+from llmd4rec import Dataset, Recommender
 from llmd4rec.inference.encoder import encode
-from llmd4rec.inference.topk import exact_top
+from llmd4rec.inference.factors import FactorRowQuery, FactorRowScorer
+from llmd4rec.inference.scorer import exact_top
 
 STATES = 300
 Search = Callable[[np.ndarray], np.ndarray]
@@ -36,17 +37,24 @@ def main() -> None:
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
-    engine, dataset = Engine.load(arguments.export, index="exact"), Dataset.load(arguments.data)
-    small_ID = engine._snapshot.table_ID
+    recommender, dataset = Recommender.load(arguments.export, index="exact"), Dataset.load(arguments.data)
+    scorer = recommender._snapshot.scorer
+    assert isinstance(scorer, FactorRowScorer)
+    small_ID = scorer.table_ID
     table_ID = rng.standard_normal((arguments.rows, small_ID.shape[1]), dtype=np.float32)
     if arguments.normal:
         states_QD = rng.standard_normal((STATES, small_ID.shape[1]), dtype=np.float32)
     else:
         table_ID = table_ID * (0.5 * small_ID.std(axis=0)) + small_ID[rng.integers(0, len(small_ID), arguments.rows)]
         positions = rng.choice(dataset.test, STATES, replace=False)
-        windows = [dataset.history(int(position))[-engine.info.max_length :].tolist() for position in positions]
-        states_QD = encode(engine._encoder, windows, small_ID)
-    exact = exact_top(states_QD, table_ID, 10, [np.empty(0, dtype=np.int64)] * STATES)[0]
+        windows = [dataset.history(int(position))[-recommender.info.max_length :].tolist() for position in positions]
+        states_QD = encode(scorer.encoder, windows, small_ID)
+
+    def scanned(states_BD: np.ndarray) -> list[np.ndarray]:
+        nobody = [np.empty(0, dtype=np.int64)] * len(states_BD)
+        return exact_top(FactorRowQuery.of(states_BD, table_ID), 10, nobody)[0]
+
+    exact = scanned(states_QD)
 
     def tried(name: str, made: float, search: Search) -> None:
         started = time.perf_counter()
@@ -62,7 +70,7 @@ def main() -> None:
 
         return search
 
-    tried("every row", 0.0, lambda state_1D: exact_top(state_1D, table_ID, 10, [np.empty(0, dtype=np.int64)])[0][0])
+    tried("every row", 0.0, lambda state_1D: scanned(state_1D)[0])
     dim, product = table_ID.shape[1], faiss.METRIC_INNER_PRODUCT
     for kind in (f"PQ{dim // 2}x4fs", f"PQ{dim}x4fs", "IVF1024,Flat", "HNSW32,Flat"):
         index = faiss.index_factory(dim, kind, product)

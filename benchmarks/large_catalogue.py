@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,17 @@ import torch
 from harness import Figure, alternate, beauty, best, peak_memory, report
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch, TrainingWindows
+from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.runtime import keep_freed_memory
 from llmd4rec.training.settings import Training
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import MIN_STEPS, fit
 
 ITEMS, USERS, LENGTH = 1_000_000, 8_000, 20
 BATCH = 4096
@@ -141,7 +142,7 @@ def measure(repeats: int) -> None:
             "GB",
             f"< {MOST_GB} GB",
             peaks["run"] < MOST_GB,
-            f"train {MIN_STEPS} steps, validate, checkpoints, cache",
+            f"train {SAMPLED.min_steps} steps, validate, checkpoints, cache",
         ),
         Figure("validation, per 1,000 users", run["validate"] * 1000 / VALIDATED, "s", note="exact ranks"),
         Figure(
@@ -171,7 +172,7 @@ def random_dataset() -> Dataset:
     )
 
 
-def some_batch(dataset: Dataset, positions: int) -> Batch:
+def some_batch(dataset: Dataset, positions: int) -> TrainingBatch:
     """A batch of so many positions, about, as an epoch has them."""
     windows = TrainingWindows(dataset, SASRec().max_length)
     return windows.batch(windows.shuffled(positions, np.random.default_rng(0))[0])
@@ -188,45 +189,45 @@ class Stepper:
         self.seed = 0
         self._plain: torch.optim.Optimizer | None = None
 
-    def step(self, batch: Batch, objective: RankingObjective) -> None:
+    def step(self, batch: TrainingBatch, objective: RankingObjective) -> None:
         """As `fit` does it."""
         self.seed += 1
-        states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(self.network.states(batch))
         parts = objective(states_ND, self.network, batch, self.seed)
         self.fused.zero_grad(set_to_none=True)
-        parts.total.backward()
+        parts.loss.backward()
         self.fused.step()
 
-    def split(self, batch: Batch) -> dict[str, float]:
+    def split(self, batch: TrainingBatch) -> dict[str, float]:
         """Seconds of a step's parts, the best of three."""
         best_of = {"states and loss": np.inf, "gradients": np.inf, "optimiser": np.inf}
         for _ in range(3):
             self.seed += 1
             marks = [time.perf_counter()]
-            states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+            states_ND = batch.trained(self.network.states(batch))
             parts = RankingObjective(SAMPLED)(states_ND, self.network, batch, self.seed)
             marks.append(time.perf_counter())
             self.fused.zero_grad(set_to_none=True)
-            parts.total.backward()
+            parts.loss.backward()
             marks.append(time.perf_counter())
             self.fused.step()
             marks.append(time.perf_counter())
             best_of = {name: min(old, new) for (name, old), new in zip(best_of.items(), np.diff(marks), strict=True)}
         return {name: float(taken) for name, taken in best_of.items()}
 
-    def plain_step(self, batch: Batch) -> None:
+    def plain_step(self, batch: TrainingBatch) -> None:
         """The same loss, written down in PyTorch."""
         self._plain = self._plain or torch.optim.AdamW(self.network.parameters())
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
         candidate_C, target_N, bias_C = draw_candidates(batch.target_N, ITEMS, SAMPLED.num_candidates, generator)
-        states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(self.network.states(batch))
         loss = F.cross_entropy(states_ND @ self.network.item_table(candidate_C).T + bias_C, target_N)
         self._plain.zero_grad()
         loss.backward()
         self._plain.step()
 
-    def rows_only_step(self, batch: Batch) -> None:
+    def rows_only_step(self, batch: TrainingBatch) -> None:
         """The step on the rows it reads, with their moments copied out and back."""
         self.seed += 1
         generator = torch.Generator().manual_seed(self.seed)
@@ -239,9 +240,9 @@ class Stepper:
         part = [tensor[rows] for tensor in whole]
         optimizer = torch.optim.AdamW(small.parameters(), fused=True)
         small.items.weight.data = part[0]
-        fewer = Batch(read, batch.lengths_B, batch.trained_N, true[: len(batch.target_N)], batch.position_N)
-        states_ND = fewer.trained(small.states(fewer.items_BL, fewer.lengths_B))
-        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).total.backward()
+        fewer = replace(batch, items_BL=read, target_N=true[: len(batch.target_N)])
+        states_ND = fewer.trained(small.states(fewer))
+        RankingObjective(EXACT)(states_ND, small, fewer, self.seed).loss.backward()
         optimizer.step()
         moments = optimizer.state[small.items.weight]
         for tensor, new in zip(whole, (part[0], moments["exp_avg"], moments["exp_avg_sq"]), strict=True):
@@ -256,17 +257,17 @@ class Stepper:
         return small.train()
 
 
-def sampling_errors(network: SASRecNetwork, batch: Batch, draws: int = 4) -> list[Figure]:
+def sampling_errors(network: SASRecNetwork, batch: TrainingBatch, draws: int = 4) -> list[Figure]:
     """How far the sampled loss and its gradient are from the exact ones."""
     network.eval()
     with torch.no_grad():
-        states_ND = batch.trained(network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(network.states(batch))
         scores = states_ND[:64] @ network.items.weight[: ITEMS // 100].T
         network.items.weight.mul_(SCORE_DEVIATION / float(scores.std()))
 
     def of(settings: Training, seed: int) -> tuple[float, torch.Tensor]:
         leaf = states_ND.detach().clone().requires_grad_()
-        loss = RankingObjective(settings)(leaf, network, batch, seed).total
+        loss = RankingObjective(settings)(leaf, network, batch, seed).loss
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
 
@@ -300,7 +301,9 @@ def child(way: str) -> dict[str, float]:
         for _ in range(3):
             stepper.step(batch, RankingObjective(SAMPLED))
         return {}
-    settings = SAMPLED.model_copy(update={"epochs": 1, "epoch_positions": MIN_STEPS * BATCH, "checkpoint_seconds": 8.0})
+    settings = SAMPLED.model_copy(
+        update={"epochs": 1, "epoch_positions": SAMPLED.min_steps * BATCH, "checkpoint_seconds": 8.0}
+    )
     network = SASRec().build(ITEMS, seed=0)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="llmd4rec-bench-") as name:
@@ -309,7 +312,7 @@ def child(way: str) -> dict[str, float]:
 
         def validate(model: Any) -> float:
             began = time.perf_counter()
-            value = validation_ndcg(model, dataset, max_users=VALIDATED)
+            value = validation_value(model, dataset, max_users=VALIDATED)
             seconds["validate"] = time.perf_counter() - began
             return value
 
@@ -321,7 +324,8 @@ def child(way: str) -> dict[str, float]:
             stage="undistilled",
             seed=0,
             validate=validate,
-            log=MetricsLog(folder / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=folder,
             objective=RankingObjective(settings),
         )
         seconds["train"] = time.perf_counter() - started
@@ -363,8 +367,9 @@ def train(dataset: Dataset, epochs: int, candidates: int) -> tuple[float, int, f
             Path(name) / "fit",
             stage="undistilled",
             seed=0,
-            validate=lambda model: validation_ndcg(model, dataset),
-            log=MetricsLog(Path(name) / "metrics.jsonl"),
+            validate=lambda model: validation_value(model, dataset),
+            callbacks=[JSONLines()],
+            log_folder=Path(name),
             objective=RankingObjective(settings),
         )
     return fitted.best_value, fitted.best_epoch, fitted.seconds

@@ -213,9 +213,9 @@ class Trainer:
     def step(self, windows: TrainingWindows, chosen: np.ndarray) -> None:
         """Ours: whole windows, every state scored."""
         batch = windows.batch(chosen)
-        states_ND = batch.trained(self.network.states(batch.items_BL, batch.lengths_B))
+        states_ND = batch.trained(self.network.states(batch))
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(states_ND, self.network, batch, 0).total.backward()
+        self.objective(states_ND, self.network, batch, 0).loss.backward()
         self._update()
 
     def shared(self, windows: TrainingWindows, chosen: np.ndarray) -> None:
@@ -223,7 +223,7 @@ class Trainer:
         batch = windows.batch(chosen)
         states_ND = torch.randn(len(batch.target_N), self.network.dim, requires_grad=True)
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective(states_ND, self.network, batch, 0).total.backward()
+        self.objective(states_ND, self.network, batch, 0).loss.backward()
         self._update()
 
     def step_by_samples(self, samples: Samples, chosen: np.ndarray, part: int) -> None:
@@ -234,7 +234,7 @@ class Trainer:
         for some in np.split(chosen, range(part, len(chosen), part)):
             items_BL, lengths_B, target_B = samples.batch(some)
             states_BD = states_of_samples(self.network, items_BL, lengths_B)
-            (ranking_loss(states_BD, leaf_ID, target_B).total * (len(some) / len(chosen))).backward()
+            (ranking_loss(states_BD, leaf_ID, target_B).loss * (len(some) / len(chosen))).backward()
         table_ID.backward(leaf_ID.grad)
         self._update()
 
@@ -254,7 +254,7 @@ def parity(network: LLMNetwork, windows: TrainingWindows, samples: Samples) -> f
     """The largest difference between the two ways' states for the first 64 training positions, without dropout."""
     network.eval()
     batch = windows.batch(np.arange(64))
-    ours = batch.trained(network.states(batch.items_BL, batch.lengths_B))[batch.position_N < 64]
+    ours = batch.trained(network.states(batch))[batch.position_N < 64]
     items_BL, lengths_B, target_B = samples.batch(np.arange(64))
     assert torch.equal(batch.target_N[batch.position_N < 64], target_B)
     theirs = states_of_samples(network, items_BL, lengths_B)

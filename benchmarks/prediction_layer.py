@@ -17,7 +17,8 @@ from harness import ITEMS, Figure, alternate, best, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS, ranking_loss
+from llmd4rec.losses.scores import BLOCK_ELEMENTS
+from llmd4rec.losses.softmax import ranking_loss
 from llmd4rec.training.runtime import keep_freed_memory
 
 #: The least share of the ceiling, by width.
@@ -50,7 +51,7 @@ def measure(positions: int, dim: int, target: float) -> list[Figure]:
     ceiling = Ceiling(ITEMS, dim)
 
     def ours() -> None:
-        ranking_loss(states_ND, table_ID, target_N).total.backward()
+        ranking_loss(states_ND, table_ID, target_N).loss.backward()
         states_ND.grad = table_ID.grad = None
 
     def autograd() -> None:

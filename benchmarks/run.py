@@ -35,7 +35,7 @@ STAGES = {
     "prepare": 65,
     "large_catalogue": 150,
     "command_line": 40,
-    "serve_engine": 100,
+    "serve_recommender": 100,
     "serve_http": 110,
 }
 #: Measured apart, because they train to an accuracy (`make bench-long`); on the page where they were.

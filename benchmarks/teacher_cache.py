@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from harness import Figure, alternate, beauty, best, report
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import _rivals, _true_ranks, write_cache
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS
+from llmd4rec.losses.scores import BLOCK_ELEMENTS
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.llm.assemble import build_llm
@@ -126,7 +126,7 @@ class Walk:
         with torch.inference_mode():
             for chosen in self.windows.in_order(BATCH_ITEMS):
                 batch = self.windows.batch(chosen)
-                states_ND = batch.trained(self.model.states(batch.items_BL, batch.lengths_B)).float()
+                states_ND = batch.trained(self.model.states(batch)).float()
                 then(states_ND, batch.target_N)
 
     def products(self) -> None:
@@ -164,17 +164,17 @@ class Walk:
                 columns = np.arange((last[take] + 1 - first[take]).max())
                 flat = np.minimum(first[take, None] + columns, last[take, None])
                 items_BL = torch.from_numpy(dataset.items[flat].astype(np.int64))
-                last_states(self.model, items_BL, torch.from_numpy(last[take] + 1 - first[take]))
+                last_states(self.model, SequenceBatch(items_BL, torch.from_numpy(last[take] + 1 - first[take])))
 
 
 def counted(model: SequenceEncoder, run: Callable[[], object]) -> int:
     """How many windows `run` gives to the model."""
     original, windows = model.states, 0
 
-    def counting(items_BL: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def counting(batch: SequenceBatch) -> torch.Tensor:
         nonlocal windows
-        windows += len(items_BL)
-        return original(items_BL, lengths_B)
+        windows += len(batch.items_BL)
+        return original(batch)
 
     model.states = counting  # type: ignore[method-assign]
     try:

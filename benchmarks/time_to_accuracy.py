@@ -29,14 +29,15 @@ from peers.peer import PEERS, Network, Peer
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import ModelTraining
-from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.evaluation.metrics import ndcg
-from llmd4rec.evaluation.ranking import Seen, rank_targets
+from llmd4rec.evaluation.metrics import NDCG, TargetRanks
+from llmd4rec.evaluation.ranking import ItemLists, rank_targets
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import fit
+from llmd4rec.scoring import FactorQuery
+from llmd4rec.training.fit import fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 
 CONTENDERS = ("ours", *PEERS)
 #: Seconds of training between two points of a peer's curve.
@@ -95,7 +96,7 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
     def validate(model: SequenceEncoder) -> float:
         nonlocal trained, since
         trained += time.perf_counter() - since
-        value = validation_ndcg(model, dataset)
+        value = validation_value(model, dataset)
         curve.add(trained, value)
         since = time.perf_counter()
         return value
@@ -109,7 +110,8 @@ def train_ours(dataset: Dataset, curve: Curve) -> None:
             stage="time-to-accuracy",
             seed=0,
             validate=validate,
-            log=MetricsLog(Path(folder) / "metrics.jsonl"),
+            callbacks=[JSONLines()],
+            log_folder=Path(folder),
             objective=RankingObjective(settings),
         )
 
@@ -135,8 +137,8 @@ def peer_ndcg(dataset: Dataset, states_UD: np.ndarray, table_ID: np.ndarray) -> 
     offsets = np.concatenate([[0], np.cumsum(positions - starts)])
     targets = dataset.items[positions].astype(np.int64)
     states, table = torch.from_numpy(states_UD[users]), torch.from_numpy(table_ID)
-    ranking = rank_targets(states, table, targets, Seen(offsets, np.concatenate(seen)))
-    return float(ndcg(ranking.ranks, 10).mean())
+    ranking = rank_targets(FactorQuery.of(states, table), targets, ItemLists(offsets, np.concatenate(seen)))
+    return float(NDCG(10).per_user(TargetRanks.of_one(ranking.ranks)).mean())
 
 
 def compare(dataset: Dataset) -> None:

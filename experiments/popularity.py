@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,20 +23,20 @@ import torch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.evaluation.evaluate import EnsembleValidation
 from llmd4rec.evaluation.slices import slice_masks, tail_items
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.runs.run import Run
 
 TAUS = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Prints a line for each tau, of the undistilled model, the distilled ones and the mean of the teachers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("data", type=Path, help="the prepared data set it was trained on")
     parser.add_argument("--taus", nargs="+", type=float, default=TAUS, help="default: %(default)s")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     run, data = Run.open(arguments.run), Dataset.load(arguments.data)
     run.require(data)
     tail = tail_items(data.train_counts)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,15 +43,21 @@ from llmd4rec.training.runtime import environment
 RANDOM_SHARE = 1 / 3
 
 
-def main() -> None:
-    """Parses the command line and runs the trials that are missing."""
+def main(given: Sequence[str] | None = None, *, runs: Path = RUNS) -> None:
+    """Parses the command line and runs the trials that are missing.
+
+    Args:
+        given: the command line's arguments; None: those of this process.
+        runs: where runs and shared stages are kept.
+    """
+    given = sys.argv[1:] if given is None else given
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("search", type=Path, help="a file of experiments/searches")
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="prepared data sets")
     parser.add_argument("--trials", type=int, default=24, help="the budget, the default recipe included; default: 24")
     parser.add_argument("--seed", type=int, default=0, help="of the trainings and of the search; default: 0")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "searches", help="default: results/searches")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if not arguments.search.is_file():
         parser.error(f"{arguments.search} is not a file")
     search = yaml.safe_load(arguments.search.read_text(encoding="utf-8"))
@@ -61,7 +68,7 @@ def main() -> None:
         parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
     if arguments.trials < 1:
         parser.error("--trials must be at least 1: the default recipe")
-    require_commit(parser, arguments.out, ROOT / "results" / "searches")
+    require_commit(parser, arguments.out, ROOT / "results" / "searches", environment()["commit"])
     sets = {name: Dataset.load(Path(folder)) for name, _, folder in (text.partition("=") for text in arguments.data)}
     target = arguments.out / f"{arguments.search.stem}-{'-'.join(sets)}-seed{arguments.seed}.json"
     found = _begun(target, search, sets) or {
@@ -69,7 +76,7 @@ def main() -> None:
         **{key: search.get(key) for key in ("question", "stage", "base", "space")},
         "data": {name: data.fingerprint for name, data in sets.items()},
         "seed": arguments.seed,
-        "command": command(sys.argv),
+        "command": command([sys.argv[0], *given]),
         "environment": environment(),
         "trials": [],
     }
@@ -82,9 +89,9 @@ def main() -> None:
         values = {}
         for name, data in sets.items():
             settings = over_recipe(_values(search, point, arguments.seed), str(arguments.search))
-            folder = RUNS / "searches" / target.stem / f"{number}-{name}"
+            folder = runs / "searches" / target.stem / f"{number}-{name}"
             try:
-                values[name] = validation_of(settings, data, folder, search["stage"])
+                values[name] = validation_of(settings, data, folder, search["stage"], runs / "shared")
             except Diverged as error:  # a place not to look again, unless it is the default
                 if number == 0:
                     raise
@@ -121,13 +128,13 @@ def _begun(target: Path, search: dict[str, Any], sets: dict[str, Dataset]) -> di
     return found
 
 
-def validation_of(settings: DistillationSettings, data: Dataset, folder: Path, stage: str) -> float:
+def validation_of(settings: DistillationSettings, data: Dataset, folder: Path, stage: str, shared: Path) -> float:
     """Trains one point and gives the best validation NDCG@10 of the stage.
 
     Raises:
         LLMD4RecError: the settings lead to no such stage.
     """
-    run, _ = trained(settings, data, folder)
+    run, _ = trained(settings, data, folder, shared)
     value = run.validation_of(run.resolve(stage))
     remove(folder)
     return value

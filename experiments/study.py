@@ -29,7 +29,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,15 +59,27 @@ TEACHER = "teacher-1"
 SLICES = ("tail", "head", "short_history", "long_history", "next_day", "cold")
 
 
-def main() -> None:
-    """Parses the command line and runs what is missing."""
+def main(
+    given: Sequence[str] | None = None,
+    *,
+    runs: Path = RUNS,
+    environment: Callable[[], Mapping[str, Any]] = environment,
+) -> None:
+    """Parses the command line and runs what is missing.
+
+    Args:
+        given: the command line's arguments; None: those of this process.
+        runs: where runs and shared stages are kept.
+        environment: tells commit and machine.
+    """
+    given = sys.argv[1:] if given is None else given
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a file of experiments/studies")
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER", help="prepared data sets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--only", nargs="+", help="run these variants only")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="default: results/ of the repository")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if not arguments.study.is_file():
         parser.error(f"{arguments.study} is not a file")
     study = yaml.safe_load(arguments.study.read_text(encoding="utf-8"))
@@ -81,9 +93,9 @@ def main() -> None:
         parser.error(f"{arguments.study}: the reference {unknown[0]!r} is no variant")
     if wrong := [text for text in arguments.data if "=" not in text]:
         parser.error(f"--data {wrong[0]!r} is not NAME=FOLDER")
-    require_commit(parser, arguments.out, ROOT / "results")
-    for name, _, folder in (text.partition("=") for text in arguments.data):
-        data = Dataset.load(Path(folder))
+    require_commit(parser, arguments.out, ROOT / "results", environment()["commit"])
+    for name, _, prepared in (text.partition("=") for text in arguments.data):
+        data = Dataset.load(Path(prepared))
         for seed in arguments.seeds:
             for variant, changes in study["variants"].items():
                 target = arguments.out / arguments.study.stem / name / f"{variant}-seed{seed}.json"
@@ -92,15 +104,16 @@ def main() -> None:
                 values = merged(merged(study.get("base") or {}, changes or {}), {"seed": seed})
                 settings = over_recipe(values, f"variant {variant} of {arguments.study}")
                 print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
-                runs = RUNS / arguments.study.stem / name
+                folder = runs / arguments.study.stem / name
                 done = [of for of in references if (target.parent / f"{of}-seed{seed}.json").exists()]
-                beside = {of: runs / f"{of}-seed{seed}" for of in done if variant not in references}
-                result = trial(settings, data, runs / f"{variant}-seed{seed}", beside)
+                beside = {of: folder / f"{of}-seed{seed}" for of in done if variant not in references}
+                result = trial(settings, data, folder / f"{variant}-seed{seed}", beside, shared=runs / "shared")
+                result["environment"] = environment()
                 head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
-                head["command"] = command(sys.argv)
+                head["command"] = command([sys.argv[0], *given])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_json(target, head | result)
-                print(json.dumps({s: round(v["validation_ndcg"], 4) for s, v in result["stages"].items()}), flush=True)
+                print(json.dumps({s: round(v["validation"], 4) for s, v in result["stages"].items()}), flush=True)
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -115,9 +128,9 @@ def command(arguments: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path) -> None:
+def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path, commit: str | None) -> None:
     """Refuses to add to the results that are `kept` what no commit can make again."""
-    commit = environment()["commit"] or ""
+    commit = commit or ""
     if out.resolve() == kept.resolve() and (not commit or commit.endswith("-dirty")):
         parser.error("the code is that of no commit, which a result has to name: commit first, or give another --out")
 
@@ -141,15 +154,21 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def trial(
-    settings: DistillationSettings, data: Dataset, folder: Path, references: Mapping[str, Path] | None = None
+    settings: DistillationSettings,
+    data: Dataset,
+    folder: Path,
+    references: Mapping[str, Path] | None = None,
+    *,
+    shared: Path = RUNS / "shared",
 ) -> dict[str, Any]:
     """Trains and scores one run; continues it where it was interrupted.
 
     Args:
         settings, data, folder: of the run.
         references: runs, by name, with whose models the run's are compared too; those not kept here are left out.
+        shared: where the stages are that trials share.
     """
-    run, taken = trained(settings, data, folder)
+    run, taken = trained(settings, data, folder, shared)
     stages = scored(run)
     first, best = UNDISTILLED, best_round(run, "model")
     models: dict[str, Any] = {stage: {} for stage in stages}
@@ -183,7 +202,6 @@ def trial(
     return {
         "settings": differences(over_recipe({}, "the default recipe"), settings),
         "fingerprint": data.fingerprint,
-        "environment": environment(),
         "shared_stages": taken,
         "stages": {name: rounded(stage) for name, stage in run.record.stages.items()},
         "stopped_because": run.record.stopped_because,
@@ -193,14 +211,16 @@ def trial(
     }
 
 
-def trained(settings: DistillationSettings, data: Dataset, folder: Path) -> tuple[Run, list[str]]:
+def trained(
+    settings: DistillationSettings, data: Dataset, folder: Path, shared: Path = RUNS / "shared"
+) -> tuple[Run, list[str]]:
     """A finished run of these settings, and which of its stages were taken from other trials."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     run = Run.start(folder, settings, data)
-    taken = take_shared(run)
+    taken = take_shared(run, shared)
     run = train(settings, data, folder)
-    keep_shared(run)
+    keep_shared(run, shared)
     return run, taken
 
 
@@ -241,7 +261,7 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- stages that trials share ---------------------------------------------------------------------------------------
-def shared_folder(run: Run, stage: Stage) -> Path:
+def shared_folder(run: Run, stage: Stage, shared: Path) -> Path:
     """Where a stage is kept: a name made of all that its weights depend on."""
     made_of, left = {}, [stage.id]
     while left:
@@ -249,7 +269,7 @@ def shared_folder(run: Run, stage: Stage) -> Path:
         made_of[each.id] = each.identity()
         left += each.needs
     values = json.dumps([run.record.data, made_of, code()], sort_keys=True)
-    return RUNS / "shared" / f"{stage.id}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
+    return shared / f"{stage.id}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
 
 
 @functools.cache
@@ -266,13 +286,13 @@ def before_rounds(run: Run) -> list[Stage]:
     return [stage for stage in run.plan if not stage.round]
 
 
-def take_shared(run: Run) -> list[str]:
+def take_shared(run: Run, shared: Path) -> list[str]:
     """Puts finished stages of other trials into a run that has not begun; their ids."""
     taken: list[str] = []
     if run.record.stages:
         return taken
     for stage in before_rounds(run):
-        folder = shared_folder(run, stage)
+        folder = shared_folder(run, stage, shared)
         if not folder.exists() or not set(stage.needs) <= set(taken):
             continue
         if stage.role == "llm":
@@ -285,10 +305,10 @@ def take_shared(run: Run) -> list[str]:
     return taken
 
 
-def keep_shared(run: Run) -> None:
+def keep_shared(run: Run, shared: Path) -> None:
     """Keeps the stages before the rounds for other trials."""
     for stage in before_rounds(run):
-        folder = shared_folder(run, stage)
+        folder = shared_folder(run, stage, shared)
         if stage.id in run.record.stages and not folder.exists():
             with atomic_dir(folder) as temporary:
                 shutil.copy(run.checkpoint_of(stage.id) / "best.safetensors", temporary)

@@ -66,7 +66,7 @@ is the default. All of them, best first. Settings have the names that they had w
 """
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Reads all results and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--readme", type=Path, help="also put the headline table there [of the default --out: README.md]"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     trials = read_trials(arguments.results)
     if not trials:
         parser.error(f"{arguments.results} holds no results")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import NO_TIME, Dataset, SplitName
-from llmd4rec.evaluation.metrics import mean_metrics
+from llmd4rec.evaluation.evaluator import CUTOFFS
+from llmd4rec.evaluation.metrics import RankMetric, TargetRanks, expand
 from llmd4rec.io.files import write_json
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.training.runtime import environment
@@ -65,21 +65,28 @@ def main() -> None:
         print(json.dumps({"data": name, "weights": result["weights"], "valid": memory["valid"]["ndcg@10"]}), flush=True)
 
 
+def figures_of(ranks: np.ndarray) -> dict[str, float]:
+    """HR, NDCG and MRR over users with these ranks."""
+    found = TargetRanks.of_one(ranks)
+    metrics = expand(("hr", "ndcg", "mrr"), CUTOFFS)
+    return {m.name: float(m.per_user(found).mean()) for m in metrics if isinstance(m, RankMetric)}
+
+
 def trial(data: Dataset) -> dict[str, Any]:
     """The best weights on validation, and both splits' figures with them."""
     started = time.perf_counter()
     vectors = encode_texts(data.texts(), ENCODER) if data.text_fields else None
     counts = transitions(data)
     combinations = list(itertools.product(*GRID))
-    ranks = {weights: [] for weights in combinations}
+    ranks: dict[tuple[float, ...], list[Any]] = {weights: [] for weights in combinations}
     for scores, seen, targets in blocks(data, "valid", vectors, counts):
         for weights in combinations:
             ranks[weights].append(rank(scores, weights, seen, targets))
-    best = max(combinations, key=lambda weights: mean_metrics(np.concatenate(ranks[weights]))["ndcg@10"])
+    best = max(combinations, key=lambda weights: figures_of(np.concatenate(ranks[weights]))["ndcg@10"])
     test = [rank(scores, best, seen, targets) for scores, seen, targets in blocks(data, "test", vectors, counts)]
     figures = {}
     for split, found in (("valid", np.concatenate(ranks[best])), ("test", np.concatenate(test))):
-        figures[split] = {"users": len(found), **{k: round(v, 6) for k, v in mean_metrics(found).items()}}
+        figures[split] = {"users": len(found), **{k: round(v, 6) for k, v in figures_of(found).items()}}
     return {
         "settings": [],
         "weights": dict(zip(("content", "transitions", "recency"), best, strict=True)),
@@ -157,4 +164,4 @@ def rank(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -40,9 +40,9 @@ def verdict(dependencies: list[dict[str, Any]]) -> tuple[int, list[str]]:
     return 1 if known else 2 if skipped or not dependencies else 0, lines
 
 
-def main(requirements: str) -> int:
-    """Looks the packages of a requirements file up and prints the verdict."""
-    command = [sys.executable, "-m", "pip_audit", "-r", requirements, "--no-deps", "--disable-pip"]
+def main(requirements: str, python: str = sys.executable) -> int:
+    """Looks the packages of a requirements file up, with the pip-audit of `python`, and prints the verdict."""
+    command = [python, "-m", "pip_audit", "-r", requirements, "--no-deps", "--disable-pip"]
     command += ["--format", "json", "--progress-spinner", "off", "--timeout", "20"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     try:

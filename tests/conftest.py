@@ -7,10 +7,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_once import MadeOnce
+
+if TYPE_CHECKING:
+    from llmd4rec.data.dataset import Dataset
 
 # Before torch is imported, and inherited by the commands that tests start: these models are so small that threads
 # would only wait for each other, and one thread makes sums come out the same every time.
@@ -39,16 +42,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     return MadeOnce(tmp_path_factory)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_epochs() -> Iterator[None]:
-    """Few steps an epoch, as in the processes that tests start: most are about what is trained, not how well."""
-    from llmd4rec.training import trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "MIN_STEPS", 4)
-        yield
-
-
 @pytest.fixture(scope="session")
 def llama(made_once: MadeOnce) -> str:
     from tiny_llama import llama_model, save
@@ -59,7 +52,7 @@ def llama(made_once: MadeOnce) -> str:
 @pytest.fixture(scope="session")
 def tiny_settings(llama: str) -> dict[str, Any]:
     """Settings of a run that takes a second or two, the paper's method; tests change what they are about."""
-    training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01}
+    training = {"epochs": 2, "patience": 5, "batch": 64, "warmup": 2, "learning_rate": 0.01, "min_steps": 4}
     return {
         "rounds": 1,
         "round_patience": 3,
@@ -77,7 +70,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def chain_data(made_once: MadeOnce) -> Any:
+def chain_data(made_once: MadeOnce) -> Dataset:
     """A small saved data set in which item i is followed by item i + 1; with identifiers that are hard to print."""
     from evaluation.examples import chain_dataset
 
@@ -88,7 +81,7 @@ def chain_data(made_once: MadeOnce) -> Any:
 
 
 @pytest.fixture(scope="session")
-def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Any) -> Path:
+def chain_run(made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Dataset) -> Path:
     """The folder of a finished run of one round on `chain_data`; copy it before changing it."""
     from settings_of import parse_settings
 

@@ -22,7 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs import results
-from llmd4rec.training import trainer
+from llmd4rec.training.backends.torch_distributed import TorchDistributedBackend, init_distributed
 
 torch.set_num_threads(1)
 
@@ -41,7 +41,6 @@ def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | Non
     Args:
         errors: where standard error goes.
     """
-    trainer.MIN_STEPS = 4  # short epochs: these runs are about their stages
     if errors is not None:
         sys.stderr = errors.open("w", encoding="utf-8")
     try:
@@ -56,6 +55,15 @@ def train_as(rank: int, count: int, port: int, settings: dict[str, Any], data: P
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     train(settings, data, folder)
+
+
+def train_with_ddp(rank: int, count: int, port: int, settings: dict[str, Any], data: Path, folder: Path) -> None:
+    """As :func:`train_as`, with gradients left to DistributedDataParallel."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    init_distributed()
+    parse_settings(settings).fit(Dataset.load(data), folder, backend=TorchDistributedBackend(ddp=True))
 
 
 def train_and_score(
@@ -78,7 +86,6 @@ def train_and_score(
         if event in FILE_EVENTS or (event == "open" and str(arguments[0]).startswith(str(folder))):
             happens()
 
-    trainer.MIN_STEPS = 4
     register_optimizer_step_post_hook(happens)
     sys.addaudithook(watch)
     dataset = Dataset.load(data)

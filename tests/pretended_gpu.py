@@ -40,7 +40,7 @@ class OnDevice(Tensor):
     """A tensor that says that it is on the device."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnDevice:
@@ -61,7 +61,9 @@ class OnDevice(Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _run(func, args, kwargs or {})
 
 
@@ -145,7 +147,7 @@ _FULL = (
 
 
 def _cast(operation: Any, dtype: torch.dtype | None) -> Any:
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         to = dtype or torch.get_autocast_dtype("pretended")
@@ -164,17 +166,18 @@ def _gru(self: nn.GRU, x_BLH: Tensor, state: None = None) -> tuple[Tensor, Tenso
     """One layer of it, as its documentation writes it."""
     assert state is None
     assert self.num_layers == 1
+    weights: Any = self
     h_BH, states = x_BLH.new_zeros(len(x_BLH), self.hidden_size), []
     for x_BH in x_BLH.unbind(1):
-        ir, iz, i_n = nn.functional.linear(x_BH, self.weight_ih_l0, self.bias_ih_l0).chunk(3, 1)
-        hr, hz, hn = nn.functional.linear(h_BH, self.weight_hh_l0, self.bias_hh_l0).chunk(3, 1)
+        ir, iz, i_n = nn.functional.linear(x_BH, weights.weight_ih_l0, weights.bias_ih_l0).chunk(3, 1)
+        hr, hz, hn = nn.functional.linear(h_BH, weights.weight_hh_l0, weights.bias_hh_l0).chunk(3, 1)
         z = (iz + hz).sigmoid()
         h_BH = (1 - z) * (i_n + (ir + hr).sigmoid() * hn).tanh() + z * h_BH
         states.append(h_BH)
     return torch.stack(states, 1), h_BH
 
 
-def pretend() -> Any:
+def pretend() -> TorchDispatchMode:
     """Makes torch believe in the device; gives the mode to work in."""
     _setup_privateuseone_for_python_backend("pretended", _Backend())
     everything = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
@@ -187,11 +190,11 @@ def pretend() -> Any:
     torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]  # whose tensors cannot be wrapped
     _device_constructors()  # remembers torch.tensor as it is, for `with torch.device("meta")`
     made = torch.tensor  # fills its storage behind the modes' backs
-    torch.tensor = lambda data, device=None, **more: made(data, **more).to(device)  # type: ignore[assignment]
+    torch.tensor = lambda data, device=None, **more: made(data, **more).to(device)
     nn.GRU.forward = _gru  # type: ignore[assignment,method-assign]
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     _libraries.extend([everything, casts])  # what is registered goes when they do
-    return _Everywhere()
+    return _Everywhere()  # type: ignore[no-untyped-call]
 
 
 _libraries: list[torch.library.Library] = []
@@ -208,16 +211,14 @@ def main() -> None:
 
         from llmd4rec.data.dataset import Dataset
         from llmd4rec.runs.results import score
-        from llmd4rec.training import trainer
 
-        trainer.MIN_STEPS = 4  # short epochs
         dataset = Dataset.load(data)
         for folder in folders:
             waits.clear()
             values = json.loads((folder / "settings.json").read_text())
             run = parse_settings(values).fit(dataset, folder / "run")
             scores = {stage.id: score(run, dataset, stage.id).metrics["ndcg@10"] for stage in run.reported()}
-            best = run.recommender().recommend([dataset.item_ids[0]], k=3)
+            best = run.recommender().recommend([dataset.item_ids[0]], k=3).items
             result = {
                 "refused": refused,
                 "scores": scores,

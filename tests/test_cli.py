@@ -28,7 +28,6 @@ from typer.testing import CliRunner, Result
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs.run import Run
-from llmd4rec.training import trainer
 
 COMMANDS = [
     [], ["prepare"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["report"], ["export"], ["serve"], ["data"],
@@ -78,13 +77,13 @@ def odd_run(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
 
 # ---- help and mistakes ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command):
+def test_help_shows_an_example(command: list[str]) -> None:
     result = llmd4rec(*command, "--help")
     assert result.exit_code == 0
     assert f"llmd4rec {command[0] if command else 'train'} " in result.stdout
 
 
-def test_help_says_what_is_taken_by_default():
+def test_help_says_what_is_taken_by_default() -> None:
     """Square brackets are markup where they are not escaped, and would be swallowed."""
     for command, words in {
         "compare": ["[default: served]", "[default: as in the second run]"],
@@ -97,7 +96,7 @@ def test_help_says_what_is_taken_by_default():
             assert word in shown, (command, word)
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from llmd4rec.cli import app\n"
         f"for command in {COMMANDS}: assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
@@ -108,7 +107,7 @@ def test_help_imports_nothing_heavy():
     assert ran.stdout == "[]\n"
 
 
-def test_version_and_settings():
+def test_version_and_settings() -> None:
     assert llmd4rec("--version").stdout.startswith("llmd4rec ")
     shown = llmd4rec("train", "--show-settings").stdout
     assert "training.llm.epochs" in shown
@@ -117,14 +116,14 @@ def test_version_and_settings():
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])
-def test_a_folder_that_is_no_run(command, tmp_path):
-    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
-    message = refused(command, tmp_path, *more)
-    assert "is not a run folder" in message
+def test_a_folder_that_is_no_run(command: str, tmp_path: Path) -> None:
+    more: dict[str, list[object]] = {"recommend": ["--history", "a"], "compare": [tmp_path]}
+    message = refused(command, tmp_path, *more.get(command, []))
+    assert ("is neither a run folder" if command == "recommend" else "is not a run folder") in message
     assert "llmd4rec train" in message
 
 
-def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
+def test_train_says_what_is_missing_and_wrong(chain_data: Dataset, tmp_path: Path) -> None:
     assert "--data" in refused("train")
     assert "did you mean 'rounds'" in refused("train", "-d", chain_data.path, "-r", tmp_path / "r", "--set", "round=1")
     assert "is not a prepared data set" in refused("train", "-d", tmp_path, "-r", tmp_path / "r")
@@ -132,7 +131,7 @@ def test_train_says_what_is_missing_and_wrong(chain_data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_the_run_does_not_have(odd_run):
+def test_a_stage_the_run_does_not_have(odd_run: Path) -> None:
     message = refused("evaluate", odd_run, "--stage", "distilled")
     assert "has no finished stage 'distilled'; it has: undistilled, served" in message
     assert "llmd4rec train" in message
@@ -143,16 +142,16 @@ def test_a_stage_the_run_does_not_have(odd_run):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "recommend", "compare", "export"])
-def test_an_option_of_before_names_the_one_that_took_its_place(command, tmp_path):
-    more = {"recommend": ["--history", "a"], "compare": [tmp_path]}.get(command, [])
+def test_an_option_of_before_names_the_one_that_took_its_place(command: str, tmp_path: Path) -> None:
+    more: dict[str, list[object]] = {"recommend": ["--history", "a"], "compare": [tmp_path]}
     for old, new in (("--model", "--stage"), ("--seen", "--no-filter-seen")):
-        message = refused(command, tmp_path, *more, old, "keep")
+        message = refused(command, tmp_path, *more.get(command, []), old, "keep")
         there = new in llmd4rec(command, "--help").stdout
         assert (f"{old} is now" in message and new in message) == there, message
     assert "is now" not in refused("serve", tmp_path, "--model", "a")  # which never was one
 
 
-def test_settings_of_before_are_refused_with_their_new_names(chain_data, tmp_path):
+def test_settings_of_before_are_refused_with_their_new_names(chain_data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "old.yaml").write_text("crm: {dim: 32}\nwide: null\nevaluation: {seen: keep}\n")
     message = refused("train", tmp_path / "old.yaml", "-d", chain_data.path, "-r", tmp_path / "run")
     assert "'crm.dim' is now 'model.dim'" in message
@@ -178,7 +177,7 @@ def cells(table: str) -> dict[str, dict[str, str]]:
     return rows
 
 
-def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path):
+def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path: Path) -> None:
     sets = [part for each in ("rounds=1", "distill.source=partner") for part in ("--set", each)]
     shown = llmd4rec("train", "--plan", "--run", tmp_path / "run", *sets)
     assert shown.exit_code == 0, shown.output
@@ -197,7 +196,9 @@ def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(run, tiny_settings, tmp_path):
+def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(
+    run: Path, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tiny_settings))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     stages = answer("train", tmp_path / "run.yaml", "--plan", "--run", run)
@@ -213,7 +214,7 @@ def test_a_plan_as_json_and_the_plan_of_a_run_that_is_there(run, tiny_settings, 
 
 
 # ---- evaluate, compare, report ----------------------------------------------------------------------------------
-def test_evaluate_keeps_its_contract(run):
+def test_evaluate_keeps_its_contract(run: Path) -> None:
     result = answer("evaluate", run)
     assert result.keys() == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
     assert {f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= result["metrics"].keys()
@@ -223,15 +224,14 @@ def test_evaluate_keeps_its_contract(run):
     assert all("users" in values for values in result["slices"].values())
 
     other = answer("evaluate", run, "--stage", "llm", "--no-filter-seen", "--split", "valid")
-    about = (other["model"], other["stage"], other["filter_seen"], other["split"])
-    assert about == ("llama", "llm", False, "valid")
+    assert (other["model"], other["stage"], other["filter_seen"], other["split"]) == ("llama", "llm", False, "valid")
     assert answer("evaluate", run, "--stage", "distilled", "--filter-seen")["stage"] == "distilled-round-1"
     names = {path.name for path in (run / "evaluation").iterdir()}
     assert names == {f"{result['stage']}-test", "distilled-round-1-test", "llm-valid-with-seen"}
     assert "NDCG" in llmd4rec("evaluate", run).stdout
 
 
-def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run):
+def test_compare_names_both_and_finds_nothing_between_a_model_and_itself(run: Path) -> None:
     same = answer("compare", run, run, "--stage-a", "undistilled", "--stage-b", "undistilled")
     assert "0.0" in json.dumps(same)
     assert all(value == 0 for value in _values(same, "difference"))
@@ -247,7 +247,7 @@ def _values(tree: Any, key: str) -> list[Any]:
     return [value for child in tree for value in _values(child, key)] if isinstance(tree, list) else []
 
 
-def test_report_is_one_page_that_needs_nothing_else(run):
+def test_report_is_one_page_that_needs_nothing_else(run: Path) -> None:
     result = llmd4rec("report", run)
     assert result.exit_code == 0, result.output
     assert "distilled-round-1" in result.stdout
@@ -257,24 +257,25 @@ def test_report_is_one_page_that_needs_nothing_else(run):
     assert '<script src="' not in page
 
 
-def test_the_report_is_where_it_is_said_to_be(run, tmp_path):
+def test_the_report_is_where_it_is_said_to_be(run: Path, tmp_path: Path) -> None:
     result = llmd4rec("report", run, "--out", tmp_path / "elsewhere.html")
     assert str(tmp_path / "elsewhere.html") in result.stdout.replace("\n", "")
     assert (tmp_path / "elsewhere.html").is_file()
 
 
-def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run, tmp_path):
+def test_data_that_are_named_are_looked_at_even_if_nothing_needs_them(run: Path, tmp_path: Path) -> None:
     assert llmd4rec("compare", run, run, "--stage-a", "undistilled").exit_code == 0  # evaluations are saved now
     assert "nowhere is not a prepared" in refused(
         "compare", run, run, "--stage-a", "undistilled", "--data", tmp_path / "nowhere"
     )
 
 
-def test_a_run_and_its_data_can_move(run, chain_data, tmp_path):
+def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
     assert "gone is not a prepared data set" in refused("evaluate", run)
     moved = tmp_path / "moved"
+    assert chain_data.path is not None
     shutil.copytree(chain_data.path, moved)
     assert answer("evaluate", run, "--data", moved)["users"] == 30
     assert llmd4rec("report", run, "--data", moved).exit_code == 0
@@ -286,7 +287,7 @@ def test_a_run_and_its_data_can_move(run, chain_data, tmp_path):
     assert "was trained on other data" in refused("evaluate", run, "--data", tmp_path / "other")
 
 
-def test_export_reports_where_and_refuses_to_replace(run):
+def test_export_reports_where_and_refuses_to_replace(run: Path) -> None:
     result = llmd4rec("export", run)
     assert result.exit_code == 0, result.output
     assert "agree" in result.stdout
@@ -302,7 +303,7 @@ def ids(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_identifier_can_be_given_and_comes_back(name, odd_run):
+def test_any_identifier_can_be_given_and_comes_back(name: str, odd_run: Path) -> None:
     result = answer(
         "recommend", odd_run, "--history", json.dumps([name, "Zürich"]), "--no-filter-seen", "-k", len(NAMES)
     )
@@ -316,18 +317,18 @@ def test_any_identifier_can_be_given_and_comes_back(name, odd_run):
     assert ids(again) == ids(result)
 
 
-def test_numbers_in_a_json_list_and_a_plain_line(odd_run):
+def test_numbers_in_a_json_list_and_a_plain_line(odd_run: Path) -> None:
     assert answer("recommend", odd_run, "--history", "[50, -5]")["history"] == ["50", "-5"]
     assert answer("recommend", odd_run, "--history", " 50 , x y,🎬")["history"] == ["50", "x y", "🎬"]
 
 
-def test_the_table_shows_titles_as_they_are(odd_run):
+def test_the_table_shows_titles_as_they_are(odd_run: Path) -> None:
     shown = llmd4rec("recommend", odd_run, "--history", "50").stdout
     assert "[red]brackets[/red] [the film]" in shown
     assert '"quoted"' in shown
 
 
-def test_seen_items_and_how_many(odd_run):
+def test_seen_items_and_how_many(odd_run: Path) -> None:
     history = json.dumps(NAMES[:3] * 5)
     removed = answer("recommend", odd_run, "--history", history, "-k", 100)
     assert set(ids(removed)) == set(NAMES[3:])
@@ -342,39 +343,48 @@ def test_seen_items_and_how_many(odd_run):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--history", ""], "no known item"),
-        (["--history", "[]"], "no known item"),
-        (["--history", " , ,"], "no known item"),
         (["--history", "Zurich"], "nearest known: 'Zürich'"),
         (["--history", "50,nothing like it"], "unknown item in the history: 'nothing like it'"),
-        (["--history", "nope", "--skip-unknown"], "no known item"),
         (["--history", '["a'], "not a JSON list"),
         (["--history", '"open'], "Close every quote"),
+        (["--history", "50", "--times", "1,2"], "times has 2 entries, the history 1"),
+        (["--history", "50", "--times", "today"], "times[0] is 'today', which is no moment"),
+        (["--history", "50", "--now", "soon"], "now is 'soon', which is no moment"),
         (["--history", "50", "-k", "0"], "k is 0"),
         (["--history", "50", "-k", "-3"], "k is -3"),
     ],
 )
-def test_a_history_that_cannot_be_answered(arguments, expected, odd_run):
+def test_a_history_that_cannot_be_answered(arguments: list[str], expected: str, odd_run: Path) -> None:
     assert expected in refused("recommend", odd_run, *arguments)
 
 
 @pytest.mark.parametrize("option", ["--explain", "--json", "--skip-unknown"])
-def test_what_a_file_of_recommendations_cannot_hold_is_refused(odd_run, tmp_path, option):
+def test_what_a_file_of_recommendations_cannot_hold_is_refused(odd_run: Path, tmp_path: Path, option: str) -> None:
     assert f"{option} is for --history" in refused(
         "recommend", odd_run, "--users", "all", "--out", tmp_path / "r.csv", option
     )
 
 
-def test_scores_that_are_not_made_cannot_be_printed(chain_data, tmp_path):
+def test_scores_that_are_not_made_cannot_be_printed(chain_data: Dataset, tmp_path: Path) -> None:
     result = llmd4rec("train", "-d", chain_data.path, "-r", tmp_path / "run", "--no-evaluate", "--json")
     assert result.exit_code == 2
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_items_can_be_left_out(odd_run):
+def test_unknown_items_can_be_left_out(odd_run: Path) -> None:
     known = answer("recommend", odd_run, "--history", "50")
     skipping = answer("recommend", odd_run, "--history", "nope,50", "--skip-unknown")
     assert ids(skipping) == ids(known)
+    assert (known["unknown"], skipping["unknown"]) == ([], ["nope"])
+
+
+@pytest.mark.parametrize("history", [[""], ["[]"], [" , ,"], ["nope", "--skip-unknown"]])
+def test_a_history_without_a_known_item_gets_popular_items(history: list[str], odd_run: Path) -> None:
+    popular = answer("recommend", odd_run, "--history", *history, "-k", 3)
+    assert popular["fallback"] == "popular"
+    scores = [item["score"] for item in popular["recommendations"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 1
 
 
 # ---- processes of their own -------------------------------------------------------------------------------------
@@ -411,9 +421,8 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_path, monkeypatch):
+def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data: Dataset, tmp_path: Path) -> None:
     """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
-    monkeypatch.setattr(trainer, "MIN_STEPS", 32)  # as it is in the last process
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
     arguments = ["train", str(config), "-d", str(chain_data.path), "-r", str(tmp_path / "parts"), "--json"]
@@ -432,9 +441,9 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
     finished = process(arguments)
     out, err = finished.communicate(timeout=60)
     assert finished.returncode == 0
-    *lines, last = err.splitlines()
+    *printed, last = err.splitlines()
     assert last == "LOADED"  # no language model without rounds
-    assert all(" left" in line for line in lines)  # on a machine so busy that it takes a minute
+    assert all(" left" in line for line in printed)  # on a machine so busy that it takes a minute
     assert [stage["stage"] for stage in json.loads(out)["stages"]] == ["undistilled"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     best = Path("checkpoints", "undistilled", "best.safetensors")
@@ -443,7 +452,7 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config, chain_data, tmp_p
     assert Run.open(tmp_path / "parts").record.finished
 
 
-def test_a_reader_that_leaves_is_met_with_silence():
+def test_a_reader_that_leaves_is_met_with_silence() -> None:
     talking = process(["train", "--show-settings"])
     assert talking.stdout is not None
     talking.stdout.close()

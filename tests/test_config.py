@@ -12,6 +12,7 @@ from llmd4rec.config.settings import check, describe, differences, dump_settings
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.errors import ConfigError
+from llmd4rec.models.sequential import SASRec
 
 DEFAULT = load_settings(DistillationSettings, None, base=dict(RECIPE))
 
@@ -30,27 +31,29 @@ def refused(*overrides: str) -> str:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "null", "---\n"])
-def test_an_empty_file_means_all_defaults(tmp_path, text):
+def test_an_empty_file_means_all_defaults(tmp_path: Path, text: str) -> None:
     assert load(tmp_path, text) == DEFAULT
 
 
-def test_nested_values_and_overrides(tmp_path):
+def test_nested_values_and_overrides(tmp_path: Path) -> None:
     settings = load(
         tmp_path, "rounds: 5\nmodel: {dim: 32, heads: 4}\n",
         "model.dim=16", "training.model.clip=null", "evaluation.cutoffs=[1, 3]", "distill.scale_by_t2=false",
         "training.llm.learning_rate=1e-4", "llm.lora.r=4", "llm.prompt=''", "llm.model=a=b",
     )  # fmt: skip
+    assert isinstance(settings.model, SASRec)
     assert (settings.rounds, settings.model.dim, settings.model.heads) == (5, 16, 4)
     assert settings.training.model.clip is None
     assert settings.evaluation.cutoffs == (1, 3)
     assert settings.distill.scale_by_t2 is False
     assert settings.training.llm.learning_rate == 1e-4
+    assert settings.llm is not None
     assert settings.llm.lora is not None
     assert settings.llm.lora.r == 4
     assert settings.llm.model == "a=b"
 
 
-def test_changing_one_setting_leaves_the_others_at_their_defaults():
+def test_changing_one_setting_leaves_the_others_at_their_defaults() -> None:
     """The two models have different training defaults; naming one of the LLM's must not bring the model's."""
     for key, value in (
         ("training.llm.epochs", 3),
@@ -75,7 +78,7 @@ def test_changing_one_setting_leaves_the_others_at_their_defaults():
         ("distill.wight", "distill.weight"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(key, nearest):
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     what = refused(f"{key}=1")
     assert f"unknown setting {key!r}" in what
     assert repr(nearest) in what
@@ -86,7 +89,7 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
     [
         ("rounds=many", "rounds = 'many': input should be a valid integer"),
         ("rounds=-1", "rounds = -1: input should be greater than or equal to 0"),
-        ("model=5", "model = 5: must be a group of settings"),
+        ("model=5", "model = 5: must be the name of a model, a group of its settings, or an instance"),
         ("distill.students=[both]", "'model' or 'llm'"),
         ("llm.layers=few", "llm.layers = 'few': input should be a valid integer"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs"),
@@ -96,42 +99,42 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("model.heads=3", "model: heads = 3 does not divide dim = 64"),
         ("model.dim.wide=3", "model.dim"),
         ("teachers=[{}, {nam: ligr}]", "'nam' is no setting of sasrec"),
-        ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': input should be 'sasrec'"),
-        ("teachers=[{without: [id]}]", "teachers.0.without = 'id': input should be 'text'"),
+        ("teachers=[{name: lstm}]", "teachers.0.name = 'lstm': no model has this name"),
+        ("teachers=[{without: [id]}]", "teachers.0.without: no item feature is called 'id'"),
         ("teachers=few", "must be `default`, null, a number, or a list"),
         ("teachers=-1", "must be `default`, null, a number, or a list"),
         ("teachers=true", "must be `default`, null, a number, or a list"),
         ("teachers=[{dim: 255}]", "heads = 2 does not divide dim = 255"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_shown_with_its_key(override, expected):
+def test_a_wrong_value_is_shown_with_its_key(override: str, expected: str) -> None:
     assert expected in refused(override)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "rounds: x\nmodel:\n  dimm: 3\n", "seed=-1")
     assert all(key in caught.value.what for key in ("run.yaml", "rounds", "model.dimm", "seed"))
 
 
 @pytest.mark.parametrize("override", ["rounds", "=3", "", " =1"])
-def test_an_override_is_key_and_value(override):
+def test_an_override_is_key_and_value(override: str) -> None:
     assert "is not KEY=VALUE" in refused(override)
 
 
-def test_other_bad_overrides(tmp_path):
+def test_other_bad_overrides(tmp_path: Path) -> None:
     assert "not a YAML value" in refused("rounds=[1")
     with pytest.raises(ConfigError, match="'rounds' is no group of settings"):
         load(tmp_path, "rounds: 3", "rounds.most=4")
 
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words", "42"])
-def test_a_file_without_keys_is_refused(tmp_path, text):
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="not settings"):
         load(tmp_path, text)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load(tmp_path, "a: [1\nb: }")
     with pytest.raises(ConfigError, match="does not exist"):
@@ -145,7 +148,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         load(tmp_path, "1: 2")
 
 
-def test_what_is_written_reads_back_the_same(tmp_path):
+def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     settings = load_settings(
         DistillationSettings, None,
         ["seed=7", "llm.prompt=\"Étant donné: 'x' # 🎬\"", "llm.lora.targets=[q_proj]", "training.model.clip=0.1"],
@@ -169,7 +172,7 @@ def test_settings_files_of_the_examples(tmp_path: Path) -> None:
     assert find(stages, "llm-round-1").network == paper.llm
     assert find(stages, "distilled-round-1").training == paper.training.model
     assert (paper.model.item_features, paper.llm.item_features, paper.llm.dim, paper.llm.tie_table) == (
-        "id",
+        (),
         "id",
         None,
         False,
@@ -182,7 +185,7 @@ def test_settings_files_of_the_examples(tmp_path: Path) -> None:
         assert variant == settings[name]
 
 
-def test_every_default_is_written_and_described(tmp_path):
+def test_every_default_is_written_and_described(tmp_path: Path) -> None:
     written = yaml.safe_load(dump_settings(DEFAULT))
 
     def at(key: str) -> object:

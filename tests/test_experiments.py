@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,19 +13,24 @@ import yaml
 from experiment_scripts import FOLDER, script
 
 from llmd4rec.config.settings import load_settings
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
-from llmd4rec.errors import Diverged, LLMD4RecError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.slices import tail_items
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
 
 
-def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    module.main()
+def call(module: ModuleType, *arguments: object, **seams: object) -> None:
+    module.main([*map(str, arguments)], **seams)
+
+
+def committed() -> dict[str, Any]:
+    """This machine, with code that is that of a commit."""
+    return environment() | {"commit": "0123456789ab"}
 
 
 @pytest.fixture
@@ -44,12 +48,16 @@ def tiny(settings: dict[str, Any]) -> dict[str, Any]:
     return {"teachers": None, **settings}
 
 
-def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, capsys):
+def test_a_study_and_its_page(
+    study_file: Path,
+    chain_data: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     study, tables = script("study"), script("tables")
-    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
+    seams = {"runs": tmp_path / "runs", "environment": committed}
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results"]
-    call(study, monkeypatch, *arguments, "--only", "taught", "plain")
+    call(study, *arguments, "--only", "taught", "plain", **seams)
     folder = tmp_path / "results" / "tiny" / "chain"
     assert {path.name for path in folder.iterdir()} == {"taught-seed0.json", "plain-seed0.json"}
     first = json.loads((folder / "taught-seed0.json").read_text())
@@ -60,7 +68,7 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     assert "llm-round-1 over llm, valid" in first["comparisons"]
 
     before = (folder / "taught-seed0.json").read_bytes()
-    call(study, monkeypatch, *arguments)  # only what is missing
+    call(study, *arguments, **seams)  # only what is missing
     assert (folder / "taught-seed0.json").read_bytes() == before
     other = json.loads((folder / "unweighted-seed0.json").read_text())
     assert other["shared_stages"] == ["undistilled", "llm"]
@@ -73,7 +81,7 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
     assert plain["shared_stages"] == ["undistilled"]
     assert "test" not in capsys.readouterr().out  # variants are chosen by validation
 
-    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    call(tables, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for variant in ("taught", "unweighted", "plain"):
         assert f"| {variant} | 0 | 0123456 |" in page
@@ -81,16 +89,18 @@ def test_a_study_and_its_page(study_file, chain_data, tmp_path, monkeypatch, cap
 
 
 def test_a_reference_is_what_the_other_variants_are_compared_with(
-    study_file, chain_data, tmp_path, monkeypatch, capsys
-):
+    study_file: Path,
+    chain_data: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     study, tables = script("study"), script("tables")
-    monkeypatch.setattr(study, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(study, "environment", lambda: environment() | {"commit": "0123456789ab"})
+    seams = {"runs": tmp_path / "runs", "environment": committed}
     values = yaml.safe_load(study_file.read_text()) | {"reference": ["plain"]}
     taught = {"llm": None, "distill": {"source": "self"}}
     values["variants"] = {"plain": {"rounds": 0, "model": {"dim": 4}}, "taught": taught}
     study_file.write_text(yaml.safe_dump(values, sort_keys=False))
-    call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results")
+    call(study, study_file, "--data", f"chain={chain_data.path}", "--out", tmp_path / "results", **seams)
     folder = tmp_path / "results" / "tiny" / "chain"
     reference, taught = (json.loads((folder / f"{name}-seed0.json").read_text()) for name in ("plain", "taught"))
     assert not any("over plain" in name for name in reference["comparisons"])
@@ -99,7 +109,7 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
         gain = taught["comparisons"][f"{ours} over plain, test"]["all"]["ndcg@10"]["relative_percent"]
         assert gain == pytest.approx(100 * (taught["models"][ours]["test"]["ndcg@10"] / theirs - 1), abs=0.01)
 
-    call(tables, monkeypatch, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
+    call(tables, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
     lines = (tmp_path / "page.md").read_text().splitlines()
     at = lines.index("| gain of the model | undistilled, over plain | p | distilled, over plain | p |")
     assert lines[at + 1].count("|") == lines[at].count("|")
@@ -109,32 +119,34 @@ def test_a_reference_is_what_the_other_variants_are_compared_with(
     values["reference"] = ["taut"]
     study_file.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit):
-        call(study, monkeypatch, study_file, "--data", f"chain={chain_data.path}")
+        call(study, study_file, "--data", f"chain={chain_data.path}")
     assert "the reference 'taut' is no variant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("commit", ["0123456789ab-dirty", None])
-def test_results_are_kept_of_committed_code_only(commit, study_file, chain_data, tmp_path, monkeypatch, capsys):
+def test_results_are_kept_of_committed_code_only(
+    commit: str | None, study_file: Path, chain_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = script("study")
-    monkeypatch.setattr(study, "environment", lambda: {"commit": commit})
-    monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(study, "trial", lambda *_: {"stages": {}})
     arguments = [study_file, "--data", f"chain={chain_data.path}", "--only", "plain"]
+    seams: dict[str, Any] = {"runs": tmp_path / "runs", "environment": lambda: environment() | {"commit": commit}}
     with pytest.raises(SystemExit):
-        call(study, monkeypatch, *arguments, "--out", tmp_path / "results")
+        call(study, *arguments, **seams)
     assert "commit first, or give another --out" in capsys.readouterr().err
-    call(study, monkeypatch, *arguments, "--out", tmp_path / "elsewhere")
-    assert (tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").exists()
+    assert not (tmp_path / "runs").exists()
+    call(study, *arguments, "--out", tmp_path / "elsewhere", **seams)
+    kept = json.loads((tmp_path / "elsewhere" / "tiny" / "chain" / "plain-seed0.json").read_text())
+    assert kept["environment"]["commit"] == commit
 
 
-def test_seeds_become_a_mean_and_a_deviation():
+def test_seeds_become_a_mean_and_a_deviation() -> None:
     spread = script("tables").spread
     assert spread([0.1]) == "0.1000"
     assert spread([0.1, None, 0.2]) == "0.1500 ± 0.0707"
     assert spread([None]) == ""
 
 
-def test_older_results_are_read_in_the_words_of_now():
+def test_older_results_are_read_in_the_words_of_now() -> None:
     """Former and present names of the same models give the same page."""
     tables = script("tables")
     figures = {split: {"ndcg@10": 0.1} for split in ("valid", "test")}
@@ -180,7 +192,7 @@ def test_older_results_are_read_in_the_words_of_now():
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_variant_of_every_study_is_valid(path):
+def test_every_variant_of_every_study_is_valid(path: Path) -> None:
     module = script("study")
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
@@ -189,7 +201,7 @@ def test_every_variant_of_every_study_is_valid(path):
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_starts_inside_its_space(path, search):
+def test_every_search_starts_inside_its_space(path: Path, search: ModuleType) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     space = {name: search._distribution(name, given) for name, given in values["space"].items()}
     assert search.default_point(values, space).keys() == space.keys()
@@ -200,7 +212,7 @@ def example(name: str) -> DistillationSettings:
     return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=dict(RECIPE))
 
 
-def test_the_papers_method_is_the_same_as_an_example_and_in_its_study():
+def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:
     module = script("study")
     study = yaml.safe_load((FOLDER / "studies" / "paper.yaml").read_text(encoding="utf-8"))
     for variant, name in (("paper", "paper"), ("two-models", "two-models")):
@@ -208,7 +220,7 @@ def test_the_papers_method_is_the_same_as_an_example_and_in_its_study():
         assert module.over_recipe(values, variant) == example(name)
 
 
-def test_what_the_examples_train():
+def test_what_the_examples_train() -> None:
     def who_teaches(name: str) -> dict[str, tuple[str, ...]]:
         return {stage.id: stage.teachers for stage in plan(example(name))}
 
@@ -247,20 +259,19 @@ def test_what_the_examples_train():
         (["STUDY", "--data", "a=b", "--only", "x"], "has no variant 'x'; it has taught, unweighted, plain"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message, study_file, monkeypatch, capsys):
+def test_wrong_arguments_are_named(
+    arguments: list[str], message: str, study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        call(script("study"), monkeypatch, *[study_file if part == "STUDY" else part for part in arguments])
+        call(script("study"), *[study_file if part == "STUDY" else part for part in arguments])
     assert message in capsys.readouterr().err
 
 
 # ---- searches -------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def search(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    module = script("search")
-    for each in (module, sys.modules["study"]):
-        monkeypatch.setattr(each, "RUNS", tmp_path / "runs")
-    return module
+    return script("search")
 
 
 @pytest.fixture
@@ -276,10 +287,14 @@ def search_file(tmp_path: Path, tiny_settings: dict[str, Any]) -> Path:
 
 
 def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
-    search, search_file, chain_data, tmp_path, monkeypatch, capsys
-):
+    search: ModuleType,
+    search_file: Path,
+    chain_data: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}"]
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "whole", "--trials", 5)
+    call(search, *arguments, "--out", tmp_path / "whole", "--trials", 5, runs=tmp_path / "runs")
     whole = json.loads((tmp_path / "whole" / "rate-chain-seed0.json").read_text())
     base = yaml.safe_load(search_file.read_text())["base"]
     settings = search.over_recipe(base, "the test")
@@ -300,16 +315,16 @@ def test_a_search_starts_from_the_default_and_goes_on_to_the_same_points(
     assert len(rows) == 5
     assert rows[0].endswith(f"| {best['validation_ndcg']['chain']:.4f} | {best['value']:.3f} |")
 
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5, "--seed", 1)
+    call(search, *arguments, "--out", tmp_path / "parts", "--trials", 5, "--seed", 1, runs=tmp_path / "runs")
     other = json.loads((tmp_path / "parts" / "rate-chain-seed1.json").read_text())
     assert other["trials"][1]["point"] != whole["trials"][1]["point"]
     half = whole | {"trials": whole["trials"][:3]}
     (tmp_path / "parts" / "rate-chain-seed0.json").write_text(json.dumps(half))
-    call(search, monkeypatch, *arguments, "--out", tmp_path / "parts", "--trials", 5)
+    call(search, *arguments, "--out", tmp_path / "parts", "--trials", 5, runs=tmp_path / "runs")
     assert json.loads((tmp_path / "parts" / "rate-chain-seed0.json").read_text())["trials"] == whole["trials"]
 
 
-def test_a_search_looks_where_earlier_trials_were_good(search):
+def test_a_search_looks_where_earlier_trials_were_good(search: ModuleType) -> None:
     space = {"distill.weight.model": search._distribution("the weight", {"low": 1, "high": 100, "log": True})}
     trials: list[dict[str, Any]] = []
     for _ in range(30):
@@ -328,40 +343,49 @@ def test_a_search_looks_where_earlier_trials_were_good(search):
         ("model.depth", {"low": 1, "high": 2}, "default of model.depth, None, is not in"),
     ],
 )
-def test_a_space_that_cannot_be_searched(search, search_file, chain_data, tmp_path, monkeypatch, key, value, message):
+def test_a_space_that_cannot_be_searched(
+    search: ModuleType,
+    search_file: Path,
+    chain_data: Dataset,
+    tmp_path: Path,
+    key: str,
+    value: dict[str, Any],
+    message: str,
+) -> None:
     values = yaml.safe_load(search_file.read_text())
     search_file.write_text(yaml.safe_dump(values | {"space": {key: value}}))
     with pytest.raises(LLMD4RecError, match=message):
-        call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path)
+        call(search, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, runs=tmp_path / "runs")
 
 
 def test_a_trial_that_diverges_is_worth_nothing_and_the_search_goes_on(
-    search, search_file, chain_data, tmp_path, monkeypatch
-):
-    asked = []
+    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(search_file.read_text())
+    rate = values["base"]["training"]["model"]["learning_rate"]
+    space = {"training.model.learning_rate": {"choices": [rate, 1e30]}}
+    search_file.write_text(yaml.safe_dump(values | {"space": space}))
+    arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 6]
+    call(search, *arguments, runs=tmp_path / "runs")
+    trials = json.loads((tmp_path / "rate-chain-seed0.json").read_text())["trials"]
+    assert {(trial["point"]["training.model.learning_rate"], trial["value"]) for trial in trials} == {
+        (rate, 1),
+        (1e30, 0),
+    }
 
-    def validation_of(*_: Any) -> float:
-        asked.append(1)
-        if len(asked) == 2:
-            raise Diverged("undistilled: training diverged")
-        return 0.5
 
-    monkeypatch.setattr(search, "validation_of", validation_of)
-    call(search, monkeypatch, search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 3)
-    found = json.loads((tmp_path / "rate-chain-seed0.json").read_text())
-    assert [trial["value"] for trial in found["trials"]] == [1, 0, 1]
-
-
-def test_a_search_does_not_mix_with_another(search, search_file, chain_data, tmp_path, monkeypatch):
+def test_a_search_does_not_mix_with_another(
+    search: ModuleType, search_file: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     arguments = [search_file, "--data", f"chain={chain_data.path}", "--out", tmp_path, "--trials", 1]
-    call(search, monkeypatch, *arguments)
+    call(search, *arguments, runs=tmp_path / "runs")
     values = yaml.safe_load(search_file.read_text())
     search_file.write_text(yaml.safe_dump(values | {"space": {"model.layers": {"choices": [1, 2, 3]}}}))
     with pytest.raises(LLMD4RecError, match="another search"):
-        call(search, monkeypatch, *arguments)
+        call(search, *arguments, runs=tmp_path / "runs")
 
 
-def test_what_repeating_the_last_items_would_find():
+def test_what_repeating_the_last_items_would_find() -> None:
     """Distinct items before the target, latest first: 5 2 7 before a 2; the second user's target is new."""
     offsets, items = np.array([0, 6, 9]), np.array([7, 2, 7, 2, 5, 2, 1, 1, 3])
     ranks = script("repeats").last_seen_ranks(offsets, items, np.array([5, 8]))
@@ -369,18 +393,18 @@ def test_what_repeating_the_last_items_would_find():
     assert script("repeats").last_seen_ranks(offsets, items, np.array([2, 7])).tolist() == [2, 1]
 
 
-def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsys):
+def test_popularity_is_added_to_scores(
+    chain_run: Path, chain_data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A tau so large that nothing else counts ranks by popularity alone, whose NDCG can be worked out."""
-    arguments = ["popularity.py", str(chain_run), str(chain_data.path), "--taus", "0", "1e6"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    script("popularity").main()
+    call(script("popularity"), chain_run, chain_data.path, "--taus", "0", "1e6")
     out = capsys.readouterr().out.splitlines()
     rare = tail_items(chain_data.train_counts)
     assert f"validation targets: {np.mean([rare[chain_data.items[p]] for p in chain_data.valid]):.1%} tail items" in out
     lines = [line.split() for line in out[4:]]
     taus, stages = ("+0.00", "+1000000.00"), ("undistilled", "distilled-round-1")
     assert [line[:2] for line in lines] == [[stage, tau] for stage in stages for tau in taus]
-    unchanged = validation_ndcg(Run.open(chain_run).load("undistilled"), chain_data)
+    unchanged = validation_value(Run.open(chain_run).load("undistilled"), chain_data)
     assert float(lines[0][2]) == pytest.approx(unchanged, abs=6e-5)
     counts, gains = chain_data.train_counts, []
     for user, position in enumerate(chain_data.valid):
@@ -393,7 +417,7 @@ def test_popularity_is_added_to_scores(chain_run, chain_data, monkeypatch, capsy
     assert worst - 1e-4 <= float(lines[1][2]) <= best + 1e-4
 
 
-def test_a_command_names_nobodys_folders():
+def test_a_command_names_nobodys_folders() -> None:
     typed = [
         "experiments/study.py",
         "a.yaml",

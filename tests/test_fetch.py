@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.server
+import os
+import socket
 import threading
 import time
 import zipfile
@@ -14,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmd4rec.errors import FetchError, LLMD4RecError
-from llmd4rec.io import download as module
-from llmd4rec.io.download import Package, RemoteFile, Url, fetch
+from llmd4rec.io.download import Package, RemoteFile, Url, fetch, reachable
 
 BODY = b"user,item\n" * 5000
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -135,20 +135,25 @@ def test_offline_asks_nobody_but_takes_a_file_put_there_by_hand(
     assert not server[1]
 
 
-def test_no_network_fails_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A resolver that hangs, as it does behind many firewalls: the socket's own timeout does not cover it.
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.3)
-    monkeypatch.setattr(module.reachable, "__defaults__", (0.3,))
+def test_a_resolver_that_hangs_is_not_waited_for() -> None:
+    """As it does behind many firewalls: the socket's own timeout does not cover it."""
 
-    def hangs(*_: object) -> None:
+    def hangs(*_: object) -> socket.socket:
         time.sleep(5)
         raise TimeoutError
 
-    monkeypatch.setattr(module.socket, "create_connection", hangs)
     start = time.monotonic()
-    with pytest.raises(FetchError, match="no answer within"):
-        fetch(RemoteFile("log.csv", (Url("https://example.com/log"),), DIGEST))
+    assert not reachable("https://example.com/log", 0.3, connect=hangs)
     assert time.monotonic() - start < 2
+
+
+def test_no_network_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    with pytest.raises(FetchError, match="no answer within 4 seconds"):
+        fetch(RemoteFile("log.csv", (Url("https://example.com/log"),), DIGEST))
 
 
 def test_plain_http_and_paths_out_of_the_cache_are_refused() -> None:
@@ -159,12 +164,10 @@ def test_plain_http_and_paths_out_of_the_cache_are_refused() -> None:
 
 
 def test_a_full_disk_is_not_blamed_on_the_origin(
-    server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    server: tuple[str, list[str]], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(module, "_download", full)
+    monkeypatch.setenv("LLMD4REC_CACHE", str(small_disk))
+    (small_disk / "other").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192))
     with pytest.raises(LLMD4RecError, match="disk is full") as caught:
         fetch(RemoteFile("log.csv", (Url(f"{server[0]}/log"),), DIGEST))
     assert not isinstance(caught.value, FetchError)

@@ -15,6 +15,7 @@ from llmd4rec.io.files import (
     atomic_dir,
     atomic_file,
     cache_dir,
+    exchange_names,
     read_json,
     remove,
     remove_leftovers,
@@ -27,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_file_appears_whole_with_readable_permissions(tmp_path):
+def test_a_file_appears_whole_with_readable_permissions(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "a.txt"
     with atomic_file(path) as temporary:
         temporary.write_text("half")
@@ -39,7 +40,7 @@ def test_a_file_appears_whole_with_readable_permissions(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_old_file(tmp_path, error):
+def test_a_failure_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_file(path) as temporary:  # noqa: PT012
@@ -49,7 +50,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, error):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_old_folder(tmp_path, error):
+def test_a_failure_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a"
     path.mkdir()
     (path / "x").write_text("old")
@@ -60,7 +61,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path, error):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_folder_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
+def test_a_folder_is_replaced_as_a_whole_and_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with atomic_dir(path) as temporary:
         (temporary / "x").write_text("1")
@@ -72,7 +73,7 @@ def test_a_folder_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
     assert contents(tmp_path) == {"a/y": b"2"}
 
 
-def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path):
+def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with atomic_dir(tmp_path / "empty") as temporary:
         (temporary / "x").write_text("1")
@@ -84,7 +85,7 @@ def test_an_empty_folder_may_be_filled_and_a_file_is_in_the_way(tmp_path):
     assert contents(tmp_path) == {"empty/x": b"1", "file": b"mine"}
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(small_disk):
+def test_a_full_disk_is_named_and_nothing_is_left(small_disk: Path) -> None:
     (small_disk / "a.txt").write_text("old")
     with pytest.raises(LLMD4RecError, match=r"the disk is full: cannot write .*a\.txt"):
         write_json(small_disk / "a.txt", "x" * 200_000)
@@ -97,7 +98,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(small_disk):
     assert [p.name for p in small_disk.iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk):
+def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk: Path) -> None:
     import torch
 
     from llmd4rec.training import checkpoint
@@ -110,7 +111,7 @@ def test_a_full_disk_during_a_checkpoint_keeps_the_last_one(small_disk):
     assert [p.name for p in small_disk.iterdir()] == ["last.safetensors"]
 
 
-def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Content, then name, then the folder that holds the name: else a machine that crashes may keep the name alone."""
     happened: list[tuple[str, str]] = []
 
@@ -139,14 +140,14 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
     assert settled() == [("flushed", "new d/y"), ("flushed", "new d"), ("named", "d"), ("flushed", ".")]
 
 
-def test_the_file_before_is_kept_where_asked(tmp_path):
+def test_the_file_before_is_kept_where_asked(tmp_path: Path) -> None:
     for number in range(4):
         with atomic_file(tmp_path / "last", keep=tmp_path / "before") as temporary:
             temporary.write_text(str(number))
     assert contents(tmp_path) == {"last": b"3", "before": b"2"}
 
 
-def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path):
+def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path: Path) -> None:
     """It was not there when this one began."""
     path = tmp_path / "run"
     with pytest.raises(LLMD4RecError, match="something else is there already"), atomic_dir(path) as mine:  # noqa: PT012
@@ -157,15 +158,14 @@ def test_a_folder_that_another_process_was_faster_to_make_is_not_lost(tmp_path):
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path, can_exchange, monkeypatch):
+def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path: Path, can_exchange: bool) -> None:
     """Seen at each of Python's dealings with files: all of the old folder, all of the new, or for a moment none."""
-    if not can_exchange:
-        monkeypatch.setattr("llmd4rec.io.files._exchange", lambda *_: False)
+    exchange = exchange_names if can_exchange else lambda *_: False
     path = tmp_path / "a"
     versions = [{f"{number}/{file}": number.encode() for file in "abcdef"} for number in ("1", "2")]
 
     def write(number: int) -> None:
-        with atomic_dir(path, replace=True) as folder:
+        with atomic_dir(path, replace=True, exchange=exchange) as folder:
             for name, content in versions[number].items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(content)
@@ -190,7 +190,7 @@ def test_a_folder_is_replaced_without_ever_being_half_there(tmp_path, can_exchan
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_refusal_to_write_names_the_path(tmp_path, number):
+def test_a_refusal_to_write_names_the_path(tmp_path: Path, number: int) -> None:
     with (
         pytest.raises(LLMD4RecError, match=r"no permission to write .*a\.txt"),
         atomic_file(tmp_path / "a.txt"),
@@ -199,7 +199,7 @@ def test_a_refusal_to_write_names_the_path(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_comes_back_and_a_damaged_one_is_named(tmp_path):
+def test_json_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     value = {"b": [1, 2.5, None], "a": "ü🎬"}
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
@@ -213,7 +213,7 @@ def test_json_comes_back_and_a_damaged_one_is_named(tmp_path):
         read_json(tmp_path / "none.json")
 
 
-def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
+def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in (".a.txt.x1.part", "deep/.b.x2.part"):
         (tmp_path / name).write_text("half")
@@ -231,7 +231,7 @@ def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
     assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/b.part"]
 
 
-def test_checksum_and_cache_folder(tmp_path, monkeypatch):
+def test_checksum_and_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 WORDS = ["given", "items", "user", "next", "predict", "the", "red", "blue", "comedy", "film", ":", ";", "title"]
 WORDS += ["Item", *map(str, range(20))]  # so that no two items of small catalogues read the same
 
 
-def save(folder: Path, model: Any) -> str:
+def save(folder: Path, model: PreTrainedModel) -> str:
     """Writes any model together with a tokenizer that knows :data:`WORDS`."""
     vocabulary = {word: index for index, word in enumerate(["<unk>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -24,7 +23,7 @@ def save(folder: Path, model: Any) -> str:
     return str(folder)
 
 
-def llama_model(layers: int = 3) -> Any:
+def llama_model(layers: int = 3) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS) + 2,

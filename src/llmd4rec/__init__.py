@@ -15,17 +15,17 @@ from llmd4rec.extras import explained
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
-    from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, SASRec
-    from llmd4rec.evaluation.evaluate import evaluate
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.estimators import BSARec, Distillation, GRU4Rec, LiGR, Model, SASRec
+    from llmd4rec.evaluation.evaluator import Evaluator
+    from llmd4rec.inference.recommender import Recommender
     from llmd4rec.inference.types import Filters, NewItem
     from llmd4rec.models.llm.settings import LLM
     from llmd4rec.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
-    "LLM", "BSARec", "Dataset", "Distillation", "Engine", "Filters", "GRU4Rec", "LiGR", "NewItem", "Run", "SASRec",
-    "evaluate",
+    "LLM", "BSARec", "Dataset", "Distillation", "Evaluator", "Filters", "GRU4Rec", "LiGR", "Model", "NewItem",
+    "Recommender", "Run", "SASRec",
 ]  # fmt: skip
 
 # Resolved on first use, so that `import llmd4rec` and the command line's --help stay fast.
@@ -33,18 +33,24 @@ _HOMES = {
     "BSARec": "llmd4rec.estimators",
     "Dataset": "llmd4rec.data.dataset",
     "Distillation": "llmd4rec.estimators",
-    "Engine": "llmd4rec.inference.engine",
+    "Recommender": "llmd4rec.inference.recommender",
+    "Evaluator": "llmd4rec.evaluation.evaluator",
     "Filters": "llmd4rec.inference.types",
     "GRU4Rec": "llmd4rec.estimators",
     "LLM": "llmd4rec.models.llm.settings",
     "LiGR": "llmd4rec.estimators",
+    "Model": "llmd4rec.estimators",
     "NewItem": "llmd4rec.inference.types",
     "Run": "llmd4rec.runs.run",
     "SASRec": "llmd4rec.estimators",
-    "evaluate": "llmd4rec.evaluation.evaluate",
 }
 #: What these names were once.
-_RENAMED = {"MutualDistillation": "Distillation", "LLMRecommender": "LLM"}
+_RENAMED = {
+    "MutualDistillation": "Distillation",
+    "LLMRecommender": "LLM",
+    "Engine": "Recommender",
+    "evaluate": "Evaluator",
+}
 
 
 if not TYPE_CHECKING:  # a type checker shall find a wrong name

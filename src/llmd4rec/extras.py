@@ -15,7 +15,13 @@ _SERVE = (
     *("orjson", "prometheus_client"),
 )
 #: Package → the extra it comes with; some come with both, where the smaller one is named.
-EXTRA_OF = {**dict.fromkeys(_TRAIN, "train"), **dict.fromkeys(_SERVE, "serve"), "faiss": "large"}
+EXTRA_OF = {
+    **dict.fromkeys(_TRAIN, "train"),
+    **dict.fromkeys(_SERVE, "serve"),
+    "faiss": "large",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+}
 
 
 class MissingExtraError(LLMD4RecError, ImportError):

@@ -104,16 +104,17 @@ class _Lines:
     #: When the last line was written and anything last moved, by whichever task: many short ones are as long as one.
     last = seen = -LINE_SECONDS
 
-    def __init__(self, what: str, total: float | None, unit: str, start: float) -> None:
+    def __init__(self, what: str, total: float | None, unit: str, start: float, line_seconds: float | None) -> None:
         self.what, self.total, self.unit = what, total, unit
+        self.line_seconds = LINE_SECONDS if line_seconds is None else line_seconds
         self.start, self.done, self.begun = start, start, time.monotonic()
-        if self.begun - _Lines.seen >= LINE_SECONDS:
+        if self.begun - _Lines.seen >= self.line_seconds:
             _Lines.last = self.begun
 
     def advance(self, amount: float, note: str) -> None:
         self.done += amount
         now = _Lines.seen = time.monotonic()
-        if now - _Lines.last < LINE_SECONDS:
+        if now - _Lines.last < self.line_seconds:
             return
         _Lines.last = now
         speed = (self.done - self.start) / max(now - self.begun, 1e-9)
@@ -133,10 +134,20 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def bar(what: str, total: float | None, unit: str = "it", *, start: float = 0) -> Iterator[Bar]:
-    """A progress bar over `total` units on a terminal; a line a minute where standard error is none."""
+def bar(
+    what: str, total: float | None, unit: str = "it", *, start: float = 0, line_seconds: float | None = None
+) -> Iterator[Bar]:
+    """A progress bar over `total` units on a terminal; a line a minute where standard error is none.
+
+    Args:
+        what: is done.
+        total: of the units; None: unknown.
+        unit: its name.
+        start: how many are done already.
+        line_seconds: from one line to the next; None: a minute.
+    """
     if not sys.stderr.isatty():
-        yield Bar(_Lines(what, total, unit, start).advance)
+        yield Bar(_Lines(what, total, unit, start, line_seconds).advance)
         return
     with Progress(
         TextColumn("{task.description}"),

@@ -24,26 +24,27 @@ from torch.nn import functional as F
 def uses_onednn() -> bool:
     """Whether 32-bit products on this machine's CPU go to oneDNN."""
     # An operator that PyTorch's own compiler relies on; without an underscore there is none for dense tensors.
-    available: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+    available: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return available and _is_x86() and not _is_intel()
 
 
-def product(a_NK: Tensor, b_MK: Tensor, out: Tensor | None = None) -> Tensor:
+def product(a_NK: Tensor, b_MK: Tensor, out: Tensor | None = None, *, onednn: bool | None = None) -> Tensor:
     """`a @ b.T`, [N, M]; outside the graph. `b` may be a transposed view, at no cost.
 
     Args:
         a_NK: left factor.
         b_MK: right factor, one row for each column of the result.
         out: where PyTorch may put the result; not every library can, so use what is returned.
+        onednn: whether 32-bit products on the CPU go to oneDNN; None: as :func:`uses_onednn` says.
     """
-    if _onednn_can(a_NK, b_MK):
+    if _onednn_can(onednn, a_NK, b_MK):
         return _onednn(a_NK.contiguous(), b_MK, None)
     return torch.mm(a_NK, b_MK.t(), out=out)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` with gradients, any leading dimensions."""
-    if _onednn_can(x, weight) and x.numel():
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, onednn: bool | None = None) -> Tensor:
+    """`torch.nn.functional.linear` with gradients, any leading dimensions; `onednn` as for :func:`product`."""
+    if _onednn_can(onednn, x, weight) and x.numel():
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return F.linear(x, weight, bias)
@@ -68,9 +69,9 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _onednn_can(*tensors: Tensor) -> bool:
+def _onednn_can(onednn: bool | None, *tensors: Tensor) -> bool:
     return (
-        uses_onednn()
+        (uses_onednn() if onednn is None else onednn)
         and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -34,7 +34,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -274,6 +274,10 @@ def file(rng: random.Random) -> tuple[str, bytes]:
     return name, content
 
 
+def columns(rng: random.Random) -> dict[str, Any]:
+    return {option: rng.choice(COLUMNS) for option in ("user_col", "item_col", "time_col") if rng.random() < 0.05}
+
+
 def settings(rng: random.Random) -> Prepare:
     if rng.random() < 0.5:
         return Prepare()
@@ -290,7 +294,7 @@ def settings(rng: random.Random) -> Prepare:
         max_history=rng.choice((None, None, 5)),
         split="temporal" if cut else "leave-one-out",
         keep_unseen_items=rng.random() < 0.5,
-        **{option: rng.choice(COLUMNS) for option in ("user_col", "item_col", "time_col") if rng.random() < 0.05},
+        **columns(rng),
         text_cols=(rng.choice(COLUMNS),) if rng.random() < 0.1 else None,
     )
 
@@ -341,6 +345,11 @@ def frames(rng: random.Random, folder: Path) -> None:
     check_sound(Dataset.from_frames(log, items, **settings(rng).as_dict()))
 
 
+PACKED: dict[str, Literal["w:", "w:gz", "w:xz", "w:bz2"]] = {
+    ".tar": "w:", ".gz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2",
+}  # fmt: skip
+
+
 def archive(rng: random.Random, folder: Path) -> None:
     name, content = rng.choice(("u.data", "../u.data", "/etc/u.data", "a/b/u.data")), file(rng)[1]
     path = folder / rng.choice(("set.zip", "set.tar", "set.tar.gz", "set.tar.xz", "set.tar.bz2"))
@@ -348,7 +357,7 @@ def archive(rng: random.Random, folder: Path) -> None:
         with zipfile.ZipFile(path, "w", rng.choice((0, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))) as out:
             out.writestr(name, content)
     else:
-        with tarfile.open(path, "w:" + path.suffix[1:].replace("tar", "")) as tar:
+        with tarfile.open(path, PACKED[path.suffix]) as tar:
             entry = tarfile.TarInfo(name)
             entry.type = rng.choice(
                 (tarfile.REGTYPE, tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)
@@ -440,15 +449,17 @@ def stranger(rng: random.Random, folder: Path) -> None:
     assert len(data.fingerprint) == 32
 
 
-KINDS: tuple[tuple[int, Callable[[random.Random, Path], None]], ...] = (
+#: How often which comes.
+Kinds = tuple[tuple[int, Callable[[random.Random, Path], None]], ...]
+KINDS: Kinds = (
     (66, prepare), (12, frames), (5, archive), (10, stranger), (7, public)
 )  # fmt: skip
 
 
-def run_one(number: int, place: Path) -> str:
+def run_one(number: int, place: Path, kinds: Kinds = KINDS) -> str:
     """Answers one input; `fine`, the kind of error, or raises what it should not have raised."""
     rng = random.Random(number)
-    kind = rng.choices([function for _, function in KINDS], [weight for weight, _ in KINDS])[0]
+    kind = rng.choices([function for _, function in kinds], [weight for weight, _ in kinds])[0]
     folder = Path(tempfile.mkdtemp(dir=place))
     try:
         kind(rng, folder)
@@ -462,10 +473,11 @@ def run_one(number: int, place: Path) -> str:
 
 
 # ---- many of them -----------------------------------------------------------------------------------------------
-def work(numbers: range, place: Path, findings: Path, at: Any, quiet: bool = True) -> None:
+def work(numbers: range, place: Path, findings: Path, at: Any, own_process: bool = True, kinds: Kinds = KINDS) -> None:
     """Runs inputs in this process, noting in `at` which one, and findings as lines of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    if quiet:  # what Rust prints when it panics
+    if own_process:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        # What Rust prints when it panics.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     def late(*_: Any) -> None:
@@ -477,7 +489,7 @@ def work(numbers: range, place: Path, findings: Path, at: Any, quiet: bool = Tru
         at.value = number
         signal.setitimer(signal.ITIMER_PROF, SLOW)
         try:
-            counts[run_one(number, place)] += 1
+            counts[run_one(number, place, kinds)] += 1
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import polars as pl
@@ -31,7 +32,8 @@ tables = st.lists(
 def with_csv(draw: st.DrawFn, rows: Rows, separator: str) -> str:
     doubled = draw(st.booleans())
     escape = draw(st.sampled_from([None, "\\"])) if doubled else "\\"
-    quoting = draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC, csv.QUOTE_NONE]))
+    kinds: list[Literal[0, 1, 2, 3]] = [csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC, csv.QUOTE_NONE]
+    quoting = draw(st.sampled_from(kinds))
     if quoting == csv.QUOTE_NONE:
         escape = "\\"
     out = io.StringIO(newline="")
@@ -44,7 +46,8 @@ def with_csv(draw: st.DrawFn, rows: Rows, separator: str) -> str:
 
 
 def with_polars(draw: st.DrawFn, rows: Rows, separator: str) -> str:
-    style = draw(st.sampled_from(["necessary", "always", "non_numeric"]))
+    styles: list[Literal["necessary", "always", "non_numeric"]] = ["necessary", "always", "non_numeric"]
+    style = draw(st.sampled_from(styles))
     end = draw(st.sampled_from(["\n", "\r\n"]))
     frame = pl.DataFrame(rows, schema=HEADER, orient="row")
     return frame.write_csv(separator=separator, quote_style=style, line_terminator=end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -20,7 +21,7 @@ USERS, ITEMS, TIMES = ["u", "u", "u", "v", "v", "v"], ["a", "b", "c", "b", "c", 
 WANTED = {"u": ["c", "b", "a"], "v": ["b", "c", "a"]}
 
 
-class Frame(pd.DataFrame):
+class Frame(pd.DataFrame):  # type: ignore[misc]
     """As geopandas and others make them."""
 
 
@@ -111,7 +112,7 @@ def test_a_column_that_nobody_uses_stops_nothing(unused: Any) -> None:
         ),
     ],
 )
-def test_what_has_one_meaning_is_read(change: Any, settings: dict[str, Any]) -> None:
+def test_what_has_one_meaning_is_read(change: Callable[[pd.DataFrame], pd.DataFrame], settings: dict[str, Any]) -> None:
     assert histories(change(log()), **settings) == WANTED
 
 

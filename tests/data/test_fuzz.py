@@ -7,15 +7,18 @@ import multiprocessing
 import random
 from pathlib import Path
 
-import fuzz_readers
 import numpy as np
 import polars as pl
 import pytest
 
+from llmd4rec.data import folder as folder_module
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.settings import Prepare
 from llmd4rec.data.prepare import prepare_files
 from llmd4rec.errors import DataError
+from llmd4rec.io.files import sha256_file
+
+from . import fuzz_readers
 
 FOUND = Path(__file__).parent / "found"
 LOG = "user,item,time\nu,a,1\nu,b,2\nu,c,3\nv,a,4\n"
@@ -125,7 +128,7 @@ def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(LOG)
     prepare_files(tmp_path / "log.csv", None, tmp_path / "data")
     head = json.loads((tmp_path / "data" / "dataset.json").read_text()) | {"files": 3}
-    head["sha256"] = fuzz_readers.folder_module.head_digest(head)
+    head["sha256"] = folder_module.head_digest(head)
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(head))
     with pytest.raises(DataError, match="damaged"):
         Dataset.load(tmp_path / "data")
@@ -134,21 +137,19 @@ def test_found_a_head_that_names_no_files(tmp_path: Path) -> None:
 def believed(folder: Path, **changes: object) -> None:
     """Rewrites the head as somebody would who wants the rest to be believed."""
     head = json.loads((folder / "dataset.json").read_text()) | changes
-    head["files"] = {name: fuzz_readers.sha256_file(folder / name) for name in head["files"]}
-    head["sha256"] = fuzz_readers.folder_module.head_digest(head)
+    head["files"] = {name: sha256_file(folder / name) for name in head["files"]}
+    head["sha256"] = folder_module.head_digest(head)
     (folder / "dataset.json").write_text(json.dumps(head))
 
 
-def test_a_finding_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finding_is_found(tmp_path: Path) -> None:
     """The fuzzer itself: an exception that is none for people becomes a line with its number and place."""
 
     def broken(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(fuzz_readers, "KINDS", ((1, broken),))
-    monkeypatch.setattr(fuzz_readers.resource, "setrlimit", lambda *_: None)
     at = multiprocessing.Value("q", -1)
-    fuzz_readers.work(range(2), tmp_path, tmp_path / "out", at, quiet=False)
+    fuzz_readers.work(range(2), tmp_path, tmp_path / "out", at, own_process=False, kinds=((1, broken),))
     first = json.loads((tmp_path / "out").read_text().splitlines()[0])
     assert (first["number"], first["error"]) == (0, "KeyError")
 

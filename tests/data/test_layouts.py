@@ -28,6 +28,17 @@ def prepared(tmp_path: Path, given: object, **options: object) -> Dataset:
     return prepare_files(given, None, tmp_path / "out", overwrite=True, **options)  # type: ignore[arg-type]
 
 
+def write(frame: pl.DataFrame, path: Path) -> None:
+    """In the format of the suffix."""
+    if path.suffix == ".csv":
+        frame.write_csv(path)
+    elif path.suffix == ".parquet":
+        frame.write_parquet(path)
+    else:
+        assert path.suffix == ".json"
+        frame.write_ndjson(path)
+
+
 def parts(folder: Path, suffix: str, count: int = 12) -> Path:
     """A folder as Spark leaves it, in which names sort otherwise than numbers."""
     folder.mkdir()
@@ -35,7 +46,7 @@ def parts(folder: Path, suffix: str, count: int = 12) -> Path:
     for at in range(count):
         part = LOG[at * size : (at + 1) * size]
         path = folder / f"part-{at}-c0de.{suffix}"
-        {"csv": part.write_csv, "parquet": part.write_parquet, "json": part.write_ndjson}[suffix](path)
+        write(part, path)
     (folder / "_SUCCESS").write_text("")
     (folder / f".part-0-c0de.{suffix}.crc").write_bytes(b"crc")
     (folder / "part-99-empty.csv").write_text("")
@@ -107,7 +118,7 @@ def test_folders_that_name_a_column(tmp_path: Path, suffix: str) -> None:
         folder.mkdir(parents=True)
         part = LOG.filter(pl.col("user_id") == at).drop("user_id")
         path = folder / f"part-0.{suffix}"
-        {"csv": part.write_csv, "parquet": part.write_parquet, "json": part.write_ndjson}[suffix](path)
+        write(part, path)
     assert prepared(tmp_path, tmp_path / "log").fingerprint == FINGERPRINT
 
 

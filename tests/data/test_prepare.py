@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +51,7 @@ def test_orders_by_time_with_ties_in_file_order_and_leaves_two_out() -> None:
     assert data.times is not None
     assert data.times.tolist() == [10, 20, 30, 3, 5, 7, 7, 1]
     assert data.train_counts.sum() == 1 + 2 + 1
-    assert (data.offsets.dtype, data.items.dtype, data.times.dtype) == (np.int64, np.int32, np.int64)
+    assert [each.dtype for each in (data.offsets, data.items, data.times)] == [np.int64, np.int32, np.int64]
 
 
 def test_position_comes_before_time_and_unknown_times_are_marked() -> None:
@@ -313,7 +315,7 @@ def test_moments_in_fourteen_digits_are_moments(kind: type[pl.DataType]) -> None
     assert data.times.tolist() == [1706745599, 1706745600, 1706745601, 1706745601]
 
 
-def timed(times: list[object]) -> pl.DataFrame:
+def timed(times: Sequence[object]) -> pl.DataFrame:
     size = len(times)
     return pl.DataFrame(
         {"user": [f"u{at % 2}" for at in range(size)], "item": [f"i{at % 5}" for at in range(size)], "time": times}
@@ -483,7 +485,8 @@ def test_a_folder_of_an_earlier_version_is_read_and_guarded_by_its_fingerprint(t
 def test_held_out_targets_inside_the_training_part_are_refused(tmp_path: Path) -> None:
     data = Dataset.from_frames(LOG)
     for name, positions in (("valid", data.valid - 1), ("test", data.test - 2), ("test", data.test[::-1])):
-        dataclasses.replace(data, **{name: positions}).save(tmp_path / "data", overwrite=True)
+        altered: dict[str, Any] = {name: positions}
+        dataclasses.replace(data, **altered).save(tmp_path / "data", overwrite=True)
         with pytest.raises(DataError, match=rf"{name}\.npy does not fit train_end\.npy"):
             Dataset.load(tmp_path / "data")
 

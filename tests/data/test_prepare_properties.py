@@ -228,11 +228,11 @@ def test_the_order_of_rows_decides_between_ties_alone(rows: list[tuple[str, str,
     assert first.item_ids == second.item_ids
 
 
-FORMATS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+FORMATS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "log.tsv": lambda log, path: log.write_csv(path, separator="\t"),
     "log.jsonl": lambda log, path: log.write_ndjson(path),
     "log.parquet": lambda log, path: log.write_parquet(path),
-    "log.csv.gz": lambda log, path: path.write_bytes(gzip.compress(log.write_csv().encode())) and None,
+    "log.csv.gz": lambda log, path: path.write_bytes(gzip.compress(log.write_csv().encode())),
 }
 
 

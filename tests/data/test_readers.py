@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -203,7 +203,7 @@ def prepared(tmp_path: Path, log: str, items: str = "", **settings: object) -> D
     return prepare_files(tmp_path / "log.jsonl", catalogue, tmp_path / "out", wanted, overwrite=True)
 
 
-def lines(records: Iterable[dict[str, object]]) -> str:
+def lines(records: Iterable[Mapping[str, object]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 

@@ -10,7 +10,6 @@ import gzip
 import json
 import random
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -417,4 +416,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     pl.Config.set_fmt_str_lengths(80)
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +37,7 @@ def prepared(tmp_path: Path, name: str, content: str | pl.DataFrame, **settings:
     return prepare_files(path, None, tmp_path / "out", Prepare.from_settings(settings), overwrite=True)
 
 
-def recbole(rows: list[tuple[str, ...]], *names: str) -> str:
+def recbole(rows: Sequence[tuple[str, ...]], *names: str) -> str:
     return "\n".join("\t".join(row) for row in [names, *rows]) + "\n"
 
 

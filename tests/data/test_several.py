@@ -74,7 +74,7 @@ def test_every_layout_gives_the_same_values(layout: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.List(pl.String), pl.List(pl.Categorical)])
-def test_real_lists(dtype: Any) -> None:
+def test_real_lists(dtype: pl.DataType) -> None:
     data = prepared("genres", pl.Series(VALUES, dtype=pl.List(pl.String)).cast(dtype))  # type: ignore[arg-type]
     assert data.multi_fields == {"genres": "list"}
     assert kept(data, "genres") == ["; ".join(values) or None for values in VALUES]

@@ -189,9 +189,8 @@ def test_steam(tmp_path: Path) -> None:
 
 def test_records_with_odd_values(tmp_path: Path) -> None:
     """Found by the fuzzer: half a character, which JSON can name, and a list where a number should be."""
-    rows = [
-        {"username": "u\ud800", "hours": hours, "product_id": "1", "date": "2017-12-17"} for hours in (1.5, [[2]], {})
-    ]
+    every: tuple[object, ...] = (1.5, [[2]], {})
+    rows = [{"username": "u\ud800", "hours": hours, "product_id": "1", "date": "2017-12-17"} for hours in every]
     gz(tmp_path / "steam_reviews.json.gz", [repr(row) for row in rows])
     gz(tmp_path / "steam_games.json.gz", ["{'id': '1', 'app_name': 'g'}"])
     get_source("steam", tmp_path / "out", from_path=tmp_path)

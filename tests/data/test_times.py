@@ -33,7 +33,7 @@ def read(times: list[Any] | pl.Series, **settings: Any) -> list[int]:
     """The times as the data set has them, in the order of the rows, which they must not contradict."""
     data = Dataset.from_frames(log(times), **settings)
     assert data.times is not None
-    return data.times.tolist()
+    return [int(time) for time in data.times]
 
 
 def said(data: Dataset, words: str) -> bool:

@@ -11,11 +11,12 @@ import torch
 from evaluation.examples import LastItemModel, random_dataset
 from torch import Tensor
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.errors import LLMD4RecError, ModelError, RunError
 from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.losses.scores import Factors
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
 
@@ -31,7 +32,7 @@ def data() -> Dataset:
 def model(max_length: int = 10) -> SequenceEncoder:
     network = SASRec(dim=16, layers=1, dropout=0.5, max_length=max_length).build(ITEMS, 3)
     with torch.no_grad():
-        network.items.weight *= 20  # an untrained model's scores are all alike
+        network.get_parameter("items.weight").mul_(20)  # an untrained model's scores are all alike
     return network
 
 
@@ -60,11 +61,13 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
 
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
     batch = teacher.batch(order)
-    rebuilt = (batch.states_NK.float() @ batch.table_IK.T).log_softmax(1)
+    assert isinstance(batch.scores, Factors)
+    assert isinstance(batch.scores.table_IK, Tensor)
+    rebuilt = (batch.scores.states_NK.float() @ batch.scores.table_IK.T).log_softmax(1)
     for row, number in enumerate(order.tolist()):
         history, _ = pairs[number]
         with torch.no_grad():
-            state = last_states(network, torch.tensor([history]), torch.tensor([len(history)]))
+            state = last_states(network, SequenceBatch(torch.tensor([history]), torch.tensor([len(history)])))
             expected = (state @ network.item_table().T).log_softmax(1)[0]
             size = float(state.abs() @ network.item_table().abs().max(0).values)
         # Half precision keeps 11 bits of each coordinate: a score is off by at most 5e-4 of |state| · |item|, and a log
@@ -72,12 +75,11 @@ def test_the_rebuilt_distributions_are_the_models(data: Dataset, tmp_path: Path)
         assert (rebuilt[row] - expected).abs().max() < 2 * 5e-4 * size
 
 
-def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmd4rec.distillation.cache.BLOCK_ELEMENTS", 3 * ITEMS)  # several blocks per batch
-    write_cache(model(), data, tmp_path / "teacher", label="teacher-1")
+def test_ranks_are_those_of_the_rebuilt_scores_over_the_whole_catalogue(data: Dataset, tmp_path: Path) -> None:
+    several = 3 * ITEMS  # blocks in a batch
+    write_cache(model(), data, tmp_path / "teacher", label="teacher-1", block_elements=several)
     teacher = open_cache(tmp_path / "teacher", data, CPU)
+    assert isinstance(teacher.table, Tensor)
     scores = teacher.states.astype(np.float64) @ teacher.table.numpy().T.astype(np.float64)
     targets = np.array([target for _, target in contexts(data, 10)])
     true = scores[np.arange(len(targets)), targets]
@@ -92,8 +94,10 @@ def test_ranks_are_those_of_the_8_bit_scores_that_the_student_will_see(data: Dat
     write_cache(model(), data, tmp_path / "teacher", label="teacher-1", precision="int8")
     teacher = open_cache(tmp_path / "teacher", data, CPU, "int8")
     batch = teacher.batch(torch.arange(len(teacher.rank)))
-    assert isinstance(batch.table_IK, Int8Rows)
-    scores = Int8Rows.of(batch.states_NK.float()).matmul(batch.table_IK, torch.empty(len(teacher.rank), ITEMS))
+    assert isinstance(batch.scores, Factors)
+    assert isinstance(batch.scores.table_IK, Int8Rows)
+    rows = Int8Rows.of(batch.scores.states_NK.float())
+    scores = rows.matmul(batch.scores.table_IK, torch.empty(len(teacher.rank), ITEMS))
     target_N1 = torch.tensor([[target] for _, target in contexts(data, 10)])
     assert teacher.rank.tolist() == (scores >= scores.gather(1, target_N1)).sum(1).tolist()
     write_cache(model(), data, tmp_path / "exact", label="teacher-1")
@@ -133,7 +137,11 @@ def test_only_the_drawn_candidates_are_compared(data: Dataset, tmp_path: Path) -
     write_cache(model(), data, tmp_path / "teacher", label="teacher-1")
     teacher = open_cache(tmp_path / "teacher", data, CPU)
     candidates = torch.tensor([3, 10, 44])
-    assert torch.equal(teacher.batch(torch.tensor([0]), candidates).table_IK, teacher.table[candidates])
+    scores = teacher.batch(torch.tensor([0]), candidates).scores
+    assert isinstance(scores, Factors)
+    assert isinstance(scores.table_IK, Tensor)
+    assert isinstance(teacher.table, Tensor)
+    assert torch.equal(scores.table_IK, teacher.table[candidates])
 
 
 def test_other_data_is_refused(data: Dataset, tmp_path: Path) -> None:
@@ -180,8 +188,8 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(data: Dataset, s
 class Poisoned(LastItemModel):
     """Gives a state that is no number after some batches."""
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        states = super().states(items_BL, lengths_B)
+    def states(self, batch: SequenceBatch) -> Tensor:
+        states = super().states(batch)
         return states * torch.nan if len(self.batches) == 4 else states
 
 

@@ -8,7 +8,7 @@ import torch
 from evaluation.examples import chain_dataset
 
 from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
-from llmd4rec.evaluation.evaluate import EnsembleValidation
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.models.sequential import SASRec
 
 

@@ -13,7 +13,7 @@ from settings_of import changed, parse_settings
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch, TrainingWindows
+from llmd4rec.data.batching import TrainingBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache
 from llmd4rec.distillation.methods import LEADER, DLLM2Rec
@@ -21,7 +21,8 @@ from llmd4rec.distillation.methods.dllm2rec import importance
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import DistillationTerm, score_blocks
+from llmd4rec.losses.scores import Factors, score_blocks
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs.run import Run
@@ -36,7 +37,7 @@ class Case:
     """A student with its states at a batch's positions, and a teacher of them."""
 
     student: SequenceEncoder
-    batch: Batch
+    batch: TrainingBatch
     states_ND: Tensor
     teacher: TeacherCache
     teacher_NK: Tensor
@@ -50,7 +51,7 @@ def case(chain_data: Dataset) -> Case:
     )
     windows = TrainingWindows(chain_data, 6)
     batch = windows.batch(next(iter(windows.in_order(40))))
-    states_ND = batch.trained(student.states(batch.items_BL, batch.lengths_B)).detach().requires_grad_()
+    states_ND = batch.trained(student.states(batch)).detach().requires_grad_()
     shape = (windows.num_positions, 5)
     teacher = TeacherCache(
         states=torch.randn(shape).numpy(), table=torch.randn(chain_data.num_items, 5),
@@ -81,10 +82,12 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     case: Case, smoothing: float, precision: str
 ) -> None:
     settings = DLLM2Rec(items=K, weight=1.7)
-    teacher, said = case.teacher, case.teacher_NK @ case.teacher.table.T
+    teacher, table = case.teacher, case.teacher.table
+    assert isinstance(table, Tensor)
+    said = case.teacher_NK @ table.T
     if precision == "int8":
-        teacher = dataclasses.replace(teacher, table=Int8Rows.of(teacher.table))
-        said = torch.cat([block.clone() for block in score_blocks(case.teacher_NK, teacher.table)])
+        teacher = dataclasses.replace(teacher, table=Int8Rows.of(table))
+        said = torch.cat([block.clone() for block in score_blocks(Factors(case.teacher_NK, teacher.table))])
     objective = settings.objective(Training(label_smoothing=smoothing), teacher, DistillationTerm(), case.student, 0)
     parts = objective(case.states_ND, case.student, case.batch, 0)
 
@@ -92,18 +95,21 @@ def test_dllm2rec_is_cross_entropy_with_each_of_the_teachers_best_items(
     best = said.topk(K, dim=1)
     weight = importance(settings, best.values, best.indices, scores.topk(K, dim=1).indices)
     taught = sum(
-        weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
-        for k in range(K)
+        (
+            weight[:, k] * F.cross_entropy(scores, best.indices[:, k], label_smoothing=smoothing, reduction="none")
+            for k in range(K)
+        ),
+        torch.zeros(()),
     )
     expected = F.cross_entropy(scores, case.batch.target_N, label_smoothing=smoothing) + 1.7 * taught.mean()
-    torch.testing.assert_close(parts.total, expected)
-    torch.testing.assert_close(parts.kl, taught.mean().detach())
-    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+    torch.testing.assert_close(parts.loss, expected)
+    torch.testing.assert_close(parts.figures["kl"], taught.mean().detach())
+    for got, wanted in zip(gradients(parts.loss, case), gradients(expected, case), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = changed(tiny_settings, distill__method={"name": "dllm2rec"}, training__model__full_softmax_items=4)
     with pytest.raises(ConfigError, match="best items of the whole catalogue; this one has 12"):
@@ -111,10 +117,9 @@ def test_dllm2rec_of_drawn_items_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_come_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmd4rec.losses.softmax.BLOCK_ELEMENTS", 1)
+def test_scores_come_block_by_block() -> None:
     states, table = torch.randn(70, 4), torch.randn(9, 4)
-    blocks = [block.clone() for block in score_blocks(states, table)]
+    blocks = [block.clone() for block in score_blocks(Factors(states, table), 1)]
     assert [len(block) for block in blocks] == [32, 32, 6]
     torch.testing.assert_close(torch.cat(blocks), states @ table.T)
 
@@ -127,8 +132,8 @@ def test_leader_is_cross_entropy_and_the_distance_of_mapped_states(case: Case) -
     distance = (mapped - case.teacher_NK).pow(2).mean()
     scores = case.states_ND @ case.student.item_table().T
     expected = F.cross_entropy(scores, case.batch.target_N) + 0.8 * distance
-    torch.testing.assert_close(parts.total, expected)
-    for got, wanted in zip(gradients(parts.total, case), gradients(expected, case), strict=True):
+    torch.testing.assert_close(parts.loss, expected)
+    for got, wanted in zip(gradients(parts.loss, case), gradients(expected, case), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
     again: Any = LEADER().objective(Training(), case.teacher, DistillationTerm(), case.student, 5)
     assert torch.equal(again.project.weight, objective.project.weight)
@@ -144,7 +149,7 @@ def weights(run: Run, stage: str) -> dict[str, Tensor]:
 
 
 def test_a_method_is_how_the_served_model_is_taught_and_nobody_else(
-    tiny_settings: dict[str, Any], chain_data: Any, chain_run: Path, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, chain_run: Path, tmp_path: Path
 ) -> None:
     usual = Run.open(chain_run)
     for number, method in enumerate(({"name": "dllm2rec", "items": 3}, {"name": "leader"})):
@@ -161,7 +166,7 @@ def test_a_method_is_how_the_served_model_is_taught_and_nobody_else(
 
 @pytest.mark.parametrize("method", ["dllm2rec", "leader"])
 def test_a_method_pulls_the_student_to_its_teacher(
-    method: Any, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    method: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     distance = {}
     for weight in (1e-6, 20.0):  # at 0 nobody would teach
@@ -187,11 +192,11 @@ def test_a_method_pulls_the_student_to_its_teacher(
     ],
 )
 def test_a_method_uses_teachers_by_its_own_weight(
-    method: Any,
+    method: dict[str, Any],
     lambda_2: float,
     taught: tuple[str, ...],
     tiny_settings: dict[str, Any],
-    chain_data: Any,
+    chain_data: Dataset,
     tmp_path: Path,
 ) -> None:
     settings = changed(

@@ -10,6 +10,8 @@ from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.plan import Stage, find, plan, ready, rounds_of
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings, parse_settings
 from llmd4rec.errors import ConfigError, RunError
+from llmd4rec.features.item_features import written
+from llmd4rec.models.sequential import BSARec, GRU4Rec, SASRec
 from llmd4rec.runs.invalidation import conflicts, invalidated
 
 LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"}
@@ -38,7 +40,7 @@ def test_the_default_recipe() -> None:
     assert by_id["llm"].item_embeddings_of == "teacher-1"
     assert by_id["llm-round-2"].starts_from == "llm-round-1"
     assert by_id["distilled-round-2"].starts_from is None
-    assert [by_id[name].network.name for name in teachers] == ["sasrec", "gru4rec", "bsarec"]
+    assert [type(by_id[name].network) for name in teachers] == [SASRec, GRU4Rec, BSARec]
     assert {by_id[name].network.dim for name in teachers} == {256}
 
 
@@ -85,18 +87,20 @@ def test_what_python_does_not_name_is_not_trained() -> None:
 
 def test_without_dropout_only_while_taught() -> None:
     stages = {stage.id: stage for stage in plan(recipe())}
-    assert stages["undistilled"].network.dropout == 0.5
-    assert stages["distilled-round-1"].network.dropout == stages["distilled-round-1"].network.id_dropout == 0
-    assert stages["llm-round-1"].network.branch_dropout == 0
+    networks: dict[str, Any] = {stage: each.network for stage, each in stages.items()}
+    assert networks["undistilled"].dropout == 0.5
+    assert networks["distilled-round-1"].dropout == networks["distilled-round-1"].id_dropout == 0
+    assert networks["llm-round-1"].branch_dropout == 0
     assert stages["distilled-round-1"].training.learning_rate == 4e-3
-    kept = find(plan(recipe(distill={"dropout": None})), "distilled-round-1")
-    assert kept.network.dropout == 0.5
+    kept: Any = find(plan(recipe(distill={"dropout": None})), "distilled-round-1").network
+    assert kept.dropout == 0.5
 
 
 def test_a_weight_of_zero_trains_as_often_and_is_taught_by_nobody() -> None:
     stage = find(plan(recipe(distill={"weight": {"model": 0.0}})), "distilled-round-1")
     assert stage.teachers == ()
     assert stage.teaching is None
+    assert isinstance(stage.network, SASRec)
     assert stage.network.dropout == 0
 
 
@@ -112,8 +116,9 @@ def test_a_model_trained_anew_has_other_axes_and_is_not_injected() -> None:
 def test_teachers_name_what_they_change() -> None:
     settings = recipe(teachers=[{"name": "gru4rec", "dim": 96, "hidden": 32, "without": ["text"]}], model={"dim": 32})
     network = find(plan(settings), "teacher-1").network
-    assert (network.name, network.dim, network.hidden) == ("gru4rec", 96, 32)
-    assert network.item_features == "id+words+attributes+neighbours"
+    assert isinstance(network, GRU4Rec)
+    assert (network.dim, network.hidden) == (96, 32)
+    assert written(network.item_features) == "id+words+attributes+neighbours"
     assert find(plan(settings), "llm").item_dim == 96
 
 

@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from settings_of import changed, parse_settings
+from whole_runs import LooksAt, StopsBefore
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation import rollouts
 from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.rollouts import Rollouts, draw_rollouts, open_rollouts
 from llmd4rec.errors import ModelError, RunError
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
-from llmd4rec.runs import pipeline, teachers
 from llmd4rec.training.runtime import derive_seed
+from llmd4rec.training.trainer import Trainer
 
 ITEMS = 40
 
@@ -60,7 +60,7 @@ def test_each_begins_as_the_training_part_and_goes_on_by_so_many_items(
     rng = np.random.default_rng(len(users))
     sequences = [rng.choice(ITEMS, trained + held_out + 1, replace=False) for trained, held_out in users]
     data = make_dataset(sequences, ITEMS)
-    data = dataclasses.replace(data, train_end=data.offsets[:-1] + [trained for trained, _ in users])
+    data = dataclasses.replace(data, train_end=data.offsets[:-1] + np.array([trained for trained, _ in users]))
     model = network().train()
     histories = draw_rollouts(model, data, length, 0, repeat=repeat)
     assert model.training  # left as it was
@@ -83,7 +83,7 @@ def test_the_next_items_are_those_the_model_expects_of_what_it_can_read() -> Non
         for _ in range(7):
             window = torch.tensor([before[-5:]])
             with torch.no_grad():
-                scores = (last_states(model, window, torch.tensor([window.shape[1]])) @ table.T)[0]
+                scores = (last_states(model, SequenceBatch(window, torch.tensor([window.shape[1]]))) @ table.T)[0]
             scores[before] = -torch.inf
             before = [*before, int(scores.argmax())]
         assert after == before
@@ -135,15 +135,11 @@ def test_what_is_held_out_is_not_read() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "some"),
-    [({"MAX_HISTORIES": 10}, 10), ({"MAX_SCORES": 10 * 4 * ITEMS}, 10), ({"MAX_SCORES": 1}, 1), ({}, 30)],
+    [({"max_histories": 10}, 10), ({"max_scores": 10 * 4 * ITEMS}, 10), ({"max_scores": 1}, 1), ({}, 30)],
 )
-def test_of_many_histories_some_are_continued(
-    bounds: dict[str, int], some: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in bounds.items():
-        monkeypatch.setattr(rollouts, name, value)
+def test_of_many_histories_some_are_continued(bounds: dict[str, Any], some: int) -> None:
     data = make_dataset([range(6)] * 30, ITEMS)
-    lengths = [len(part) for part in parts(draw_rollouts(network(), data, 4, 0))]
+    lengths = [len(part) for part in parts(draw_rollouts(network(), data, 4, 0, **bounds))]
     assert Counter(lengths) == Counter({8: some, 4: 30 - some})
     assert some == 30 or lengths[:some] != [8] * some  # not just the first
 
@@ -198,34 +194,29 @@ def test_others_than_those_asked_for_are_refused(tmp_path: Path) -> None:
 
 # ---- in a run ---------------------------------------------------------------------------------------------------
 def test_both_students_of_a_round_are_taught_on_the_same_and_nobody_else(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    read: dict[str, Any] = {}
-    cached: set[int] = set()
+    def targets(trainer: Trainer) -> list[int]:
+        """What is trained; its teachers were cached for the same positions."""
+        for head in (tmp_path / "run").glob("teachers/*/teacher.json"):
+            assert json.loads(head.read_text())["positions"] == trainer.windows.num_positions
+        found: list[int] = trainer.windows.targets().tolist()
+        return found
 
-    def watched_fit(model: Any, histories: Any, *rest: Any, stage: str, **more: Any) -> Any:
-        read[stage] = histories
-        return fit(model, histories, *rest, stage=stage, **more)
-
-    def watched_write(model: Any, histories: Any, folder: Path, **more: Any) -> None:
-        write_cache(model, histories, folder, **more)
-        cached.add(json.loads((folder / "teacher.json").read_text())["positions"])
-
-    fit, write_cache = pipeline.fit, teachers.write_cache
-    monkeypatch.setattr(pipeline, "fit", watched_fit)
-    monkeypatch.setattr(teachers, "write_cache", watched_write)
+    at_start = LooksAt(targets)
     values = changed(tiny_settings, rounds=2, round_patience=2, distill__rollout_length=3)
-    run = parse_settings(values).fit(chain_data, tmp_path / "run")
+    run = parse_settings(values).fit(chain_data, tmp_path / "run", callbacks=[at_start])
+    read = at_start.found
     assert list(read) == ["undistilled", "llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"]
-    assert read["undistilled"] is read["llm"] is chain_data
-    first, second = read["llm-round-1"], read["llm-round-2"]
-    assert read["distilled-round-1"].fingerprint == first.fingerprint
-    assert read["distilled-round-2"].fingerprint == second.fingerprint != first.fingerprint
+    log = TrainingWindows(chain_data, 6)
+    assert read["undistilled"] == read["llm"] == log.targets().tolist()
+    assert read["distilled-round-1"] == read["llm-round-1"]
+    assert read["distilled-round-2"] == read["llm-round-2"] != read["llm-round-1"]
     by = run.stage("distilled-round-1")
     drawn = draw_rollouts(run.load(by.id), chain_data, 3, derive_seed(0, "continue", by.seed_key))
-    assert second.fingerprint == drawn.fingerprint
+    assert read["llm-round-2"] == TrainingWindows(drawn, 6).targets().tolist()
     # One more position for the last training item, which now has something behind it, and 2 for the other drawn ones.
-    assert cached == {TrainingWindows(chain_data, 6).num_positions + 3 * chain_data.num_users}
+    assert len(read["llm-round-1"]) == log.num_positions + 3 * chain_data.num_users
     assert not (run.folder / "rollouts").exists()
 
 
@@ -242,36 +233,29 @@ def test_the_log_alone_where_that_is_asked_for_and_where_nothing_is_taught(
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_items_come_again_where_they_may_be_recommended_again(
-    filter_seen: bool, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filter_seen: bool, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    repeats: list[bool] = []
-
-    def watched(*args: Any, repeat: bool) -> Rollouts:
-        repeats.append(repeat)
-        return draw_rollouts(*args, repeat=repeat)
-
-    monkeypatch.setattr(pipeline, "draw_rollouts", watched)
+    at_start = LooksAt(lambda trainer: trainer.windows.targets().tolist())
     values = changed(tiny_settings, distill__rollout_length=2, evaluation__filter_seen=filter_seen)
-    parse_settings(values).fit(chain_data, tmp_path / "run")
-    assert repeats == [not filter_seen]
+    run = parse_settings(values).fit(chain_data, tmp_path / "run", callbacks=[at_start])
+    by = run.stage("undistilled")
+    drawn = {
+        repeat: draw_rollouts(run.load(by.id), chain_data, 2, derive_seed(0, "continue", by.seed_key), repeat=repeat)
+        for repeat in (True, False)
+    }
+    trained = {repeat: TrainingWindows(histories, 6).targets().tolist() for repeat, histories in drawn.items()}
+    assert trained[True] != trained[False]
+    assert at_start.found["distilled-round-1"] == trained[not filter_seen]
 
 
 def test_damaged_ones_are_drawn_anew_and_the_run_ends_the_same(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = parse_settings(changed(tiny_settings, distill__rollout_length=3))
     whole = settings.fit(chain_data, tmp_path / "whole")
 
-    def stopping(*rest: Any, stage: str, **more: Any) -> Any:
-        if stage == "distilled-round-1":
-            raise KeyboardInterrupt
-        return fit(*rest, stage=stage, **more)
-
-    fit = pipeline.fit
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            settings.fit(chain_data, tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        settings.fit(chain_data, tmp_path / "parts", callbacks=[StopsBefore("distilled-round-1")])
     (damaged,) = (tmp_path / "parts" / "rollouts").glob("*/items.npy")
     damaged.write_bytes(b"nothing")
     parts = settings.fit(chain_data, tmp_path / "parts")

@@ -11,7 +11,7 @@ def weight(student: int, teacher: int) -> float:
     return float(rank_weights(torch.tensor([student]), torch.tensor([teacher]))[0])
 
 
-def test_hand_cases_of_the_paper():
+def test_hand_cases_of_the_paper() -> None:
     # w1 trains the LLM: the LLM is the student. w2 trains the sequential model: the roles are exchanged.
     r_c, r_l = 1, 10
     assert weight(student=r_l, teacher=r_c) == 2
@@ -25,7 +25,7 @@ def test_hand_cases_of_the_paper():
 
 
 @given(ranks, ranks)
-def test_mirror_image_and_range(a: int, b: int):
+def test_mirror_image_and_range(a: int, b: int) -> None:
     forth, back = weight(a, b), weight(b, a)
     assert 0 <= forth <= 2
     assert abs(forth + back - 2) < 1e-5  # what one model gains as teacher it loses as student
@@ -33,6 +33,6 @@ def test_mirror_image_and_range(a: int, b: int):
 
 
 @given(ranks, ranks, ranks)
-def test_a_worse_student_has_at_least_as_much_weight(a: int, b: int, teacher: int):
+def test_a_worse_student_has_at_least_as_much_weight(a: int, b: int, teacher: int) -> None:
     worse, better = max(a, b), min(a, b)
     assert weight(worse, teacher) >= weight(better, teacher)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from settings_of import changed, parse_settings
-from whole_runs import same, taught_by, untrained
+from whole_runs import LooksAt, same, taught_by, untrained
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import Teacher
+from llmd4rec.features.item_features import ItemFeature, Kind, written
 from llmd4rec.models.sequential import BSARec, GRU4Rec
-from llmd4rec.runs import pipeline, teachers
 from llmd4rec.runs.run import Run
+from llmd4rec.training.trainer import Trainer
 
 BEFORE = {"undistilled": "", "llm": ""}
 
@@ -143,56 +146,56 @@ def test_rate_and_epochs_of_a_round_are_those_of_no_other_training(tiny_settings
     ],
 )
 def test_a_run_follows_its_plan(
-    changes: dict[str, Any], tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: Any
+    changes: dict[str, Any], tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Each stage in its turn, taught by its teachers; no cache is kept that nobody will ask for."""
-    cached: list[tuple[str, list[str]]] = []
 
-    def watched(model: Any, data: Any, folder: Path, *, label: str, **more: Any) -> None:
-        cached.append((label, [path.name for path in folder.parent.glob("*")]))
-        write_cache(model, data, folder, label=label, **more)
+    def caches(_trainer: Trainer) -> list[str]:
+        heads = sorted((tmp_path / "run").glob("teachers/*/teacher.json"))
+        return [json.loads(head.read_text())["label"] for head in heads]
 
-    write_cache = teachers.write_cache
-    monkeypatch.setattr(teachers, "write_cache", watched)
-    run = parse_settings(untrained(tiny_settings, rounds=2, **changes)).fit(chain_data, tmp_path / "run")
+    at_start = LooksAt(caches)
+    settings = parse_settings(untrained(tiny_settings, rounds=2, **changes))
+    run = settings.fit(chain_data, tmp_path / "run", callbacks=[at_start])
     assert taught_by(run) == {stage.id: stage.teachers for stage in run.plan}
     assert list(run.record.stages) == [stage.id for stage in run.plan]
-    assert cached == [(" + ".join(stage.teachers), []) for stage in run.plan if stage.teachers]
+    labels = {stage.id: " + ".join(stage.teachers) for stage in run.plan}
+    assert at_start.found == {stage: [label] if label else [] for stage, label in labels.items()}
     assert run.record.finished
     assert not (run.folder / "teachers").exists()
     assert [line["stage"] for line in run.metrics()] == list(run.record.stages)
 
 
 def test_a_teacher_teaches_what_it_was_when_its_stage_ended(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    caches: dict[str, Any] = {}
+    def cache(trainer: Trainer) -> tuple[Any, bytes] | None:
+        teacher = getattr(trainer.objective, "teacher", None)
+        return None if teacher is None else (teacher.table.clone(), teacher.states[:].tobytes())
 
-    def watched(model: Any, data: Any, *rest: Any, stage: str, objective: Any, **more: Any) -> Any:
-        teacher = objective.teacher
-        caches[stage] = None if teacher is None else (teacher.table.clone(), teacher.states[:].copy())
-        return fit(model, data, *rest, stage=stage, objective=objective, **more)
-
-    fit = pipeline.fit
-    monkeypatch.setattr(pipeline, "fit", watched)
+    at_start = LooksAt(cache)
     settings = changed(
         tiny_settings, rounds=2, distill__warm_start=["model", "llm"], distill__teacher_precision="float32"
     )
-    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    run = parse_settings(settings).fit(chain_data, tmp_path / "run", callbacks=[at_start])
     for stage, teaching in taught_by(run).items():
         if not teaching:
-            assert caches[stage] is None
+            assert at_start.found[stage] is None
         else:
             with torch.no_grad():
                 table = run.load(teaching[0]).item_table()
-            assert torch.equal(caches[stage][0], table)
-    assert len({cache[1].tobytes() for cache in caches.values() if cache is not None}) == 4
+            assert torch.equal(at_start.found[stage][0], table)
+    assert len({cached[1] for cached in at_start.found.values() if cached is not None}) == 4
 
 
 def test_wider_models_teach_and_are_never_served(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    changes = {"teachers": [{"dim": 16}, {"dim": 16}], "distill__source": "ensemble", "ensemble__weights": "equal"}
+    changes: dict[str, Any] = {
+        "teachers": [{"dim": 16}, {"dim": 16}],
+        "distill__source": "ensemble",
+        "ensemble__weights": "equal",
+    }
     changes |= {"llm__dim": "model", "llm__init_table_from_model": True}
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
     wider, llm = run.load("teacher-1"), run.load("llm")
@@ -206,18 +209,43 @@ def test_wider_models_teach_and_are_never_served(
     assert run.resolve("served") in ("undistilled", "distilled-round-1")
 
 
-def test_wider_models_of_several_kinds(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Shown(ItemFeature):
+    """Says that it was asked for."""
+
+    kind: ClassVar[Kind] = "vectors"
+    asked: ClassVar[list[str]] = []
+
+    def of(self, dataset: Dataset, text_vectors: torch.Tensor | None) -> torch.Tensor:
+        self.asked.append(type(self).__name__)
+        return torch.ones(dataset.num_items, 1)
+
+
+class Colour(Shown):
+    """One of two features."""
+
+
+class Shape(Shown):
+    """The other one."""
+
+
+def test_features_are_made_once_for_all_that_are_trained_from_the_same(
+    tiny_settings: dict[str, Any], chain_data: Dataset
 ) -> None:
+    Shown.asked.clear()
+    changes = {
+        "distill__source": "self", "distill__students": ["model"], "model__item_features": ["id", Colour(), Shape()],
+        "teachers": [
+            {"dim": 16},
+            {"dim": 16, "without": [f"{__name__}:Shape"]},
+            {"dim": 16, "name": "gru4rec", "without": [f"{__name__}:Colour"]},
+        ],
+    }  # fmt: skip
+    parse_settings(untrained(tiny_settings, rounds=2, **changes)).fit(chain_data)
+    assert Shown.asked == ["Colour", "Shape", "Colour", "Shape"]
+
+
+def test_wider_models_of_several_kinds(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     """Each is built, and its items trained from, what its entry says; the student from what the served one's say."""
-    made = []
-
-    def item_features(inputs: str, data: Any, vectors: Any) -> Any:
-        made.append(inputs)
-        return item_features_of(inputs, data, vectors)
-
-    item_features_of = pipeline.item_features
-    monkeypatch.setattr(pipeline, "item_features", item_features)
     changes = {
         "distill__source": "self", "distill__students": ["model"], "model__item_features": "id+text+neighbours",
         "model__dropout": 0.25, "model__max_length": 7, "texts__encoder": "llm",
@@ -228,21 +256,22 @@ def test_wider_models_of_several_kinds(
         ],
     }  # fmt: skip
     run = parse_settings(untrained(tiny_settings, **changes)).fit(chain_data, tmp_path / "run")
-    features = [stage.network.item_features for stage in run.plan]
+    networks: list[Any] = [stage.network for stage in run.plan]
+    features = [written(network.item_features) for network in networks]
     assert features == ["id+text+neighbours", "id+text+neighbours", "id+neighbours", "id+text", "id+text+neighbours"]
-    assert made == ["id+text+neighbours", "id+neighbours", "id+text"]  # once for all that are trained from the same
     wider = ("teacher-1", "teacher-2", "teacher-3")
     assert taught_by(run)["distilled-round-1"] == (*wider, "undistilled")
     models = [run.load(stage) for stage in wider]
     assert [type(model).__name__ for model in models] == ["SASRecNetwork", "SASRecNetwork", "GRU4RecNetwork"]
     assert [(model.dim, model.max_length) for model in models] == [(16, 7)] * 3
     # Another network has its own defaults.
-    assert [find(run.plan, stage).network.dropout for stage in wider] == [0.25, 0.25, 0.5]
+    settings: list[Any] = [find(run.plan, stage).network for stage in wider]
+    assert [network.dropout for network in settings] == [0.25, 0.25, 0.5]
 
 
 @pytest.mark.parametrize("wider", [None, [{"dim": 16}, {"dim": 16}]])
 def test_no_language_model_where_none_learns_or_teaches(
-    wider: Any, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    wider: list[dict[str, int]] | None, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     changes = {"distill__source": "self", "distill__students": ["model"], "teachers": wider}
     changes |= {"llm__model": str(tmp_path / "not there")}
@@ -253,7 +282,7 @@ def test_no_language_model_where_none_learns_or_teaches(
 
 @pytest.mark.parametrize("dropout", [None, 0.0, 0.3])
 def test_dropout_of_a_taught_model(
-    dropout: float | None, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    dropout: float | None, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """While it is taught, and in no other training: not of the wider one, which nobody teaches."""
     changes = {"distill__dropout": dropout, "model__dropout": 0.1, "model__id_dropout": 0.1, "teachers": 2}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,10 +12,10 @@ import torch
 
 from llmd4rec.data.dataset import NO_TIME
 from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
-from llmd4rec.evaluation import Evaluation, evaluate, validation_ndcg
+from llmd4rec.evaluation import Evaluation, validation_value
 from llmd4rec.evaluation.ranking import NO_CANDIDATE
 
-from .examples import LastItemModel, make_dataset, random_dataset
+from .examples import LastItemModel, evaluate, make_dataset, random_dataset
 
 DAY = 86_400
 
@@ -24,7 +25,7 @@ def successor_model(num_items: int, **options: int) -> LastItemModel:
     model = LastItemModel(torch.eye(num_items), **options)
     order = (torch.arange(num_items)[None, :] - torch.arange(num_items)[:, None] - 1) % num_items
     scores = (num_items - order).float()
-    model.item_table = lambda: scores.T.contiguous()  # type: ignore[method-assign]
+    model.item_table = lambda items=None: scores.T.contiguous()  # type: ignore[method-assign]
     return model
 
 
@@ -130,12 +131,13 @@ def test_an_empty_slice_has_no_figures() -> None:
 def test_the_mode_is_restored_and_no_gradients_are_kept(integer_table: torch.Tensor) -> None:
     model = LastItemModel(integer_table).train()
     evaluate(model, random_dataset(5, 30))
-    validation_ndcg(model, random_dataset(5, 30))
-    assert model.training
+    validation_value(model, random_dataset(5, 30))
+    modes = [model.training]
     assert set(model.modes) == {(False, True)}
     model.eval()
     evaluate(model, random_dataset(5, 30))
-    assert not model.training
+    modes.append(model.training)
+    assert modes == [True, False]
     model.train()
     with pytest.raises(ModelError):
         evaluate(model, random_dataset(5, 31))
@@ -153,7 +155,7 @@ def test_a_diverged_model_is_refused(value: float, row: int) -> None:
     """Also where a single item is to blame, wherever in the catalogue it stands."""
     table = torch.ones(30, 4)
     table[row, 1] = value
-    for check in (evaluate, validation_ndcg):
+    for check in (evaluate, validation_value):
         with pytest.raises(ModelError, match="NaN"):
             check(LastItemModel(table), random_dataset(5, 30))
 
@@ -161,7 +163,7 @@ def test_a_diverged_model_is_refused(value: float, row: int) -> None:
 def popularity_model(counts: list[int]) -> LastItemModel:
     """Gives every history the items by how often they were trained on."""
     model = LastItemModel(torch.ones(len(counts), 1))
-    model.item_table = lambda: torch.tensor(counts).float()[:, None]  # type: ignore[method-assign]
+    model.item_table = lambda items=None: torch.tensor(counts).float()[:, None]  # type: ignore[method-assign]
     return model
 
 
@@ -198,10 +200,10 @@ def test_validation_ndcg_is_that_of_evaluate(integer_table: torch.Tensor) -> Non
     data, model = random_dataset(80, 30), LastItemModel(integer_table)
     for filter_seen in (True, False):
         full = evaluate(model, data, split="valid", filter_seen=filter_seen)
-        assert validation_ndcg(model, data, filter_seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
+        assert validation_value(model, data, filter_seen) == pytest.approx(full.metrics["ndcg@10"], abs=1e-15)
         sample = evaluate(model, data, split="valid", filter_seen=filter_seen, max_users=20, seed=3)
         assert sample.users == 20
-        assert validation_ndcg(model, data, filter_seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
+        assert validation_value(model, data, filter_seen, 20, 3) == pytest.approx(sample.metrics["ndcg@10"], abs=1e-15)
 
 
 def test_a_sample_is_the_same_for_the_same_seed(integer_table: torch.Tensor) -> None:
@@ -219,7 +221,8 @@ def test_targets_without_a_history_are_left_out() -> None:
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_an_empty_split_is_named(split: str) -> None:
-    data = dataclasses.replace(make_dataset([[0, 1, 2]], 4), **{split: np.array([], dtype=np.int64)})
+    nothing: dict[str, Any] = {split: np.array([], dtype=np.int64)}
+    data = dataclasses.replace(make_dataset([[0, 1, 2]], 4), **nothing)
     with pytest.raises(DataError, match=f"no {split} targets") as caught:
         evaluate(successor_model(4), data, split=split)  # type: ignore[arg-type]
     assert caught.value.remedy
@@ -227,13 +230,16 @@ def test_an_empty_split_is_named(split: str) -> None:
 
 def test_unknown_settings_are_named() -> None:
     data, model = random_dataset(3, 30), successor_model(30)
-    for wrong in ({"split": "train"}, {"filter_seen": "keep"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}):
+    options: list[dict[str, Any]] = [
+        {"split": "train"}, {"filter_seen": "keep"}, {"cutoffs": (0, 5)}, {"cutoffs": ()}, {"max_users": 0}
+    ]  # fmt: skip
+    for wrong in options:
         with pytest.raises(ConfigError):
-            evaluate(model, data, **wrong)  # type: ignore[arg-type]
+            evaluate(model, data, **wrong)
 
 
 def test_json_keys_are_the_published_ones(integer_table: torch.Tensor) -> None:
-    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), model="llm", stage="undistilled")
+    result = evaluate(LastItemModel(integer_table), random_dataset(9, 30), name="llm", stage="undistilled")
     value = json.loads(json.dumps(result.to_json()))
     assert set(value) == {"metrics", "slices", "users", "model", "stage", "filter_seen", "split"}
     assert (value["model"], value["stage"], value["filter_seen"], value["split"]) == (
@@ -262,7 +268,7 @@ def test_an_evaluation_of_another_format_is_named(tmp_path: Path, integer_table:
     head = json.loads(path.read_text())
     del head["format"], head["filter_seen"]
     path.write_text(json.dumps({**head, "seen": "remove"}))
-    with pytest.raises(RunError, match="an evaluation of format 1; this version of llmd4rec reads 2"):
+    with pytest.raises(RunError, match="an evaluation of format 1; this version of llmd4rec reads 3"):
         Evaluation.load(tmp_path / "model")
 
 

@@ -13,8 +13,9 @@ from scipy import stats
 
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation import Evaluation, compare
-from llmd4rec.evaluation.metrics import mean_metrics
-from llmd4rec.evaluation.significance import bootstrap_means, compare_ranks, sign_flip_p
+from llmd4rec.evaluation.significance import bootstrap_means, compare_values, sign_flip_p
+
+from .examples import info_of, means_of, values_of
 
 
 def evaluation(ranks: np.ndarray, **changes: object) -> Evaluation:
@@ -28,10 +29,12 @@ def evaluation(ranks: np.ndarray, **changes: object) -> Evaluation:
             "train_count": np.arange(users) % 13,
             "tail": np.arange(users) % 2 == 0,
             "cold": np.zeros(users, dtype=bool),
+            **values_of(ranks),
         }
     )
     whole = Evaluation(
-        metrics=mean_metrics(ranks),
+        metrics=means_of(ranks),
+        metric_info=info_of(),
         slices={},
         users=users,
         model="model",
@@ -78,7 +81,10 @@ def test_p_is_uniform_when_nothing_differs_but_chance() -> None:
 
 def test_identical_results_have_p_one() -> None:
     ranks = random_ranks(50, 0)
-    for difference in compare_ranks(ranks, ranks, rng=np.random.default_rng(0)).metrics.values():
+    values = np.stack(list(values_of(ranks).values()), 1)
+    for difference in compare_values(
+        list(values_of(ranks)), values, values, rng=np.random.default_rng(0)
+    ).metrics.values():
         assert (difference.difference, difference.p, difference.interval) == (0.0, 1.0, (0.0, 0.0))
         assert (difference.better, difference.worse) == (0, 0)
 
@@ -167,8 +173,8 @@ def test_what_cannot_be_compared_is_named() -> None:
     other = first.per_user.with_columns(item_id=pl.Series(["i0", "i5", "i2"]))
     with pytest.raises(RunError, match="user 'u1': 'i1' and 'i5'"):
         compare(first, dataclasses.replace(first, per_user=other))
-    with pytest.raises(RunError, match="cutoff"):
-        compare(first, dataclasses.replace(first, metrics=mean_metrics(first.ranks, (7,))))
+    with pytest.raises(RunError, match="metric in common"):
+        compare(first, dataclasses.replace(first, metrics=means_of(first.ranks, (7,))))
 
 
 def test_from_folders_to_json_and_a_table(tmp_path: Path) -> None:

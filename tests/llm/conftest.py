@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_llama import WORDS, llama_model, save
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +34,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_llama() -> Any:
+def tiny_llama() -> LlamaForCausalLM:
     return llama_model(2).eval()
 
 
 @pytest.fixture
-def gguf_file(tmp_path: Path, tiny_llama: Any) -> Path:
+def gguf_file(tmp_path: Path, tiny_llama: LlamaForCausalLM) -> Path:
     """The tiny Llama's weights, written by hand in the GGUF format."""
     from gguf import GGUFWriter
 

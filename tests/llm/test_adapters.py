@@ -24,7 +24,7 @@ def _peft_layer(kind: str, dtype: torch.dtype) -> Any:
     base = Conv1D(10, 12) if kind == "conv1d" else nn.Linear(12, 10, bias=kind == "linear")
     model = nn.ModuleDict({"layer": base})
     config = LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules=["layer"], fan_in_fan_out=kind == "conv1d")
-    layer = inject_adapter_in_model(config, model)["layer"].to(dtype)  # type: ignore[index, operator]
+    layer = inject_adapter_in_model(config, model)["layer"].to(dtype)
     nn.init.normal_(layer.lora_B["default"].weight)
     return layer
 

@@ -14,7 +14,6 @@ from tiny_llama import WORDS, save
 from transformers import AutoModel, GemmaConfig, GemmaForCausalLM
 
 from llmd4rec.errors import FetchError, ModelError
-from llmd4rec.models.llm import origins
 from llmd4rec.models.llm.backbone import (
     LoRA,
     add_lora,
@@ -96,7 +95,8 @@ def test_missing_folder(name: str) -> None:
 
 def test_unknown_id_without_network_fails_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLMD4REC_OFFLINE")
-    monkeypatch.setattr(origins, "reachable", lambda *_: False)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
     start = time.monotonic()
     with pytest.raises(ModelError, match=r"does not answer(.|\n)*HuggingFaceTB/SmolLM2-135M"):
         load_backbone("nobody/no-such-model")
@@ -232,6 +232,6 @@ def test_smollm2_answers() -> None:
     with torch.no_grad():
         state = backbone.model(input_ids=tokens).last_hidden_state[0, -1]
     # The model ties its token head to its token embeddings.
-    best = (backbone.model.embed_tokens.weight @ state).argmax()  # type: ignore[union-attr, operator]
+    best = (backbone.model.embed_tokens.weight @ state).argmax()  # type: ignore[union-attr]
     assert backbone.tokenizer.decode([int(best)]).strip() == "Paris"
     assert backbone.total_layers == 30

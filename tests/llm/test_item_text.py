@@ -13,23 +13,28 @@ from transformers import AutoModel, AutoTokenizer
 from llmd4rec.errors import ConfigError, FetchError, ModelError
 from llmd4rec.models.llm import item_text
 from llmd4rec.models.llm.backbone import LoRA, add_lora, load_backbone
-from llmd4rec.models.llm.item_text import encode_texts, standardise
+from llmd4rec.models.llm.item_text import Vectors, encode_texts, remember, standardise
 
 TEXTS = ["title : red film", "title : the blue comedy film", "  ", "red", "title : red film"]
 
 
+class Encoded:
+    """Counts the texts that really go through an encoder, by their keys, and can fail at a file."""
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.keys, self.files, self.fails_at = list[bytes](), 0, fails_at
+
+    def __call__(self, folder: Path, keys: list[bytes], vectors: Vectors) -> None:
+        self.files += 1
+        if self.files == self.fails_at:
+            raise KeyboardInterrupt
+        self.keys += keys
+        remember(folder, keys, vectors)
+
+
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every text that really goes through an encoder."""
-    seen: list[str] = []
-    original = item_text._encode
-
-    def watching(source: object, missing: dict[bytes, str], *rest: object) -> object:
-        seen.extend(missing.values())
-        return original(source, missing, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(item_text, "_encode", watching)
-    return seen
+def encoded() -> Encoded:
+    return Encoded()
 
 
 def test_sentence_vectors_are_the_normalised_mean_of_real_tokens(bert: str) -> None:
@@ -58,17 +63,17 @@ def test_the_language_model_can_encode(llama: str) -> None:
         encode_texts(TEXTS, "llm")
 
 
-def test_each_text_is_encoded_once_and_a_new_item_costs_one(bert: str, encoded: list[str]) -> None:
-    first = encode_texts(TEXTS, bert)
-    assert sorted(encoded) == sorted({t for t in TEXTS if t.strip()})
+def test_each_text_is_encoded_once_and_a_new_item_costs_one(bert: str, encoded: Encoded) -> None:
+    first = encode_texts(TEXTS, bert, remember=encoded)
+    assert sorted(encoded.keys) == sorted({item_text._key(t) for t in TEXTS if t.strip()})
     assert np.array_equal(first[0], first[4])
-    encoded.clear()
-    second = encode_texts([*TEXTS, "new : book"], bert)
-    assert encoded == ["new : book"]
+    encoded.keys.clear()
+    second = encode_texts([*TEXTS, "new : book"], bert, remember=encoded)
+    assert encoded.keys == [item_text._key("new : book")]
     assert np.array_equal(second[:5], first)
-    encoded.clear()
-    encode_texts(TEXTS, bert, max_tokens=2)
-    assert len(encoded) == 3, "another limit gives other vectors"
+    encoded.keys.clear()
+    encode_texts(TEXTS, bert, max_tokens=2, remember=encoded)
+    assert len(encoded.keys) == 3, "another limit gives other vectors"
 
 
 def test_batches_keep_to_the_token_budget_and_change_nothing(bert: str, tmp_path: Path) -> None:
@@ -86,34 +91,20 @@ def test_batches_keep_to_the_token_budget_and_change_nothing(bert: str, tmp_path
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 def test_a_damaged_memory_is_encoded_anew(
-    bert: str, encoded: list[str], damage: Callable[[bytes], bytes], tmp_path: Path
+    bert: str, encoded: Encoded, damage: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     first = encode_texts(TEXTS, bert)
     (file,) = (tmp_path / "cache/texts").rglob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
-    encoded.clear()
-    np.testing.assert_array_equal(encode_texts(TEXTS, bert), first)
-    assert len(encoded) == 3
+    np.testing.assert_array_equal(encode_texts(TEXTS, bert, remember=encoded), first)
+    assert len(encoded.keys) == 3
 
 
-def test_an_interrupted_encoding_keeps_what_was_done(
-    bert: str, encoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(item_text, "_TEXTS_PER_FILE", 2)
-    original, calls = item_text._remember, []
-
-    def second_fails(*arguments: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        original(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(item_text, "_remember", second_fails)
+def test_an_interrupted_encoding_keeps_what_was_done(bert: str, encoded: Encoded) -> None:
     with pytest.raises(KeyboardInterrupt):
-        encode_texts(TEXTS, bert)
-    encoded.clear()
-    encode_texts(TEXTS, bert)
-    assert len(encoded) == 1
+        encode_texts(TEXTS, bert, texts_per_file=2, remember=Encoded(fails_at=2))
+    encode_texts(TEXTS, bert, remember=encoded)
+    assert len(encoded.keys) == 1
 
 
 def test_standardise_centres_scales_and_keeps_empty_rows() -> None:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_recommender import ITEMS, LENGTHS, PROMPTS, _histories, _network
 from tiny_llama import WORDS, save
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2Model, MistralConfig, MistralModel, Qwen3Config, Qwen3Model
+from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    MistralConfig,
+    MistralModel,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3Model,
+)
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import SequenceBatch, TrainingWindows
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import write_cache
 from llmd4rec.models.llm.backbone import LoRA, load_backbone
 from llmd4rec.models.llm.packed import Packing
+from llmd4rec.models.llm.recommender import LLMNetwork
+
+from .test_recommender import ITEMS, LENGTHS, PROMPTS, _batch, _histories, _network
 
 SMALL = {
     "vocab_size": len(WORDS) + 2,
@@ -44,7 +56,7 @@ def test_states_and_gradients_equal_those_with_a_cache(
     result = []
     for packs in (True, False):
         network._packs = packs
-        states = network.states(items, lengths)
+        states = network.states(SequenceBatch(items, lengths))
         weight = torch.arange(1, states.numel() + 1).view_as(states) / states.numel()
         result.append(
             [states, *torch.autograd.grad((states.square() * weight).sum(), trained, materialize_grads=True,
@@ -58,11 +70,11 @@ def test_states_and_gradients_equal_those_with_a_cache(
 def test_padding_has_no_state_and_other_sequences_no_say(llama: str) -> None:
     network = _network(llama)
     items = _histories()
-    states = network.states(items, LENGTHS)
+    states = network.states(SequenceBatch(items, LENGTHS))
     assert not states[0, 4:].any()
     other = items.clone()
     other[[0, 2]] = (other[[0, 2]] + 1) % ITEMS
-    torch.testing.assert_close(network.states(other, LENGTHS)[1, :1], states[1, :1])
+    torch.testing.assert_close(network.states(SequenceBatch(other, LENGTHS))[1, :1], states[1, :1])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,9 +101,12 @@ def test_attention_dropout_works_in_training(gpt2: str) -> None:
         if name.endswith("attn_dropout"):
             module.p = 0.1
     torch.manual_seed(0)
-    one, other = network.states(_histories(), LENGTHS), network.states(_histories(), LENGTHS)
+    one, other = (
+        network.states(_batch()),
+        network.states(_batch()),
+    )
     torch.manual_seed(0)
-    torch.testing.assert_close(network.states(_histories(), LENGTHS), one)
+    torch.testing.assert_close(network.states(_batch()), one)
     assert not torch.allclose(one, other)
 
 
@@ -104,32 +119,33 @@ def test_attention_dropout_works_in_training(gpt2: str) -> None:
         (lambda: Gemma2Model(Gemma2Config(**SMALL, query_pre_attn_scalar=8, attn_logit_softcapping=0.1)), False),
     ],
 )
-def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(model: Any, packs: bool, tmp_path: Path) -> None:
+def test_a_decoder_that_attends_otherwise_runs_the_ordinary_way(
+    model: Callable[[], PreTrainedModel], packs: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     folder = save(tmp_path / "model", model())
     assert load_backbone(folder).packs == packs
-    states = _network(folder).states(_histories(), LENGTHS)
+    states = _network(folder).states(_batch())
     assert torch.isfinite(states).all()
     assert not states[0, 4:].any()
 
 
-def _count_tokens(network: Any) -> list[int]:
+def _count_tokens(network: LLMNetwork) -> list[int]:
     """Tokens of every call of the first block, as they come."""
     counts: list[int] = []
-    network.decoder.layers[0].register_forward_pre_hook(
-        lambda module, arguments: counts.append(arguments[0].shape[:-1].numel())
-    )
+    blocks: Any = network.decoder.layers
+    blocks[0].register_forward_pre_hook(lambda module, arguments: counts.append(arguments[0].shape[:-1].numel()))
     return counts
 
 
 def test_no_work_on_padding_and_one_pass_per_batch(llama: str) -> None:
     network = _network(llama, lora=LoRA(r=4, dropout=0.1), dropout=0.5).train()
     counts = _count_tokens(network)
-    network.states(_histories(), LENGTHS).sum().backward()
+    network.states(_batch()).sum().backward()
     assert counts == [len(network._prompt_tokens) + int(LENGTHS.sum())]
 
 
-def test_publishing_is_one_forward_pass(llama: str, chain_data: Any, tmp_path: Path) -> None:
+def test_publishing_is_one_forward_pass(llama: str, chain_data: Dataset, tmp_path: Path) -> None:
     """Every training position is read once, and the prompt once per batch."""
     items = chain_data.num_items
     network = _network(llama, item_features="text", text_vectors=torch.randn(items, 5), num_items=items)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from tiny_llama import llama_model, save
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.models.base import SequenceEncoder, last_states
-from llmd4rec.models.llm import recommender
+from llmd4rec.models.llm import backbone
 from llmd4rec.models.llm.assemble import build_llm
 from llmd4rec.models.llm.backbone import LoRA, embedding_rms, load_backbone
 from llmd4rec.models.llm.recommender import LLMNetwork
@@ -37,8 +38,12 @@ def _histories() -> Tensor:
     return torch.randint(ITEMS, (3, 7), generator=torch.Generator().manual_seed(3))
 
 
+def _batch() -> SequenceBatch:
+    return SequenceBatch(_histories(), LENGTHS)
+
+
 def _network(folder: str, **settings: Any) -> LLMNetwork:
-    values = {
+    values: dict[str, Any] = {
         "num_items": ITEMS,
         "item_features": "id+text",
         "id_dim": ID_DIM,
@@ -79,10 +84,10 @@ def test_states_and_gradients_equal_the_long_way(
     trained = [p for p in network.parameters() if p.requires_grad]
 
     def gradients(states: list[Tensor]) -> tuple[Tensor, ...]:
-        total = sum((s.square() * torch.arange(1, s.shape[-1] + 1)).sum() for s in states)
+        total = sum(((s.square() * torch.arange(1, s.shape[-1] + 1)).sum() for s in states), torch.zeros(()))
         return torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
 
-    padded = network.states(items, LENGTHS)
+    padded = network.states(SequenceBatch(items, LENGTHS))
     batched = [row[:length] for row, length in zip(padded, LENGTHS.tolist(), strict=True)]
     alone = _one_by_one(network, items, LENGTHS)
     for one, other in zip(batched, alone, strict=True):
@@ -95,33 +100,33 @@ def test_states_and_gradients_equal_the_long_way(
 
 def test_gradients_reach_the_adapters_through_the_prompt_alone(llama: str) -> None:
     network = _network(llama)
-    full = network.states(_histories(), LENGTHS).sum()
+    full = network.states(_batch()).sum()
     adapters = {n: p for n, p in network.named_parameters() if "layers.0.self_attn.v_proj.lora_B" in n}
-    with_prompt = torch.autograd.grad(full, adapters.values())
+    with_prompt = torch.autograd.grad(full, list(adapters.values()))
     empty = _network(llama, prompt="", response="")
     adapters = {n: p for n, p in empty.named_parameters() if n in adapters}
-    without = torch.autograd.grad(empty.states(_histories(), LENGTHS).sum(), adapters.values())
+    without = torch.autograd.grad(empty.states(_batch()).sum(), list(adapters.values()))
     assert not torch.allclose(with_prompt[0], without[0])
 
 
 def test_padding_and_later_items_change_nothing(llama: str) -> None:
     network = _network(llama)
     items = _histories()
-    states = network.states(items, LENGTHS)
+    states = network.states(SequenceBatch(items, LENGTHS))
     altered = items.clone()
     altered[0, 4:] = (altered[0, 4:] + 1) % ITEMS
     altered[2, 5:] = (altered[2, 5:] + 1) % ITEMS
-    other = network.states(altered, LENGTHS)
+    other = network.states(SequenceBatch(altered, LENGTHS))
     torch.testing.assert_close(other[0, :4], states[0, :4])
     torch.testing.assert_close(other[2, :5], states[2, :5])
     assert not torch.allclose(other[2, 5:], states[2, 5:])
     assert isinstance(network, SequenceEncoder)
-    torch.testing.assert_close(last_states(network, items[:1, :4], LENGTHS[:1])[0], states[0, 3])
+    torch.testing.assert_close(last_states(network, SequenceBatch(items[:1, :4], LENGTHS[:1]))[0], states[0, 3])
 
 
 def test_the_prompt_matters(llama: str) -> None:
-    one = _network(llama, prompt="given red").states(_histories(), LENGTHS)
-    other = _network(llama, prompt="given blue").states(_histories(), LENGTHS)
+    one = _network(llama, prompt="given red").states(_batch())
+    other = _network(llama, prompt="given blue").states(_batch())
     assert not torch.allclose(one, other)
 
 
@@ -137,10 +142,10 @@ def test_soft_tokens_start_at_the_size_of_token_embeddings(llama: str, items: st
 def test_injection_replaces_only_the_frozen_table(llama: str) -> None:
     network = _network(llama)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    states = network.states(_histories(), LENGTHS)
+    states = network.states(_batch())
     network.inject(_table(9))
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
-    assert not torch.allclose(network.states(_histories(), LENGTHS), states)
+    assert not torch.allclose(network.states(_batch()), states)
     with pytest.raises(ModelError, match="shape"):
         network.inject(torch.zeros(ITEMS, ID_DIM + 1))
     with pytest.raises(ModelError, match="undefined"):
@@ -150,7 +155,7 @@ def test_injection_replaces_only_the_frozen_table(llama: str) -> None:
 def test_states_before_injection_are_refused(llama: str) -> None:
     network = LLMNetwork(load_backbone(llama, layers=1), ITEMS, id_dim=ID_DIM, lora=LoRA())
     with pytest.raises(ModelError, match="injected"):
-        network.states(_histories(), LENGTHS)
+        network.states(_batch())
 
 
 def test_table_can_start_at_another_models(llama: str) -> None:
@@ -172,7 +177,7 @@ def test_only_what_is_learned_is_trained_and_saved(llama: str) -> None:
     other = _network(llama, seed=5)
     other.inject(_table(9))
     other.load_saved_state(state)
-    torch.testing.assert_close(other.states(_histories(), LENGTHS), network.states(_histories(), LENGTHS))
+    torch.testing.assert_close(other.states(_batch()), network.states(_batch()))
     torch.testing.assert_close(other.item_table(), network.item_table())
     with pytest.raises(ModelError, match="does not fit"):
         _network(llama, dim=9).load_saved_state(state)
@@ -209,7 +214,7 @@ def test_contradictions(llama: str) -> None:
     with pytest.raises(ModelError, match="reads 64 tokens"):
         _network(llama, max_length=62)
     with pytest.raises(ValueError, match="extra"):
-        LLM(colour="red")  # type: ignore[call-arg]
+        LLM(colour="red")
 
 
 def test_it_learns_a_cycle(llama: str) -> None:
@@ -219,7 +224,7 @@ def test_it_learns_a_cycle(llama: str) -> None:
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-2)
     for _ in range(60):
         items = (torch.randint(ITEMS, (16, 1)) + torch.arange(8)) % ITEMS
-        scores = network.states(items[:, :-1], torch.full((16,), 7)) @ network.item_table().T
+        scores = network.states(SequenceBatch(items[:, :-1], torch.full((16,), 7))) @ network.item_table().T
         loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), items[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -269,30 +274,31 @@ def test_a_tied_table_that_starts_at_another_models_is_read_at_its_own_size(llam
 def test_dropout_inside_acts_in_training_only(llama: str, rate: str) -> None:
     items = _histories()
     plain, network = _network(llama), _network(llama, **{rate: 0.5})
-    assert torch.equal(network.states(items, LENGTHS), plain.states(items, LENGTHS))
+    assert torch.equal(network.states(SequenceBatch(items, LENGTHS)), plain.states(SequenceBatch(items, LENGTHS)))
     plain.train(), network.train()
-    assert torch.equal(plain.states(items, LENGTHS), plain.states(items, LENGTHS))
-    assert not torch.equal(network.states(items, LENGTHS), network.states(items, LENGTHS))
+    assert torch.equal(plain.states(SequenceBatch(items, LENGTHS)), plain.states(SequenceBatch(items, LENGTHS)))
+    assert not torch.equal(network.states(SequenceBatch(items, LENGTHS)), network.states(SequenceBatch(items, LENGTHS)))
 
 
 def test_a_branch_that_is_dropped_whole_adds_nothing(llama: str) -> None:
     """With almost everything dropped the layers let their input through: the states are those of no layers."""
     network = _network(llama, prompt="", response="", branch_dropout=0.99999, dim=None).train()
     items = torch.tensor([[2, 7, 5]])
-    expected = network.decoder.norm(network.item_tokens(items))
-    torch.testing.assert_close(network.states(items, torch.tensor([3])), expected, rtol=1e-4, atol=1e-4)
+    norm: Any = network.decoder.norm
+    expected = norm(network.item_tokens(items))
+    torch.testing.assert_close(network.states(SequenceBatch(items, torch.tensor([3]))), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("kept", "rate", "expected"), [(2, "auto", 0.3), (4, "auto", 0.3), (8, "auto", 0.15), (8, 0.3, 0.3), (8, 0.0, None)]
 )
 def test_branches_of_a_deep_model_drop_less(
-    kept: int, rate: Any, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: int, rate: float | Literal["auto"], expected: float | None, tmp_path: Path
 ) -> None:
     """The rate follows the layers that were kept, not those that there are."""
-    rates: list[float] = []
-    monkeypatch.setattr(recommender, "drop_branches", lambda _, rate: rates.append(rate))
     model = save(tmp_path, llama_model(9))
     settings = LLM(model, layers=kept, item_features="id", max_length=7, branch_dropout=rate)
-    build_llm(settings, ITEMS, ID_DIM, None, seed=0, device=torch.device("cpu"))
-    assert rates == ([] if expected is None else [pytest.approx(expected)])
+    network, _ = build_llm(settings, ITEMS, ID_DIM, None, seed=0, device=torch.device("cpu"))
+    hooks = [hook for module in network.modules() for hook in module._forward_hooks.values()]
+    rates = [hook.dropout.rate for hook in hooks if isinstance(hook, backbone._DroppedBranch)]
+    assert rates == ([] if expected is None else [pytest.approx(expected)] * (2 * kept))

@@ -60,7 +60,7 @@ def test_nothing_is_drawn_outside_training() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_attention_without_dropout_is_pytorchs():
+def test_attention_without_dropout_is_pytorchs() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -75,7 +75,7 @@ def test_attention_without_dropout_is_pytorchs():
     assert_close(causal_attention(q, k, v, Dropout(0.5).eval()), wanted)
 
 
-def test_attention_with_dropout_keeps_its_mean_and_its_causality():
+def test_attention_with_dropout_keeps_its_mean_and_its_causality() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 6, 4) for _ in range(3))
     drop = Dropout(0.5)

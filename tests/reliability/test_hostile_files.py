@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -124,8 +125,8 @@ def test_the_bomb_is_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst", "zip", "tar.gz"])
-def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "MOST_BYTES", 1 << 22)
+def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, kind: str) -> None:
+    most_bytes = 1 << 22
     big, path = bytes(50 << 20), tmp_path / f"u.data.{kind}"
     if kind == "gz":
         path.write_bytes(gzip.compress(big, 9))
@@ -138,7 +139,7 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, kind: str, m
             entry = tarfile.TarInfo("u.data")
             entry.size = len(big)
             tar.addfile(entry, io.BytesIO(big))
-    allowed = max(1 << 22, unpack.MOST_TIMES * path.stat().st_size)
+    allowed = max(most_bytes, unpack.MOST_TIMES * path.stat().st_size)
     work = tmp_path / "work"
     work.mkdir()
     written = []
@@ -146,11 +147,11 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, kind: str, m
     def opened() -> None:
         if kind in ("gz", "zst"):
             try:
-                unpacked(path, work, "utf-8")
+                unpacked(path, work, "utf-8", most_bytes)
             finally:
                 written.append(sum(file.stat().st_size for file in work.iterdir()))
         else:
-            with Files([path]) as files:
+            with Files([path], most_bytes) as files:
                 try:
                     files.find("u.data")
                 finally:
@@ -169,12 +170,12 @@ def test_a_block_of_zstandard_comes_in_pieces_that_memory_holds(tmp_path: Path) 
         assert len(next(unpack._unzstd(path, file))[0]) <= 1 << 27
 
 
-def test_a_log_packed_as_tightly_as_logs_are_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "MOST_BYTES", 1)
+def test_a_log_packed_as_tightly_as_logs_are_is_no_bomb(tmp_path: Path) -> None:
     rows = "".join(f"user{number % 50},item{number % 30},{number}\n" for number in range(50_000))
     path = tmp_path / "log.csv.gz"
-    path.write_bytes(gzip.compress(("user,item,time\n" + rows).encode(), 9))
-    assert prepare_files(path, None, tmp_path / "out").num_interactions == 50_000
+    path.write_bytes(gzip.compress(rows.encode(), 9))
+    (tmp_path / "work").mkdir()
+    assert unpacked(path, tmp_path / "work", "utf-8", most_bytes=1).read_text() == rows
 
 
 # ---- encodings ----------------------------------------------------------------------------------------------------
@@ -269,19 +270,16 @@ def test_what_is_half_written_is_nobody_elses_to_change(tmp_path: Path) -> None:
             assert path.parent == tmp_path
 
 
-def test_unpacked_copies_are_private_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = tmp_path / "tmp"
-    places.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(places))
-    path = tmp_path / "log.csv.gz"
+def test_unpacked_copies_are_private_and_go(tmp_path: Path) -> None:
+    path = tmp_path / "only-of-this-test.csv.gz"
     path.write_bytes(gzip.compress(b"user,item\nu,a\nu,b\nu,c\nv,a\n"))
     from llmd4rec.data.ingest.readers import open_table
 
     with open_table(path):
-        (folder,) = places.iterdir()
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert os.listdir(folder) == ["log.csv"]
-    assert not list(places.iterdir())
+        (copy,) = Path(tempfile.gettempdir()).glob("llmd4rec-*/only-of-this-test.csv")
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+        assert os.listdir(copy.parent) == [copy.name]
+    assert not copy.parent.exists()
 
 
 def test_a_prepared_folder_holds_no_pickle(tmp_path: Path) -> None:

@@ -16,13 +16,17 @@ import pytest
 from in_another_process import DISK_FULL, outcome, start, train_and_score
 from settings_of import changed
 
+from llmd4rec.data.dataset import Dataset
+
 KILLS = 25
 #: Different stages of a run that they must have met.
 PLACES = 5
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, chain_data, tmp_path, monkeypatch):
+def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same weights, log, record and metrics, byte for byte.
 
     `KILL_SEED` repeats the moments as far as they are events.
@@ -53,7 +57,8 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(tiny_settings, cha
     whole = outcome(tmp_path / "whole")
     assert {name.split("/")[0] for name in whole} == {"record", "log", "checkpoints", "evaluation"}
 
-    kills, number, places = 0, 0, []
+    kills, number = 0, 0
+    places: list[str] = []
 
     def more() -> bool:  # chance may spare most places at first
         return kills < KILLS or (len(set(places)) < PLACES and kills < 4 * KILLS)
@@ -99,7 +104,9 @@ def enlarge(disk: Path, by: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_disk_fills_up_ends_as_one_with_room(tiny_settings, chain_data, tmp_path, disk, monkeypatch):
+def test_a_run_whose_disk_fills_up_ends_as_one_with_room(
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever it fills up, the run says so, and goes on when there is more space."""
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
     settings = changed(

@@ -21,9 +21,10 @@ from settings_of import changed, parse_settings
 
 from llmd4rec.data.batching import TrainingWindows
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.runs import pipeline, teachers
+from llmd4rec.evaluation.metrics import Floats, RankMetric, TargetRanks
 from llmd4rec.runs.run import Run
-from llmd4rec.training import trainer
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.trainer import Trainer
 
 USERS, LENGTH, NAMES = 24, 8, [f"item {number}" for number in range(10)]
 MARKER = "marker"
@@ -57,6 +58,28 @@ def trained_items(data: Dataset) -> set[str]:
     return {data.item_ids[item] for item in [*batch.items_BL.numpy()[inside], *batch.target_N.tolist()]}
 
 
+class Later(RankMetric):
+    """The later, the better, whatever the ranks."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_values", itertools.count(1))
+
+    def per_user(self, ranks: TargetRanks) -> Floats:
+        value = next(self.__dict__["_values"]) / 1000
+        return np.full(len(ranks.num_targets_U), value)
+
+
+class KeepsCaches(Callback):
+    """Copies the teachers of each training: they are removed once nobody is taught by them."""
+
+    def __init__(self, folder: Path, into: Path) -> None:
+        self.folder, self.into = folder, into
+
+    def on_start(self, trainer: Trainer) -> None:
+        for path in self.folder.glob("*"):
+            shutil.copytree(path, self.into / f"{trainer.stage} {path.name}")
+
+
 @pytest.fixture(scope="module")
 def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Trains with an empty cache and gives everything that came of it; the same training only once.
@@ -65,32 +88,22 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, An
     weights.
     """
 
-    def keep_caches(write_cache: Callable[..., None], into: Path) -> Callable[..., None]:
-        def writing(model: Any, histories: Any, folder: Path, **more: Any) -> None:
-            write_cache(model, histories, folder, **more)
-            shutil.copytree(folder, into / f"{len(list(into.iterdir()))} {folder.name}")
-
-        return writing
-
     @functools.cache
     def training(fingerprint: str, chosen: bool, way: tuple[tuple[str, int], ...]) -> dict[str, Any]:
         place = tmp_path_factory.mktemp("leakage")
-        (place / "caches").mkdir()
-        values = itertools.count(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMD4REC_CACHE", str(place / "cache"))
-            patch.setattr(trainer, "MIN_STEPS", 4)
-            patch.setattr(teachers, "write_cache", keep_caches(teachers.write_cache, place / "caches"))
-            if not chosen:
-                patch.setattr(pipeline, "validation_ndcg", lambda *_: next(values) / 1000)
-                patch.setattr(teachers, "choose_weights", lambda judge, start: (tuple(start), 0.0))
             settings = changed(
                 tiny_settings, distill__source="ensemble", distill__student_ranks="round-start",
                 distill__rollout_length=3, model__item_features="id+text", llm__item_features="id+text",
                 texts__encoder="llm",
                 training={name: {**of, **dict(way)} for name, of in tiny_settings["training"].items()},
             )  # fmt: skip
-            run = parse_settings(settings).fit(known[fingerprint], place / "run")
+            if not chosen:
+                selection = {"name": f"{__name__}:Later", "k": 1}
+                settings = changed(settings, evaluation__selection=selection, ensemble__weights="equal")
+            keeps = KeepsCaches(place / "run" / "teachers", place / "caches")
+            run = parse_settings(settings).fit(known[fingerprint], place / "run", callbacks=[keeps])
         return outcome(run, place)
 
     known: dict[str, Dataset] = {}
@@ -123,7 +136,9 @@ WAYS = pytest.mark.parametrize("way", [{}, {"full_softmax_items": 4, "num_candid
 
 
 @WAYS
-def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(way: dict[str, int], leaves: Any) -> None:
+def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(
+    way: dict[str, int], leaves: Callable[..., dict[str, Any]]
+) -> None:
     plain, marked = prepared(log()), prepared(log(last(0)))
     assert (plain.items != marked.items).sum() == USERS == len(marked.test)
     assert {marked.item_ids[item] for item in marked.items[marked.test]} == {MARKER}
@@ -132,26 +147,28 @@ def test_test_items_leave_no_trace_in_weights_teachers_texts_or_choices(way: dic
 
 
 @WAYS
-def test_validation_items_choose_and_leave_no_other_trace(way: dict[str, int], leaves: Any) -> None:
+def test_validation_items_choose_and_leave_no_other_trace(
+    way: dict[str, int], leaves: Callable[..., dict[str, Any]]
+) -> None:
     plain, marked = prepared(log()), prepared(log(last(1)))
     assert {marked.item_ids[item] for item in marked.items[marked.valid]} == {MARKER}
     assert MARKER not in trained_items(marked)
     assert differing(leaves(plain, chosen=False, **way), leaves(marked, chosen=False, **way)) == []
 
 
-def test_validation_does_choose(leaves: Any) -> None:
+def test_validation_does_choose(leaves: Callable[..., dict[str, Any]]) -> None:
     """The other side of the coin: what the tests here compare does depend on what validation says."""
     assert {"chosen", "log"} <= {*differing(leaves(prepared(log())), leaves(prepared(log(last(1)))))}
 
 
-def test_one_training_item_changes_everything(leaves: Any) -> None:
+def test_one_training_item_changes_everything(leaves: Callable[..., dict[str, Any]]) -> None:
     other = prepared(log(lambda user, at: MARKER if (user, at) == (0, 1) else None))
     differ = differing(leaves(prepared(log()), chosen=False), leaves(other, chosen=False))
     assert {f"run/checkpoints/{stage}/best.safetensors" for stage in ("undistilled", "llm-round-1")} <= {*differ}
     assert sum(name.startswith("caches/") for name in differ) > 4
 
 
-def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Any) -> None:
+def test_a_temporal_split_trains_on_nothing_behind_its_first_cut(leaves: Callable[..., dict[str, Any]]) -> None:
     """Not on targets, nor on what a user did behind a target in the same window."""
     split = {"split": "temporal", "valid_fraction": 0.25, "test_fraction": 0.25}
     plain = prepared(log(), **split)

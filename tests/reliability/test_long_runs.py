@@ -7,22 +7,27 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from evaluation.examples import chain_dataset
+from torch import nn
 
 from llmd4rec import log as progress
 from llmd4rec.distillation.cache import open_cache, write_cache
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential import SASRec
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.callbacks.progress_bar import ProgressBar
+from llmd4rec.training.callbacks.spare_memory import SpareMemory
+from llmd4rec.training.fit import DEFAULTS, fit
+from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.settings import Training
-from llmd4rec.training.tracking import MetricsLog
-from llmd4rec.training.trainer import fit
+from llmd4rec.training.trainer import Trainer
 
 STEPS, EPOCHS = 2400, 60
 
@@ -36,7 +41,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkeypatch):
+def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path: Path) -> None:
     """With a teacher, checkpoints, validations and averages; a leak of 1 kB a step would be 2 MB."""
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=16, layers=1, max_length=8).build(20, 0)
@@ -45,20 +50,20 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
     steps: list[int] = []
     sizes: list[int] = []
 
-    def watch(module: Any, *_: Any) -> None:
+    def watch(module: nn.Module, *_: object) -> None:
         if module.training:
             steps.append(resident())
 
-    def validate(model: Any) -> float:
+    def validate(model: SequenceEncoder) -> float:
         folder = tmp_path / "fit"
         sizes.append(sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0)
-        return validation_ndcg(model, data) + len(sizes)  # every epoch is a better one
+        return validation_value(model, data) + len(sizes)  # every epoch is a better one
 
     network.norm_in.register_forward_hook(watch)
     settings = Training(epochs=EPOCHS, patience=EPOCHS, batch=10, ema=0.9, clip=1.0, checkpoint_seconds=0.05)
     fit(
         network, data, settings, tmp_path / "fit", stage="undistilled", seed=0, validate=validate,
-        log=MetricsLog(tmp_path / "metrics.jsonl"),
+        callbacks=[JSONLines()], log_folder=tmp_path,
         objective=RankingObjective(settings, teacher, DistillationTerm()),
     )  # fmt: skip
     assert len(steps) >= STEPS
@@ -74,27 +79,28 @@ def test_2400_steps_leave_memory_log_and_folder_as_large_as_400(tmp_path, monkey
 _SCATTERED = """
 import ctypes, sys
 import torch
-from llmd4rec.training.runtime import SpareMemory, _private_bytes, keep_freed_memory
+from llmd4rec.training.callbacks.spare_memory import SpareMemory, _private_bytes
+from llmd4rec.training.runtime import keep_freed_memory
 
 if _private_bytes() is None or not hasattr(ctypes.CDLL(None), "malloc_trim"):
     sys.exit(77)
 keep_freed_memory()
 malloc = ctypes.CDLL(None).malloc
 spare = SpareMemory(int(sys.argv[1]) << 20)
-spare()  # what is held now is needed
+spare.on_step_end(None)  # what is held now is needed
 blocks = []
 for _ in range(300):  # what is small and stays between them keeps 300 MB from being one piece again
     blocks.append(torch.ones(1 << 18))
     malloc(1 << 16)
 full = _private_bytes()
 blocks.clear()
-spare()
+spare.on_step_end(None)
 print((full - _private_bytes()) / 2**20)
 """
 
 
 @pytest.mark.parametrize(("most", "given_back"), [(100, True), (1000, False)])
-def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_back):
+def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most: int, given_back: bool) -> None:
     done = subprocess.run([sys.executable, "-c", _SCATTERED, str(most)], capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip("this system's C library cannot give memory back")
@@ -102,9 +108,19 @@ def test_memory_freed_in_pieces_goes_back_once_there_is_much_of_it(most, given_b
     assert (float(done.stdout) > 250) == given_back, done.stdout
 
 
-def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypatch):
-    looked: list[int] = []
-    monkeypatch.setattr("llmd4rec.training.trainer.SpareMemory", lambda: lambda: looked.append(1))
+class Counting(SpareMemory):
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = 0
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        super().on_step_end(trainer)
+        self.looked += 1
+
+
+def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path: Path) -> None:
+    assert SpareMemory in DEFAULTS
+    spare = Counting()
     data = chain_dataset(users=60, items=20, length=10)
     network = SASRec(dim=8, layers=1, max_length=8).build(20, 0)
     steps: list[int] = []
@@ -112,28 +128,29 @@ def test_a_training_looks_at_its_spare_memory_after_each_step(tmp_path, monkeypa
     settings = Training(epochs=2, patience=2, batch=10)
     fit(
         network, data, settings, tmp_path / "fit", stage="undistilled", seed=0,
-        validate=lambda model: validation_ndcg(model, data), log=MetricsLog(tmp_path / "metrics.jsonl"),
+        validate=lambda model: validation_value(model, data), callbacks=[JSONLines(), spare], log_folder=tmp_path,
         objective=RankingObjective(settings),
     )  # fmt: skip
-    assert len(looked) == len(steps) > 60
+    assert spare.looked == len(steps) > 60
 
 
-def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_path, monkeypatch, capsys):
+def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = chain_dataset(users=60, items=20, length=10)
     settings = Training(epochs=3, patience=3, batch=10)
 
-    def train(folder: Path) -> list[str]:
+    def train(folder: Path, *callbacks: Callback) -> list[str]:
         capsys.readouterr()
         fit(
             SASRec(dim=8, layers=1, max_length=8).build(20, 0), data, settings, folder, stage="undistilled", seed=0,
-            validate=lambda model: validation_ndcg(model, data), log=MetricsLog(folder / "metrics.jsonl"),
+            validate=lambda model: validation_value(model, data), callbacks=callbacks,
             objective=RankingObjective(settings),
         )  # fmt: skip
-        return capsys.readouterr().err.splitlines()
+        return str(capsys.readouterr().err).splitlines()
 
     assert train(tmp_path / "a") == []  # what takes less than a minute needs no line
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    lines = [line for line in train(tmp_path / "b") if line.startswith("undistilled")]
+    lines = [line for line in train(tmp_path / "b", ProgressBar(line_seconds=0.0)) if line.startswith("undistilled")]
     assert len(lines) > 90
     pattern = (
         r"undistilled epoch (\d) of at most 3: (\d+) of \d+ steps, .* steps/s, \d+ s left; "
@@ -146,5 +163,5 @@ def test_without_a_terminal_a_line_now_and_then_says_how_far_and_how_long(tmp_pa
     ("seconds", "text"),
     [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5900, "98 min"), (6000, "1 h 40 min"), (90000, "25 h 0 min")],
 )
-def test_spans_of_time_are_for_people(seconds, text):
+def test_spans_of_time_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.evaluation import evaluate
+from llmd4rec.evaluation import Evaluator
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.export.write import export_run
 from llmd4rec.runs.results import OTHER_DATA, saved_or_scored, score, score_run
@@ -97,7 +97,7 @@ def test_items_are_found_by_name_whatever_their_order(chain_run: Path, newer: Da
         catalogue=pl.DataFrame({"item_id": catalogue}),
         items=np.array([place[newer.item_ids[item]] for item in newer.items], dtype=np.int32),
     )
-    expected = evaluate(run.load("undistilled"), by_hand)
+    expected = Evaluator().evaluate(run.load("undistilled"), by_hand)
     assert result.ranks.tolist() == expected.ranks.tolist()
     assert result.per_user["item_id"].to_list() == [newer.item_ids[item] for item in newer.items[newer.test]]
 

@@ -6,22 +6,27 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from in_another_process import outcome, start, train, train_as
+from in_another_process import outcome, start, train, train_as, train_with_ddp
+from made_once import MadeOnce
 from settings_of import changed
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs.run import Run
 
 
-def together(settings: dict[str, Any], data: Path, folder: Path, count: int = 2) -> list[Any]:
+def together(
+    settings: dict[str, Any], data: Path | None, folder: Path, count: int = 2, target: Callable[..., None] = train_as
+) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(train_as, rank, count, port, settings, data, folder) for rank in range(count)]
+    return [start(target, rank, count, port, settings, data, folder) for rank in range(count)]
 
 
 def finish(processes: list[Any]) -> None:
@@ -42,18 +47,28 @@ def settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def by_two(settings, chain_data, made_once) -> Path:
+def by_two(settings: dict[str, Any], chain_data: Dataset, made_once: MadeOnce) -> Path:
     return made_once("two", lambda folder: finish(together(settings, chain_data.path, folder / "run"))) / "run"
 
 
-def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_path):
+def test_two_processes_train_what_one_trains(
+    settings: dict[str, Any], by_two: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     """Sums are in another order, which optimisation magnifies: losses and weights agree to 1e-3."""
     finish([start(train, settings, chain_data.path, tmp_path / "one")])
-    one, two = Run.open(tmp_path / "one"), Run.open(by_two)
+    assert_close(Run.open(tmp_path / "one"), Run.open(by_two))
+
+
+def test_ddp_trains_the_same(settings: dict[str, Any], by_two: Path, chain_data: Dataset, tmp_path: Path) -> None:
+    finish(together(settings, chain_data.path, tmp_path / "ddp", target=train_with_ddp))
+    assert_close(Run.open(by_two), Run.open(tmp_path / "ddp"))
+
+
+def assert_close(one: Run, two: Run) -> None:
     assert list(one.record.stages) == list(two.record.stages)
     for a, b in zip(one.metrics(), two.metrics(), strict=True):
         assert (a["stage"], a["epoch"]) == (b["stage"], b["epoch"])
-        for name in {"ce", "kl", "weight_mean", "validation_ndcg"} & a.keys():
+        for name in {"ce", "kl", "weight_mean", "validation"} & a.keys():
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3), (a["stage"], a["epoch"], name)
         assert sum(a.get("weight_counts", [])) == sum(b.get("weight_counts", []))
     for stage in one.record.stages:
@@ -63,7 +78,9 @@ def test_two_processes_train_what_one_trains(settings, by_two, chain_data, tmp_p
             assert distance <= 1e-3 * torch.linalg.vector_norm(ours[name]) + 1e-6, (stage, name)
 
 
-def test_two_processes_that_are_killed_or_stopped_go_on_to_the_same_bits(settings, by_two, chain_data, tmp_path):
+def test_two_processes_that_are_killed_or_stopped_go_on_to_the_same_bits(
+    settings: dict[str, Any], by_two: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     for stage, number in (
         ("undistilled", signal.SIGKILL),

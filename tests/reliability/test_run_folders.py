@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import torch
 from in_another_process import outcome, start, train
+from made_once import MadeOnce
 from settings_of import changed, parse_settings
 
 from llmd4rec import __file__ as package
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
@@ -47,8 +49,8 @@ def best(run: Path, stage: str) -> Path:
 
 # ---- finished stages --------------------------------------------------------------------------------------------
 def test_an_altered_weight_is_never_served_and_its_stage_can_be_trained_again(
-    run, chain_run, tiny_settings, chain_data, capsys
-):
+    run: Path, chain_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip(best(run, "llm"))
     with pytest.raises(RunError, match=r"llm/best\.safetensors is damaged: its checksum") as caught:
         Run.open(run).load("llm")
@@ -63,13 +65,15 @@ def test_an_altered_weight_is_never_served_and_its_stage_can_be_trained_again(
     assert outcome(run) == outcome(chain_run)
 
 
-def test_weights_of_another_stage_are_noticed(run):
+def test_weights_of_another_stage_are_noticed(run: Path) -> None:
     shutil.copy(best(run, "undistilled"), best(run, "distilled-round-1"))
     with pytest.raises(RunError, match="is not what distilled-round-1 ended with"):
         Run.open(run).load("distilled")
 
 
-def test_altered_text_vectors_are_noticed_and_made_anew(tiny_settings, chain_data, tmp_path, monkeypatch):
+def test_altered_text_vectors_are_noticed_and_made_anew(
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLMD4REC_CACHE", str(tmp_path / "cache"))
     settings = changed(tiny_settings, llm__item_features="text", texts__encoder="llm", training__llm__epochs=0)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -92,13 +96,13 @@ def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(long_settings, chain_data, made_once) -> tuple[Path, Path]:
+def killed(long_settings: dict[str, Any], chain_data: Dataset, made_once: MadeOnce) -> tuple[Path, Path]:
     """A run killed while the language model was taught by the served one, and one that was not."""
     folder = made_once("killed", lambda folder: kill_one_of_two(long_settings, chain_data.path, folder))
     return folder / "parts", folder / "whole"
 
 
-def kill_one_of_two(long_settings: dict[str, Any], data: Path, folder: Path) -> None:
+def kill_one_of_two(long_settings: dict[str, Any], data: Path | None, folder: Path) -> None:
     process = start(train, long_settings, data, folder / "parts")
     training, begun = folder / "parts" / "checkpoints" / "llm-round-1" / "training", time.monotonic()
     while not (training / "before-last.safetensors").exists():
@@ -141,7 +145,9 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_what_was_spoiled_is_made_anew_and_the_end_is_the_same(what, unfinished, killed, long_settings, chain_data):
+def test_what_was_spoiled_is_made_anew_and_the_end_is_the_same(
+    what: str, unfinished: Path, killed: tuple[Path, Path], long_settings: dict[str, Any], chain_data: Dataset
+) -> None:
     spoil, warning = SPOILED[what]
     spoil(unfinished)
     process = start(train, long_settings, chain_data.path, unfinished, unfinished / "warnings")
@@ -153,7 +159,9 @@ def test_what_was_spoiled_is_made_anew_and_the_end_is_the_same(what, unfinished,
     assert outcome(unfinished) == outcome(killed[1])
 
 
-def test_another_machine_is_noted(unfinished, long_settings, chain_data, capsys):
+def test_another_machine_is_noted(
+    unfinished: Path, long_settings: dict[str, Any], chain_data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = unfinished / "environment.json"
     noted = json.loads(path.read_text())
     first = {**noted, "processor": "an abacus", "threads": 77}
@@ -188,7 +196,7 @@ def poisons(marker: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_poison_works(tmp_path):
+def test_the_poison_works(tmp_path: Path) -> None:
     for name, poison in poisons(tmp_path / "marker").items():
         with open(os.devnull, "wb"):
             if name == "pickle":
@@ -203,7 +211,7 @@ def test_the_poison_works(tmp_path):
         (tmp_path / "marker").unlink()
 
 
-def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], Any]]:
+def attempts(run: Path, unfinished: Path, data: Dataset) -> dict[Path, Callable[[], Any]]:
     """Every file of run folders, and what reads it."""
     evaluations = [path.parent for path in (run / "evaluation").glob("*/evaluation.json")]
     training, cpu = unfinished / "checkpoints" / "llm-round-1" / "training", torch.device("cpu")
@@ -213,6 +221,7 @@ def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], 
         run / "environment.json": lambda: Run.open(run).note_environment(),
         **{path: lambda: Run.open(run).metrics() for path in run.glob("checkpoints/*/metrics.jsonl")},
         run / "catalogue.parquet": lambda: Run.open(run).recommender(),
+        run / "counts.npy": lambda: Run.open(run).recommender(),
         run / "text_vectors.safetensors": lambda: Run.open(run).text_vectors(),
         **{best(run, stage): partial(Run.open(run).weights_of, stage) for stage in Run.open(run).record.stages},
         **{path: partial(Evaluation.load, path.parent) for folder in evaluations for path in folder.iterdir()},
@@ -222,7 +231,9 @@ def attempts(run: Path, unfinished: Path, data: Any) -> dict[Path, Callable[[], 
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch.save", "np.save", "yaml"])
-def test_no_file_of_a_strangers_run_is_executed(kind, run, unfinished, chain_data, tmp_path):
+def test_no_file_of_a_strangers_run_is_executed(
+    kind: str, run: Path, unfinished: Path, chain_data: Dataset, tmp_path: Path
+) -> None:
     poison = poisons(tmp_path / "marker")[kind]
     opened = Run.open(run)
     score(opened, chain_data, "undistilled")
@@ -240,7 +251,7 @@ def test_no_file_of_a_strangers_run_is_executed(kind, run, unfinished, chain_dat
         path.write_bytes(content)
 
 
-def test_the_source_reads_nothing_that_could_be_code():
+def test_the_source_reads_nothing_that_could_be_code() -> None:
     forbidden = re.compile(
         r"\bpickle\b(?!d|s)|torch\.load\(|allow_pickle=True|yaml\.(load|unsafe_load|full_load)\(|joblib|marshal|shelve"
     )

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.examples import LastItemModel
+from evaluation.examples import LastItemModel, evaluate
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.evaluation import evaluate
+from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report import render
 from llmd4rec.report.from_run import report_content, write_run_report
 from llmd4rec.runs.results import Result, score_run
 from llmd4rec.runs.run import Run
-from llmd4rec.training.progress import WEIGHT_BINS
 
 #: The served model, two teachers of one network and one of another, and a language model that is never built.
 SETTINGS: dict[str, Any] = {
@@ -32,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 def record(ndcg: float, teachers: Mapping[str, int] = {}, **more: object) -> dict[str, Any]:
     return {
-        "validation_ndcg": ndcg,
+        "validation": ndcg,
         "best_epoch": 2,
         "epochs": 3,
         "seconds": 10.0,
@@ -73,7 +72,7 @@ def make_run(tmp_path: Path, chain_data: Dataset) -> Callable[..., Run]:
                 line = {
                     "stage": stage.id,
                     "epoch": epoch,
-                    "validation_ndcg": stages[stage.id]["validation_ndcg"],
+                    "validation": stages[stage.id]["validation"],
                     "ce": 1.0,
                 }
                 run.log_of(stage.id).append(**line, **(weights if stage.teachers and epoch else {}))
@@ -84,15 +83,15 @@ def make_run(tmp_path: Path, chain_data: Dataset) -> Callable[..., Run]:
 
 def results(run: Run, data: Dataset, served: str) -> list[Result]:
     """Of models that were never trained."""
-    found = []
+    found: list[Result] = []
     for stage in run.reported():
         table = torch.randn(data.num_items, 4, generator=torch.Generator().manual_seed(len(found)))
-        evaluation = evaluate(LastItemModel(table), data, model="m", stage=stage.id)
+        evaluation = evaluate(LastItemModel(table), data, name="m", stage=stage.id)
         found.append(Result(stage, evaluation, stage.id == served, 1000 + len(found), 20.0, 1.5))
     return found
 
 
-def test_all_stages_have_a_row_and_the_served_one_is_marked(make_run: Any, chain_data: Dataset) -> None:
+def test_all_stages_have_a_row_and_the_served_one_is_marked(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     run = make_run()
     content = report_content(run, chain_data, results(run, chain_data, "distilled-round-1"))
     assert [(row.stage, row.role, row.round, row.network, row.served) for row in content.rows] == [
@@ -111,7 +110,9 @@ def test_all_stages_have_a_row_and_the_served_one_is_marked(make_run: Any, chain
         assert f"{stage}<small>" in page
 
 
-def test_the_undistilled_model_is_compared_with_the_served_one(make_run: Any, chain_data: Dataset) -> None:
+def test_the_undistilled_model_is_compared_with_the_served_one(
+    make_run: Callable[..., Run], chain_data: Dataset
+) -> None:
     stages = RECORD | {"llm-round-2": record(0.09), "distilled-round-2": record(0.12)}
     run = make_run(stages)
     scored = results(run, chain_data, "distilled-round-1")
@@ -131,7 +132,9 @@ def test_the_undistilled_model_is_compared_with_the_served_one(make_run: Any, ch
     assert (d.first, d.second) == pytest.approx((figures["undistilled"], figures["distilled-round-1"]))
 
 
-def test_where_the_undistilled_model_is_served_the_last_round_is_compared(make_run: Any, chain_data: Dataset) -> None:
+def test_where_the_undistilled_model_is_served_the_last_round_is_compared(
+    make_run: Callable[..., Run], chain_data: Dataset
+) -> None:
     stages = RECORD | {"llm-round-2": record(0.09), "distilled-round-2": record(0.12)}
     run = make_run(stages | {"undistilled": record(0.2)})
     content = report_content(run, chain_data, results(run, chain_data, "undistilled"))
@@ -139,7 +142,7 @@ def test_where_the_undistilled_model_is_served_the_last_round_is_compared(make_r
     assert "the undistilled model is better, so it is the one that is served" in render(content)
 
 
-def test_a_model_without_rounds_is_compared_with_nothing(make_run: Any, chain_data: Dataset) -> None:
+def test_a_model_without_rounds_is_compared_with_nothing(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     run = make_run({"undistilled": record(0.1)}, rounds=0, teachers=None, llm=None)
     content = report_content(run, chain_data, results(run, chain_data, "undistilled"))
     assert content.comparison is content.llm_comparison is None
@@ -147,7 +150,7 @@ def test_a_model_without_rounds_is_compared_with_nothing(make_run: Any, chain_da
     assert "SASRec 8 (undistilled) reaches" in render(content)
 
 
-def test_the_plan_holds_what_was_trained_and_what_was_not(make_run: Any, chain_data: Dataset) -> None:
+def test_the_plan_holds_what_was_trained_and_what_was_not(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     run = make_run()
     run.record.stopped_because = "round 1 did not improve the validation NDCG@10"
     content = report_content(run, chain_data, [])
@@ -166,7 +169,7 @@ def test_the_plan_holds_what_was_trained_and_what_was_not(make_run: Any, chain_d
     assert "round 1 did not improve" in page
 
 
-def test_each_stage_has_a_line_of_its_own(make_run: Any, chain_data: Dataset) -> None:
+def test_each_stage_has_a_line_of_its_own(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     content = report_content(make_run(), chain_data, [])
     points = {(point.stage, point.role, point.round): point.value for point in content.curves if point.epoch == 1}
     assert points == {
@@ -186,7 +189,9 @@ def test_each_stage_has_a_line_of_its_own(make_run: Any, chain_data: Dataset) ->
     assert "Tiny-Llama" in learning
 
 
-def test_a_run_without_a_language_model_does_not_speak_of_one(make_run: Any, chain_data: Dataset) -> None:
+def test_a_run_without_a_language_model_does_not_speak_of_one(
+    make_run: Callable[..., Run], chain_data: Dataset
+) -> None:
     stages = {name: done for name, done in RECORD.items() if not name.startswith("llm")}
     run = make_run(
         stages | {"distilled-round-1": record(0.13, {"teacher-1": 1, "teacher-2": 1, "teacher-3": 1})}, llm=None
@@ -196,7 +201,7 @@ def test_a_run_without_a_language_model_does_not_speak_of_one(make_run: Any, cha
     assert "(language model)" not in page
 
 
-def test_sample_weights_are_those_of_the_epoch_that_was_kept(make_run: Any, chain_data: Dataset) -> None:
+def test_sample_weights_are_those_of_the_epoch_that_was_kept(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     """And of the first where the best was before it."""
     found = report_content(make_run(), chain_data, []).weights
     assert [(each.stage, each.role, each.round, each.mean) for each in found] == [
@@ -207,7 +212,7 @@ def test_sample_weights_are_those_of_the_epoch_that_was_kept(make_run: Any, chai
     assert (found[0].edges[0], found[0].edges[-1], len(found[0].edges)) == (0, 2, WEIGHT_BINS + 1)
 
 
-def test_what_orders_the_histories_is_said(make_run: Any, chain_data: Dataset) -> None:
+def test_what_orders_the_histories_is_said(make_run: Callable[..., Run], chain_data: Dataset) -> None:
     run = make_run()
     assert "ordered by" not in report_content(run, dataclasses.replace(chain_data, report={}), []).facts
     ties = {"broken_by": "row", "neighbours": 8, "tied": 2, "tied_share": 0.25, "ascending_by_identifier": 1.0}
@@ -229,7 +234,9 @@ def test_a_trained_run_makes_a_page(chain_run: Path, chain_data: Dataset, tmp_pa
     assert "Sample weights" in page
 
 
-def test_the_page_is_in_the_run_folder_where_nothing_else_is_said(make_run: Any, chain_data: Dataset) -> None:
+def test_the_page_is_in_the_run_folder_where_nothing_else_is_said(
+    make_run: Callable[..., Run], chain_data: Dataset
+) -> None:
     run = make_run()
     assert write_run_report(run, chain_data, []) == run.folder / "report.html"
     assert "not been evaluated" in (run.folder / "report.html").read_text(encoding="utf-8")

@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from evaluation.examples import LastItemModel, random_dataset
+from evaluation.examples import LastItemModel, evaluate, info_of, means_of, random_dataset, values_of
 
-from llmd4rec.evaluation import compare, evaluate
+from llmd4rec.evaluation import compare
 from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.evaluation.metrics import mean_metrics
 from llmd4rec.evaluation.significance import Comparison
 from llmd4rec.report import (
     CurvePoint,
@@ -81,10 +80,12 @@ def evaluation(ranks: np.ndarray, **changes: object) -> Evaluation:
             "train_count": numbers % 13,
             "tail": numbers % 2 == 0,
             "next_day": numbers % 4 == 0,
+            **values_of(ranks),
         }
     )
     whole = Evaluation(
-        metrics=mean_metrics(ranks),
+        metrics=means_of(ranks),
+        metric_info=info_of(),
         slices={},
         users=len(ranks),
         model="SASRec 64",
@@ -130,7 +131,7 @@ def full_content(comparison: Comparison, word: str = "word") -> ReportContent:
             StageRow("distilled-round-1", "model", 1, word, metrics | {"ndcg@10": 0.0556}, True, 862_464, 812.0, 1.82),
         ],
         plan=[
-            PlanRow("undistilled", "model", 0, word, best_epoch=3, epochs=5, validation_ndcg=0.0612, seconds=61.0),
+            PlanRow("undistilled", "model", 0, word, best_epoch=3, epochs=5, validation=0.0612, seconds=61.0),
             PlanRow("teacher-1", "teacher", 0, word, seconds=600.0),
             PlanRow(word, "llm", 1, word, {"teacher-1": 1}, 0.0, word, word, word),
             PlanRow("distilled-round-1", "model", 1, word, {"teacher-1": 3, "undistilled": 1, word: 0}, 0.2),
@@ -296,7 +297,7 @@ def test_identical_models_make_a_report() -> None:
 
 def test_other_cutoffs_make_a_report() -> None:
     first = evaluation(np.arange(1, 40))
-    first = dataclasses.replace(first, metrics=mean_metrics(first.ranks, (5,)))
+    first = dataclasses.replace(first, metrics=means_of(first.ranks, (5,)))
     rows = [StageRow("distilled-round-1", "model", 1, "SASRec 64", first.metrics)]
     content = ReportContent("run", rows=rows, comparison=compare(first, first, flips=9, resamples=9))
     page = Page(render(content))

@@ -13,6 +13,7 @@ import pytest
 from made_once import MadeOnce
 from settings_of import changed, parse_settings
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 
@@ -20,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "pretended_gpu.py"
 
 
 @pytest.fixture(scope="module")
-def there(made_once: MadeOnce, tiny_settings: dict[str, Any], llama: str, chain_data: Any) -> Path:
+def there(made_once: MadeOnce, tiny_settings: dict[str, Any], llama: str, chain_data: Dataset) -> Path:
     """Runs that one process has trained, scored and asked there; see the script's end for what it gives."""
     every = {
         "whole catalogue": in_halves(tiny_settings, llama),
@@ -92,10 +93,10 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(name: str, the
     stages = {"undistilled", "llm", "llm-round-1", "distilled-round-1"}
     assert set(result["scores"]) == stages | (set() if drawn else {"teacher-1", "teacher-2", "teacher-3"})
     assert len(set(result["best"])) == 3
-    # No step of the model makes the host wait (drawing candidates does); what it leaves is read once in many, by the
-    # trainer.
+    # No step of the model makes the host wait (drawing candidates does); what it leaves is read once in many, with its
+    # figures.
     waiting = {file for file, *_ in result["waits"]}
-    assert "training/trainer.py" in waiting
+    assert "training/figures.py" in waiting
     assert drawn or not waiting & {
         "models/embedding.py",
         "models/sequential/sasrec.py",
@@ -106,7 +107,7 @@ def test_the_default_recipe_stays_on_its_device_in_half_precision(name: str, the
 
 @pytest.mark.slow
 def test_a_run_on_another_device_has_the_numbers_of_the_cpu(
-    there: Path, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    there: Path, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     run = parse_settings(still(tiny_settings)).fit(chain_data, tmp_path / "here")
     here = {stage.id: score(run, chain_data, stage.id).metrics["ndcg@10"] for stage in run.reported()}

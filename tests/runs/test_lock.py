@@ -13,6 +13,7 @@ from filelock import FileLock
 from in_another_process import outcome, start, train
 from settings_of import changed, parse_settings
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
 from llmd4rec.runs.run import Run
 
@@ -25,7 +26,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_two_trainings_do_not_share_a_folder_and_a_dead_ones_lock_is_gone(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = changed(tiny_settings, rounds=0, training__model__epochs=60, training__model__patience=60)
     process = start(train, settings, chain_data.path, tmp_path / "run")
@@ -42,7 +43,7 @@ def test_two_trainings_do_not_share_a_folder_and_a_dead_ones_lock_is_gone(
 
 
 def test_of_trainings_that_begin_one_folder_together_one_makes_it(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """The others say so, or find it finished; none of them harms what the first one makes."""
     settings = changed(tiny_settings, rounds=0)
@@ -59,7 +60,7 @@ def test_of_trainings_that_begin_one_folder_together_one_makes_it(
 
 
 def test_settings_are_not_corrected_while_another_process_trains(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """It may still be reading texts: then nothing has been trained, and all the same the folder is in use."""
     run = Run.start(tmp_path / "run", parse_settings(tiny_settings), chain_data)

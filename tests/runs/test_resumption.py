@@ -14,10 +14,12 @@ import pytest
 from in_another_process import outcome, start, train
 from settings_of import changed, parse_settings
 
+from llmd4rec.data.dataset import Dataset
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stopped_anywhere_comes_to_the_same_end(
-    number: int, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    number: int, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """With checkpoints where there is something to save. Killed ones are in tests/reliability."""
     settings = changed(
@@ -65,7 +67,7 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(
 
 
 def test_test_items_never_touch_anything_trained_or_chosen(
-    chain_run: Path, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    chain_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     items = chain_data.items.copy()
     items[chain_data.test] = 0

@@ -11,14 +11,20 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 from settings_of import changed, parse_settings
-from whole_runs import same_stages
+from whole_runs import StopsBefore, same_stages
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 from llmd4rec.distillation.settings import parse_settings as parse
 from llmd4rec.errors import ConfigError, ModelError, RunError
-from llmd4rec.runs import pipeline
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.run import Run
+
+
+class Unlike(Softmax):
+    """A loss that is not the built-in one."""
+
 
 BASE = dict(RECIPE) | {"model": {"item_features": "id"}}  # so that texts are the language model's alone
 
@@ -66,7 +72,8 @@ def test_a_language_model_that_encodes_texts_is_every_trainings(tiny_settings: d
 OTHERS = (
     True, False, 1, 2, 3, 8, 0.25, 0.5, None, "x", ["title"], [{"dim": 96}], ["model"], [3], "int8", "float32", "none",
     "rank", "partner", "self", "current", "equal", "constant", "cosine", "fp32", "bf16", "never", "full", "id+text",
-    "id", "gelu", "relu", "leader", "gru4rec",
+    "id", "gelu", "relu", "leader", "gru4rec", "hr@5", ["csv"], ["hr"],
+    ["time_gaps"], f"{__name__}:Unlike",
 )  # fmt: skip
 
 
@@ -102,7 +109,7 @@ def test_every_setting_of_a_run_belongs_to_a_training() -> None:
     free = {key for key, old in named.items() if not invalidated(settings, with_another(values, key, old))}
     assert free == {
         "device", "threads", "training.model.checkpoint_seconds", "training.llm.checkpoint_seconds",
-        "evaluation.cutoffs", "round_patience",
+        "evaluation.cutoffs", "evaluation.metrics", "round_patience", "loggers",
     }  # fmt: skip
 
 
@@ -112,7 +119,9 @@ def copied_run(chain_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(chain_run, tmp_path / "copied"))
 
 
-def test_other_settings_are_refused_by_name(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Any) -> None:
+def test_other_settings_are_refused_by_name(
+    copied_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset
+) -> None:
     other = parse_settings(changed(tiny_settings, distill__weight__model=2, model__dropout=0.2))
     lines = (r"distill\.weight\.model: 4\.0 → 2\.0", r"model\.dropout: 0\.1 → 0\.2")
     with pytest.raises(RunError, match=f"other settings: (?=.*{lines[0]}).*{lines[1]}"):
@@ -124,7 +133,7 @@ def test_other_data_is_refused(copied_run: Path, tiny_settings: dict[str, Any]) 
         parse_settings(tiny_settings).fit(chain_dataset(users=30, items=12, length=7), copied_run)
 
 
-def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Any) -> None:
+def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str, Any], chain_data: Dataset) -> None:
     threads = torch.get_num_threads()
     try:
         run = parse_settings(changed(tiny_settings, device="auto", threads=1)).fit(chain_data, copied_run)
@@ -135,7 +144,7 @@ def test_device_and_threads_may_change(copied_run: Path, tiny_settings: dict[str
 
 
 def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """What the first round came to is kept; fewer rounds than there are cannot be wanted any more."""
     settings = changed(tiny_settings, distill__source="ensemble")
@@ -153,21 +162,13 @@ def test_a_finished_run_goes_on_to_more_rounds_as_if_it_had_always_been_to(
 
 
 def test_a_language_model_is_changed_before_its_turn(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """As where it does not fit a GPU: the model before it is kept, and it is made anew."""
     folder = tmp_path / "run"
-    fit = pipeline.fit
-
-    def full(*args: Any, stage: str, **more: Any) -> Any:
-        if stage == "llm":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
-        return fit(*args, stage=stage, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit", full)
-        with pytest.raises(RunError, match=r"llm: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
-            parse_settings(tiny_settings).fit(chain_data, folder)
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more.")
+    with pytest.raises(RunError, match=r"llm: .* not enough memory: .*2\.00 GiB\.\n  Lower training\.llm\.batch"):
+        parse_settings(tiny_settings).fit(chain_data, folder, callbacks=[StopsBefore("llm", full)])
     weights = folder / "checkpoints" / "undistilled" / "best.safetensors"
     kept = weights.stat().st_mtime_ns
     smaller = parse_settings(
@@ -181,7 +182,7 @@ def test_a_language_model_is_changed_before_its_turn(
 
 
 def test_a_training_that_has_begun_is_not_changed_unasked(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     begun = folder / "checkpoints" / "llm" / "training"
@@ -195,7 +196,7 @@ def test_a_training_that_has_begun_is_not_changed_unasked(
 
 
 def test_settings_that_came_to_nothing_may_be_corrected(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """The language model could not be had; nothing was trained yet."""
     wrong = parse_settings(changed(tiny_settings, llm__model=str(tmp_path / "no-model"), seed=5))

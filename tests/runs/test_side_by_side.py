@@ -15,8 +15,8 @@ from in_another_process import outcome
 from settings_of import changed, parse_settings
 
 from llmd4rec.config.settings import save_settings
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
-from llmd4rec.training import trainer
 
 TEACHERS = [{"dim": 16}, {"name": "gru4rec", "dim": 16}]
 
@@ -26,9 +26,8 @@ def settings_of(tiny_settings: dict[str, Any], **changes: Any) -> dict[str, Any]
 
 
 def test_side_by_side_gives_the_numbers_of_one_after_the_other(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trainer, "MIN_STEPS", 32)  # as it is in the workers
     settings = parse_settings(settings_of(tiny_settings))
     one = settings.fit(chain_data, tmp_path / "one")
     two = settings.fit(chain_data, tmp_path / "two", jobs=2)
@@ -41,14 +40,14 @@ def test_side_by_side_gives_the_numbers_of_one_after_the_other(
 
 
 def test_a_stage_that_fails_is_named_and_the_others_stay(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     values = settings_of(tiny_settings, training__model__learning_rate=1e30)
     with pytest.raises(RunError, match=r"(undistilled|teacher-\d) stopped with exit code 2: .*diverged"):
         parse_settings(values).fit(chain_data, tmp_path / "run", jobs=2)
 
 
-def begun(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> subprocess.Popen[str]:
+def begun(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> subprocess.Popen[str]:
     """A long training that has begun two stages."""
     values = settings_of(tiny_settings, rounds=1)
     values["training"]["model"] |= {"epochs": 3000, "patience": 3000, "checkpoint_seconds": 0.0}
@@ -71,7 +70,7 @@ def workers(tmp_path: Path) -> bytes:
 
 
 def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     process = begun(tiny_settings, chain_data, tmp_path)
     os.kill(process.pid, signal.SIGTERM)
@@ -81,7 +80,7 @@ def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
     assert not workers(tmp_path)
 
 
-def test_a_killed_command_leaves_no_workers(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+def test_a_killed_command_leaves_no_workers(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     process = begun(tiny_settings, chain_data, tmp_path)
     assert workers(tmp_path)
     process.kill()

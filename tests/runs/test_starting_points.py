@@ -11,9 +11,10 @@ from settings_of import changed, parse_settings
 from torch import Tensor
 from whole_runs import same, untrained
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.runs.run import Run
 
 
@@ -24,7 +25,7 @@ def item_table(run: Run, stage: str) -> Tensor:
 # ---- item embeddings of the language model ----------------------------------------------------------------------
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("inject", ["every-round", "once", "never"])
-def test_injection(inject: str, warm: bool, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+def test_injection(inject: str, warm: bool, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     settings = untrained(tiny_settings, llm__inject=inject, distill__warm_start=["llm"] if warm else [], rounds=2)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     injected = {stage: run.weights_of(stage)["injected"] for stage in ("llm", "llm-round-1", "llm-round-2")}
@@ -45,7 +46,7 @@ def test_injection(inject: str, warm: bool, tiny_settings: dict[str, Any], chain
 
 
 def test_a_language_model_that_goes_on_reads_a_model_that_goes_on(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = changed(tiny_settings, rounds=2, distill__warm_start=["model", "llm"])
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -78,7 +79,7 @@ def test_without_injection_the_item_table_is_the_language_models_own(tiny_settin
     ],
 )
 def test_the_llm_starts_from_the_models_table_wherever_it_can(
-    change: dict[str, Any], width: int, starts: bool, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    change: dict[str, Any], width: int, starts: bool, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = untrained(tiny_settings, llm__init_table_from_model="auto", **change)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -105,18 +106,24 @@ def test_settings_that_contradict_each_other_are_refused_at_once(tiny_settings: 
     ("student", "first", "taught"), [("model", "undistilled", "distilled-round-1"), ("llm", "llm", "llm-round-1")]
 )
 def test_a_student_starts_afresh_or_goes_on(
-    student: str, first: str, taught: str, warm: bool, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    student: str,
+    first: str,
+    taught: str,
+    warm: bool,
+    tiny_settings: dict[str, Any],
+    chain_data: Dataset,
+    tmp_path: Path,
 ) -> None:
     """The first stages are trained; epoch 0 of the round is what it started with."""
     settings = changed(tiny_settings, distill__warm_start=[student] if warm else [])
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     start = next(line for line in run.metrics() if (line["stage"], line["epoch"]) == (taught, 0))
     assert run.validation_of(first) > 0.3
-    assert (start["validation_ndcg"] == run.validation_of(first)) == warm
+    assert (start["validation"] == run.validation_of(first)) == warm
 
 
 def test_a_student_that_goes_on_starts_as_the_model_it_was(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """What was merged into its item embeddings must not be mixed in again."""
     settings = changed(
@@ -132,7 +139,7 @@ def test_a_student_that_goes_on_starts_as_the_model_it_was(
 
 
 def test_texts_help_to_train_the_model_and_leave_it_as_it_was(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     usual = changed(tiny_settings, texts__encoder="llm", rounds=0)
     runs = {
@@ -146,12 +153,12 @@ def test_texts_help_to_train_the_model_and_leave_it_as_it_was(
     assert records[0]["parameters"] == records[1]["parameters"]
     # What is served is what was validated.
     best = next(line for line in runs["id+text"].metrics() if line["epoch"] == records[1]["best_epoch"])
-    served = validation_ndcg(runs["id+text"].load("undistilled"), chain_data)
-    assert served == pytest.approx(best["validation_ndcg"], abs=1e-6)
+    served = validation_value(runs["id+text"].load("undistilled"), chain_data)
+    assert served == pytest.approx(best["validation"], abs=1e-6)
 
 
 def test_the_control_for_pretraining_has_the_same_network_with_other_weights(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """And it is the same random one in every stage, though only adapters are saved."""
     bases = {}

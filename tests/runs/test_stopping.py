@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from settings_of import changed, parse_settings
-from whole_runs import taught_by, untrained
+from whole_runs import chosen_by, taught_by, untrained
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
-from llmd4rec.runs import teachers
 
 UNCHANGED = "in round 1 only teachers were used that do not change"
 
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_it_stops_when_rounds_bring_nothing(
-    patience: int, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    patience: int, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     settings = untrained(tiny_settings, distill__warm_start=["model", "llm"], rounds=4, round_patience=patience)
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
@@ -29,7 +31,7 @@ def test_it_stops_when_rounds_bring_nothing(
 
 @pytest.mark.parametrize(("students", "stage"), [(["model"], "distilled-round"), (["llm"], "llm-round")])
 def test_rounds_of_one_student_go_on_while_it_is_among_its_teachers(
-    students: list[str], stage: str, tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    students: list[str], stage: str, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     usual = untrained(tiny_settings, distill__students=students, ensemble__weights="equal", rounds=2)
     run = parse_settings(changed(usual, distill__source="ensemble")).fit(chain_data, tmp_path / "ensemble")
@@ -46,25 +48,25 @@ def test_rounds_of_one_student_go_on_while_it_is_among_its_teachers(
 def test_it_stops_when_the_teachers_that_are_used_no_longer_change(
     weights: tuple[int, ...],
     tiny_settings: dict[str, Any],
-    chain_data: Any,
+    chain_data: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when only the wider ones are; a model that goes on learning has something new to teach in the next round."""
 
-    def choose_weights(judge: Any, start: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def choose_weights(
+        judge: Callable[[Sequence[int]], NDArray[np.float64]], start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float]:
         used = weights if tuple(start) == (0, 1, 1, 0) else tuple(start)  # the model's teachers, or the LLM's
         return used, float(judge(used).mean())
 
-    monkeypatch.setattr(teachers, "choose_weights", choose_weights)
     settings = untrained(tiny_settings, rounds=2, distill__source="ensemble", teachers=[{"dim": 16}, {"dim": 16}])
-    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    run = chosen_by(parse_settings(settings), chain_data, tmp_path / "run", choose_weights=choose_weights)
     unchanged = weights == (0, 1, 1, 0)
     assert ("distilled-round-2" in run.record.stages) is not unchanged
     assert run.record.stopped_because == (UNCHANGED if unchanged else "all rounds done")
 
 
-def test_no_rounds_trains_the_model_alone(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+def test_no_rounds_trains_the_model_alone(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     settings = changed(tiny_settings, rounds=0, llm__model=str(tmp_path / "not there"))
     run = parse_settings(settings).fit(chain_data, tmp_path / "run")
     assert taught_by(run) == {"undistilled": ()}

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from evaluation.examples import make_dataset
+from numpy.typing import NDArray
 from settings_of import changed, parse_settings
-from whole_runs import same, taught_by, untrained
+from whole_runs import StopsBefore, chosen_by, same, taught_by, untrained
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.methods import LLMD4Rec
-from llmd4rec.runs import teachers
 from llmd4rec.runs.results import score
 
 
 # ---- ensemble weights -------------------------------------------------------------------------------------------
 def test_each_teacher_counts_as_much_as_it_was_found_to(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Where the language model is unused, the model is taught by itself alone."""
     asked = []
 
-    def choose_weights(judge: Any, start: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def choose_weights(
+        judge: Callable[[Sequence[int]], NDArray[np.float64]], start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float]:
         asked.append(tuple(start))
         return (0, 1), float(judge((0, 1)).mean())
 
-    monkeypatch.setattr(teachers, "choose_weights", choose_weights)
     usual = changed(tiny_settings, distill__students=["model"], training__model__round_epochs=1)
     runs = {}
     for weights in ("validation", "equal"):
         settings = changed(usual, distill__source="ensemble", ensemble__weights=weights)
-        runs[weights] = parse_settings(settings).fit(chain_data, tmp_path / weights)
+        runs[weights] = chosen_by(
+            parse_settings(settings), chain_data, tmp_path / weights, choose_weights=choose_weights
+        )
     found = {name: run.record.stages["distilled-round-1"]["teachers"] for name, run in runs.items()}
     assert found == {"validation": {"llm": 0, "undistilled": 1}, "equal": {"llm": 1, "undistilled": 1}}
     assert asked == [(1, 1)]
@@ -43,18 +45,19 @@ def test_each_teacher_counts_as_much_as_it_was_found_to(
 
 
 def test_models_that_are_there_to_teach_count_from_the_start(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Others only where they add to them, whichever model is taught."""
     begun = []
 
-    def choose_weights(judge: Any, start: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def choose_weights(
+        judge: Callable[[Sequence[int]], NDArray[np.float64]], start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float]:
         begun.append(tuple(start))
         return tuple(start), float(judge(start).mean())
 
-    monkeypatch.setattr(teachers, "choose_weights", choose_weights)
     values = untrained(tiny_settings, distill__source="ensemble", teachers=[{"dim": 16}, {"dim": 16}])
-    run = parse_settings(values).fit(chain_data, tmp_path / "run")
+    run = chosen_by(parse_settings(values), chain_data, tmp_path / "run", choose_weights=choose_weights)
     assert taught_by(run)["llm-round-1"] == ("teacher-1", "teacher-2", "undistilled", "llm")
     assert taught_by(run)["distilled-round-1"] == ("llm-round-1", "teacher-1", "teacher-2", "undistilled")
     assert begun == [(1, 1, 0, 0), (0, 1, 1, 0)]
@@ -85,20 +88,19 @@ def test_a_model_that_is_taught_to_leave_popularity_out_serves_rarer_items(
 
 
 def test_teachers_say_how_much_popularity_the_served_model_leaves_out(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """Once for each round of the model; what they say counts as if it had been set."""
     asked = []
 
-    def choose_tau(judge: Any) -> float:
+    def choose_tau(judge: Callable[[float], NDArray[np.float64]]) -> float:
         asked.append(judge(0.0).mean())
         return 0.15
 
-    monkeypatch.setattr(teachers, "choose_tau", choose_tau)
-    runs = {
-        tau: parse_settings(changed(tiny_settings, distill__logit_adjustment=tau)).fit(chain_data, tmp_path / str(tau))
-        for tau in ("auto", 0.15, 0.0)
-    }
+    runs = {}
+    for tau in ("auto", 0.15, 0.0):
+        settings = parse_settings(changed(tiny_settings, distill__logit_adjustment=tau))
+        runs[tau] = chosen_by(settings, chain_data, tmp_path / str(tau), choose_tau=choose_tau)
     stages = runs["auto"].record.stages
     assert len(asked) == 1
     assert stages["distilled-round-1"]["logit_adjustment"] == 0.15
@@ -110,26 +112,21 @@ def test_teachers_say_how_much_popularity_the_served_model_leaves_out(
 
 
 def test_teachers_cached_when_nobody_asked_are_asked_later(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     """The setting may change as long as the model's round has not begun, and what was cached then does not know."""
 
-    def stops(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as stopped:
-        stopped.setattr(LLMD4Rec, "objective", stops)
-        with pytest.raises(KeyboardInterrupt):
-            parse_settings(changed(tiny_settings, distill__students=["model"])).fit(chain_data, tmp_path / "run")
+    first = parse_settings(changed(tiny_settings, distill__students=["model"]))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(chain_data, tmp_path / "run", callbacks=[StopsBefore("distilled-round-1")])
     assert (tmp_path / "run" / "teachers" / "llm" / "teacher.json").exists()
-    monkeypatch.setattr(teachers, "choose_tau", lambda judge: 0.15)
     settings = changed(tiny_settings, distill__students=["model"], distill__logit_adjustment="auto")
-    run = parse_settings(settings).fit(chain_data, tmp_path / "run")
+    run = chosen_by(parse_settings(settings), chain_data, tmp_path / "run", choose_tau=lambda judge: 0.15)
     assert run.record.stages["distilled-round-1"]["logit_adjustment"] == 0.15
 
 
 # ---- sample weights ---------------------------------------------------------------------------------------------
-def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path) -> None:
+def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> None:
     means = {}
     for kind in ("rank", "none"):
         settings = changed(tiny_settings, distill__sample_weights=kind, distill__students=["llm"])
@@ -142,7 +139,7 @@ def test_sample_weights_by_rank_or_none(tiny_settings: dict[str, Any], chain_dat
 
 
 def test_ranks_of_the_rounds_start_stay_the_same_in_every_epoch(
-    tiny_settings: dict[str, Any], chain_data: Any, tmp_path: Path
+    tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
     counts = {}
     for kind in ("current", "round-start"):

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import shop
 import torch
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
 from settings_of import parse_settings
 from tiny_llama import WORDS, save
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run
 
+from . import shop
+from .store import Store
+
 ITEMS = 20
-
-
-@dataclass(frozen=True)
-class Store:
-    run: Run
-    data: Dataset
-    export: Path
 
 
 def catalogue() -> pl.DataFrame:
@@ -87,8 +81,8 @@ def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) ->
 
 
 @pytest.fixture
-def engine(store: Store) -> Engine:
-    return Engine.load(store.export)
+def recommender(store: Store) -> Recommender:
+    return Recommender.load(store.export)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from settings_of import parse_settings
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.runs.run import Run
 
 ITEMS = {
     "plain": "Rose water",
@@ -66,7 +67,7 @@ def make_run(folder: Path, tiny_settings: dict[str, Any]) -> tuple[Any, Dataset]
     return parse_settings(tiny_settings).fit(data, folder / "run"), data
 
 
-def export(run: Any, data: Dataset, folder: Path, **options: Any) -> Path:
+def export(run: Run, data: Dataset, folder: Path, **options: Any) -> Path:
     """An export, to which vectors of two numbers can be added."""
     export_run(run, data, folder, "distilled", options=ExportOptions(**options))
     head = json.loads((folder / "export.json").read_text())
@@ -100,7 +101,12 @@ class Client:
         self.url, self.headers = url, headers or {}
 
     def send(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, raw: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        raw: bytes | Iterator[bytes] | None = None,
     ) -> Reply:
         connection = http.client.HTTPConnection(str(self.host), self.port, timeout=20)
         sent = dict(self.headers)

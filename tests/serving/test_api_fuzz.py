@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -13,7 +18,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from shop import running
+
+from .shop import Process, running
 
 CHECKS = [
     not_a_server_error,
@@ -25,7 +31,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def service(models):
+def service(models: Path) -> Iterator[Process]:
     with running(
         models / "both", "--allow-changes", "--models", models, "--no-access-log", "--max-body", 1 << 30
     ) as process:
@@ -33,9 +39,9 @@ def service(models):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_every_route_keeps_its_word(service, mode):
+def test_every_route_keeps_its_word(service: Process, mode: schemathesis.GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{service.client.url}/openapi.json")
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(operations) >= 14
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
@@ -50,7 +56,7 @@ def test_every_route_keeps_its_word(service, mode):
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps(case):
+        def keeps(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(checks=CHECKS)
 
         keeps()

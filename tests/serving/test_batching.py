@@ -50,7 +50,7 @@ async def begun(kitchen: Kitchen, batches: int) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_one_alone_does_not_wait_and_the_rest_go_together():
+def test_one_alone_does_not_wait_and_the_rest_go_together() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         first = batcher.ask(1)
         await begun(kitchen, 1)  # nobody else has come: it is computed all the same
@@ -64,7 +64,7 @@ def test_one_alone_does_not_wait_and_the_rest_go_together():
     assert run(work).batches == [[1], [2, 3, 4]]
 
 
-def test_what_comes_in_the_same_moment_goes_together():
+def test_what_comes_in_the_same_moment_goes_together() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         kitchen.free.release(9)
         assert await asyncio.gather(*(batcher.ask(number) for number in range(6))) == [0, 2, 4, 6, 8, 10]
@@ -72,7 +72,7 @@ def test_what_comes_in_the_same_moment_goes_together():
     assert run(work).batches == [[0, 1, 2, 3], [4, 5]]
 
 
-def test_a_heavy_question_fills_a_batch_but_always_fits_one():
+def test_a_heavy_question_fills_a_batch_but_always_fits_one() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         kitchen.free.release(9)
         futures = [batcher.ask(1), batcher.ask(2, weight=50), batcher.ask(3), batcher.ask(4, weight=3), batcher.ask(5)]
@@ -81,7 +81,7 @@ def test_a_heavy_question_fills_a_batch_but_always_fits_one():
     assert run(work).batches == [[1], [2], [3, 4], [5]]
 
 
-def test_errors_reach_those_they_concern():
+def test_errors_reach_those_they_concern() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         kitchen.free.release(9)
         good, bad = batcher.ask(1), batcher.ask(-1)
@@ -97,7 +97,7 @@ def test_errors_reach_those_they_concern():
     run(work)
 
 
-def test_who_has_gone_is_not_cooked_for():
+def test_who_has_gone_is_not_cooked_for() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         first = batcher.ask(1)
         await begun(kitchen, 1)
@@ -110,7 +110,7 @@ def test_who_has_gone_is_not_cooked_for():
     assert run(work).batches == [[1], [3]]
 
 
-def test_a_batch_heavier_than_the_queue_is_taken_whole_while_there_is_room():
+def test_a_batch_heavier_than_the_queue_is_taken_whole_while_there_is_room() -> None:
     """A batch of the documented size, with reasons for long histories, weighs more than all that may wait."""
 
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
@@ -127,7 +127,7 @@ def test_a_batch_heavier_than_the_queue_is_taken_whole_while_there_is_room():
     assert not any({8, 9} & set(batch) for batch in run(work, max_queue=10).batches)
 
 
-def test_a_full_queue_sends_away():
+def test_a_full_queue_sends_away() -> None:
     async def work(kitchen: Kitchen, batcher: Batcher[int, int]) -> None:
         first = batcher.ask(1, weight=20)  # always room for one
         await begun(kitchen, 1)

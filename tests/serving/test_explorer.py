@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from shop import ITEMS, running
+
+from .shop import ITEMS, Process, running
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+    from selenium.webdriver.remote.webelement import WebElement
+
+Found = TypeVar("Found")
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -27,7 +35,7 @@ NASTY = [title for title in ITEMS.values() if "<" in title]
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for switch in (
@@ -46,7 +54,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def service(models):
+def service(models: Path) -> Iterator[Process]:
     with running(models / "both") as process:
         yield process
 
@@ -54,13 +62,13 @@ def service(models):
 class Page:
     """What a person can see and do."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: WebDriver, url: str) -> None:
         self.browser = browser
         browser.get("about:blank")
         browser.get(url)
         self.until(lambda: self.titles("served"))
 
-    def until(self, true: Callable[[], Any]) -> Any:
+    def until(self, true: Callable[[], Found]) -> Found:
         """What `true` gives, as soon as it gives something."""
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
@@ -72,8 +80,11 @@ class Page:
             time.sleep(0.02)
         raise AssertionError(f"this did not come true; the page says: {self.text('body')[:2000]}")
 
-    def find(self, css: str) -> Any:
+    def find(self, css: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, css)
+
+    def attribute(self, css: str, name: str) -> str:
+        return str(self.find(css).get_attribute(name))
 
     def text(self, css: str) -> str:
         return str(self.find(css).text)
@@ -103,20 +114,20 @@ class Page:
     @property
     def said(self) -> list[str]:
         """What the browser's console complains about."""
-        return [line["message"] for line in self.browser.get_log("browser")]
+        return [line["message"] for line in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
-def page(browser, service):
+def page(browser: WebDriver, service: Process) -> Page:
     return Page(browser, service.client.url)
 
 
-def recommended(service: Any, history: list[str], **more: Any) -> list[str]:
+def recommended(service: Process, history: list[str], **more: Any) -> list[str]:
     body = {"history": history, "k": 10, **more}
     return [item["title"] for item in service.client.post("/v1/recommend", body).json["items"]]
 
 
-def test_search_click_and_the_lists_change(page, service):
+def test_search_click_and_the_lists_change(page: Page, service: Process) -> None:
     assert page.titles("served") == recommended(service, [])
     assert "Most popular" in page.text("#served-title")
     assert not page.find("#undistilled-column").is_displayed()
@@ -135,10 +146,10 @@ def test_search_click_and_the_lists_change(page, service):
     second = next(item_id for item_id, title in ITEMS.items() if title == chosen)
     page.until(lambda: page.titles("served") == recommended(service, [first, second]))
     assert page.find("#undistilled-column").is_displayed()
-    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.find("#live").get_attribute("textContent"))
-    inside, both = re.fullmatch(
-        r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time")
-    ).groups()
+    page.until(lambda: f"the first is {page.titles('served')[0]}" in page.attribute("#live", "textContent"))
+    told = re.fullmatch(r"([\d.]+) ms in the service(?: · ([\d.]+) ms round trip)?", page.text("#time"))
+    assert told is not None
+    inside, both = told.groups()
     assert both is None or float(both) >= float(inside)
 
     page.find("#history button").click()
@@ -148,13 +159,13 @@ def test_search_click_and_the_lists_change(page, service):
     assert page.said == []
 
 
-def test_years_are_not_grouped_like_counts(page):
+def test_years_are_not_grouped_like_counts(page: Page) -> None:
     assert page.find("[data-between=year][data-edge=min]").get_attribute("placeholder") == "from 1977"
     page.until(lambda: "year 19" in page.text("#served"))
     assert not re.search(r"\b1,9\d\d\b", page.text("body"))
 
 
-def test_the_keyboard_is_enough(page, service):
+def test_the_keyboard_is_enough(page: Page, service: Process) -> None:
     body = page.find("body")
     body.send_keys("/")
     assert page.browser.switch_to.active_element == page.find("#search")
@@ -165,7 +176,7 @@ def test_the_keyboard_is_enough(page, service):
     # From the search by Tab to the first recommendation, and on by Enter.
     for _ in range(30):
         page.browser.switch_to.active_element.send_keys(Keys.TAB)
-        if "pick" in page.browser.switch_to.active_element.get_attribute("class"):
+        if "pick" in str(page.browser.switch_to.active_element.get_attribute("class")):
             break
     chosen = page.titles("served")[0]
     page.browser.switch_to.active_element.send_keys(Keys.ENTER)
@@ -173,8 +184,8 @@ def test_the_keyboard_is_enough(page, service):
     page.until(lambda: page.titles("served") and page.titles("served")[0] != chosen)
     # The focus is where it was, on what stands there now.
     focused = page.browser.switch_to.active_element
-    assert "pick" in focused.get_attribute("class")
-    assert page.titles("served")[0] in focused.get_attribute("aria-label")
+    assert "pick" in str(focused.get_attribute("class"))
+    assert page.titles("served")[0] in str(focused.get_attribute("aria-label"))
     page.find("#search").send_keys(Keys.BACKSPACE)
     page.until(lambda: page.history == ["Rose water"])
     page.search("soap")
@@ -182,7 +193,7 @@ def test_the_keyboard_is_enough(page, service):
     page.until(lambda: not page.find("#found").is_displayed())
 
 
-def test_titles_are_text_and_nothing_else(page):
+def test_titles_are_text_and_nothing_else(page: Page) -> None:
     for words in ("img", "script", "quoted"):
         page.add(words)
     assert [title for title in page.history if "<" in title] == NASTY
@@ -199,7 +210,7 @@ def test_titles_are_text_and_nothing_else(page):
     assert page.said == []
 
 
-def test_filters_and_options(page, service):
+def test_filters_and_options(page: Page, service: Process) -> None:
     page.add("rose")
     page.find("#tune summary").click()
     page.browser.execute_script(
@@ -217,25 +228,25 @@ def test_filters_and_options(page, service):
     page.until(lambda: page.titles("served") == recommended(service, ["plain"], filter_seen=False))
 
 
-def test_an_example_and_why(page, service):
+def test_an_example_and_why(page: Page, service: Process) -> None:
     example = service.client.get("/v1/examples").json["examples"][2]
     page.browser.execute_script(
         "const s = document.querySelector('#example'); s.value = '2'; s.dispatchEvent(new Event('change'))"
     )
     page.until(lambda: page.history == [item["title"] for item in example["history"]])
-    page.until(lambda: example["next"]["title"] in page.find("#then").get_attribute("textContent"))
+    page.until(lambda: example["next"]["title"] in page.attribute("#then", "textContent"))
     ids = [item["item_id"] for item in example["history"]]
     items = service.client.post("/v1/recommend", {"history": ids, "k": 50}).json["items"]
     place = [item["item_id"] for item in items].index(example["next"]["item_id"]) + 1
     assert f"Place {place} for the distilled model" in page.text("#then")
     reason = page.until(lambda: page.find("#served .why span"))
-    assert any(title in reason.get_attribute("title") for title in page.history)
+    assert any(title in str(reason.get_attribute("title")) for title in page.history)
     page.find("#tune summary").click()
     page.find("#why").click()
     page.until(lambda: not page.browser.find_elements(By.CSS_SELECTOR, ".why"))
 
 
-def test_a_history_is_in_the_address(page, service):
+def test_a_history_is_in_the_address(page: Page, service: Process) -> None:
     for words in ("quoted", "brush", "öl"):
         page.add(words)
     history = page.history
@@ -250,7 +261,7 @@ def test_a_history_is_in_the_address(page, service):
     assert page.history == []
 
 
-def test_one_item_and_what_is_like_it(page, service):
+def test_one_item_and_what_is_like_it(page: Page, service: Process) -> None:
     page.browser.find_elements(By.CSS_SELECTOR, "#served .icon")[0].click()
     title = page.titles("served")[0]
     page.until(lambda: page.text("#item-title") == title)
@@ -263,7 +274,7 @@ def test_one_item_and_what_is_like_it(page, service):
     assert not page.find("#item").is_displayed()
 
 
-def test_on_a_phone(page):
+def test_on_a_phone(page: Page) -> None:
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -285,7 +296,7 @@ def test_on_a_phone(page):
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_every_control_has_a_name_and_enough_contrast(page):
+def test_every_control_has_a_name_and_enough_contrast(page: Page) -> None:
     """Names as assistive software computes them; contrast by WCAG's formula, in both colour schemes."""
     page.add("rose")
     page.find("#tune summary").click()
@@ -329,7 +340,7 @@ return faint;
 """
 
 
-def test_what_goes_wrong_is_said_kindly(models, browser):
+def test_what_goes_wrong_is_said_kindly(models: Path, browser: WebDriver) -> None:
     with running(models / "both") as process:
         page = Page(browser, process.client.url)
         page.add("rose")
@@ -348,7 +359,7 @@ def test_what_goes_wrong_is_said_kindly(models, browser):
         page.until(lambda: page.history[1] not in page.titles("served"))
 
 
-def test_a_key_is_asked_for(models, browser):
+def test_a_key_is_asked_for(models: Path, browser: WebDriver) -> None:
     key = "a-key-of-twenty-three-x"
     with running(models / "bare", key=key) as process:
         browser.get(process.client.url)

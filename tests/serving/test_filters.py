@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from by_hand import by_hand, ids
 
 from llmd4rec import Filters, NewItem
 from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.fields import column_values, kinds_of
+from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.types import FieldKind
 from llmd4rec.server.description import facet_of
+
+from .by_hand import by_hand, ids, item_of
 
 
 @pytest.mark.parametrize(
@@ -33,15 +36,15 @@ from llmd4rec.server.description import facet_of
         (Filters(any_of={"brand": "acme", "category": "Films"}, at_most={"price": 12}), [1, 7, 10]),
     ],
 )
-def test_filters(engine, filters, expected):
+def test_filters(recommender: Recommender, filters: Filters, expected: list[int]) -> None:
     expected = [row for row in expected if filters.at_most == {} or row != 7]  # it has no price
-    answer = engine.recommend(["i3"], 20, filter_seen=False, filters=filters)
+    answer = recommender.recommend(["i3"], 20, filter_seen=False, filters=filters)
     assert sorted(ids(answer)) == sorted(f"i{row}" for row in expected)
     assert answer.num_candidates == len(expected)
     assert [item.score for item in answer.items] == sorted((item.score for item in answer.items), reverse=True)
 
 
-def test_lists_are_split_where_prepare_has_joined_them():
+def test_lists_are_split_where_prepare_has_joined_them() -> None:
     frame = pl.DataFrame(
         {
             "item_id": ["a", "b", "c"],
@@ -50,7 +53,7 @@ def test_lists_are_split_where_prepare_has_joined_them():
             "brand": ["Tom, Dick", "Tom", "Tom, Dick"],
         }
     )
-    engine = by_hand(np.eye(3), frame)
+    recommender = by_hand(np.eye(3), frame)
     for field, value, expected in (
         ("genres", "comedy", {"a", "b"}),
         ("categories", "home", {"a", "b"}),
@@ -58,10 +61,10 @@ def test_lists_are_split_where_prepare_has_joined_them():
         ("brand", "tom", {"b"}),
         ("brand", "tom, dick", {"a", "c"}),
     ):
-        assert set(ids(engine.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
+        assert set(ids(recommender.recommend([], 3, filters=Filters(any_of={field: value})))) == expected
 
 
-def test_kinds_of_fields():
+def test_kinds_of_fields() -> None:
     frame = pl.DataFrame(
         {
             "item_id": ["a", "b", "c", "d"],
@@ -76,9 +79,9 @@ def test_kinds_of_fields():
     assert kinds_of(frame) == {
         "price": "number", "year": "number", "zip": "text", "brand": "category", "story": "text",
     }  # fmt: skip
-    engine = by_hand(np.eye(4), frame)
-    assert ids(engine.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
-    assert ids(engine.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
+    recommender = by_hand(np.eye(4), frame)
+    assert ids(recommender.recommend([], filters=Filters(at_least={"price": 3}))) == ["a", "b"]
+    assert ids(recommender.recommend([], filters=Filters(any_of={"zip": "01234"}))) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -90,14 +93,16 @@ def test_kinds_of_fields():
         (["1,234", "$1,234,567.5", "-€12", "999"], "number", [1234, 1234567.5, -12, 999]),
     ],
 )
-def test_commas_make_a_number_only_between_thousands(written, kind, numbers):
+def test_commas_make_a_number_only_between_thousands(
+    written: list[str], kind: FieldKind, numbers: list[float] | None
+) -> None:
     column = pl.Series("price", written)
     frame = pl.DataFrame({"item_id": [str(row) for row in range(len(written))], "price": column})
     assert kinds_of(frame) == {"price": kind}
     assert column_values(column, kind) == (written if numbers is None else numbers)
 
 
-def test_numbers_too_long_to_be_told_apart_are_text():
+def test_numbers_too_long_to_be_told_apart_are_text() -> None:
     """As float64, 2**60 + 1 and 2**60 + 2 are the same."""
     codes = [2**60 + 1, 2**60 + 2, 2**60 + 1]
     frame = pl.DataFrame(
@@ -112,11 +117,11 @@ def test_numbers_too_long_to_be_told_apart_are_text():
     kinds = kinds_of(frame)
     assert kinds == {"upc": "text", "written": "text", "last": "number", "float": "number"}
     assert kinds_of(frame.with_columns(last=pl.Series([2**53, 0, 0])))["last"] != "number"
-    engine = by_hand(np.eye(3), frame)
+    recommender = by_hand(np.eye(3), frame)
     for field in ("upc", "written"):
         for wanted in (codes[1], str(codes[1])):
-            assert ids(engine.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
-    assert engine.item("b").fields["upc"] == "1152921504606846978"
+            assert ids(recommender.recommend([], filters=Filters(any_of={field: wanted}))) == ["b"]
+    assert item_of(recommender, "b").fields["upc"] == "1152921504606846978"
 
 
 def test_fields_with_several_values_are_parted_as_prepare_did() -> None:

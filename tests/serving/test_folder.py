@@ -12,15 +12,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmd4rec import Engine
+from llmd4rec import Recommender
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import sha256_file
+
+from .store import Store
 
 Change = Callable[[Path], object]
 
 
 @pytest.fixture
-def folder(store: Any, tmp_path: Path) -> Path:
+def folder(store: Store, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store.export, tmp_path / "export"))
 
 
@@ -70,7 +72,7 @@ FILES = [
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["missing", "cut", "altered"])
-def test_a_file_that_is_not_the_one_exported(folder, name, how):
+def test_a_file_that_is_not_the_one_exported(folder: Path, name: str, how: str) -> None:
     path = folder / name
     if how == "missing":
         path.unlink()
@@ -81,7 +83,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with pytest.raises(RunError) as caught:
-        Engine.load(folder)
+        Recommender.load(folder)
     assert str(path) in caught.value.what
     assert "llmd4rec export" in caught.value.remedy
 
@@ -89,7 +91,7 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "export.json").unlink(), "is not an export folder"),
+        (lambda folder: (folder / "export.json").unlink(), "is neither a run folder nor an export"),
         (shutil.rmtree, "does not exist"),
         (cut("export.json"), "export.json is not valid JSON"),
         (written("export.json", b"[1]"), "has export format None; this version of llmd4rec reads format 3"),
@@ -106,19 +108,19 @@ def test_a_file_that_is_not_the_one_exported(folder, name, how):
         (head_with(untrained_rows=[20]), "untrained_rows names rows"),
     ],
 )
-def test_a_head_that_is_wrong(folder, change, message):
+def test_a_head_that_is_wrong(folder: Path, change: Change, message: str) -> None:
     change(folder)
     with pytest.raises(RunError, match=message):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\\b", "x/../../y"])
-def test_no_file_outside_the_folder_is_read(folder, name):
+def test_no_file_outside_the_folder_is_read(folder: Path, name: str) -> None:
     (folder.parent / "outside").write_text("x")
     head = json.loads((folder / "export.json").read_text())
     head_with(files={**head["files"], name: "0" * 64})(folder)
     with pytest.raises(RunError, match="which is not inside the folder"):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -149,26 +151,26 @@ def test_no_file_outside_the_folder_is_read(folder, name):
         (written("histories.json", b"[3]"), "histories.json is damaged"),
     ],
 )  # fmt: skip
-def test_files_that_do_not_fit_each_other(folder, change, message):
+def test_files_that_do_not_fit_each_other(folder: Path, change: Change, message: str) -> None:
     """Their checksums are right: somebody exported them so, or put the folder together."""
     change(folder)
     sealed(folder)
     with pytest.raises(RunError, match=message):
-        Engine.load(folder)
+        Recommender.load(folder)
 
 
-def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder):
+def test_a_tokenizer_that_is_none_is_found_when_it_is_needed(folder: Path) -> None:
     from llmd4rec import NewItem
 
     written("text_encoder/tokenizer.json", b"{}")(folder)
     sealed(folder)
-    engine = Engine.load(folder)
+    recommender = Recommender.load(folder)
     with pytest.raises(RunError, match=r"tokenizer.json cannot be read"):
-        engine.add_items([NewItem("n", "red")])
-    assert engine.info.items == 20
+        recommender.add_items([NewItem("n", "red")])
+    assert recommender.info.items == 20
 
 
-def test_an_untouched_copy_is_fine(folder):
-    assert Engine.load(folder).info.items == 20
+def test_an_untouched_copy_is_fine(folder: Path) -> None:
+    assert Recommender.load(folder).info.items == 20
     sealed(folder)
-    assert Engine.load(folder).info.items == 20
+    assert Recommender.load(folder).info.items == 20

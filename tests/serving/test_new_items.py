@@ -10,19 +10,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from by_hand import ids
 
-from llmd4rec import Engine, Filters, NewItem
+from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 
+from .by_hand import ids, item_of, undistilled_of
+from .store import Store
 
-def test_a_new_item_takes_the_place_its_text_gives(engine, store):
+
+def test_a_new_item_takes_the_place_its_text_gives(recommender: Recommender, store: Store) -> None:
     twin = store.data.catalogue.row(6, named=True)
     fields = {"brand": twin["brand"], "category": "Books", "price": 99}
-    report = engine.add_items([NewItem("new", twin["title"], fields)])
+    report = recommender.add_items([NewItem("new", twin["title"], fields)])
     assert (report.added, report.replaced) == (("new",), ())
-    item = engine.item("new")
+    item = item_of(recommender, "new")
     assert (item.title, item.count, dict(item.fields)) == (twin["title"], 0, {**fields, "price": 99.0})
     text_map = np.load(store.export / "text_map.npy")
     from llmd4rec.models.llm.item_text import encode_texts
@@ -30,83 +32,87 @@ def test_a_new_item_takes_the_place_its_text_gives(engine, store):
     vector = encode_texts(store.data.texts()[6:7], store.run.settings.texts.encoder)
     expected = np.append(vector[0], 1).astype(np.float32) @ text_map
     # the exported encoder is in 8-bit numbers
-    np.testing.assert_allclose(engine._snapshot.table_ID[-1], expected, atol=0.05 * np.abs(expected).max() + 1e-3)
-    given = Engine.load(store.export)
+    found = recommender._snapshot.vectors_ID[-1]
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max() + 1e-3)
+    given = Recommender.load(store.export)
     given.add_items([NewItem("new", vector=vector[0])])
-    np.testing.assert_allclose(given._snapshot.table_ID[-1], expected, atol=1e-5)
-    assert ids(engine.recommend(["i3"], filters=Filters(at_least={"price": 50}))) == ["new"]
-    assert engine.recommend(["new"], 3).unknown == ()
-    assert engine.info.items == 21
-    assert engine.undistilled.info.items == 21
-    assert engine.undistilled.item("new") is not None
-    assert not np.allclose(engine.undistilled._snapshot.table_ID[-1], engine._snapshot.table_ID[-1])
+    np.testing.assert_allclose(given._snapshot.vectors_ID[-1], expected, atol=1e-5)
+    assert ids(recommender.recommend(["i3"], filters=Filters(at_least={"price": 50}))) == ["new"]
+    assert recommender.recommend(["new"], 3).unknown == ()
+    assert recommender.info.items == 21
+    assert undistilled_of(recommender).info.items == 21
+    assert undistilled_of(recommender).item("new") is not None
+    assert not np.allclose(undistilled_of(recommender)._snapshot.vectors_ID[-1], recommender._snapshot.vectors_ID[-1])
 
 
-def test_a_trained_item_keeps_its_row_and_needs_no_text(store):
-    engine, plain = Engine.load(store.export), Engine.load(store.export)
-    engine._embedder = None
-    engine.remove_items(["i3"])
-    assert engine.item("i3") is None
-    assert "i3" not in ids(engine.recommend(["i2"], 20))
-    assert engine.recommend(["i2", "i3"], 1).unknown == ()  # it was seen, whether or not it is sold
-    report = engine.add_items([NewItem("i3", None, {"price": "$1,001.5"}), NewItem("i4", "renamed")])
+def test_a_trained_item_keeps_its_row_and_needs_no_text(store: Store) -> None:
+    recommender, plain = Recommender.load(store.export), Recommender.load(store.export)
+    recommender._embedder = None
+    recommender.remove_items(["i3"])
+    assert recommender.item("i3") is None
+    assert "i3" not in ids(recommender.recommend(["i2"], 20))
+    assert recommender.recommend(["i2", "i3"], 1).unknown == ()  # it was seen, whether or not it is sold
+    report = recommender.add_items([NewItem("i3", None, {"price": "$1,001.5"}), NewItem("i4", "renamed")])
     assert (report.added, report.replaced) == (("i3",), ("i4",))
-    assert engine.item("i3").fields == {**plain.item("i3").fields, "price": 1001.5}
-    assert engine.item("i4").title == "renamed"
-    assert engine.item("i3").count == plain.item("i3").count
+    assert item_of(recommender, "i3").fields == {**item_of(plain, "i3").fields, "price": 1001.5}
+    assert item_of(recommender, "i4").title == "renamed"
+    assert item_of(recommender, "i3").count == item_of(plain, "i3").count
     ours, theirs = (
-        {item.item_id: item.score for item in each.recommend(["i2", "i3"], 20).items} for each in (engine, plain)
+        {item.item_id: item.score for item in each.recommend(["i2", "i3"], 20).items} for each in (recommender, plain)
     )
     assert ours == pytest.approx(theirs, abs=1e-5)
     with pytest.raises(RunError, match=r"'new' is new, and .* cannot embed new items"):
-        engine.add_items([NewItem("new", "red")])
+        recommender.add_items([NewItem("new", "red")])
 
 
-def test_of_a_known_item_only_what_is_given_changes(engine, store):
+def test_of_a_known_item_only_what_is_given_changes(recommender: Recommender, store: Store) -> None:
     """An item that was added too: it is placed again only by what is given of what it is placed by."""
-    engine.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
-    row = engine._snapshot.table_ID[-1].copy()
+    recommender.add_items([NewItem("n", "red film", {"brand": "acme", "category": "Books"})])
+    row = recommender._snapshot.vectors_ID[-1].copy()
     for item_id, title in (("i3", "red film 3"), ("n", "red film")):
-        before = engine.item(item_id)
-        engine.add_items([NewItem(item_id, fields={"price": 7.5, "category": None})])
-        after = engine.item(item_id)
+        before = item_of(recommender, item_id)
+        recommender.add_items([NewItem(item_id, fields={"price": 7.5, "category": None})])
+        after = item_of(recommender, item_id)
         assert after.title == title
         assert after.fields == {**before.fields, "price": 7.5, "category": None}
-    np.testing.assert_array_equal(engine._snapshot.table_ID[-1], row)
-    engine.add_items([NewItem("n", fields={"brand": "blue"})])
-    assert not np.array_equal(engine._snapshot.table_ID[-1], row)  # by its title and the new brand
-    fresh = Engine.load(store.export)
+    np.testing.assert_array_equal(recommender._snapshot.vectors_ID[-1], row)
+    recommender.add_items([NewItem("n", fields={"brand": "blue"})])
+    assert not np.array_equal(recommender._snapshot.vectors_ID[-1], row)  # by its title and the new brand
+    fresh = Recommender.load(store.export)
     fresh.add_items([NewItem("n", "red film", {"brand": "blue"})])
-    np.testing.assert_allclose(engine._snapshot.table_ID[-1], fresh._snapshot.table_ID[-1], atol=1e-6)
-    engine.add_items([NewItem("i3", "")])
-    assert engine.item("i3").title == "i3"
+    np.testing.assert_allclose(recommender._snapshot.vectors_ID[-1], fresh._snapshot.vectors_ID[-1], atol=1e-6)
+    recommender.add_items([NewItem("i3", "")])
+    assert item_of(recommender, "i3").title == "i3"
 
 
-def test_new_prices_do_not_make_the_engine_larger(store):
+def test_new_prices_do_not_make_the_recommender_larger(store: Store) -> None:
     """Whatever changes again and again is written over: trained items, and those that were added."""
-    engine = Engine.load(store.export)
+    recommender = Recommender.load(store.export)
     vectors = np.random.default_rng(0).normal(size=(5, 1, len(np.load(store.export / "text_map.npy")) - 1))
-    trained = ids(engine.recommend(["i3"], 20, filter_seen=False))
+    trained = ids(recommender.recommend(["i3"], 20, filter_seen=False))
     for turn in range(5):
         changed = [NewItem(item_id, f"title {turn}", {"price": turn}) for item_id in trained]
-        report = engine.add_items([*changed, NewItem("n", f"new {turn}", vector=vectors[turn][0])])
+        report = recommender.add_items([*changed, NewItem("n", f"new {turn}", vector=vectors[turn][0])])
         assert set(report.added) == ({"i5"} if turn else {"n"})  # it had been removed, which is no replacement
         assert set(report.replaced) == {*trained, "n"} - set(report.added)
-        engine.remove_items(["i5"])
+        recommender.remove_items(["i5"])
     assert (
-        len(engine.catalogue) == len(engine._snapshot.table_ID) == engine.undistilled._snapshot.table_ID.shape[0] == 21
+        len(recommender.catalogue)
+        == len(recommender._snapshot.vectors_ID)
+        == undistilled_of(recommender)._snapshot.vectors_ID.shape[0]
+        == 21
     )
-    assert ids(engine.recommend(["i3"], 20, filter_seen=False, filters=Filters(deny=["n"]))) == [
+    assert ids(recommender.recommend(["i3"], 20, filter_seen=False, filters=Filters(deny=["n"]))) == [
         item for item in trained if item != "i5"
     ]
-    assert engine.item("n").title == "new 4"
-    assert engine.item("i4").fields["price"] == 4
-    fresh = Engine.load(store.export)
+    assert item_of(recommender, "n").title == "new 4"
+    assert item_of(recommender, "i4").fields["price"] == 4
+    fresh = Recommender.load(store.export)
     fresh.add_items([NewItem("n", "new 4", vector=vectors[4][0])])
-    np.testing.assert_array_equal(engine._snapshot.table_ID, fresh._snapshot.table_ID)
+    np.testing.assert_array_equal(recommender._snapshot.vectors_ID, fresh._snapshot.vectors_ID)
 
 
-def test_rows_that_an_index_knows_are_not_written_over():
+def test_rows_that_an_index_knows_are_not_written_over() -> None:
     """An export may hold items whose rows were made from texts; the index was built over those rows."""
     frame = pl.DataFrame({"item_id": ["a", "b"]})
     every, trained = np.ones(2, dtype=np.int64), np.array([True, False])
@@ -137,46 +143,48 @@ def test_rows_that_an_index_knows_are_not_written_over():
         ([NewItem("a", vector=[0.0] * 16)], "'a': its vector is zero"),
     ],
 )
-def test_items_that_cannot_be_added(engine, items, message):
+def test_items_that_cannot_be_added(recommender: Recommender, items: list[NewItem], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        engine.add_items(items)
-    assert engine.info.items == 20
+        recommender.add_items(items)
+    assert recommender.info.items == 20
 
 
 @pytest.mark.parametrize("size", [3e38, 1e300, 7.0, 1e-300])
-def test_the_length_of_a_vector_does_not_matter(store, size):
+def test_the_length_of_a_vector_does_not_matter(store: Store, size: float) -> None:
     """Texts' vectors have length 1 in training; a longer one made a row that was no number, for all to see."""
     direction = np.random.default_rng(1).normal(size=16)
-    unit, scaled = Engine.load(store.export), Engine.load(store.export)
+    unit, scaled = Recommender.load(store.export), Recommender.load(store.export)
     unit.add_items([NewItem("n", vector=direction / np.linalg.norm(direction))])
     scaled.add_items([NewItem("n", vector=direction / np.abs(direction).max() * size)])
-    np.testing.assert_allclose(scaled._snapshot.table_ID, unit._snapshot.table_ID, atol=1e-5)
+    np.testing.assert_allclose(scaled._snapshot.vectors_ID, unit._snapshot.vectors_ID, atol=1e-5)
     assert len(scaled.recommend(["i3"], 50, filter_seen=False).items) == 21
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_row_that_is_no_number_is_refused_in_both_models(engine):
-    broken = engine.undistilled._embedder
-    engine.undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
+def test_a_row_that_is_no_number_is_refused_in_both_models(recommender: Recommender) -> None:
+    undistilled = undistilled_of(recommender)
+    broken = undistilled._embedder
+    assert broken is not None
+    undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
     with pytest.raises(DataError, match="'n': the embedding made from its text vector is not finite"):
-        engine.add_items([NewItem("n", vector=[1.0] * 16)])
-    assert engine.info.items == engine.undistilled.info.items == 20
+        recommender.add_items([NewItem("n", vector=[1.0] * 16)])
+    assert recommender.info.items == undistilled.info.items == 20
 
 
-def test_removing(engine):
-    report = engine.remove_items(["i1", "who?", "i1", "i2"])
+def test_removing(recommender: Recommender) -> None:
+    report = recommender.remove_items(["i1", "who?", "i1", "i2"])
     assert (report.removed, report.unknown) == (("i1", "i2"), ("who?",))
-    assert engine.info.items == 18
-    assert {"i1", "i2"}.isdisjoint(ids(engine.recommend([], 20)))
-    assert {"i1", "i2"}.isdisjoint(ids(engine.similar("i3", 20)))
-    assert {"i1", "i2"}.isdisjoint(ids(engine.recommend(["i3"], 20, filters=Filters(allow=["i1", "i4"]))))
-    assert engine.undistilled.item("i1") is None
-    assert engine.remove_items(["i1"]).unknown == ("i1",)
+    assert recommender.info.items == 18
+    assert {"i1", "i2"}.isdisjoint(ids(recommender.recommend([], 20)))
+    assert {"i1", "i2"}.isdisjoint(ids(recommender.similar("i3", 20)))
+    assert {"i1", "i2"}.isdisjoint(ids(recommender.recommend(["i3"], 20, filters=Filters(allow=["i1", "i4"]))))
+    assert undistilled_of(recommender).item("i1") is None
+    assert recommender.remove_items(["i1"]).unknown == ("i1",)
 
 
-def test_changes_do_not_disturb_requests_in_flight(store):
+def test_changes_do_not_disturb_requests_in_flight(store: Store) -> None:
     """Every answer is that of the catalogue before or after a change, never a mixture."""
-    engine = Engine.load(store.export)
+    recommender = Recommender.load(store.export)
     vector = np.ones(16) / 4
     allowed = [{f"i{row}" for row in range(20)} | extra for extra in (set(), {"n"})]
     wrong: list[object] = []
@@ -185,7 +193,7 @@ def test_changes_do_not_disturb_requests_in_flight(store):
     def ask() -> None:
         while not done.is_set():
             try:
-                answer = engine.recommend(["n", "i3"], 50, filter_seen=False, explain=True)
+                answer = recommender.recommend(["n", "i3"], 50, filter_seen=False, explain=True)
                 found = set(ids(answer))
                 if found not in allowed or ("n" in answer.unknown and "n" in found):
                     wrong.append(found)
@@ -196,21 +204,21 @@ def test_changes_do_not_disturb_requests_in_flight(store):
     for thread in threads:
         thread.start()
     for _ in range(25):
-        engine.add_items([NewItem("n", "red", vector=vector)])
-        engine.remove_items(["n"])
+        recommender.add_items([NewItem("n", "red", vector=vector)])
+        recommender.remove_items(["n"])
     done.set()
     for thread in threads:
         thread.join()
     assert wrong == []
 
 
-def test_what_is_saved_is_what_was_served(engine, tmp_path):
-    engine.add_items([NewItem("n", "red film", {"price": 3.5}), NewItem("i4", "renamed", {"brand": "new brand"})])
-    engine.remove_items(["i9"])
-    engine.save_pretrained(tmp_path / "saved")
-    again = Engine.from_pretrained(tmp_path / "saved")
-    assert again.info.items == engine.info.items == 20
-    for asked, back in ((engine, again), (engine.undistilled, again.undistilled)):
+def test_what_is_saved_is_what_was_served(recommender: Recommender, tmp_path: Path) -> None:
+    recommender.add_items([NewItem("n", "red film", {"price": 3.5}), NewItem("i4", "renamed", {"brand": "new brand"})])
+    recommender.remove_items(["i9"])
+    recommender.save(tmp_path / "saved")
+    again = Recommender.load(tmp_path / "saved")
+    assert again.info.items == recommender.info.items == 20
+    for asked, back in ((recommender, again), (undistilled_of(recommender), undistilled_of(again))):
         for history in (["i3", "n"], ["i4"], []):
             ours, theirs = asked.recommend(history, 30, explain=True), back.recommend(history, 30, explain=True)
             assert [(i.item_id, i.title, i.fields) for i in ours.items] == [
@@ -222,17 +230,17 @@ def test_what_is_saved_is_what_was_served(engine, tmp_path):
     assert again.catalogue.is_trained("i4")
     assert not again.catalogue.is_trained("n")
     assert "catalogue of 20" in (tmp_path / "saved" / "README.md").read_text()
-    assert again.info.fingerprint != engine.info.fingerprint
+    assert again.info.fingerprint != recommender.info.fingerprint
     with pytest.raises(DataError, match="already exists"):
-        again.save_pretrained(tmp_path / "saved")
-    again.save_pretrained(tmp_path / "saved", overwrite=True)
+        again.save(tmp_path / "saved")
+    again.save(tmp_path / "saved", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(RunError, match="is not an export"):
-        again.save_pretrained(tmp_path / "mine", overwrite=True)
+        again.save(tmp_path / "mine", overwrite=True)
 
 
-def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
+def test_an_export_in_the_local_cache_of_the_hub(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As huggingface_hub lays it out; nothing is asked of the network."""
 
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -242,12 +250,12 @@ def test_an_export_in_the_local_cache_of_the_hub(store, tmp_path, monkeypatch):
     shutil.copytree(store.export, home / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("LLMD4REC_OFFLINE", "1")
-    engine = Engine.from_pretrained("owner/shop", index="exact")
-    assert engine.recommend(["i3"], 5).items == Engine.load(store.export).recommend(["i3"], 5).items
-    assert Engine.from_pretrained("owner/shop", revision=commit).info.items == 20
+    recommender = Recommender.load("owner/shop", index="exact")
+    assert recommender.recommend(["i3"], 5).items == Recommender.load(store.export).recommend(["i3"], 5).items
+    assert Recommender.load("owner/shop", revision=commit).info.items == 20
     with pytest.raises(RunError, match=r"no folder owner/other, and the hub did not give it: .*network is forbidden"):
-        Engine.from_pretrained("owner/other")
+        Recommender.load("owner/other")
     with pytest.raises(RunError, match="network is forbidden"):
-        engine.push_to_hub("owner/shop")
+        recommender.push_to_hub("owner/shop")
     with pytest.raises(RunError, match="does not exist"):
-        Engine.from_pretrained(Path("nowhere"))
+        Recommender.load(Path("nowhere"))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from test_cli import answer, ids, llmd4rec, refused
 
-from llmd4rec import Dataset, Engine
+from llmd4rec import Dataset, Filters, Recommender
+
+from .store import Store
 
 
-def test_an_export_answers_as_its_run_does(store):
+def test_an_export_answers_as_its_run_does(store: Store) -> None:
     for stage, stage_id in (
         ("distilled", "distilled-round-1"),
         ("distilled-round-1", "distilled-round-1"),
@@ -29,7 +33,7 @@ def test_an_export_answers_as_its_run_does(store):
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_conditions_reasons_and_exclusions(store, source):
+def test_conditions_reasons_and_exclusions(store: Store, source: str) -> None:
     folder = store.export if source == "export" else store.run.folder
     found = answer(
         "recommend", folder, "--history", "i3", "--filter", "brand=ACME", "--filter", "brand = öl & co",
@@ -42,19 +46,23 @@ def test_conditions_reasons_and_exclusions(store, source):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_all_users_into_a_file(store, engine, tmp_path, suffix):
+def test_all_users_into_a_file(store: Store, recommender: Recommender, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"recs{suffix}"
     result = llmd4rec("recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out, "-k", 3)
     assert result.exit_code == 0, result.output
     assert "120 recommendations for 40 users" in result.stdout
-    read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
-    table = read(out)
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": pl.read_csv,
+        ".jsonl": pl.read_ndjson,
+    }
+    table = readers[suffix](out)
     assert table.columns == ["user_id", "rank", "item_id", "title", "score"]
     assert table["user_id"].unique(maintain_order=True).to_list() == store.data.user_ids.to_list()
     names = store.data.item_ids
     for user in range(40):
         history = [names[i] for i in store.data.items[store.data.offsets[user] : store.data.offsets[user + 1]]]
-        expected = engine.recommend(history, 3).items
+        expected = recommender.recommend(history, 3).items
         part = table.filter(pl.col("user_id") == f"u{user}")
         assert part["rank"].to_list() == [1, 2, 3]
         assert part["item_id"].to_list() == [item.item_id for item in expected]
@@ -62,7 +70,7 @@ def test_all_users_into_a_file(store, engine, tmp_path, suffix):
         assert part["score"].to_list() == pytest.approx([item.score for item in expected], abs=1e-4)
 
 
-def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
+def test_some_users_of_a_run_in_the_order_asked_for(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "recs.csv"
     arguments = ["--users", '["u7", "u3"]', "--out", out, "-k", 2, "--filter", "category=Books"]
     assert llmd4rec("recommend", store.run.folder, *arguments).exit_code == 0
@@ -90,32 +98,41 @@ def test_some_users_of_a_run_in_the_order_asked_for(store, tmp_path):
         (["--history", "[3"], "the history is not a JSON list"),
     ],
 )
-def test_mistakes(store, tmp_path, monkeypatch, arguments, message):
+def test_mistakes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [store.data.path if argument == "DATA" else argument for argument in arguments]
-    assert message in refused("recommend", store.export, *arguments)
+    given = [store.data.path if argument == "DATA" else argument for argument in arguments]
+    assert message in refused("recommend", store.export, *given)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_histories_that_nobody_knows_get_what_is_popular(store, engine, tmp_path):
-    from llmd4rec.inference.batch import Histories, recommend_all
-    from llmd4rec.inference.types import Request
-
-    table, popular = recommend_all(engine, Histories(["a", "b"], [["?"], ["i3"]]), Request(k=2))
-    assert popular == 1
+def test_histories_that_nobody_knows_get_what_is_popular(
+    recommender: Recommender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = recommender.recommend(pl.DataFrame({"user_id": ["a", "b", "b"], "item_id": ["?", "i3", "!"]}), k=2)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "2 items of histories are not in the catalogue and were skipped (such as '?', '!')" in said
+    assert "1 users have no known item and got the most frequent ones (such as 'a')" in said
     assert table.filter(pl.col("user_id") == "a")["item_id"].to_list() == [
-        item.item_id for item in engine.recommend([], 2).items
+        item.item_id for item in recommender.recommend([], 2).items
     ]
-    empty, popular = recommend_all(engine, Histories([], []), Request())
-    assert (empty.height, popular) == (0, 0)
+    empty = recommender.recommend(
+        pl.DataFrame({"user_id": [], "item_id": []}, schema={"user_id": pl.Int64, "item_id": pl.String})
+    )
+    assert empty.schema == {
+        "user_id": pl.Int64, "rank": pl.Int32, "item_id": pl.String, "title": pl.String, "score": pl.Float32
+    }  # fmt: skip
+    assert empty.height == 0
+    assert capsys.readouterr().err == ""
 
 
-def test_an_export_of_one_model_has_no_other(store, tmp_path):
+def test_an_export_of_one_model_has_no_other(store: Store, tmp_path: Path) -> None:
     from llmd4rec.export.write import export_run
 
     export_run(store.run, store.data, tmp_path / "export", "undistilled")
     assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
-    assert Engine.load(tmp_path / "export").undistilled is None
+    assert Recommender.load(tmp_path / "export").undistilled is None
     for stage in ("distilled", "distilled-round-1", "llm"):
         said = refused("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
         assert f"is an export of undistilled, not of {stage}" in said
@@ -124,7 +141,7 @@ def test_an_export_of_one_model_has_no_other(store, tmp_path):
         assert found["stage"] == "undistilled"
 
 
-def test_an_export_holds_the_stages_it_names(store):
+def test_an_export_holds_the_stages_it_names(store: Store) -> None:
     """The other model is picked by its stage; `served` is what the export is of; no other stage is there."""
     found = {
         stage: answer("recommend", store.export, "--history", "i3", *(["--stage", stage] if stage else []))
@@ -136,10 +153,10 @@ def test_an_export_holds_the_stages_it_names(store):
     for stage in ("distilled-round-2", "alone", "teacher-1"):
         said = refused("recommend", store.export, "--history", "i3", "--stage", stage)
         assert f"is an export of distilled-round-1 and undistilled, not of {stage}" in said
-        assert "Leave out --stage, or name one of them." in said
+        assert "Leave out the stage, or name one that is there." in said
 
 
-def newer_than(store: Any, folder: Any) -> Dataset:
+def newer_than(store: Store, folder: Any) -> Dataset:
     """Other users and a new item, in data that the run was not trained on."""
     log = pl.DataFrame({"user_id": ["x", "x", "x", "y", "y", "y"], "item_id": ["i3", "i4", "new", "i5", "i6", "i3"]})
     items = pl.DataFrame({"item_id": ["new"], "title": ["New film"]})
@@ -149,7 +166,7 @@ def newer_than(store: Any, folder: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("source", ["export", "run"])
-def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
+def test_newer_data_gives_the_histories(store: Store, recommender: Recommender, tmp_path: Path, source: str) -> None:
     newer = newer_than(store, tmp_path / "newer")
     folder, out = store.export if source == "export" else store.run.folder, tmp_path / "recs.csv"
     ran = llmd4rec(
@@ -158,23 +175,36 @@ def test_newer_data_gives_the_histories(store, engine, tmp_path, source):
     assert ran.exit_code == 0, ran.output
     table = pl.read_csv(out)
     for user, history in (("x", ["i3", "i4", "new"]), ("y", ["i5", "i6", "i3"])):
-        expected = [item.item_id for item in engine.recommend(history, 3).items]
+        expected = [item.item_id for item in recommender.recommend(history, 3).items]
         assert table.filter(pl.col("user_id") == user)["item_id"].to_list() == expected
-    if source == "run":
-        assert "is not what" in ran.stderr
-        assert "1 of its 5 items" in ran.stderr.replace("\n", " ")
+    assert "1 items of histories are not in the catalogue and were skipped (such as 'new')" in ran.stderr.replace(
+        "\n", " "
+    )
 
 
-def test_a_run_whose_own_data_is_gone_takes_the_fields_of_the_newer(store, tmp_path):
-    newer = newer_than(store, tmp_path / "newer")
+def test_a_run_whose_data_is_gone_answers_as_its_export_does(store: Store, tmp_path: Path) -> None:
+    """The run folder has the fields, and the counts by which popular items are found."""
     run = shutil.copytree(store.run.folder, tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}), encoding="utf-8")
-    found = answer("recommend", run, "--data", newer.path, "--history", "i3", "--filter", "shelf=a", "-k", 9)
-    assert set(ids(found)) == {"i4", "i5", "i6"}
+    of_run, of_export = (Recommender.load(folder, "distilled") for folder in (run, store.export))
+    assert of_run.info.fields == of_export.info.fields
+    for history in (["i3"], ["who?", "i4"], ["who?"], []):
+        ours, theirs = (
+            each.recommend(history, 5, filters=Filters(any_of={"category": "Films"}), diversity=0.3)
+            for each in (of_run, of_export)
+        )
+        assert (ours.unknown, ours.fallback, ours.num_candidates) == (
+            theirs.unknown, theirs.fallback, theirs.num_candidates,
+        )  # fmt: skip
+        assert [(item.item_id, item.title, item.fields) for item in ours.items] == [
+            (item.item_id, item.title, item.fields) for item in theirs.items
+        ]
+    assert [item.item_id for item in of_run.similar("i3").items] == [i.item_id for i in of_export.similar("i3").items]
+    assert [item.count for item in of_run.search("film")] == [item.count for item in of_export.search("film")]
 
 
-def test_a_run_of_frames_says_how_to_save_them(store, tmp_path):
+def test_a_run_of_frames_says_how_to_save_them(store: Store, tmp_path: Path) -> None:
     run = shutil.copytree(store.run.folder, tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "data_path": None}), encoding="utf-8")

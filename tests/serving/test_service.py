@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from shop import IDS, ITEMS, answered
 
-from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import Filters
+
+from . import shop
+from .by_hand import undistilled_of
+from .shop import IDS, ITEMS, answered
+from .store import Store
 
 
 @pytest.fixture(scope="module")
-def engine(models) -> Engine:
-    return Engine.load(models / "both", threads=1)
+def recommender(models: Path) -> Recommender:
+    return Recommender.load(models / "both", threads=1)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +30,10 @@ def engine(models) -> Engine:
     [["plain"], ["über", "🎬"], ["5", "5", "5"], [*IDS, *IDS], ["no such", "with/slash", "no other"]],
 )
 @pytest.mark.parametrize("model", ["served", "undistilled"])
-def test_the_service_answers_as_the_engine_does(client, engine, history, model):
-    answering = engine if model == "served" else engine.undistilled
+def test_the_service_answers_as_the_recommender_does(
+    client: shop.Client, recommender: Recommender, history: list[str], model: str
+) -> None:
+    answering = recommender if model == "served" else undistilled_of(recommender)
     expected = answering.recommend(history, k=5, filter_seen=False, explain=True)
     body = {"history": history, "k": 5, "filter_seen": False, "explain": True, "model": model}
     reply = client.post("/v1/recommend", body)
@@ -36,13 +43,13 @@ def test_the_service_answers_as_the_engine_does(client, engine, history, model):
     for item, scored in zip(answer["items"], expected.items, strict=True):
         assert item["score"] == pytest.approx(scored.score, abs=1e-4)
         assert item["title"] == ITEMS[item["item_id"]]
-        assert [r["item_id"] for r in item["reasons"]] == [r.item_id for r in scored.reasons]
+        assert [r["item_id"] for r in item["reasons"]] == [r.item_id for r in scored.reasons or ()]
     assert answer["unknown"] == list(expected.unknown)
     assert answer["num_candidates"] == expected.num_candidates == len(IDS)
-    assert answer["fingerprint"] == engine.info.fingerprint
+    assert answer["fingerprint"] == recommender.info.fingerprint
 
 
-def test_the_two_models_differ(client):
+def test_the_two_models_differ(client: shop.Client) -> None:
     served, undistilled = (
         client.post("/v1/recommend", {"history": ["plain"], "model": model}).json["items"]
         for model in ("served", "undistilled")
@@ -50,7 +57,7 @@ def test_the_two_models_differ(client):
     assert [item["score"] for item in served] != [item["score"] for item in undistilled]
 
 
-def test_a_batch_gives_what_single_requests_give(client):
+def test_a_batch_gives_what_single_requests_give(client: shop.Client) -> None:
     requests = [{"history": [one], "k": 3, "explain": place % 2 == 0} for place, one in enumerate(IDS[:8])]
     answers = client.post("/v1/recommend/batch", {"requests": requests}).json["answers"]
     for request, answer in zip(requests, answers, strict=True):
@@ -60,7 +67,7 @@ def test_a_batch_gives_what_single_requests_give(client):
             assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
-def test_settings_of_a_request_reach_the_engine(client, engine):
+def test_settings_of_a_request_reach_the_recommender(client: shop.Client, recommender: Recommender) -> None:
     def ids(**more: Any) -> list[str]:
         return [
             item["item_id"] for item in client.post("/v1/recommend", {"history": ["5"], "k": 50, **more}).json["items"]
@@ -71,32 +78,32 @@ def test_settings_of_a_request_reach_the_engine(client, engine):
     assert "null" not in ids(exclude=["null"])
     assert set(ids(filters={"where": {"brand": ["öko", "Plain"]}, "between": {"price": {"min": 3, "max": 8}}})) == {
         item.item_id
-        for item in engine.recommend(
+        for item in recommender.recommend(
             ["5"], 50, filters=Filters(any_of={"brand": ["Öko", "Plain"]}, at_least={"price": 3}, at_most={"price": 8})
         ).items
     }
     assert set(ids(filters={"allow": ["plain", "über"], "deny": ["über"]})) == {"plain"}
-    assert ids(diversity=0.9) == [item.item_id for item in engine.recommend(["5"], 50, diversity=0.9).items]
+    assert ids(diversity=0.9) == [item.item_id for item in recommender.recommend(["5"], 50, diversity=0.9).items]
     popular = client.post("/v1/recommend", {"history": ["?"], "popular_in": {"brand": "Plain"}, "k": 50}).json
     assert popular["fallback"] == "popular"
     assert {item["fields"]["brand"] for item in popular["items"]} == {"Plain"}
 
 
-def test_long_texts_come_only_when_asked_for(client):
+def test_long_texts_come_only_when_asked_for(client: shop.Client) -> None:
     default = client.post("/v1/recommend", {"history": ["5"], "k": 1}).json["items"][0]["fields"]
     assert default.keys() == {"brand", "price", "year"}
     asked = client.post("/v1/recommend", {"history": ["5"], "k": 1, "fields": ["blurb", "title"]}).json
     assert asked["items"][0]["fields"].keys() == {"blurb"}
 
 
-def test_similar_and_items(client, engine):
+def test_similar_and_items(client: shop.Client, recommender: Recommender) -> None:
     for item_id, title in ITEMS.items():
         reply = client.get(f"/v1/items/{quote(item_id, safe='')}")
         assert (reply.status, reply.json["title"]) == (200, title)
         found = client.post("/v1/similar", {"item_id": item_id, "k": 4}).json["items"]
-        assert [item["item_id"] for item in found] == [item.item_id for item in engine.similar(item_id, 4).items]
+        assert [item["item_id"] for item in found] == [item.item_id for item in recommender.similar(item_id, 4).items]
     soap = client.get("/v1/items?q=" + quote("SOAP") + "&limit=3").json["items"]
-    assert [item["item_id"] for item in soap] == [item.item_id for item in engine.search("soap", 3)]
+    assert [item["item_id"] for item in soap] == [item.item_id for item in recommender.search("soap", 3)]
     assert len(soap) == 3
     assert client.get("/v1/items").json["items"][0]["title"] in ITEMS.values()
     ids = ["🎬", "no such", "plain", "🎬"]
@@ -105,11 +112,11 @@ def test_similar_and_items(client, engine):
     assert client.get("/v1/items/no such".replace(" ", "%20")).error["code"] == "item_not_found"
 
 
-def test_what_is_served_is_said(client, engine):
+def test_what_is_served_is_said(client: shop.Client, recommender: Recommender) -> None:
     models = client.get("/v1/models").json
     served = models["served"]
     assert (served["name"], served["stage"], served["has_undistilled"]) == ("both", "distilled-round-1", True)
-    assert served["fingerprint"] == engine.info.fingerprint
+    assert served["fingerprint"] == recommender.info.fingerprint
     assert models["available"] == ["bare", "both"]
     assert models["limits"]["max_k"] == 50
     fields = {field["name"]: field for field in served["fields"]}
@@ -169,12 +176,12 @@ def test_what_is_served_is_said(client, engine):
         (json.dumps({"history": ["a" * 513]}).encode(), 422, "history[0]"),
     ],
 )
-def test_a_bad_request_is_told_what_is_wrong(client, body, status, field):
+def test_a_bad_request_is_told_what_is_wrong(client: shop.Client, body: bytes, status: int, field: str | None) -> None:
     reply = client.send("POST", "/v1/recommend", raw=body)
     assert (reply.status, reply.error.get("field")) == (status, field)
 
 
-def test_an_old_name_of_a_field_is_answered_with_the_new_one(client):
+def test_an_old_name_of_a_field_is_answered_with_the_new_one(client: shop.Client) -> None:
     error = client.post("/v1/recommend", {"history": ["plain"], "seen": "keep"}).error
     assert (error["field"], "`filter_seen`" in error["message"]) == ("seen", True)
     error = client.post("/v1/recommend", {"history": ["plain"], "model": "before"}).error
@@ -183,7 +190,7 @@ def test_an_old_name_of_a_field_is_answered_with_the_new_one(client):
     assert error["message"] == "there is no such field"
 
 
-def test_a_filter_that_fits_no_field_names_those_there_are(client):
+def test_a_filter_that_fits_no_field_names_those_there_are(client: shop.Client) -> None:
     for filters, said in (
         ({"where": {"colour": ["red"]}}, "colour"),
         ({"between": {"brand": {"min": 1}}}, "brand"),
@@ -196,8 +203,8 @@ def test_a_filter_that_fits_no_field_names_those_there_are(client):
     )
 
 
-def test_one_value_is_a_list_of_one(client):
-    def found(wanted):
+def test_one_value_is_a_list_of_one(client: shop.Client) -> None:
+    def found(wanted: Any) -> Any:
         reply = client.post("/v1/recommend", {"history": ["5"], "filters": {"where": wanted}, "k": 50})
         assert reply.status == 200, reply.content
         return [item["item_id"] for item in reply.json["items"]]
@@ -208,7 +215,7 @@ def test_one_value_is_a_list_of_one(client):
     assert said.startswith("null is not a value")
 
 
-def test_in_a_batch_the_error_names_the_request(client):
+def test_in_a_batch_the_error_names_the_request(client: shop.Client) -> None:
     good, bad = {"history": ["plain"]}, {"history": ["plain"], "filters": {"where": {"x": ["1"]}}}
     assert client.post("/v1/recommend/batch", {"requests": [good, bad]}).error["field"] == "requests[1]"
     assert client.post("/v1/recommend/batch", {"requests": [good, {**good, "k": 99}]}).error["field"] == "requests[1].k"
@@ -237,21 +244,21 @@ def test_in_a_batch_the_error_names_the_request(client):
         ("GET", "/v1/items/" + "a" * 513, 422),
     ],
 )
-def test_what_is_not_there(client, method, path, status):
+def test_what_is_not_there(client: shop.Client, method: str, path: str, status: int) -> None:
     reply = client.send(method, path)
     assert reply.status == status
     assert reply.error["message"]
     assert status != 405 or reply.headers["allow"]
 
 
-def test_head_is_get_without_a_body(client):
+def test_head_is_get_without_a_body(client: shop.Client) -> None:
     for path in ("/healthz", "/", "/v1/models"):
         whole, head = client.get(path), client.send("HEAD", path)
         assert (head.status, head.content) == (200, b"")
         assert head.headers["content-length"] == str(len(whole.content))
 
 
-def test_what_is_no_http_is_told_so(client):
+def test_what_is_no_http_is_told_so(client: shop.Client) -> None:
     with client.connect() as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         reply = answered(connection)
@@ -259,7 +266,7 @@ def test_what_is_no_http_is_told_so(client):
     assert client.get("/healthz").status == 200
 
 
-def test_headers_without_end_are_refused(client):
+def test_headers_without_end_are_refused(client: shop.Client) -> None:
     with client.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         for _ in range(5):
@@ -269,7 +276,7 @@ def test_headers_without_end_are_refused(client):
     assert client.get("/healthz").status == 200
 
 
-def test_a_body_that_is_not_declared_as_json_is_refused(client):
+def test_a_body_that_is_not_declared_as_json_is_refused(client: shop.Client) -> None:
     """A page of another site may send such a body without asking the browser's permission first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         reply = client.post("/v1/items/remove", {"ids": ["plain"]}, headers={"Content-Type": kind})
@@ -279,7 +286,7 @@ def test_a_body_that_is_not_declared_as_json_is_refused(client):
     assert client.post("/v1/recommend", {"history": []}, headers={"Content-Type": kind}).status == 200
 
 
-def test_a_request_to_another_name_is_refused(client):
+def test_a_request_to_another_name_is_refused(client: shop.Client) -> None:
     """A page of another site can point its own name at 127.0.0.1, and would then be of the same origin."""
     for host in ("evil.example", "evil.example:8000", "localhost.evil.example", ""):
         assert client.get("/v1/models", headers={"Host": host}).status == 421
@@ -288,7 +295,7 @@ def test_a_request_to_another_name_is_refused(client):
         assert client.get("/v1/models", headers={"Host": host}).status == 200
 
 
-def test_what_browsers_are_told(client):
+def test_what_browsers_are_told(client: shop.Client) -> None:
     for path in ("/", "/v1/models", "/no/such"):
         headers = client.get(path, headers={"Origin": "https://evil.example"}).headers
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -301,7 +308,7 @@ def test_what_browsers_are_told(client):
     assert client.get("/v1/models").headers["cache-control"] == "no-store"
 
 
-def test_a_request_id_is_kept_or_made(client):
+def test_a_request_id_is_kept_or_made(client: shop.Client) -> None:
     assert client.get("/healthz", headers={"X-Request-Id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
     for bad in ("a b", "x" * 65, "<script>", "é"):
         made = client.get("/healthz", headers={"X-Request-Id": bad}).headers["x-request-id"]
@@ -309,3 +316,15 @@ def test_a_request_id_is_kept_or_made(client):
         assert made.isascii()
     first, second = (client.get("/no").error["request_id"] for _ in range(2))
     assert first != second
+
+
+def test_a_run_is_served_as_its_export_is(store: Store) -> None:
+    body = {"history": ["i3", "who?"], "k": 5, "times": [1_700_000_000, "2023-11-15T00:00:00Z"], "now": 1_700_100_000}
+    with shop.running(store.run.folder, "--stage", "undistilled") as process:
+        answer = process.client.post("/v1/recommend", body).json
+        served = process.client.get("/v1/models").json["served"]
+        assert process.client.post("/v1/recommend", {**body, "times": [1]}).error["code"] == "invalid"
+    expected = Recommender.load(store.export, "undistilled").recommend(["i3", "who?"], 5)
+    assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in expected.items]
+    assert answer["unknown"] == ["who?"]
+    assert (served["stage"], served["can_add"], served["reads"]) == ("undistilled", None, [])

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from shop import Client, answered, figures, head, running
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
+
+from . import shop
+from .shop import Client, answered, figures, head, running
 
 KEY = "a-key-of-twenty-three-x"
 
 
 @pytest.fixture(scope="module")
-def strict(models):
+def strict(models: Path) -> Iterator[shop.Process]:
     """A service with small limits."""
     with running(models / "bare", "--allow-changes", "--max-body", 2048, "--timeout", 2, "--concurrency", 2) as process:
         yield process
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_large_bodies_are_refused(strict, chunked):
+def test_large_bodies_are_refused(strict: shop.Process, chunked: bool) -> None:
     body = json.dumps({"history": ["a" * 100] * 100}).encode()
-    sent = iter([body[:500], body[500:]]) if chunked else body
+    sent: Iterator[bytes] | bytes = iter([body[:500], body[500:]]) if chunked else body
     reply = strict.client.send("POST", "/v1/recommend", raw=sent)
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
     small = json.dumps({"history": ["plain"]}).encode()
@@ -37,14 +41,16 @@ def test_large_bodies_are_refused(strict, chunked):
     [(10**12, b""), (10**30, b""), (3000, b"Expect: 100-continue\r\n")],
     ids=["large", "huge", "asks"],
 )
-def test_a_body_that_is_announced_as_too_large_is_not_waited_for(strict, length, more):
+def test_a_body_that_is_announced_as_too_large_is_not_waited_for(
+    strict: shop.Process, length: int, more: bytes
+) -> None:
     with strict.client.connect() as connection:
         connection.sendall(head(length)[:-2] + more + b"\r\n")
         reply = answered(connection)
         assert (reply.status, reply.error["code"]) in ((413, "body_too_large"), (400, "invalid_http"))
 
 
-def test_slow_senders_are_not_waited_for(strict):
+def test_slow_senders_are_not_waited_for(strict: shop.Process) -> None:
     slow = [
         (b"", "head_timeout"),
         (b"POST /v1/rec", "head_timeout"),
@@ -62,7 +68,7 @@ def test_slow_senders_are_not_waited_for(strict):
         connection.close()
 
 
-def test_more_than_is_taken_at_once_is_sent_away(strict):
+def test_more_than_is_taken_at_once_is_sent_away(strict: shop.Process) -> None:
     body = b'{"history": ["plain"]}'
     connections = [strict.client.connect() for _ in range(2)]
     try:
@@ -82,7 +88,7 @@ def test_more_than_is_taken_at_once_is_sent_away(strict):
     assert figures(strict.client)["llmd4rec_http_rejected_total", ("reason", "overloaded")] == 1
 
 
-def test_more_connections_than_are_kept_are_closed(process):
+def test_more_connections_than_are_kept_are_closed(process: shop.Process) -> None:
     idle = [process.client.connect() for _ in range(900)]
     try:
         with process.client.connect() as one_more:
@@ -100,7 +106,7 @@ def test_more_connections_than_are_kept_are_closed(process):
             time.sleep(0.01)
 
 
-def test_without_the_undistilled_model(strict):
+def test_without_the_undistilled_model(strict: shop.Process) -> None:
     reply = strict.client.post("/v1/recommend", {"history": ["plain"], "model": "undistilled"})
     assert (reply.status, reply.error["field"]) == (404, "model")
     assert strict.client.get("/v1/models").json["available"] == []
@@ -108,7 +114,7 @@ def test_without_the_undistilled_model(strict):
     assert (reply.status, reply.error["code"]) == (403, "swap_disabled")
 
 
-def test_a_key_is_asked_for(models, tmp_path):
+def test_a_key_is_asked_for(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# old and new\nanother-key-of-some-length\n")
     with running(models / "bare", "--host", "0.0.0.0", "--api-keys", tmp_path / "keys", key=KEY) as process:
         client = process.client
@@ -133,7 +139,7 @@ def test_a_key_is_asked_for(models, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [("--host", "0.0.0.0"), ("--allow-host", "shop.example")])
-def test_without_a_key_strangers_change_nothing(models, arguments):
+def test_without_a_key_strangers_change_nothing(models: Path, arguments: tuple[str, str]) -> None:
     """Also where only this machine reaches it: a proxy here hands on everybody's requests."""
     with running(models / "bare", *arguments, "--models", models) as process:
         client = Client(process.client.url, {"Host": "shop.example"})
@@ -149,7 +155,7 @@ def test_without_a_key_strangers_change_nothing(models, arguments):
         assert client.get("/v1/items/plain").status == 200
 
 
-def test_changes_without_a_key_are_for_this_machine_alone(models):
+def test_changes_without_a_key_are_for_this_machine_alone(models: Path) -> None:
     arguments = ["serve", str(models / "bare"), "--host", "0.0.0.0", "--allow-changes"]
     result = CliRunner().invoke(app, arguments, env={"LLMD4REC_API_KEY": ""})
     assert result.exit_code == 2

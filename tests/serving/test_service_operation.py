@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -11,16 +12,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from shop import IDS, answered, command, figures, head, running
-from typer.testing import CliRunner
 
-from llmd4rec.cli import app
 from llmd4rec.server.explorer import pages
 
+from . import shop
+from .shop import IDS, answered, command, figures, head, running
 
-def test_items_come_and_go(models):
+
+def test_items_come_and_go(models: Path) -> None:
     with running(models / "both", "--allow-changes") as process:
         client = process.client
         new = {"item_id": "new/one", "title": "Brand new soap", "fields": {"brand": "New"}, "vector": [0.3, 0.4]}
@@ -71,11 +73,11 @@ def test_items_come_and_go(models):
         )
 
 
-def test_another_export_is_loaded_without_losing_a_request(models):
+def test_another_export_is_loaded_without_losing_a_request(models: Path) -> None:
     with running(models / "both", "--allow-changes", "--models", models) as process:
         client = process.client
         first = client.get("/v1/models").json["served"]["fingerprint"]
-        answers: list[tuple[int, str]] = []
+        answers: list[tuple[int, Any]] = []
         stop = threading.Event()
 
         def ask() -> None:
@@ -102,7 +104,7 @@ def test_another_export_is_loaded_without_losing_a_request(models):
         ]
 
 
-def test_only_whole_exports_of_the_models_folder_are_loaded(models, tmp_path):
+def test_only_whole_exports_of_the_models_folder_are_loaded(models: Path, tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(models / "bare", tmp_path / "outside")
     for name in ("good", "cut", "altered", "missing", "head"):
@@ -124,10 +126,10 @@ def test_only_whole_exports_of_the_models_folder_are_loaded(models, tmp_path):
             "missing": "catalogue.parquet",
             "head": "export.json",
         }
-        for name, file in files.items():
+        for name, broken in files.items():
             reply = client.post("/v1/models/swap", {"name": name})
             assert (reply.status, reply.error["code"]) == (422, "invalid_export")
-            assert file in reply.error["message"]
+            assert broken in reply.error["message"]
             assert str(tmp_path) not in reply.content.decode()
         for name in ("empty", "no such", "none"):
             assert client.post("/v1/models/swap", {"name": name}).status in (404, 422)
@@ -148,7 +150,7 @@ def test_only_whole_exports_of_the_models_folder_are_loaded(models, tmp_path):
         assert figures(client)["llmd4rec_model_swaps_total", ("outcome", "failed")] == 4
 
 
-def test_metrics_count_what_happened(client):
+def test_metrics_count_what_happened(client: shop.Client) -> None:
     before = figures(client)
     for history in (["plain", "no such"], ["no such", "nor this", "🎬"], [], ["nothing known"]):
         client.post("/v1/recommend", {"history": history})
@@ -175,7 +177,7 @@ def test_metrics_count_what_happened(client):
     assert after["llmd4rec_errors_total",] == 0
 
 
-def test_logs_say_nothing_about_people(models):
+def test_logs_say_nothing_about_people(models: Path) -> None:
     with running(models / "both", "--allow-changes") as process:
         client = process.client
         secret = "somebody-quite-special"
@@ -204,7 +206,7 @@ def test_logs_say_nothing_about_people(models):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(models, number):
+def test_a_signal_ends_it_in_order(models: Path, number: signal.Signals) -> None:
     with running(models / "bare", "--drain", 1) as process:
         client = process.client
         body = b'{"history": ["plain"]}'
@@ -226,34 +228,24 @@ def test_a_signal_ends_it_in_order(models, number):
         process.wait_for("stopped")
 
 
-def test_a_port_in_use_is_said(models, process):
+def test_a_port_in_use_is_said(models: Path, process: shop.Process) -> None:
     port = process.client.port
     ran = subprocess.run(command(models / "bare", "--port", port), capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith(f"error: port {port} is in use on 127.0.0.1\n")
 
 
-@pytest.fixture
-def refused(monkeypatch):
+def refused(*arguments: object) -> str:
     """The message of a service that must not start."""
-
-    def started(*_: object) -> None:
-        raise AssertionError("it started")
-
-    monkeypatch.setattr("llmd4rec.server.server._serve", started)
-
-    def message(*arguments: object) -> str:
-        result = CliRunner().invoke(app, ["serve", *map(str, arguments)], env={"COLUMNS": "250", "TERM": "dumb"})
-        assert result.exit_code == 2, result.output
-        assert result.stdout == ""
-        return result.stderr
-
-    return message
+    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb"}
+    ran = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=wide)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    return ran.stderr
 
 
-def test_what_cannot_be_served_is_said(refused, models, tmp_path):
+def test_what_cannot_be_served_is_said(models: Path, tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing", "--port", 0)
-    assert "is not an export folder" in refused(tmp_path, "--port", 0)
+    assert "is neither a run folder nor an export" in refused(tmp_path, "--port", 0)
     broken = Path(shutil.copytree(models / "bare", tmp_path / "broken"))
     (broken / "counts.npy").write_bytes(b"")
     assert "counts.npy is not the file that was exported" in refused(broken, "--port", 0)
@@ -273,27 +265,27 @@ def test_what_cannot_be_served_is_said(refused, models, tmp_path):
         (["--max-k", "0"], "--max-k"),
     ],
 )
-def test_options_that_cannot_be(refused, models, arguments, said):
+def test_options_that_cannot_be(models: Path, arguments: list[str], said: str) -> None:
     assert said in refused(models / "bare", "--port", 0, *arguments)
 
 
-def test_a_weak_key_is_refused(refused, models, tmp_path):
+def test_a_weak_key_is_refused(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
     assert "shorter than 16" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
     (tmp_path / "keys").write_text("# nothing\n")
     assert "holds no key" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
 
 
-def test_serving_imports_no_torch():
+def test_serving_imports_no_torch() -> None:
     code = (
-        "import sys; import llmd4rec.server.server, llmd4rec.inference.engine, llmd4rec.cli.serve\n"
+        "import sys; import llmd4rec.server.server, llmd4rec.inference.recommender, llmd4rec.cli.serve\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'scipy', 'pandas'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
 
 
-def test_the_document_says_the_limits(client):
+def test_the_document_says_the_limits(client: shop.Client) -> None:
     schemas = client.get("/openapi.json").json["components"]["schemas"]
     assert schemas["RecommendIn"]["properties"]["history"]["maxItems"] == 100
     assert schemas["RecommendIn"]["properties"]["k"]["maximum"] == 50
@@ -301,7 +293,7 @@ def test_the_document_says_the_limits(client):
     assert "HTTPValidationError" not in schemas
 
 
-def test_the_pages_are_plain_and_load_nothing_from_elsewhere(client):
+def test_the_pages_are_plain_and_load_nothing_from_elsewhere(client: shop.Client) -> None:
     page = client.get("/").content.decode()
     for path in ("/explorer/main.js", "/explorer/explorer.css", "/explorer/icon.svg"):
         reply = client.get(path)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from .store import Store
+
 ROOT = Path(__file__).parents[2]
 TRAIN = ("torch", "transformers", "peft", "gguf", "safetensors", "pyarrow", "filelock", "scipy", "onnx", "onnxscript")
 #: Makes packages look as if they were not installed, also to importlib.metadata's users.
@@ -37,30 +39,30 @@ def without(packages: tuple[str, ...], code: str, *arguments: object, **more: An
 COMMAND = "sys.argv[0] = 'llmd4rec'\nfrom llmd4rec.cli import main\nmain()"
 
 
-def test_an_engine_answers_without_pytorch(store):
+def test_an_export_answers_without_pytorch(store: Store) -> None:
     """New items by their text too, through the exported sentence encoder; no part of training is loaded."""
     code = """
 import json
-from llmd4rec import Engine, Filters, NewItem
-engine = Engine.load(sys.argv[1])
-engine.add_items([NewItem("new", "red film", {"price": 50})])
+from llmd4rec import Recommender, Filters, NewItem
+recommender = Recommender.load(sys.argv[1])
+recommender.add_items([NewItem("new", "red film", {"price": 50})])
 filters = Filters(any_of={"category": "films"})
-answer = engine.recommend(["i3", "new", "who?"], 5, explain=True, diversity=0.1, filters=filters)
+answer = recommender.recommend(["i3", "new", "who?"], 5, explain=True, diversity=0.1, filters=filters)
 loaded = sorted(set(ABSENT) & set(sys.modules))
 print(json.dumps({"ids": [i.item_id for i in answer.items], "unknown": answer.unknown, "loaded": loaded}))
 """
     ran = without(TRAIN, code, store.export)
     assert ran.returncode == 0, ran.stderr
-    from llmd4rec import Engine, Filters, NewItem
+    from llmd4rec import Filters, NewItem, Recommender
 
-    engine = Engine.load(store.export)
-    engine.add_items([NewItem("new", "red film", {"price": 50})])
-    answer = engine.recommend(["i3", "new"], 5, diversity=0.1, filters=Filters(any_of={"category": "films"}))
+    recommender = Recommender.load(store.export)
+    recommender.add_items([NewItem("new", "red film", {"price": 50})])
+    answer = recommender.recommend(["i3", "new"], 5, diversity=0.1, filters=Filters(any_of={"category": "films"}))
     expected = {"ids": [item.item_id for item in answer.items], "unknown": ["who?"], "loaded": []}
     assert json.loads(ran.stdout) == expected
 
 
-def test_the_command_line_without_pytorch(store, tmp_path):
+def test_the_command_line_without_pytorch(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "recs.csv"
     ran = without(TRAIN, COMMAND, "recommend", store.export, "--data", store.data.path, "--users", "all", "--out", out)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -76,24 +78,24 @@ def test_the_command_line_without_pytorch(store, tmp_path):
     ("absent", "code", "extra"),
     [
         ("torch", "from llmd4rec import SASRec", "train"),
-        ("onnxruntime", "from llmd4rec import Engine\nEngine.load(sys.argv[1])", "serve"),
-        ("faiss", "from llmd4rec import Engine\nEngine.load(sys.argv[1], index='approximate')", "large"),
+        ("onnxruntime", "from llmd4rec import Recommender\nRecommender.load(sys.argv[1])", "serve"),
+        ("faiss", "from llmd4rec import Recommender\nRecommender.load(sys.argv[1], index='approximate')", "large"),
         (
             "tokenizers",
-            "from llmd4rec import Engine, NewItem\nEngine.load(sys.argv[1]).add_items([NewItem('a', 'red')])",
+            "from llmd4rec import Recommender, NewItem\nRecommender.load(sys.argv[1]).add_items([NewItem('a', 'red')])",
             "serve",
         ),
-        ("huggingface_hub", "from llmd4rec import Engine\nEngine.from_pretrained('owner/name')", "serve"),
+        ("huggingface_hub", "from llmd4rec import Recommender\nRecommender.load('owner/name')", "serve"),
     ],
 )
-def test_what_is_missing_is_named_with_its_extra(store, absent, code, extra):
+def test_what_is_missing_is_named_with_its_extra(store: Store, absent: str, code: str, extra: str) -> None:
     ran = without((absent,), code, store.export)
     last = ran.stderr.strip().splitlines()[-2:]
     assert f"this needs the package {absent}, which is not installed" in last[0]
     assert last[1] == f"  Install it with: pip install 'llmd4rec[{extra}]'"
 
 
-def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it():
+def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it() -> None:
     """pyproject.toml and the list behind the messages agree."""
     from llmd4rec.extras import EXTRA_OF
 
@@ -101,7 +103,7 @@ def test_the_base_says_of_every_package_it_imports_lazily_which_extra_has_it():
     modules = {"faiss-cpu": "faiss", "prometheus-client": "prometheus_client"}
     for extra in ("train", "serve", "large"):
         for line in extras[extra]:
-            name = re.match(r"[\w-]+", line)[0]
+            name = re.split(r"[^\w-]", line)[0]
             assert EXTRA_OF[modules.get(name, name)] in (extra, "serve"), line
     assert {EXTRA_OF[name] for name in TRAIN} == {"train"}
 
@@ -132,7 +134,7 @@ def needed(extra: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_an_environment_with_the_serving_extra_only(store, tmp_path):
+def test_an_environment_with_the_serving_extra_only(store: Store, tmp_path: Path) -> None:
     """Holding the package as it is built, and of what is installed here only what the extra declares."""
     if os.environ.get("LLMD4REC_OFFLINE"):
         pytest.skip("building the package needs the package index")
@@ -152,11 +154,11 @@ def test_an_environment_with_the_serving_extra_only(store, tmp_path):
                 link = site / file
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(file.locate())
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, source]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(install, check=True, cwd=tmp_path)
     code = (
-        "import importlib.util as u, sys; import llmd4rec; from llmd4rec import Engine, NewItem\n"
-        "e = Engine.load(sys.argv[1]); e.add_items([NewItem('n', 'red')])\n"
+        "import importlib.util as u, sys; import llmd4rec; from llmd4rec import Recommender, NewItem\n"
+        "e = Recommender.load(sys.argv[1]); e.add_items([NewItem('n', 'red')])\n"
         "found = [n for n in ('torch', 'transformers', 'pyarrow') if u.find_spec(n)]\n"
         "print(len(e.recommend(['i3'], 5).items), found)\n"
         "print(llmd4rec.__file__)"

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.inference import topk
+from llmd4rec.inference.factors import FactorRowQuery
 from llmd4rec.inference.folder_writer import to_int8
 from llmd4rec.inference.index import ApproximateIndex
+from llmd4rec.inference.scorer import exact_among, exact_top
 from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
-from llmd4rec.inference.topk import exact_among, exact_top, top_columns
+from llmd4rec.inference.topk import top_columns
 
 
 @settings(max_examples=200, deadline=None)
@@ -23,21 +24,20 @@ from llmd4rec.inference.topk import exact_among, exact_top, top_columns
     values=st.integers(2, 50),
     block=st.integers(1, 100),
 )
-def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
+def test_exact_top_is_a_stable_sort(seed: int, height: int, states: int, k: int, values: int, block: int) -> None:
     """Whole numbers, so that there are many ties: they come in the order of the rows."""
     rng = np.random.default_rng(seed)
     table = rng.integers(-values, values, (height, 3)).astype(np.float32)
     vectors = rng.integers(-2, 3, (states, 3)).astype(np.float32)
     excluded = [rng.choice(height, rng.integers(0, height + 1), replace=False) for _ in range(states)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "BLOCK_ELEMENTS", block)
-        rows, scores = exact_top(vectors, table, k, excluded)
+    query = FactorRowQuery.of(vectors, table)
+    rows, scores = exact_top(query, k, excluded, block_elements=block)
     for place in range(states):
         every = table @ vectors[place]
         allowed = np.setdiff1d(np.arange(height), excluded[place])
         order = allowed[np.argsort(-every[allowed], kind="stable")][:k]
         np.testing.assert_array_equal(scores[place], every[order])
-        among, among_scores = exact_among(vectors[place], table, k, allowed)
+        among, among_scores = exact_among(query.take(slice(place, place + 1)), k, allowed)
         np.testing.assert_array_equal(among_scores, every[order])
         for found in (rows[place], among):
             assert len(set(found.tolist())) == len(order)
@@ -46,7 +46,7 @@ def test_exact_top_is_a_stable_sort(seed, height, states, k, values, block):
 
 @pytest.mark.parametrize("width", [64, 640, 641, 1000, 1311])
 @pytest.mark.parametrize("k", [1, 10, 15])
-def test_the_largest_of_wide_rows(width, k):
+def test_the_largest_of_wide_rows(width: int, k: int) -> None:
     """Wide rows are searched by groups; what is excluded is minus infinity, whole groups of it too."""
     rng = np.random.default_rng(width)
     scores = rng.integers(-30, 30, (50, width)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_the_largest_of_wide_rows(width, k):
 
 
 @pytest.mark.parametrize("dim", [32, 33])
-def test_the_index_names_nearly_all_of_the_best(dim):
+def test_the_index_names_nearly_all_of_the_best(dim: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((300, dim))
     table = (centres[rng.integers(0, 300, 30_000)] + 0.5 * rng.standard_normal((30_000, dim))).astype(np.float32)
@@ -71,35 +71,36 @@ def test_the_index_names_nearly_all_of_the_best(dim):
     assert all(len(set(rows.tolist())) == len(rows) < 30_000 // 5 for rows in found)
 
 
-def test_a_table_in_8_bit_numbers():
+def test_a_table_in_8_bit_numbers() -> None:
     rng = np.random.default_rng(0)
     table = (rng.standard_normal((50, 16)) * rng.uniform(0, 100, (50, 1))).astype(np.float32)
     table[3] = 0
     codes, scales = to_int8(table)
-    assert (codes.dtype, scales.dtype) == (np.int8, np.float32)
+    assert codes.dtype == np.int8
+    assert scales.dtype == np.float32
     error = np.abs(codes * scales[:, None] - table).max(axis=1)
     assert (error <= np.abs(table).max(axis=1) / 127 / 2 * 1.001).all()
     assert not codes[3].any()
 
 
 # ---- rows of new items ------------------------------------------------------------------------------------------
-def test_the_map_is_ridge_regression():
+def test_the_map_is_ridge_regression() -> None:
     """Against the normal equations with the mean as a column of its own that is not pulled to zero."""
     rng = np.random.default_rng(0)
-    texts, rows = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 2))
+    texts = (rng.standard_normal((40, 5)) + 3).astype(np.float32)
+    rows = rng.standard_normal((40, 2)).astype(np.float32)
     size = np.square(texts - texts.mean(axis=0)).sum() / 5
     for strength in (1e-6, 0.5, 1e6):
         wide = np.column_stack([texts, np.ones(40)])
         penalty = strength * size * np.diag([1, 1, 1, 1, 1, 0])
         expected = np.linalg.solve(wide.T @ wide + penalty, wide.T @ rows)
         np.testing.assert_allclose(fit_map(texts, rows, strength), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(
-        with_one(texts.astype(np.float32)) @ fit_map(texts, rows, 1e9), np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4
-    )
+    predicted = with_one(texts) @ fit_map(texts, rows, 1e9)
+    np.testing.assert_allclose(predicted, np.tile(rows.mean(axis=0), (40, 1)), atol=1e-4)
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling):
+def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telling: bool) -> None:
     """Texts that decide the rows find withheld items as trained rows do; texts of other items find none."""
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((600, 12)).astype(np.float32)
@@ -122,7 +123,7 @@ def test_what_texts_are_worth_is_measured_on_items_they_were_not_fitted_to(telli
         assert report["recall"]["@10"] < 0.06
 
 
-def test_new_items_take_as_many_places_as_trained_ones_do():
+def test_new_items_take_as_many_places_as_trained_ones_do() -> None:
     """Where texts say half of what there is to say, a regression's rows are too short, and score too low to win."""
     rng = np.random.default_rng(2)
     texts, hidden = (rng.standard_normal((800, 6)).astype(np.float32) for _ in range(2))
@@ -140,7 +141,7 @@ def test_new_items_take_as_many_places_as_trained_ones_do():
     )
 
 
-def test_items_without_text_take_no_part():
+def test_items_without_text_take_no_part() -> None:
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((50, 4)).astype(np.float32)
     texts[:20] = 0

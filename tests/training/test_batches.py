@@ -38,7 +38,9 @@ def training_pairs(dataset: Dataset) -> list[tuple[int, int, int]]:
 
 @given(users, st.integers(1, 9), st.integers(1, 40))
 @settings(max_examples=150, deadline=None)
-def test_each_position_is_trained_once_with_its_target_and_all_the_history_that_fits(lengths, max_length, tokens):
+def test_each_position_is_trained_once_with_its_target_and_all_the_history_that_fits(
+    lengths: list[tuple[int, int]], max_length: int, tokens: int
+) -> None:
     dataset = numbered(lengths)
     windows = TrainingWindows(dataset, max_length)
     pairs = training_pairs(dataset)
@@ -80,7 +82,7 @@ def test_each_position_is_trained_once_with_its_target_and_all_the_history_that_
 
 @given(users, st.integers(1, 9), st.integers(1, 60))
 @settings(max_examples=80, deadline=None)
-def test_both_orders_hold_every_window_once(lengths, max_length, tokens):
+def test_both_orders_hold_every_window_once(lengths: list[tuple[int, int]], max_length: int, tokens: int) -> None:
     windows = TrainingWindows(numbered(lengths), max_length)
     everything = list(range(len(windows)))
     in_order = list(windows.in_order(tokens))
@@ -94,7 +96,7 @@ def test_both_orders_hold_every_window_once(lengths, max_length, tokens):
     assert [chosen.tolist() for chosen in shuffled] == [chosen.tolist() for chosen in again]
 
 
-def test_held_out_items_are_in_no_batch():
+def test_held_out_items_are_in_no_batch() -> None:
     marker = 99
     rng = np.random.default_rng(0)
     sequences = [[*rng.integers(0, 50, rng.integers(1, 30)), marker, marker] for _ in range(40)]
@@ -107,7 +109,7 @@ def test_held_out_items_are_in_no_batch():
             assert not (batch.target_N == marker).any()
 
 
-def test_batches_are_of_about_the_size_asked_for_and_come_in_another_order_each_time():
+def test_batches_are_of_about_the_size_asked_for_and_come_in_another_order_each_time() -> None:
     dataset = numbered([(length, length) for length in np.random.default_rng(0).integers(2, 60, 300)])
     windows = TrainingWindows(dataset, 20)
     epochs = [windows.shuffled(128, np.random.default_rng(seed)) for seed in (0, 1)]
@@ -122,7 +124,7 @@ def test_batches_are_of_about_the_size_asked_for_and_come_in_another_order_each_
 
 
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**9])
-def test_a_limited_epoch_trains_about_so_many_positions_drawn_anew(limit):
+def test_a_limited_epoch_trains_about_so_many_positions_drawn_anew(limit: int) -> None:
     windows = TrainingWindows(numbered([(30, 28)] * 100), 10)
     first, second = (windows.shuffled(64, np.random.default_rng(seed), limit) for seed in (0, 1))
     numbers = np.concatenate([windows.batch(chosen).position_N.numpy() for chosen in first])
@@ -133,7 +135,7 @@ def test_a_limited_epoch_trains_about_so_many_positions_drawn_anew(limit):
         assert {int(w) for chosen in first for w in chosen} != {int(w) for chosen in second for w in chosen}
 
 
-def test_users_with_nothing_to_train_give_no_window():
+def test_users_with_nothing_to_train_give_no_window() -> None:
     windows = TrainingWindows(make_dataset([[1, 2], [3], [1, 2, 3]], 5), 4)
     assert windows.num_positions == len(windows) == 0
     assert windows.shuffled(16, np.random.default_rng(0)) == []

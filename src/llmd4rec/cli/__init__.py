@@ -66,7 +66,9 @@ class _Commands(TyperGroup):
         except Exception as error:  # an option that there is not; click's class for that is private to typer
             option = getattr(error, "option_name", None)
             new = _RENAMED_OPTIONS.get(option or "", "")
-            if new and any(name.startswith(new.split()[0]) for name in _options_of(error)):
+            there = _options_of(error)
+            meant = any(name.startswith(f"{option}") for name in there)  # such as --models, to which --model is near
+            if new and not meant and any(name.startswith(new.split()[0]) for name in there):
                 error.message = f"{option} is now {new}"  # type: ignore[attr-defined]
             raise
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmd4rec.cli.opening import TrustCode, open_run
+
 FilterSeen = Annotated[
     bool | None,
     typer.Option(
@@ -16,6 +18,13 @@ FilterSeen = Annotated[
 ]
 STAGES = "undistilled, teacher-1, llm, llm-round-1, distilled-round-1, distilled (the last round) or served"
 Split = Literal["test", "valid"]
+Targets = Annotated[
+    str,
+    typer.Option(
+        metavar="next|next:K|all",
+        help="What is to be found of each user: the next item, the next K, or everything held out of the split.",
+    ),
+]
 
 
 def evaluate(
@@ -28,6 +37,7 @@ def evaluate(
     ] = "served",
     filter_seen: FilterSeen = None,
     split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
+    targets: Targets = "next",
     other_data: Annotated[
         bool,
         typer.Option(
@@ -36,9 +46,13 @@ def evaluate(
             "the result says so.",
         ),
     ] = False,
+    trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Rank the whole catalogue for every held-out item: HR, NDCG, MRR, slices, coverage, popularity.
+    """Rank the whole catalogue for every held-out item: the run's metrics (evaluation.metrics), overall and by slice.
+
+    With --targets all, a user's history is what precedes the first of them, and recall, precision and MAP differ from
+    HR and MRR. A leave-one-out split holds one item out, and has no more to find.
 
     Per-user results are saved in the run folder under evaluation/, for `llmd4rec compare`.
 
@@ -48,19 +62,21 @@ def evaluate(
 
       llmd4rec evaluate runs/first --stage llm --no-filter-seen --json
 
+      llmd4rec evaluate runs/first --targets next:5
+
       llmd4rec evaluate runs/first --data data/newer --other-data
     """
     from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
-    from llmd4rec.runs.run import Run
 
-    opened = Run.open(run)
+    opened = open_run(run, trust_code)
     result = score(
         opened,
         opened.load_data(data, other=other_data),
         stage,
         filter_seen=filter_seen,
         split=split,
+        targets=targets,
         other_data=other_data,
     )
     if result.other_data is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmd4rec.cli.evaluate import STAGES
+from llmd4rec.cli.opening import TrustCode, open_run
 
 Table = Literal["float32", "int8"]
 
@@ -47,6 +48,7 @@ def export(
             "not publish such an export.",
         ),
     ] = 0,
+    trust_code: TrustCode = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Write the served model as a self-contained folder: ONNX graph, item table, catalogue, checksums, model card.
@@ -61,9 +63,8 @@ def export(
     """
     from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
     from llmd4rec.export.write import ExportOptions, export_run
-    from llmd4rec.runs.run import Run
 
-    opened = Run.open(run)
+    opened = open_run(run, trust_code)
     folder = out or opened.folder / "export"
     chosen = opened.resolve(stage)
     if both and stage == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for

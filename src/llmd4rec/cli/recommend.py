@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmd4rec.cli.evaluate import STAGES, FilterSeen
+from llmd4rec.cli.opening import TrustCode, open_recommender, open_run
 
 if TYPE_CHECKING:
-    from llmd4rec.data.dataset import Dataset
-    from llmd4rec.inference.engine import Engine
+    from collections.abc import Sequence
+
     from llmd4rec.inference.types import Answer, Filters, Request
-    from llmd4rec.runs.run import Run
 
 
 def recommend(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a folder made by `llmd4rec export`.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder, folder made by `llmd4rec export`, or hub id of one.")
+    ],
     history: Annotated[
         str | None,
         typer.Option(
@@ -38,8 +40,8 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     stage: Annotated[
-        str | None, typer.Option(metavar="ID", help=f"Which trained model of a run: {STAGES} \\[default: served].")
-    ] = None,
+        str, typer.Option(metavar="ID", help=f"Which trained model of a run or an export: {STAGES}.")
+    ] = "served",
     filter_seen: FilterSeen = None,
     exclude: Annotated[str, typer.Option(help="Items that must not come, written as the history is.")] = "",
     conditions: Annotated[
@@ -53,7 +55,18 @@ def recommend(
     ] = None,
     diversity: Annotated[float, typer.Option(help="From 0 (scores alone) to 1 (items unlike each other).")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say which items of the history moved a score.")] = False,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            help="When each item of the history was chosen, for models that read times: seconds since 1970 or ISO "
+            "text, written as the history is."
+        ),
+    ] = None,
+    now: Annotated[
+        str | None, typer.Option(help="The moment for which is recommended, likewise \\[default: the current time].")
+    ] = None,
     skip_unknown: Annotated[bool, typer.Option(help="Leave out identifiers that are not in the catalogue.")] = False,
+    trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Recommend the next items for a history, also of a user never seen in training; or for all users of a data set.
@@ -73,142 +86,74 @@ def recommend(
         raise ConfigError("give either --history or --users", "For example: --history a,b,c or --users all.")
     if users is not None and out is None:
         raise ConfigError("--users needs a file to write to", "Give one: --out recs.parquet")
-    for given, name in ((explain, "--explain"), (skip_unknown, "--skip-unknown"), (json_output, "--json")):
-        if users is not None and given:
-            raise ConfigError(f"{name} is for --history", "Leave it out; --out names the format by its ending.")
-    if history is not None and out is not None:
-        raise ConfigError("--out is for --users", "Leave it out, or write `--json > FILE`.")
+    of_one = {"--explain": explain, "--times": times, "--skip-unknown": skip_unknown, "--json": json_output}
+    for option, value in of_one.items():
+        if users is not None and value:
+            raise ConfigError(f"{option} is for --history", "Leave it out; --out names the format by its ending.")
+    for path, name in ((out, "--out"), (data, "--data")):
+        if history is not None and path is not None:
+            raise ConfigError(f"{name} is for --users", "Leave it out, or name --users.")
     request = Request(
-        k=k,
+        identifiers(history or "", "the history"),
+        k,
         filter_seen=filter_seen,
         exclude=identifiers(exclude, "--exclude"),
         filters=parse_filters(conditions or []),
         diversity=diversity,
         explain=explain,
+        skip_unknown=skip_unknown or users is not None,
+        times=None if times is None else identifiers(times, "--times"),
+        now=now,
     )
     if users is not None and out is not None:
-        _many(source, users, out, data, stage, request)
+        _many(source, users, out, data, stage, request, trust_code)
+        return
+    recommender = open_recommender(source, stage, trust_code)
+    answer = recommender.recommend_many([request])[0]
+    if json_output:
+        _print_json(recommender.info.stage, request.history, answer)
     else:
-        _one(source, history or "", data, stage, request, skip_unknown, json_output)
+        print(answer)
 
 
-def _one(
-    source: Path,
-    history: str,
-    data: Path | None,
-    stage: str | None,
-    request: Request,
-    skip_unknown: bool,
-    json_output: bool,
-) -> None:
-    from dataclasses import replace
-
-    from llmd4rec.inference.types import require_known
+def _print_json(stage: str, history: Sequence[str | int], answer: Answer) -> None:
     from llmd4rec.log import print_json
 
-    engine, _ = _open(source, stage, data, with_fields=request.filters is not None)
-    items = identifiers(history, "the history")
-    known, unknown = engine.catalogue.rows(items)
-    require_known(len(known) > 0, unknown, engine.catalogue.ids, skip_unknown=skip_unknown)
-    answer = engine.recommend_many([replace(request, history=items)])[0]
-    if json_output:
-        print_json(
-            {
-                "stage": engine.info.stage,
-                "history": items,
-                "recommendations": [_plain(item) for item in answer.items],
-            }
-        )
-        return
-    _print(answer)
+    found = []
+    for item in answer.items:
+        found.append({"item_id": item.item_id, "title": item.title, "score": item.score})
+        if item.reasons is not None:
+            found[-1]["reasons"] = [vars(reason) for reason in item.reasons]
+    print_json(
+        {
+            "stage": stage,
+            "history": history,
+            "recommendations": found,
+            "unknown": answer.unknown,
+            "fallback": answer.fallback,
+        }
+    )
 
 
-def _plain(item: Any) -> dict[str, Any]:
-    plain = {"item_id": item.item_id, "title": item.title, "score": item.score}
-    if item.reasons is not None:
-        plain["reasons"] = [vars(reason) for reason in item.reasons]
-    return plain
-
-
-def _print(answer: Answer) -> None:
-    from rich.table import Table
-    from rich.text import Text  # a title in [brackets] is no markup
-
-    from llmd4rec.log import stdout_console
-
-    reasons = any(item.reasons for item in answer.items)
-    columns = ["", "item", "title", "score", *(["reasons"] if reasons else [])]
-    table = Table(*columns, box=None, header_style="bold")
-    for place, item in enumerate(answer.items, 1):
-        why = "\n".join(f"{reason.effect:+.2f} {reason.title}" for reason in item.reasons or ())
-        cells: list[str | Text] = [str(place), Text(item.item_id), Text(item.title), f"{item.score:.3f}"]
-        table.add_row(*cells, *([Text(why)] if reasons else []))
-    stdout_console().print(table)
-
-
-def _many(source: Path, users: str, out: Path, data: Path | None, stage: str | None, request: Request) -> None:
-    from dataclasses import replace
-
+def _many(
+    source: Path, users: str, out: Path, data: Path | None, stage: str, request: Request, trust_code: bool
+) -> None:
+    from llmd4rec.data.dataset import Dataset
     from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.batch import check_output_path, histories_of, recommend_all, write
+    from llmd4rec.inference.batch import Histories, check_output_path, recommend_histories, write
 
     check_output_path(out)
-    engine, dataset = _open(source, stage, data, with_fields=True)
-    if dataset is None:
+    recommender = open_recommender(source, stage, trust_code)
+    if data is not None:
+        dataset = Dataset.load(data)
+    elif recommender.info.format:
         raise ConfigError(f"{source} is an export, which holds no users", "Name a prepared data set with --data.")
-    wanted = None if users == "all" else identifiers(users, "--users")
-    histories = histories_of(dataset, wanted)
-    table, popular = recommend_all(engine, histories, replace(request, explain=False))
+    else:
+        dataset = open_run(source, trust_code).load_data()
+    histories = Histories.of_data(dataset, None if users == "all" else identifiers(users, "--users"))
+    table = recommend_histories(recommender, histories, request)
     write(table, out)
-    line = f"{out}: {table.height:,} recommendations for {len(histories.users):,} users"
-    print(line + (f"; {popular:,} without a known item got popular ones" if popular else ""))
-
-
-def _open(source: Path, stage: str | None, data: Path | None, *, with_fields: bool) -> tuple[Engine, Dataset | None]:
-    """The engine of a run or an export; and the data set, if it is named or needed for the catalogue's fields."""
-    from llmd4rec.data.dataset import Dataset
-    from llmd4rec.distillation.stage_ids import SERVED, is_distilled
-    from llmd4rec.errors import ConfigError
-    from llmd4rec.inference.engine import Engine
-
-    if (source / "export.json").is_file():
-        engine = Engine.load(source)
-        names = {engine.info.stage, SERVED, *(["distilled"] if is_distilled(engine.info.stage) else [])}
-        if stage is not None and stage not in names:
-            other = engine.undistilled
-            if other is None or stage != other.info.stage:
-                have = engine.info.stage + (f" and {other.info.stage}" if other is not None else "")
-                raise ConfigError(
-                    f"{source} is an export of {have}, not of {stage}", "Leave out --stage, or name one of them."
-                )
-            engine = other
-        return engine, Dataset.load(data) if data is not None else None
-    from llmd4rec.export.from_run import engine_of_run
-    from llmd4rec.log import logger
-    from llmd4rec.runs.run import Run
-
-    run = Run.open(source)
-    dataset = run.load_data(data, other=data is not None) if with_fields or data is not None else None
-    own = dataset
-    if dataset is not None and not dataset.is_known_as(run.record.data):
-        own = _own_data(run) or dataset
-        known = run.catalogue()["item_id"]
-        unknown = int((~dataset.catalogue["item_id"].is_in(known.implode())).sum())
-        logger.warning(
-            f"{data} is not what {source} was trained on: the histories are taken from there, and {unknown:,} of its "
-            f"{dataset.num_items:,} items, which the model does not know, are left out"
-        )
-    return engine_of_run(run, stage or "served", own, other=True), dataset
-
-
-def _own_data(run: Run) -> Dataset | None:
-    """The data set that a run was trained on, where it is still there: its catalogue says what can be filtered by."""
-    from llmd4rec.errors import LLMD4RecError
-
-    try:
-        return run.load_data()
-    except LLMD4RecError:
-        return None
+    print(f"{out}: {table.height:,} recommendations for {len(histories.users):,} users")
 
 
 def identifiers(text: str, what: str) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llmd4rec.cli.opening import TrustCode, open_run
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
@@ -14,6 +16,7 @@ def report(
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write it \\[default: RUN/report.html].")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write one self-contained HTML page about a run, and print its table of results.
 
@@ -23,9 +26,8 @@ def report(
     """
     from llmd4rec.report.from_run import write_run_report
     from llmd4rec.runs.results import print_table, score_run
-    from llmd4rec.runs.run import Run
 
-    opened = Run.open(run)
+    opened = open_run(run, trust_code)
     dataset = opened.load_data(data)
     results = score_run(opened, dataset)
     print_table(results, opened, write_run_report(opened, dataset, results, out))

@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmd4rec.cli.evaluate import STAGES
+from llmd4rec.cli.opening import TrustCode, open_recommender
+
 if TYPE_CHECKING:
-    from llmd4rec.inference.engine import Engine
+    from llmd4rec.inference.recommender import Recommender
 
 KEY = "LLMD4REC_API_KEY"
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="Export folder made by `llmd4rec export`.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder made by `llmd4rec export`, or the hub id of one; or a run folder, for a first look."
+        ),
+    ],
+    stage: Annotated[
+        str, typer.Option(metavar="ID", help=f"Which trained model of a run or an export: {STAGES}.")
+    ] = "served",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every address.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -52,6 +63,7 @@ def serve(
         float, typer.Option(min=0, help="Seconds between a signal to stop and the end, with /readyz saying 503.")
     ] = 0.0,
     access_log: Annotated[bool, typer.Option(help="A line on standard error for every request.")] = True,
+    trust_code: TrustCode = False,
 ) -> None:
     """Serve an export over HTTP, with the explorer, a page to try it, at its root.
 
@@ -66,7 +78,6 @@ def serve(
     # Before NumPy is there: answers are computed on so many cores, another one is for HTTP.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    from llmd4rec.inference.engine import Engine
     from llmd4rec.server.server import serve as run
     from llmd4rec.server.settings import ServiceSettings
 
@@ -94,18 +105,19 @@ def serve(
             f"Set {KEY} or give --api-keys instead, or listen on 127.0.0.1.",
         )
 
-    def load(path: Path) -> Engine:
-        return Engine.load(path, threads=threads, index=index)
+    def load(path: Path) -> Recommender:
+        chosen = stage if path == source else "served"  # others are loaded by name while serving
+        return open_recommender(path, chosen, trust_code, threads=threads, index=index)
 
-    def say(url: str, engine: Any) -> None:
-        info = engine.info
+    def say(url: str, recommender: Any) -> None:
+        info = recommender.info
         print(f"{info.name}: {info.model}, {info.stage}, {info.items:,} items", flush=True)
         if not settings.changes_allowed:
             who = "this machine" if settings.local else "anyone who reaches this machine"
             print(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.", flush=True)
         print(f"{url}  (Ctrl-C stops)", flush=True)
 
-    run(folder, settings, port=port, load=load, on_start=say)
+    run(source, settings, port=port, load=load, on_start=say)
 
 
 def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:

@@ -65,12 +65,14 @@ def train(
 
       llmd4rec train -d data/mine -r runs/plain --set rounds=0        (SASRec without a teacher)
     """
+    from llmd4rec.config.open_types import import_also_from
     from llmd4rec.config.settings import describe, load_settings
     from llmd4rec.distillation.settings import RECIPE, DistillationSettings
 
     if show_settings:
         _print_settings(describe(DistillationSettings))
         return
+    import_also_from(Path.cwd())
     settings = load_settings(DistillationSettings, config, overrides or (), base=dict(RECIPE))
     if plan_only:
         _print_plan(settings, run, json_output)
@@ -99,8 +101,7 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
     from llmd4rec.distillation.plan import plan, ready
     from llmd4rec.log import duration, print_json, stdout_console
     from llmd4rec.runs.invalidation import invalidated
-    from llmd4rec.runs.results import network_name
-    from llmd4rec.runs.run import Run
+    from llmd4rec.runs.run import Run, network_name
 
     stages = plan(settings)
     done: dict[str, Any] = {}

@@ -10,11 +10,13 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Tag, ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from llmd4rec.config.open_types import OpenType, fields_of, open_type_in
 from llmd4rec.errors import ConfigError
 from llmd4rec.io.files import atomic_file
 
@@ -100,19 +102,26 @@ def _refuse_repeated(node: yaml.Node, where: str, prefix: str, looked_at: set[in
 
 
 def _without_empty(kind: Any, values: Any) -> Any:
-    """The values without the groups of settings that were left empty, which then are as they are by default."""
+    """The values without the groups of settings that were left empty, which then are as they are by default.
+
+    What an open type is given as, a name alone, becomes a group, so that single settings can be added to it.
+    """
     if not isinstance(values, dict) or not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return values
     kept = {}
     for name, value in values.items():
         info = kind.model_fields.get(name)
-        group = None if info is None else _group_of(info.annotation)
-        if value is None and info is not None and group is not None:
-            # A list of groups is none of its groups: null says what the settings take it for.
-            listed = get_origin(info.annotation) in (tuple, list)
-            if not listed and type(None) not in get_args(info.annotation):
-                continue
-        kept[name] = value if group is None else _without_empty(group, value)
+        group = None if info is None else _group_of(info)
+        if info is None or group is None or _is_list(info.annotation):  # a list of groups is none of its groups
+            kept[name] = value
+            continue
+        if value is None and type(None) not in get_args(info.annotation):
+            continue
+        if isinstance(group, OpenType):
+            cls = group.class_of(value)
+            value = {"name": value} if isinstance(value, str) and cls is not None else value
+            group = cls
+        kept[name] = _without_empty(group, value)
     return kept
 
 
@@ -144,7 +153,7 @@ def check(kind: type[M], values: dict[str, Any], where: str) -> M:
         settings = kind.model_validate(values)
     except ValidationError as error:
         cause = error
-        lines += _explain(kind, error.errors(), set(old))
+        lines += _explain(kind, values, error.errors(), set(old))
     if not lines and cause is None:
         return settings
     remedy = "Correct it; `llmd4rec train --show-settings` prints every setting with its default."
@@ -194,29 +203,53 @@ def save_settings(settings: BaseModel, path: Path) -> None:
         temporary.write_text(dump_settings(settings), encoding="utf-8")
 
 
-def describe(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
+def describe(kind: type[Any], prefix: str = "") -> Iterable[tuple[str, Any, str]]:
     """Every setting as (dotted key, default, what it is); `key.*.name` are those of each group in a list.
 
-    Of a group that may be of several kinds, those of the default kind come first, then what the others have that it
-    has not, or with another default, each with the name of its kind.
+    Of an open type those of the default implementation come first, then what the others have that it has not, or with
+    another default, each with the name of its implementation.
     """
-    for name, info in kind.model_fields.items():
-        nested, default = _group_of(info.annotation), info.get_default(call_default_factory=True)
-        groups = nested is not None and issubclass(nested, BaseModel)
-        several = groups and isinstance(default, tuple)
-        if several:
-            default = [group.model_dump(mode="json", exclude_defaults=True) for group in default]
-        if several or not groups:
-            yield f"{prefix}{name}", default, info.description or ""
-        if groups:
-            inner = f"{prefix}{name}.*." if several else f"{prefix}{name}."
-            own = list(describe(nested, inner))
-            yield from own
-            seen = {(key, repr(value)) for key, value, _ in own}
-            for tag, other in _tagged(info.annotation, *info.metadata).items():
-                for key, value, words in describe(other, inner) if other is not nested else ():
-                    if (key, repr(value)) not in seen and key != f"{inner}name":
-                        yield key, value, f"({tag}) {words}"
+    for name, info in kind.model_fields.items() if issubclass(kind, BaseModel) else ():
+        group, default = _group_of(info), info.get_default(call_default_factory=True)
+        key, said = f"{prefix}{name}", info.description or ""
+        if isinstance(group, OpenType):
+            yield from _describe_open(group, key, default, said, listed=_is_list(info.annotation))
+        elif group is None or not issubclass(group, BaseModel):
+            yield key, default, said
+        elif isinstance(default, tuple):
+            yield key, [each.model_dump(mode="json", exclude_defaults=True) for each in default], said
+            yield from describe(group, f"{key}.*.")
+        else:
+            yield from describe(group, f"{key}.")
+
+
+def _describe_open(
+    open_type: OpenType, key: str, default: Any, said: str, *, listed: bool
+) -> Iterable[tuple[str, Any, str]]:
+    own: list[tuple[str, Any, str]] = []
+    written: Any = None if listed or default is None else open_type.dump(default)
+    if isinstance(written, str):  # as it is given in one word, such as `ndcg@10`
+        yield key, written, said
+        return
+    if listed:
+        named = isinstance(default, tuple | list)
+        yield key, [open_type.dump(each) for each in default] if named else default, said
+        inner, first = f"{key}.*.", None
+    elif isinstance(default, open_type.base) and isinstance(short := open_type.dump(default), str):
+        yield key, short, said  # one that is written as a text has no group of settings
+        return
+    else:
+        first = open_type.class_of(default)
+        yield f"{key}.name", None if first is None else open_type.name_of(first), said
+        inner = f"{key}."
+        own = [] if first is None else list(describe(first, inner))
+        yield from own
+    seen = {(setting, repr(value)) for setting, value, _ in own}
+    for name in open_type.known:
+        other = open_type.find(name)
+        for setting, value, words in describe(other, inner) if other is not first else ():
+            if (setting, repr(value)) not in seen:
+                yield setting, value, f"({name}) {words}"
 
 
 def differences(a: BaseModel, b: BaseModel) -> list[str]:
@@ -251,72 +284,64 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(kind: type[BaseModel], problems: Iterable[Any], old: Iterable[tuple[str, ...]] = ()) -> list[str]:
+def _explain(
+    kind: type[BaseModel], values: Any, problems: Iterable[Any], old: Iterable[tuple[str, ...]] = ()
+) -> list[str]:
     """One line for each wrong setting that is not an `old` one; of several kinds, all that it failed to be."""
     reasons: dict[str, list[str]] = {}
     for problem in problems:
-        path, known = _locate(kind, problem["loc"])
+        path, known = _locate(kind, values, problem["loc"])
         key, given = ".".join(path), problem["input"]
+        if problem["type"] == "too_short" and problem["ctx"]["actual_length"] < len(given):
+            continue  # some members are wrong and left out, which is said of each
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             if any(each[: len(path)] == tuple(path) or tuple(path[: len(each)]) == each for each in old):
                 continue
             reasons[_unknown(kind, path, known)] = []
         elif problem["type"] == "value_error":  # of a whole group of settings: what was given is not one value
             reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
-        elif problem["type"] == "union_tag_invalid":
-            known_names = problem["ctx"]["expected_tags"].replace("'", "")
-            reasons[f"{key}.name = {problem['ctx']['tag']!r}: must be one of {known_names}"] = []
-        elif problem["type"] == "union_tag_not_found":
-            reasons[f"{key} = {_SHORT.repr(given)}: must be a group of settings"] = []
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
             reasons.setdefault(f"{key} = {_SHORT.repr(given)}: ", []).append(message)
     return [start + ", or ".join(dict.fromkeys(messages)) for start, messages in reasons.items()]
 
 
-def _locate(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The names on the way to a setting, without pydantic's tags for unions, and the settings known beside it."""
+def _locate(kind: type[BaseModel], values: Any, location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The names on the way to a setting, without pydantic's names for the types of a union, and the settings known
+    beside it."""
     path: list[str] = []
     group: Any = kind
-    tagged: dict[str, Any] = {}
     for part in location:
-        if part in tagged:
-            group, tagged = tagged[str(part)], {}
-            continue
-        if isinstance(part, int):  # one of a list of groups
-            path.append(str(part))
-            continue
-        known = _fields(group)
+        if isinstance(group, OpenType) and not isinstance(part, int):
+            group = group.class_of(values)
+        known = fields_of(group) if isinstance(group, type) else {}
         path.append(str(part))
-        if part not in known:
-            return path, list(known)
-        group, tagged = _group_of(known[part]), _tagged(known[part])
-        if group is None:
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(part, int) and isinstance(values, Sequence) and part < len(values):
+            values = values[part]
+        else:  # an object that was given whole
+            values = getattr(values, str(part), None)
+        if isinstance(part, int):  # one of a list of groups
+            continue
+        if part not in known or (group := _group_of(known[part])) is None:
             return path, list(known)
     return path, []
 
 
-def _tagged(*annotations: Any) -> dict[str, Any]:
-    """The settings models of a union that are told apart by a tag, by tag."""
-    found: dict[str, Any] = {}
-    for each in (part for annotation in annotations for part in get_args(annotation)):
-        tag = next((part.tag for part in get_args(each)[1:] if isinstance(part, Tag)), None)
-        found |= {tag: get_args(each)[0]} if tag is not None else _tagged(each)
-    return found
-
-
-def _fields(group: Any) -> dict[Any, Any]:
-    """Name → annotation of a settings model or a dataclass of settings."""
-    if issubclass(group, BaseModel):
-        return {name: info.annotation for name, info in group.model_fields.items()}
-    return dict(get_type_hints(group))
-
-
-def _group_of(annotation: Any) -> Any:
-    """The settings model or dataclass in an annotation, if there is one."""
+def _group_of(field: FieldInfo | Any) -> Any:
+    """The open type, settings model or dataclass in a field or an annotation, if there is one."""
+    if (found := open_type_in(field)) is not None:
+        return found
+    annotation = field.annotation if isinstance(field, FieldInfo) else field
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return annotation
     return next((found for each in get_args(annotation) if (found := _group_of(each)) is not None), None)
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a setting takes several values."""
+    return get_origin(annotation) in (tuple, list) or any(map(_is_list, get_args(annotation)))
 
 
 def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:

@@ -12,8 +12,38 @@ from numpy.typing import NDArray
 #: The value of `times` where an interaction's time is unknown.
 NO_TIME = np.iinfo(np.int64).min
 
+#: What a model can declare to read of events beside the items, each int64 [B, L]: when each event was, and when the
+#: item after it is chosen, in seconds since 1970.
+INPUTS = ("times", "target_times")
+
 Int64Array = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
+
+
+def known_times(times: Int64Array | None, offsets: Int64Array) -> Int64Array | None:
+    """The time of every event, unknown ones filled in; None where none is known.
+
+    An event without a time is put at that of the event before it, at the beginning of a history at that of the first
+    event with a time, and in a history without any at the median of all known times.
+
+    Args:
+        times: [N], `NO_TIME` where unknown.
+        offsets: history h is times[offsets[h]:offsets[h + 1]].
+    """
+    if times is None:
+        return None
+    known = times != NO_TIME
+    if known.all():
+        return times
+    if not known.any():
+        return None
+    place, lengths = np.arange(len(times)), np.diff(offsets)
+    before = np.maximum.accumulate(np.where(known, place, -1))
+    after = np.minimum.accumulate(np.where(known, place, len(times))[::-1])[::-1]
+    source = np.where(before >= np.repeat(offsets[:-1], lengths), before, after)
+    inside = source < np.repeat(offsets[1:], lengths)
+    median = np.sort(times[known])[known.sum() // 2]
+    return np.where(inside, times[np.minimum(source, len(times) - 1)], median)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ in the window that shows it the most history. So nothing of a long sequence is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmd4rec.data.dataset import Int32Array, Int64Array
+from llmd4rec.data.arrays import INPUTS, Int32Array, Int64Array
+from llmd4rec.errors import ConfigError, DataError
 
 
 class Histories(Protocol):
@@ -39,6 +40,11 @@ class Histories(Protocol):
         ...
 
     @property
+    def event_times(self) -> Int64Array | None:
+        """When each of `items` was, in seconds since 1970; None where that is not known. Asked for only if read."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Of their content."""
         ...
@@ -49,34 +55,65 @@ class Histories(Protocol):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch of windows, padded on the right with item 0.
+class SequenceBatch:
+    """Histories as a model reads them: named tensors, padded on the right.
 
     Attributes:
-        items_BL: item indices read.
-        lengths_B: real length of each window.
+        items_BL: item indices, int64, oldest first; any valid index where there is padding.
+        lengths_B: real length of each history, at least 1.
+        inputs: what else the model declares to read (:attr:`~llmd4rec.models.base.SequenceEncoder.reads`), by name,
+            and nothing that it does not declare. Each is [B, L]; see :data:`~llmd4rec.data.arrays.INPUTS`.
+    """
+
+    items_BL: Tensor
+    lengths_B: Tensor
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def times_BL(self) -> Tensor:
+        """When each event was, int64 seconds since 1970; of a model that reads `times`."""
+        return self.inputs["times"]
+
+    @property
+    def target_times_BL(self) -> Tensor:
+        """When the item after each event is chosen, int64 seconds; of a model that reads `target_times`.
+
+        Behind the last event of a history that is to be answered, this is the time of the request.
+        """
+        return self.inputs["target_times"]
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on `device`."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            items_BL=to_device(self.items_BL, device),
+            lengths_B=to_device(self.lengths_B, device),
+            inputs={name: to_device(tensor, device) for name, tensor in self.inputs.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch(SequenceBatch):
+    """A batch of training windows, padded with item 0.
+
+    Attributes:
         trained_N: where a next item is to be predicted: indices into the B · L positions, row after row.
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
     """
 
-    items_BL: Tensor
-    lengths_B: Tensor
     trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
         if device.type == "cpu":
             return self
-        return Batch(
-            items_BL=to_device(self.items_BL, device),
-            lengths_B=to_device(self.lengths_B, device),
-            trained_N=to_device(self.trained_N, device),
-            target_N=to_device(self.target_N, device),
-            position_N=self.position_N,
-        )
+        moved = super().to(device)
+        return replace(moved, trained_N=to_device(self.trained_N, device), target_N=to_device(self.target_N, device))
 
     def trained(self, states_BLD: Tensor) -> Tensor:
         """The states of the N trained positions, [N, D]."""
@@ -88,10 +125,88 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-class TrainingWindows:
-    """All training positions of a data set or of other histories, as windows of at most `max_length` items."""
+def check_inputs(histories: Histories, reads: Sequence[str], who: str = "the model") -> None:
+    """Refuses what cannot be read.
 
-    def __init__(self, histories: Histories, max_length: int) -> None:
+    Args:
+        histories: to be read.
+        reads: what is read of them beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
+        who: reads it, for the message.
+
+    Raises:
+        DataError: they do not have it.
+        ConfigError: a name is none that histories could have.
+    """
+    for name in reads:
+        if name not in INPUTS:
+            raise ConfigError(
+                f"{who} reads {name!r}, which no data set has", f"Known are {', '.join(INPUTS)}, beside the items."
+            )
+    if reads and histories.event_times is None:
+        raise DataError(
+            f"{who} reads {reads[0]}, and the data set has no times",
+            "Prepare it from a log with timestamps (the setting `time` of `llmd4rec prepare`), or use a model and "
+            "event features that read none.",
+        )
+
+
+def event_inputs(histories: Histories, reads: Sequence[str], index_BL: Int64Array) -> dict[str, Tensor]:
+    """What a model reads of the events at flat positions of histories, by name.
+
+    The target time of an event is the time of the one behind it, and so that of the held-out item for the last event
+    before it.
+    """
+    if not reads:
+        return {}
+    times = histories.event_times
+    assert times is not None, "check_inputs comes first"
+    at = {"times": index_BL, "target_times": np.minimum(index_BL + 1, len(times) - 1)}
+    return {name: torch.from_numpy(np.asarray(times[at[name]])) for name in reads}
+
+
+def read_histories(
+    histories: Histories, starts: Int64Array, ends: Int64Array, max_length: int | None, reads: Sequence[str] = ()
+) -> SequenceBatch:
+    """The most recent items of flat ranges starts..ends, none of them empty, padded with 0.
+
+    Args:
+        histories: whose flat positions.
+        starts, ends: of each history, [B]; what stands at `ends` is what is to be predicted.
+        max_length: older items are left out; None: none is.
+        reads: what the model reads beside items.
+
+    Raises:
+        DataError, ConfigError: as :func:`check_inputs`.
+    """
+    check_inputs(histories, reads)
+    if max_length is not None:
+        starts = np.maximum(starts, ends - max_length)
+    lengths = ends - starts
+    columns = np.arange(lengths.max())
+    flat_BL = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
+    items_BL = np.where(columns < lengths[:, None], histories.items[flat_BL], 0)
+    return SequenceBatch(
+        torch.from_numpy(items_BL.astype(np.int64)),
+        torch.from_numpy(lengths),
+        event_inputs(histories, reads, flat_BL),
+    )
+
+
+class TrainingWindows:
+    """All training positions of a data set or of other histories, as windows of at most `max_length` items.
+
+    Args:
+        histories: to train on.
+        max_length: the longest window.
+        reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
+
+    Raises:
+        DataError, ConfigError: the histories do not have what is read.
+    """
+
+    def __init__(self, histories: Histories, max_length: int, reads: Sequence[str] = ()) -> None:
+        check_inputs(histories, reads)
+        self._histories, self._reads = histories, tuple(reads)
         self._items = histories.items
         self.max_length = max_length
         starts = np.asarray(histories.offsets[:-1])
@@ -124,16 +239,17 @@ class TrainingWindows:
             targets[batch.position_N.numpy()] = batch.target_N.numpy()
         return targets
 
-    def batch(self, windows: Int64Array) -> Batch:
+    def batch(self, windows: Int64Array) -> TrainingBatch:
         """The given windows as one batch."""
         length = self._length[windows]
         column = np.arange(int(length.max()))
         real = column < length[:, None]
         index = np.where(real, self._begin[windows, None] + column, self._begin[windows, None])
         mask = real & (column >= self._fresh[windows, None])
-        return Batch(
+        return TrainingBatch(
             items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
             lengths_B=torch.from_numpy(length),
+            inputs=event_inputs(self._histories, self._reads, index),
             trained_N=torch.from_numpy(np.flatnonzero(mask)),
             target_N=torch.from_numpy(self._items[(index + 1)[mask]].astype(np.int64)),
             position_N=torch.from_numpy((self._number[windows, None] + column)[mask]),

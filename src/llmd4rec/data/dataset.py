@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from llmd4rec.data.arrays import NO_TIME, Int32Array, Int64Array, PreparedData
+from llmd4rec.data.arrays import NO_TIME, Int32Array, Int64Array, PreparedData, known_times
 from llmd4rec.data.folder import open_folder, write_folder
 from llmd4rec.data.ingest.pipeline import prepare_frames
 from llmd4rec.data.ingest.settings import Prepare
@@ -40,7 +40,13 @@ SplitName = Literal["valid", "test"]
 
 @dataclass(frozen=True)
 class Dataset(PreparedData):
-    """Item sequences per user, a catalogue and a split. See the module's docstring for shapes."""
+    """Item sequences per user, a catalogue and a split. See the module's docstring for shapes.
+
+    >>> log = pl.DataFrame({"user_id": [*"uuuuvvvv"], "item_id": [*"abcdbcda"], "timestamp": [*range(8)]})
+    >>> data = Dataset.from_frames(log)
+    >>> data.num_users, data.num_items, [data.item_ids[item] for item in data.items[data.test]]
+    (2, 4, ['d', 'a'])
+    """
 
     path: Path | None = None
 
@@ -73,6 +79,11 @@ class Dataset(PreparedData):
         """The items that user interacted with before flat position `position`, oldest first."""
         user = int(self.users_of(np.asarray([position]))[0])
         return self.items[self.offsets[user] : position]
+
+    @cached_property
+    def event_times(self) -> Int64Array | None:
+        """`times`, unknown ones filled in as :func:`~llmd4rec.data.arrays.known_times` says; None: none is known."""
+        return known_times(self.times, self.offsets)
 
     @cached_property
     def train_counts(self) -> Int64Array:

@@ -31,7 +31,7 @@ from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, writ
 from llmd4rec.log import bar
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, Factors
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
@@ -62,8 +62,7 @@ class TeacherCache:
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
         return TeacherBatch(
-            states_NK=to_device(torch.from_numpy(self.states[numbers]), device),
-            table_IK=table,
+            scores=Factors(to_device(torch.from_numpy(self.states[numbers]), device), table),
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
                 None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)
@@ -84,6 +83,7 @@ def write_cache(
     rank_items: int | None = None,
     precision: Precision = "float32",
     tau: float | None = None,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
@@ -99,11 +99,12 @@ def write_cache(
             position among all items would take longer than training; None: exact.
         precision: what the ranks are those of: the distribution that the student will see.
         tau: what :mod:`llmd4rec.distillation.logit_adjustment` allows a student, kept beside the states.
+        block_elements: of scores at once.
 
     Raises:
         ModelError: a state is not a finite number.
     """
-    windows = TrainingWindows(histories, model.max_length)
+    windows = TrainingWindows(histories, model.max_length, model.reads)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -119,7 +120,7 @@ def write_cache(
             with bar(f"caching {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
                     batch = windows.batch(chosen).to(device)
-                    states_ND = batch.trained(model.states(batch.items_BL, batch.lengths_B)).float()
+                    states_ND = batch.trained(model.states(batch)).float()
                     if not bool(torch.isfinite(states_ND).all()):
                         raise ModelError(
                             f"cannot cache {label}: a state is not a finite number",
@@ -131,7 +132,9 @@ def write_cache(
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
-                    rank[numbers] = _true_ranks(states_ND.float(), table, rivals, stands_for, batch.target_N)
+                    rank[numbers] = _true_ranks(
+                        states_ND.float(), table, rivals, stands_for, batch.target_N, block_elements
+                    )
                     progress.advance(len(numbers))
             states.flush()
             write_array(temporary / "table.npy", table.cpu().numpy())
@@ -185,9 +188,14 @@ def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, flo
 
 
 def _true_ranks(
-    states_ND: Tensor, table_ID: Tensor, rivals: Tensor | Int8Rows, stands_for: float, target_N: Tensor
+    states_ND: Tensor,
+    table_ID: Tensor,
+    rivals: Tensor | Int8Rows,
+    stands_for: float,
+    target_N: Tensor,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> NDArray[np.int64]:
-    rows = max(32, BLOCK_ELEMENTS // len(rivals))
+    rows = max(32, block_elements // len(rivals))
     ranks = np.empty(len(target_N), dtype=np.int64)
     buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals))
     for start in range(0, len(target_N), rows):

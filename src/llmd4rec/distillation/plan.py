@@ -18,14 +18,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmd4rec.distillation.methods import LLMD4Rec, Method
+from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, SERVED, UNDISTILLED, round_id, teacher_id
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.models.sequential import SequentialModel
+from llmd4rec.models.sequential import MODELS, SequentialModel
 from llmd4rec.training.settings import Training
 
 #: What a stage's model is for: it is served, it only teaches, or it is the language model.
@@ -45,7 +46,7 @@ class Teaching:
         student_ranks_of: the stage whose ranks stand for the student's in the sample weights; None: its current ones.
     """
 
-    method: Method
+    method: AnyMethod
     term: DistillationTerm
     logit_adjustment: Literal["auto"] | float
     ensemble_weights: Literal["validation", "equal"]
@@ -65,7 +66,8 @@ class Stage:
         training: how it is trained.
         seed: the run's seed.
         seed_key: what its random numbers are derived from, beside the seed.
-        selection: what its epochs are chosen by: whether seen items are filtered, and on how many users.
+        selection: what its epochs are chosen by: the metric, whether seen items are
+            filtered, and on how many users.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.
@@ -86,7 +88,7 @@ class Stage:
     training: Training
     seed: int
     seed_key: str
-    selection: tuple[bool, int | None]
+    selection: tuple[Any, bool, int | None]
     texts: TextSettings | None = None
     text_llm: LLM | None = None
     teachers: tuple[str, ...] = ()
@@ -123,11 +125,13 @@ class Stage:
         teaching = None
         if self.teaching is not None:
             teaching = vars(self.teaching) | {
-                "method": self.teaching.method.model_dump(mode="json"),
+                "method": METHODS.dump(self.teaching.method),
                 "term": vars(self.teaching.term),
             }
+        model = self.network
+        network = model.model_dump(mode="json") if isinstance(model, LLM) else MODELS.dump(model)
         return values | {
-            "network": self.network.model_dump(mode="json"),
+            "network": network,
             "training": training,
             "texts": None if self.texts is None else self.texts.model_dump(mode="json"),
             "text_llm": None if self.text_llm is None else self.text_llm.model_dump(mode="json"),
@@ -245,12 +249,13 @@ class _Plan:
             network = self.llm
         rates = ("dropout", "id_dropout") if student == "model" else ("dropout", "state_dropout", "branch_dropout")
         if distill.dropout is not None:
-            network = network.model_copy(update=dict.fromkeys(rates, distill.dropout))
+            there = [rate for rate in rates if rate in type(network).model_fields]  # a model of others may have none
+            network = network.model_copy(update=dict.fromkeys(there, distill.dropout))
         more: dict[str, Any] = {}
         if method.uses_teachers(term):  # else a control: trained as often, taught by nobody
-            weighted = isinstance(method, LLMD4Rec) and distill.sample_weights == "rank"
+            weighted = method.weights_samples and distill.sample_weights == "rank"
             # The language model is not served: it shall say what it thinks of popular items.
-            adjusts = student == "model" and isinstance(method, LLMD4Rec)
+            adjusts = student == "model" and method.adjusts_logits and isinstance(settings.training.model.loss, Softmax)
             at_start = weighted and distill.student_ranks == "round-start"
             more["teachers"] = self._sources(student, number)
             more["teaching"] = Teaching(
@@ -284,8 +289,9 @@ class _Plan:
             assert self.llm is not None
             more["item_dim"] = settings.item_source.dim
             more |= self._injected(self.llm, number, warm="starts_from" in more)
-        reads_texts = "text" in network.item_features.split("+")
-        selection = (settings.evaluation.filter_seen, settings.evaluation.validation_users)
+        chosen_by = settings.evaluation
+        metric = chosen_by.model_dump(mode="json", include={"selection"})["selection"]
+        selection = (metric, chosen_by.filter_seen, chosen_by.validation_users)
         return Stage(
             stage_id,
             role,
@@ -295,8 +301,8 @@ class _Plan:
             settings.seed,
             seed_key,
             selection,
-            settings.texts if reads_texts else None,
-            settings.llm if reads_texts and settings.texts.encoder == "llm" else None,
+            settings.texts if network.reads_texts else None,
+            settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,
         )
 

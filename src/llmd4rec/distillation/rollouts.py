@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmd4rec.data.batching import SequenceBatch, check_inputs
 from llmd4rec.data.dataset import Dataset, Int32Array, Int64Array
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
@@ -53,15 +54,27 @@ class Rollouts:
     Attributes:
         items: int32 [N'], all histories one after the other.
         offsets: int64 [U + 1], user u's is items[offsets[u]:offsets[u + 1]].
+        source: whose histories they continue.
     """
 
     items: Int32Array
     offsets: Int64Array
+    source: Dataset
 
     @property
     def train_end(self) -> Int64Array:
         """All of a history is there to train on; [U]."""
         return self.offsets[1:]
+
+    @cached_property
+    def event_times(self) -> Int64Array | None:
+        """Those of the source; an item drawn has the time of the last real event."""
+        times, lengths = self.source.event_times, np.diff(self.offsets)
+        if times is None:
+            return None
+        nth = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
+        starts, ends = np.asarray(self.source.offsets[:-1]), np.asarray(self.source.train_end)
+        return np.asarray(times[np.minimum(np.repeat(starts, lengths) + nth, np.repeat(ends - 1, lengths))])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,7 +120,7 @@ def open_rollouts(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -
             if head["files"][name] != identity(folder / name):
                 raise RunError(f"{folder / name} is damaged: its checksum is not the one in rollouts.json", remedy)
         offsets, items = (np.load(folder / name, allow_pickle=False) for name in FILES)
-        return Rollouts(items, offsets)
+        return Rollouts(items, offsets, dataset)
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"
         raise RunError(what, remedy) from error
@@ -115,12 +128,19 @@ def open_rollouts(folder: Path, settings: Mapping[str, Any], dataset: Dataset) -
 
 @torch.inference_mode()
 def draw_rollouts(
-    model: SequenceEncoder, dataset: Dataset, length: int, seed: int, *, repeat: bool = False
+    model: SequenceEncoder,
+    dataset: Dataset,
+    length: int,
+    seed: int,
+    *,
+    repeat: bool = False,
+    max_histories: int = MAX_HISTORIES,
+    max_scores: int = MAX_SCORES,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> Rollouts:
     """The training part of each user's history, and `length` items behind it drawn by a model's softmax.
 
-    Users with nothing to train on stay as they are, and on large data those beyond :data:`MAX_HISTORIES` and
-    :data:`MAX_SCORES`.
+    Users with nothing to train on stay as they are, and on large data those beyond `max_histories` and `max_scores`.
 
     Args:
         model: the model that draws; its training flag is left as it was.
@@ -128,13 +148,18 @@ def draw_rollouts(
         length: how many items each is continued by, at least 1.
         seed: of what is drawn; the same seed draws the same.
         repeat: whether an item of the history may be drawn; if not, it is only where there is no other.
+        max_histories: so many are continued at most, drawn at random.
+        max_scores: so many scores are computed at most to draw from.
+        block_elements: of scores at once.
 
     Raises:
         ModelError: a score is not a finite number.
+        DataError: the model reads times that the data set does not have.
     """
+    check_inputs(dataset, model.reads)
     starts, ends = np.asarray(dataset.offsets[:-1]), np.asarray(dataset.train_end)
     users = np.flatnonzero(ends > starts)
-    limit = max(1, min(MAX_HISTORIES, MAX_SCORES // (dataset.num_items * length)))
+    limit = max(1, min(max_histories, max_scores // (dataset.num_items * length)))
     if len(users) > limit:
         users = np.sort(np.random.default_rng(seed).choice(users, limit, replace=False))
     drawn_UM = np.empty((len(users), length), dtype=np.int32)
@@ -146,19 +171,22 @@ def draw_rollouts(
         table_ID = model.item_table().float()
         # Histories of similar length share a batch, which leaves less padding to compute.
         order = np.argsort(ends[users] - starts[users], kind="stable")
-        rows = min(512, max(16, BLOCK_ELEMENTS // dataset.num_items))
+        rows = min(512, max(16, block_elements // dataset.num_items))
         with bar("drawing rollouts", len(users), "users") as progress:
             for chosen in (order[start : start + rows] for start in range(0, len(order), rows)):
                 known = [dataset.items[starts[user] : ends[user]] for user in users[chosen]]
-                drawn_UM[chosen] = _drawn(model, table_ID, known, length, generator, repeat)
+                times = None
+                if model.reads and dataset.event_times is not None:
+                    times = [dataset.event_times[starts[user] : ends[user]] for user in users[chosen]]
+                drawn_UM[chosen] = _drawn(model, table_ID, known, times, length, generator, repeat)
                 progress.advance(len(chosen))
     finally:
         model.train(was_training)
-    return _joined(dataset.items, starts, ends, users, drawn_UM)
+    return _joined(dataset, starts, ends, users, drawn_UM)
 
 
 def _joined(
-    items: Int32Array, starts: Int64Array, ends: Int64Array, users: Int64Array, drawn_UM: NDArray[np.int32]
+    dataset: Dataset, starts: Int64Array, ends: Int64Array, users: Int64Array, drawn_UM: NDArray[np.int32]
 ) -> Rollouts:
     """Each training part with what was drawn for its user behind it."""
     more = np.zeros(len(starts), dtype=np.int64)
@@ -167,16 +195,17 @@ def _joined(
     joined = np.empty(offsets[-1], dtype=np.int32)
     known = ends - starts
     within = np.arange(int(known.sum())) - np.repeat(np.cumsum(known) - known, known)
-    joined[np.repeat(offsets[:-1], known) + within] = items[np.repeat(starts, known) + within]
+    joined[np.repeat(offsets[:-1], known) + within] = dataset.items[np.repeat(starts, known) + within]
     behind = (offsets[:-1] + known)[users, None] + np.arange(drawn_UM.shape[1])
     joined[behind] = drawn_UM
-    return Rollouts(joined, offsets)
+    return Rollouts(joined, offsets, dataset)
 
 
 def _drawn(
     model: SequenceEncoder,
     table_ID: Tensor,
     known: list[Int32Array],
+    times: list[Int64Array] | None,
     length: int,
     generator: torch.Generator,
     repeat: bool,
@@ -188,6 +217,13 @@ def _drawn(
     read_BT = torch.zeros(len(known), int(had.max()) + length, dtype=torch.int64)
     for row, history in enumerate(known):
         read_BT[row, : had[row]] = torch.from_numpy(history[-reach:].astype(np.int64))
+    times_BT = None
+    if times is not None:  # what is drawn has the time of the last real event
+        times_BT = torch.empty_like(read_BT)
+        for row, each in enumerate(times):
+            times_BT[row] = int(each[-1])
+            times_BT[row, : had[row]] = torch.from_numpy(np.asarray(each[-reach:]))
+        times_BT = times_BT.to(device)
     read_BT, had = read_BT.to(device), had.to(device)
     seen_BI = torch.zeros(len(known), len(table_ID), dtype=torch.bool, device=device)
     if not repeat:
@@ -198,8 +234,14 @@ def _drawn(
         end = had + step
         first = (end - reach).clamp(min=0)
         column = torch.arange(int((end - first).max()), device=device)
-        window_BL = read_BT.gather(1, (first[:, None] + column).clamp(max=read_BT.shape[1] - 1))
-        scores_BI = product(last_states(model, window_BL, end - first).float(), table_ID)
+        last = read_BT.shape[1] - 1
+        index_BL = first[:, None] + column
+        window_BL = read_BT.gather(1, index_BL.clamp(max=last))
+        inputs = {}
+        if times_BT is not None:
+            shift = {"times": 0, "target_times": 1}
+            inputs = {name: times_BT.gather(1, (index_BL + shift[name]).clamp(max=last)) for name in model.reads}
+        scores_BI = product(last_states(model, SequenceBatch(window_BL, end - first, inputs)).float(), table_ID)
         if not bool(torch.isfinite(scores_BI).all()):
             raise ModelError(
                 "rollouts cannot be drawn: a score is not a finite number",

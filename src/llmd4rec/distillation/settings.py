@@ -11,19 +11,24 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from llmd4rec.config.settings import check
-from llmd4rec.distillation.methods import LLMD4Rec, Method
+from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
-from llmd4rec.features.item_features import ItemPart
+from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
+from llmd4rec.features.item_features import FeatureName, feature_name
 from llmd4rec.features.text_settings import TextSettings
-from llmd4rec.models.embedding import ItemSettings
+from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.models.sequential import NetworkName, SASRec, SequentialModel
+from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
+from llmd4rec.models.settings import ModelSettings
+from llmd4rec.training.loggers.json_lines import JSONLines
+from llmd4rec.training.loggers.named import AnyLogger
 from llmd4rec.training.settings import Training
 
 #: A model that teachers can teach: the served one, and the language model.
@@ -39,7 +44,7 @@ class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
     epochs: int = Field(200, ge=0, description="at most so many epochs")
-    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
     # What teachers say has no noise that a slow rate would have to average out.
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
@@ -61,7 +66,7 @@ class LLMTraining(Training):
     round_epochs: int | None = Field(
         3, ge=0, description="at most so many epochs in a round of distillation (null: as many as without a teacher)"
     )
-    patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation NDCG@10")
+    patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation value")
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
@@ -86,10 +91,29 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     filter_seen: bool = Field(True, description="whether items of the user's history are left out of the ranking")
-    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of HR, NDCG and MRR")
-    validation_users: int | None = Field(
-        20_000, ge=1, description="select epochs and rounds on so many users, drawn once (null: all)"
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20), min_length=1, description="the k of metrics that give none")
+    metrics: tuple[MetricSetting, ...] = Field(
+        tuple(map(metric_of, DEFAULT_METRICS)),
+        min_length=1,
+        description="what is measured: names as ndcg (at each cutoff) or ndcg@10, or package.module:Name",
     )
+    selection: MetricSetting = Field(
+        metric_of("ndcg@10"),
+        description="what epochs, rounds, ensemble weights and the logit adjustment are chosen by on validation: a "
+        "metric with its cutoff, such as hr@20",
+    )
+    validation_users: int | None = Field(
+        20_000, ge=1, description="choose them on so many users, drawn once (null: all)"
+    )
+
+    @field_validator("selection")
+    @classmethod
+    def _can_select(cls, metric: Metric) -> Metric:
+        if isinstance(metric, GlobalMetric) or not metric.higher_is_better:
+            raise ValueError(f"{metric.name} cannot choose: it needs a value of each user of which more is better")
+        if metric.k is None and metric.has_cutoff:
+            raise ValueError(f"{metric.name} needs a cutoff, such as {metric.name}@10")
+        return metric
 
 
 class Teacher(BaseModel):
@@ -97,17 +121,29 @@ class Teacher(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: NetworkName | None = Field(None, description="its network (null: that of `model`)")
+    name: str | None = Field(
+        None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
+    )
     dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
-    without: tuple[ItemPart, ...] = Field(
+    without: tuple[FeatureName, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _of_a_model(cls, value: Any) -> Any:
-        """A model's own settings say all that there is to say of a teacher."""
-        return value.model_dump() if isinstance(value, ItemSettings) else value
+        """A name alone; or a model's own settings, which say all that there is to say of a teacher."""
+        if isinstance(value, str):
+            return {"name": value}
+        return MODELS.dump(value, "python") if isinstance(value, ModelSettings) else value
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else MODELS.name_of(MODELS.find(name))
+        except ValueError as error:
+            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
 
     def network(self, model: SequentialModel) -> SequentialModel:
         """The teacher's settings beside a served model: what is not named here is as there, if both have it.
@@ -115,21 +151,21 @@ class Teacher(BaseModel):
         Raises:
             ValueError: the width does not fit the network, or a setting is none of its own.
         """
-        if self.name in (None, model.name):
-            values = model.model_dump()
-        else:
-            values = model.model_dump(include={"max_length", *ItemSettings.model_fields}) | {"name": self.name}
-        features = "+".join(part for part in model.item_features.split("+") if part not in self.without)
-        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, "item_features": features, **(self.model_extra or {})}
+        own = MODELS.name_of(type(model))
+        name = self.name or own
+        shared = None if name == own else {*ModelSettings.model_fields}
+        features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
+        values = model.model_dump(include=shared) | {"name": name, "item_features": features}
+        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         try:
-            found: SequentialModel = TypeAdapter(SequentialModel).validate_python(values)
+            found: SequentialModel = MODELS.validate(values)
         except ValidationError as error:
             problem = error.errors()[0]
             what = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
-                what = f"{problem['loc'][-1]!r} is no setting of {values['name']}"
-            raise ValueError(f"a teacher ({values['name']}, dim = {values['dim']}): {what}") from error
+                what = f"{problem['loc'][-1]!r} is no setting of {name}"
+            raise ValueError(f"a teacher ({name}, dim = {values['dim']}): {what}") from error
         return found
 
 
@@ -200,9 +236,14 @@ class DistillSettings(BaseModel):
         "auto",
         description="τ of logit adjustment: while the model is taught, τ · log(1 + training count) is added to its "
         "scores, and left out when it serves, which favours rare items; auto: 0.2, or less where the teachers' own "
-        "NDCG@10 would fall by more than 0.5% on validation; 0: none, as in the paper",
+        "the selection metric would fall by more than 0.5% on validation; 0: none, as in the paper",
     )
-    method: Method = Field(default_factory=LLMD4Rec)
+    method: AnyMethod = Field(
+        default_factory=LLMD4Rec,
+        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
+        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md); or "
+        "package.module:Name",
+    )
     teacher_precision: Literal["int8", "float32"] = Field(
         "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
     )
@@ -250,8 +291,11 @@ class DistillationSettings(BaseModel):
 
     seed: int = Field(0, ge=0, description="everything random in the run follows from it")
     rounds: int = Field(2, ge=0, description="at most so many rounds of distillation; 0: no teacher, no language model")
-    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation NDCG@10")
-    model: SequentialModel = Field(default_factory=SASRec)
+    round_patience: int = Field(1, ge=1, description="stop after so many rounds without a better validation value")
+    model: SequentialModel = Field(
+        default_factory=SASRec,
+        description="the network that is served: sasrec, bsarec, ligr, gru4rec, or package.module:Name",
+    )
     teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
         (),
         description="models that teach and are never served, `[{name: gru4rec, dim: 256, without: [text]}, ...]`; "
@@ -264,6 +308,11 @@ class DistillationSettings(BaseModel):
     ensemble: EnsembleSettings = Field(default_factory=EnsembleSettings)
     training: Trainings = Field(default_factory=Trainings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    loggers: tuple[AnyLogger, ...] = Field(
+        (JSONLines(),),
+        description="where the figures of each epoch go: json (which the report reads), csv, tensorboard, mlflow, or "
+        "package.module:Name",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     threads: int | None = Field(None, ge=1, description="CPU threads (null: torch's choice)")
 
@@ -285,10 +334,16 @@ class DistillationSettings(BaseModel):
             )
         if self.rounds and llm is None and "model" not in distill.students:
             raise ValueError("distill.students names only the language model, and llm is null; name the model too")
-        if distill.method.name != "llmd4rec" and "model" not in distill.students:
+        if distill.method != LLMD4Rec() and "model" not in distill.students:
             raise ValueError(
-                f"distill.method = {distill.method.name} is how the model is taught, and distill.students leaves it "
-                "out; name it"
+                f"distill.method = {METHODS.name_of(type(distill.method))} is how the model is taught, and "
+                "distill.students leaves it out; name it"
+            )
+        loss, adjustment = self.training.model.loss, distill.logit_adjustment
+        if not isinstance(loss, Softmax) and adjustment not in ("auto", 0.0):
+            raise ValueError(
+                f"distill.logit_adjustment = {adjustment} is added to the scores of the softmax, and "
+                f"training.model.loss is {LOSSES.name_of(type(loss))}; set it to auto or 0"
             )
         if self.texts.encoder == "llm" and llm is None:
             raise ValueError("texts.encoder = llm reads the texts with the language model, and llm is null; set either")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from llmd4rec.data.batching import read_histories
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.models.base import SequenceEncoder, last_states
 
@@ -29,18 +30,17 @@ def milliseconds_per_request(
     """
     rng = np.random.default_rng(seed)
     positions = rng.choice(np.asarray(dataset.test), size=requests + 5)
+    starts = dataset.offsets[dataset.users_of(positions)]
     tables_DI = [ranker.item_table().t().contiguous() for ranker in rankers]
     times = np.empty((len(positions), len(rankers)))
-    for row, position in enumerate(positions):
-        history = np.asarray(dataset.history(int(position)), dtype=np.int64)
+    for row in range(len(positions)):
         for turn in range(len(rankers)):
             column = (row + turn) % len(rankers)
             ranker, table_DI = rankers[column], tables_DI[column]
-            window = history[-ranker.max_length :]
             device = table_DI.device
             started = time.perf_counter()
-            items = torch.from_numpy(window)[None].to(device)
-            state = last_states(ranker, items, torch.tensor([len(window)], device=device))
+            batch = read_histories(dataset, starts[row, None], positions[row, None], ranker.max_length, ranker.reads)
+            state = last_states(ranker, batch.to(device))
             (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
             times[row, column] = time.perf_counter() - started
     return [1000 * float(value) for value in np.median(times[5:], axis=0)]

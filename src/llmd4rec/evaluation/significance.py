@@ -13,8 +13,8 @@ only the others are drawn, which gives the same distribution for a fraction of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,18 @@ from rich.table import Table
 from rich.text import Text
 
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.evaluation import Evaluation
-from llmd4rec.evaluation.metrics import CUTOFFS, per_user_metrics
+from llmd4rec.evaluation.evaluation import Evaluation, MetricInfo
 from llmd4rec.evaluation.slices import SLICE_NAMES, buckets
 
 Floats = NDArray[np.float64]
-Ranks = NDArray[np.integer]
 
 RESAMPLES = 2_000
 FLIPS = 9_999
 #: A difference whose p is not below this is called chance.
 LEVEL = 0.05
+#: Behind the names of the second evaluation's columns in a joined table.
+SECOND = "_second"
+_BEST = "best_rank"
 #: Random numbers held at once.
 BLOCK_ELEMENTS = 2**21
 
@@ -52,8 +53,8 @@ class Difference:
         relative: the relative gain in percent, 100 · difference / first; None if `first` is 0.
         relative_interval: its 95% bootstrap interval; None where `first` is 0 in a resample.
         p: two-sided p value of the sign-flip permutation test.
-        better: how many users have a larger value under the second model.
-        worse: how many have a smaller one.
+        better: how many users have a better value under the second model: a larger one, unless lower is better.
+        worse: how many have a worse one.
     """
 
     first: float
@@ -69,7 +70,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many users' true items are within the first 10 of both models, of one only, of none."""
+    """How many users' true items (of several: any) are within the first 10 of both models, of one only, of none."""
 
     both: int
     only_first: int
@@ -94,6 +95,8 @@ class Comparison:
         second: what the second is called.
         filter_seen: whether items of the history were no candidates.
         split: `valid` or `test`.
+        targets: what was to be found: `next`, `next:5`, `all`.
+        metric_info: name → how to show the metric.
         overall: all users.
         slices: the slices of the evaluations that hold at least one user.
         history_length: buckets of about equal size by length of history, shortest first.
@@ -105,6 +108,8 @@ class Comparison:
     second: str
     filter_seen: bool
     split: str
+    targets: str
+    metric_info: dict[str, MetricInfo]
     overall: GroupComparison
     slices: dict[str, GroupComparison]
     history_length: dict[str, GroupComparison]
@@ -123,30 +128,33 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence: how far the main metric moves, and whether that may be chance."""
-        found, name = self.overall.metrics[self.main_metric], self.main_metric.upper()
+        found, info = self.overall.metrics[self.main_metric], self.metric_info[self.main_metric]
+        name, show = info.label, info.shown
         users = f"{self.overall.users:,} users"
         if found.second == found.first:
-            return f"{name} stays at {found.first:.4f} ({users})."
+            return f"{name} stays at {show(found.first)} ({users})."
         gain = "" if found.relative is None else f" by {abs(found.relative):.1f}%"
         chance = "beyond chance" if found.p < LEVEL else "which may be chance"
         return (
-            f"{name} {'rises' if found.second > found.first else 'falls'}{gain} from {found.first:.4f} to "
-            f"{found.second:.4f}, {chance} ({users}, p = {found.p:.4f})."
+            f"{name} {'rises' if found.second > found.first else 'falls'}{gain} from {show(found.first)} to "
+            f"{show(found.second)}, {chance} ({users}, p = {found.p:.4f})."
         )
 
     def table(self) -> Table:
         """For a terminal: every metric over all users, then NDCG@10 (or the first metric) over each slice."""
         seen = f"seen items {'filtered' if self.filter_seen else 'kept'}"
-        table = Table(title=f"{self.second} compared with {self.first} ({self.split}, {seen})")
+        asked = "" if self.targets == "next" else f", targets {self.targets}"
+        table = Table(title=f"{self.second} compared with {self.first} ({self.split}{asked}, {seen})")
         for name in ("", "users", "first", "second", "gain", "95% interval", "p", "better / worse"):
             table.add_column(name, justify="left" if not name else "right")
         for name, difference in self.overall.metrics.items():
-            table.add_row(Text(name), f"{self.overall.users:,}", *_cells(difference))
+            table.add_row(Text(name), f"{self.overall.users:,}", *_cells(difference, self.metric_info[name]))
         table.add_section()
         shown = self.main_metric
         table.add_row(f"{shown} of users with")
         for name, group in self.slices.items():
-            table.add_row(Text(SLICE_NAMES.get(name, name)), f"{group.users:,}", *_cells(group.metrics[shown]))
+            cells = _cells(group.metrics[shown], self.metric_info[shown]) if shown in group.metrics else ()
+            table.add_row(Text(SLICE_NAMES.get(name, name)), f"{group.users:,}", *cells)
         o = self.overlap
         table.caption = (
             f"hits at 10: both {o.both:,}, only first {o.only_first:,}, only second {o.only_second:,}, "
@@ -181,21 +189,35 @@ def compare(
     a = first if isinstance(first, Evaluation) else Evaluation.load(first)
     b = second if isinstance(second, Evaluation) else Evaluation.load(second)
     table = join_users(a, b)
+    names_of_both = [name for name in a.per_user_metrics if name in b.per_user_metrics]
+    if not names_of_both:
+        raise RunError("the evaluations have no metric in common", "Evaluate both with the same metrics and cutoffs.")
     first_name, second_name = names or (f"{a.stage} ({a.model})", f"{b.stage} ({b.model})")
     rng = np.random.default_rng(seed)
-    ranks_a, ranks_b = table["rank"].to_numpy(), table["rank_second"].to_numpy()
-    cutoffs = _common_cutoffs(a, b)
+    info = {name: a.info(name) for name in names_of_both}
+    a_UM = table.select(names_of_both).to_numpy()
+    b_UM = table.select(pl.col(f"{name}{SECOND}") for name in names_of_both).to_numpy()
 
     def group(mask: NDArray[np.bool_]) -> GroupComparison:
-        return compare_ranks(ranks_a[mask], ranks_b[mask], cutoffs, resamples=resamples, flips=flips, rng=rng)
+        return compare_values(
+            names_of_both,
+            a_UM[mask],
+            b_UM[mask],
+            resamples=resamples,
+            flips=flips,
+            rng=rng,
+            lower_is_better=[name for name, each in info.items() if each.higher_is_better is False],
+        )
 
     masks = {name: table[name].to_numpy() for name in SLICE_NAMES if name in table.columns}
-    hit_a, hit_b = ranks_a <= 10, ranks_b <= 10
+    hit_a, hit_b = (table[f"{_BEST}{side}"].to_numpy() <= 10 for side in ("", SECOND))
     return Comparison(
         first=first_name,
         second=second_name,
         filter_seen=a.filter_seen,
         split=a.split,
+        targets=a.targets,
+        metric_info=info,
         overall=group(np.ones(table.height, dtype=np.bool_)),
         slices={name: group(mask) for name, mask in masks.items() if mask.any()},
         history_length={bucket.label: group(bucket.mask) for bucket in buckets(table, "history_length")},
@@ -210,30 +232,37 @@ def compare(
 
 
 def join_users(a: Evaluation, b: Evaluation) -> pl.DataFrame:
-    """The per-user table of `a` with `b`'s ranks as column `rank_second`.
+    """The per-user table of `a` with `b`'s ranks as column `rank_second`, and `b`'s metrics under their names with
+    `_second`; `best_rank` is that of the best target of several.
 
     Raises:
         RunError: the evaluations are not about the same question; the message names the first mismatch.
     """
-    for name in ("split", "filter_seen"):
+    for name in ("split", "filter_seen", "targets"):
         if getattr(a, name) != getattr(b, name):
             raise RunError(
                 f"the evaluations cannot be compared: {name} is {getattr(a, name)!r} and {getattr(b, name)!r}",
                 "Evaluate both with the same settings.",
             )
-    other = b.per_user.select("user_id", pl.col("rank").alias("rank_second"), pl.col("item_id").alias("other_item"))
-    only_a = a.per_user.join(other, on="user_id", how="anti")
-    only_b = other.join(a.per_user, on="user_id", how="anti")
+    wanted = "item_ids" if "item_ids" in a.per_user.columns and "item_ids" in b.per_user.columns else "item_id"
+    second = b.per_user.with_columns(_best(b)).select(
+        "user_id",
+        pl.col(wanted).alias("other_item"),
+        pl.col("rank", _BEST, *b.per_user_metrics).name.suffix(SECOND),
+    )
+    only_a = a.per_user.join(second, on="user_id", how="anti")
+    only_b = second.join(a.per_user, on="user_id", how="anti")
     for frame, where, there in ((only_a, "first", "second"), (only_b, "second", "first")):
         if frame.height:
             raise RunError(
                 f"{frame.height} users of the {where} evaluation are not in the {there}: {frame['user_id'][0]!r}, ...",
                 "Evaluate both on the same data set and the same sample of users.",
             )
-    table = a.per_user.join(other, on="user_id", how="left", maintain_order="left")
-    wrong = table.filter(pl.col("item_id") != pl.col("other_item"))
+    first = a.per_user.with_columns(_best(a))
+    table = first.join(second, on="user_id", how="left", maintain_order="left")
+    wrong = table.filter(pl.col(wanted) != pl.col("other_item"))
     if wrong.height:
-        user, one, two = wrong.select("user_id", "item_id", "other_item").row(0)
+        user, one, two = wrong.select("user_id", wanted, "other_item").row(0)
         raise RunError(
             f"{wrong.height} users have different true items, such as user {user!r}: {one!r} and {two!r}",
             "Evaluate both on the same data set and split.",
@@ -241,32 +270,52 @@ def join_users(a: Evaluation, b: Evaluation) -> pl.DataFrame:
     return table.drop("other_item")
 
 
-def compare_ranks(
-    first: Ranks,
-    second: Ranks,
-    cutoffs: tuple[int, ...] = CUTOFFS,
+def _best(evaluation: Evaluation) -> pl.Expr:
+    several = "ranks" in evaluation.per_user.columns
+    return (pl.col("ranks").list.min() if several else pl.col("rank")).alias(_BEST)
+
+
+def compare_values(
+    names: Sequence[str],
+    a_UM: Floats,
+    b_UM: Floats,
     *,
     resamples: int = RESAMPLES,
     flips: int = FLIPS,
     rng: np.random.Generator,
+    lower_is_better: Collection[str] = (),
 ) -> GroupComparison:
     """Every metric over one group of users.
 
     Args:
-        first: ranks under the first model, [U], U at least 1.
-        second: ranks of the same users under the second, [U].
-        cutoffs: the k of HR, NDCG and MRR.
+        names: of the metrics.
+        a_UM: values under the first model, one row per user, one column per metric; NaN: the user has none, and is
+            left out of this metric under both models.
+        b_UM: the same users and metrics under the second.
         resamples: of the bootstrap.
         flips: of the permutation test.
         rng: where random numbers come from.
+        lower_is_better: the metrics of which a smaller value is better.
     """
-    users = len(first)
-    columns = per_user_metrics(first, cutoffs)
-    names = list(columns)
-    a_UM = np.stack(list(columns.values()), axis=1)
-    b_UM = np.stack(list(per_user_metrics(second, cutoffs).values()), axis=1)
-    mean_a, mean_b = a_UM.mean(axis=0), b_UM.mean(axis=0)
+    known_UM = ~(np.isnan(a_UM) | np.isnan(b_UM))
+    everywhere = known_UM.all(axis=0)
+    found: dict[str, Difference] = {}
     # With M metrics side by side, all of them see the same draws.
+    whole = np.flatnonzero(everywhere).tolist()
+    if whole:
+        found |= _differences([names[m] for m in whole], a_UM[:, whole], b_UM[:, whole], resamples, flips, rng)
+    for m in np.flatnonzero(~everywhere & known_UM.any(axis=0)).tolist():
+        rows = known_UM[:, m]
+        found |= _differences([names[m]], a_UM[rows, m, None], b_UM[rows, m, None], resamples, flips, rng)
+    for name in found.keys() & set(lower_is_better):
+        found[name] = replace(found[name], better=found[name].worse, worse=found[name].better)
+    return GroupComparison(len(a_UM), {name: found[name] for name in names if name in found})
+
+
+def _differences(
+    names: Sequence[str], a_UM: Floats, b_UM: Floats, resamples: int, flips: int, rng: np.random.Generator
+) -> dict[str, Difference]:
+    mean_a, mean_b = a_UM.mean(axis=0), b_UM.mean(axis=0)
     boot_a, boot_b = bootstrap_means(a_UM, b_UM, resamples, rng)
     low, high = np.quantile(boot_b - boot_a, (0.025, 0.975), axis=0)
     p_values = sign_flip_p(b_UM - a_UM, flips, rng)
@@ -289,7 +338,7 @@ def compare_ranks(
             better=int((b_UM[:, m] > a_UM[:, m]).sum()),
             worse=int((b_UM[:, m] < a_UM[:, m]).sum()),
         )
-    return GroupComparison(users, found)
+    return found
 
 
 def bootstrap_means(a_UM: Floats, b_UM: Floats, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -345,14 +394,7 @@ def _blocks(total: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, min(total, start + size)
 
 
-def _common_cutoffs(a: Evaluation, b: Evaluation) -> tuple[int, ...]:
-    names = [name for name in a.metrics if name in b.metrics and name.startswith("hr@")]
-    if not names:
-        raise RunError("the evaluations have no cutoff in common", "Evaluate both with the same cutoffs.")
-    return tuple(int(name.removeprefix("hr@")) for name in names)
-
-
-def _cells(d: Difference) -> tuple[str, ...]:
+def _cells(d: Difference, info: MetricInfo) -> tuple[str, ...]:
     gain = "–" if d.relative is None else f"{d.relative:+.1f}%"
     interval = "–" if d.relative_interval is None else "{:+.1f}% to {:+.1f}%".format(*d.relative_interval)
-    return (f"{d.first:.4f}", f"{d.second:.4f}", gain, interval, f"{d.p:.4f}", f"{d.better:,} / {d.worse:,}")
+    return (info.shown(d.first), info.shown(d.second), gain, interval, f"{d.p:.4f}", f"{d.better:,} / {d.worse:,}")

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch, read_histories
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ModelError
-from llmd4rec.inference.encoder import OnnxEncoder
+from llmd4rec.inference.encoder import HistoryBatch, OnnxEncoder
 from llmd4rec.inference.texts import GRAPH, TOKENIZER, TextEncoder
 from llmd4rec.io.files import atomic_file
 from llmd4rec.models.base import SequenceEncoder, last_states
@@ -41,18 +42,24 @@ class _Encoder(nn.Module):
         self.ranker = copy.deepcopy(ranker)
         self.ranker.items = nn.Identity()
 
-    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        return last_states(self.ranker, vectors, lengths)
+    def forward(
+        self, vectors: Tensor, lengths: Tensor, times: Tensor | None = None, target_times: Tensor | None = None
+    ) -> Tensor:
+        given = {"times": times, "target_times": target_times}
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
+        return last_states(self.ranker, SequenceBatch(vectors, lengths, inputs))
 
 
 def write_encoder(ranker: SequenceEncoder, path: Path) -> None:
-    """Writes the user encoder as one ONNX file with dynamic batch and length."""
+    """Writes the user encoder as one ONNX file with dynamic batch and length; what the model reads are named inputs."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=ranker.max_length)
     # A model that reads one item has no length to vary.
-    shapes = {"vectors": {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}, "lengths": {0: batch}}
+    per_event = {0: batch, 1: length} if ranker.max_length > 1 else {0: batch}
+    shapes = {"vectors": per_event, "lengths": {0: batch}} | dict.fromkeys(ranker.reads, per_event)
     example = min(3, ranker.max_length)
-    inputs = (torch.zeros(2, example, ranker.dim), torch.tensor([example, 1]))
-    _write(_Encoder(ranker), path, inputs, ["vectors", "lengths"], "states", shapes)
+    inputs = {"vectors": torch.zeros(2, example, ranker.dim), "lengths": torch.tensor([example, 1])}
+    inputs |= {name: torch.zeros(2, example, dtype=torch.int64) for name in ranker.reads}
+    _write(_Encoder(ranker), path, inputs, "states", shapes)
 
 
 def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Dataset, histories: int = 64) -> float:
@@ -65,13 +72,14 @@ def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Datas
     positions = np.asarray(data.test if len(data.test) else data.train_end[np.diff(data.offsets) > 0])
     max_difference = 0.0
     for position in positions[:: max(1, len(positions) // histories)]:
-        items = np.asarray(data.history(int(position)), dtype=np.int64)[None, -ranker.max_length :]
-        if not items.size:
+        start = data.offsets[data.users_of(np.asarray([position]))]
+        if start[0] == position:
             continue
-        lengths = np.array([items.shape[1]], dtype=np.int64)
-        state = encoder(items, lengths, table)
+        batch = read_histories(data, start, np.asarray([position]), ranker.max_length, ranker.reads)
+        inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+        state = encoder(HistoryBatch(batch.items_BL.numpy(), batch.lengths_B.numpy(), inputs), table)
         with torch.inference_mode():
-            expected = last_states(ranker, torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+            expected = last_states(ranker, batch).numpy()
         graph_scores, torch_scores = (state @ table.T)[0], (expected @ table.T)[0]
         max_difference = float(
             np.maximum(max_difference, np.abs(graph_scores - torch_scores).max())
@@ -123,10 +131,10 @@ def write_text_encoder(
     graph.parent.mkdir()
     with atomic_file(folder / TOKENIZER) as temporary:
         source.tokenizer.backend_tokenizer.save(str(temporary))
-    inputs = (torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    inputs = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("tokens", "mask")}
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=max_tokens)
     shapes = {"tokens": {0: batch, 1: length}, "mask": {0: batch, 1: length}}
-    _write(source, graph, inputs, ["tokens", "mask"], "vectors", shapes)
+    _write(source, graph, inputs, "vectors", shapes)
     whole = graph.read_bytes()
     precision = "int8"
     store_in_int8(graph)
@@ -138,7 +146,7 @@ def write_text_encoder(
     if not cosines.min() >= MIN_COSINE:
         raise ModelError(
             f"the exported text encoder's vectors differ from those trained with (cosine {cosines.min():.4f})",
-            "Export without --text-encoder, and hand vectors to the engine.",
+            "Export without --text-encoder, and hand vectors to the recommender.",
         )
     return {
         "name": name,
@@ -195,15 +203,16 @@ def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: in
 
 
 # ---- ONNX -------------------------------------------------------------------------------------------------------
-def _write(
-    module: nn.Module, path: Path, inputs: tuple[Tensor, ...], names: list[str], output: str, shapes: dict[str, Any]
-) -> None:
+def _write(module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, shapes: dict[str, Any]) -> None:
+    # The exporter puts another decomposition in place of the GRU's while it runs. PyTorch remembers which one it called
+    # last, and would go on with the usual one in a second export, which fixes the length.
+    torch.ops.aten.gru.input._dispatch_cache.clear()
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
-            inputs,
+            kwargs=inputs,
             dynamo=True,
-            input_names=names,
+            input_names=list(inputs),
             output_names=[output],
             dynamic_shapes=shapes,
             verbose=False,

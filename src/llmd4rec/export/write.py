@@ -22,7 +22,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
-from llmd4rec.evaluation.evaluate import validation_ndcg
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
@@ -34,6 +34,7 @@ from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
+from llmd4rec.models.sequential import MODELS
 from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
@@ -176,12 +177,15 @@ def _write_model(
     table_ID = item_embedding_of(model).table().detach().float().numpy().copy()
     worst = check_parity(model, folder / "encoder.onnx", table_ID, data)
     head |= {
-        "model": stage.network.model_dump(mode="json"),
+        "model": MODELS.dump(stage.network),
         "stage": stage.id,
-        "validation_ndcg@10": run.validation_of(stage.id),
+        "validation": run.validation_of(stage.id),
+        "selection": run.settings.evaluation.selection.label,
         "dim": model.dim,
         "max_length": model.max_length,
     }
+    if model.reads:
+        head["reads"] = list(model.reads)
     write_table(folder, table_ID, int8=options.table == "int8")
     if options.table == "int8":
         codes_ID, scales_I = to_int8(table_ID)
@@ -211,7 +215,7 @@ def _loss_of(
     for name, rows_ID in (("ndcg@10_rounded", rounded_ID), ("ndcg@10_float32", table_ID)):
         with torch.no_grad():
             weight.copy_(torch.from_numpy(rows_ID))
-        found[name] = validation_ndcg(model, data, filter_seen=filter_seen)
+        found[name] = validation_value(model, data, filter_seen=filter_seen)
     return found
 
 
@@ -224,7 +228,14 @@ def _cases(
     targets = np.asarray(data.items)[positions].astype(np.int64)
     kept = [place for place, history in enumerate(histories) if len(history) and targets[place] not in history]
     windows = [histories[place][-max_length:].tolist() for place in kept]
-    return Cases(encode(encoder, windows, table_ID), targets[kept], [histories[place] for place in kept])
+    moments = data.event_times
+    times = now = None
+    if encoder.reads and moments is not None:
+        ends = positions[kept].tolist()
+        times = [moments[end - len(window) : end].tolist() for end, window in zip(ends, windows, strict=True)]
+        now = moments[ends].tolist()
+    states = encode(encoder, windows, table_ID, times, now)
+    return Cases(states, targets[kept], [histories[place] for place in kept])
 
 
 def _examples(data: Dataset, count: int, seed: int) -> Sequence[dict[str, Any]]:

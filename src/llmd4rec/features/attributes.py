@@ -12,13 +12,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
+from torch import Tensor
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.multi_values import BETWEEN, stored_values
+from llmd4rec.features.item_features import ItemFeature, Kind
 
 #: Items that must have a part before it counts as an attribute.
 MIN_ITEMS = 3
@@ -31,6 +34,26 @@ TITLE_WORDS = 32
 MAX_WORDS = 100_000
 _STEPS, _ANY = re.compile(r">"), re.compile(r"[>;|,]")
 _WORD = r"\w+"
+
+
+class Attributes(ItemFeature):
+    """Brands, categories and tags that items share; see :func:`item_attributes`."""
+
+    kind: ClassVar[Kind] = "attributes"
+
+    def of(self, dataset: Dataset, text_vectors: Tensor | None) -> sp.csr_matrix | None:
+        """See :class:`~llmd4rec.features.item_features.ItemFeature`."""
+        return item_attributes(dataset)
+
+
+class Words(ItemFeature):
+    """Words of titles and pairs of them; see :func:`item_words`."""
+
+    kind: ClassVar[Kind] = "attributes"
+
+    def of(self, dataset: Dataset, text_vectors: Tensor | None) -> sp.csr_matrix | None:
+        """See :class:`~llmd4rec.features.item_features.ItemFeature`."""
+        return item_words(dataset)
 
 
 def item_attributes(dataset: Dataset, fields: tuple[str, ...] | None = None) -> sp.csr_matrix | None:

@@ -1,49 +1,164 @@
 """Item features: what beside its identifier tells an item, as arrays over the catalogue.
 
-- **texts**: one vector per item; see :mod:`llmd4rec.features.text_settings` for how it is made.
-- **attributes**: which brands, categories and tags an item has; **words**: which words of titles and pairs of them.
-- **neighbours**: items that occur near each other in training histories, or whose texts are alike.
+A feature gives one of three kinds of array, and the item embedding uses each kind in one way
+(:mod:`llmd4rec.models.embedding`):
 
-Nothing held out is read.
+- **vectors** [I, T], one per item, zero where an item has none: a small network maps them to the embedding's width.
+- **attributes** [I, A], sparse, which of A things an item has: each has a vector of its own.
+- **neighbours** [I, I], sparse, how much of other items' rows is mixed into an item's.
+
+Nothing held out is read. Features help to train the item table and are merged into it; a new item in a served model is
+placed by its text alone.
 """
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from pydantic import AfterValidator
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from torch import Tensor
-from torch.nn import functional as F
 
+from llmd4rec.config.open_types import open_type
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.features.attributes import item_attributes, item_words
-from llmd4rec.features.cooccurrence import co_occurrence, normalised, top_k_per_row
-from llmd4rec.matmul import product
+from llmd4rec.errors import ConfigError
 
-#: An item feature, beside the item's identifier.
-ItemPart = Literal["text", "words", "attributes", "neighbours"]
+Kind = Literal["vectors", "attributes", "neighbours"]
 
 
-def _in_order(inputs: str) -> str:
-    """`id`, then the features in one order, so that the same choice has one name."""
-    known = get_args(ItemPart)
-    first, *parts = inputs.split("+")
-    if first != "id" or not set(parts) <= set(known):
-        raise ValueError(f"{inputs!r} must be id, then any of +{', +'.join(known)}, as in id+text")
-    return "+".join(["id", *(part for part in known if part in parts)])
+class ItemFeature(BaseModel, ABC):
+    """Settings of an item feature; derive from it to add one.
+
+    This one reads prices from a file, whose rows are `item_id,price`:
+
+        class Prices(ItemFeature):
+            kind: ClassVar[Kind] = "vectors"
+            path: str
+
+            def of(self, dataset: Dataset, text_vectors: Tensor | None) -> Tensor | None:
+                table = pl.read_csv(self.path, schema_overrides={"item_id": pl.String})
+                prices = dataset.catalogue.select("item_id").join(table, on="item_id", how="left")["price"]
+                logs = prices.log1p()
+                return torch.from_numpy(((logs - logs.mean()) / logs.std()).fill_null(0).to_numpy().copy())[:, None]
+
+    `item_features: [id, text, {name: my_package.features:Prices, path: prices.csv}]` of a model in YAML, or
+    `SASRec(item_features=["id", Prices(path="prices.csv")])` in Python. A relative path is looked for in the current
+    directory. A run folder does not notice when the file changes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Which kind of array it gives.
+    kind: ClassVar[Kind]
+
+    @abstractmethod
+    def of(
+        self, dataset: Dataset, text_vectors: Tensor | None
+    ) -> Tensor | NDArray[np.floating[Any]] | sp.csr_matrix | None:
+        """The array over the catalogue, in its order; None where the data set has nothing of the kind.
+
+        Args:
+            dataset: its catalogue and its training part may be read, nothing held out.
+            text_vectors: [I, T] of the items' texts; None unless the model has the feature `text` too, and the data
+                have texts.
+        """
 
 
-#: Which features an item embedding is trained with: `id`, `id+text`, `id+words+neighbours`, ...
-ItemInputs = Annotated[str, AfterValidator(_in_order)]
-#: Neighbours of an item at most, of both kinds, and of these nearest texts.
-NEIGHBOURS, TEXT_NEIGHBOURS = 20, 10
-#: Nearest texts cost items × items products; larger catalogues have none.
-MAX_ITEMS_FOR_NEAREST_TEXTS = 200_000
-_COSINES_AT_ONCE = 1 << 25
+class Id(ItemFeature):
+    """The identifier: the item embedding's own row, which it always has. It gives nothing beside it."""
+
+    kind: ClassVar[Kind] = "vectors"
+
+    def of(self, dataset: Dataset, text_vectors: Tensor | None) -> None:
+        """See :class:`ItemFeature`."""
+        return
+
+
+#: The item features that are known by name, in the order in which they are written.
+ITEM_FEATURES = open_type(
+    "item feature",
+    ItemFeature,
+    {
+        "id": f"{__name__}:Id",
+        "text": "llmd4rec.features.text:Text",
+        "words": "llmd4rec.features.attributes:Words",
+        "attributes": "llmd4rec.features.attributes:Attributes",
+        "neighbours": "llmd4rec.features.neighbours:Neighbours",
+    },
+)
+
+
+_BESIDE_ID = tuple(ITEM_FEATURES.known)[1:]
+
+
+def _parts(value: Any) -> Any:
+    """The members of a short text (`id+text+words`), or of a list with `id`."""
+    if isinstance(value, str):
+        parts = value.split("+")
+        if parts[0] != "id" or not set(parts) <= set(ITEM_FEATURES.known):
+            raise ValueError(
+                f"{value!r} must be id, then any of {', '.join(f'+{name}' for name in _BESIDE_ID)}, as in id+text; or "
+                "a list of id and features, in which one of your own is package.module:Name"
+            )
+        return parts
+    listed = isinstance(value, list | tuple) and not all(isinstance(part, ItemFeature) for part in value)
+    if listed and "id" not in value:
+        raise ValueError("the list must name id, which every item embedding has, as in [id, text]")
+    return value
+
+
+def _in_order(features: tuple[ItemFeature, ...]) -> tuple[ItemFeature, ...]:
+    """Known features in one order, then others as they are given, each once: the same choice is written in one way."""
+    place = {name: number for number, name in enumerate(ITEM_FEATURES.known)}
+    once = {json.dumps(ITEM_FEATURES.dump(feature)): feature for feature in features if not isinstance(feature, Id)}
+    return tuple(sorted(once.values(), key=lambda feature: place.get(feature_name(feature), len(place))))
+
+
+def written(features: Sequence[ItemFeature]) -> str | list[Any]:
+    """As settings give them: the short text where it says all."""
+    dumped: list[Any] = [ITEM_FEATURES.dump(feature) for feature in features]
+    usual = [feature_name(feature) in ITEM_FEATURES.known and feature == type(feature)() for feature in features]
+    if all(usual):
+        return "+".join(["id", *(each["name"] for each in dumped)])
+    return ["id", *(each["name"] if plain else each for each, plain in zip(dumped, usual, strict=True))]
+
+
+def feature_name(feature: ItemFeature) -> str:
+    """What an item feature is called in settings: its known name, or `package.module:Name`."""
+    return ITEM_FEATURES.name_of(type(feature))
+
+
+def _is_name(name: str) -> str:
+    if name not in _BESIDE_ID and ":" not in name:
+        raise ValueError(
+            f"no item feature is called {name!r} (known: {', '.join(_BESIDE_ID)}; one of your own is "
+            "package.module:Name)"
+        )
+    return name
+
+
+#: What an item feature is called in settings.
+FeatureName = Annotated[str, AfterValidator(_is_name)]
+#: Settings of any item feature.
+AnyItemFeature = Annotated[ItemFeature, ITEM_FEATURES]
+if TYPE_CHECKING:
+    #: Which features an item embedding is trained with. Given as `id`, `id+text`, or a list such as
+    #: `[id, text, my_package:Prices]`; validated a tuple of the features beside `id`.
+    ItemInputs = Any
+else:
+    ItemInputs = Annotated[
+        tuple[AnyItemFeature, ...],
+        BeforeValidator(_parts),
+        AfterValidator(_in_order),
+        PlainSerializer(written, return_type=Any),
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,70 +166,93 @@ class ItemFeatures:
     """Item features of a whole catalogue; False where there is none.
 
     Attributes:
-        texts: [I, T], one vector per item, zero where there is no text.
+        vectors: each [I, T], one vector per item, zero where there is none.
         attributes: [I, A], which attributes and words an item has.
         neighbours: [I, I], how much of another item's row is mixed into an item's.
         cold: [I], which items occur in no training history.
     """
 
-    texts: Tensor | None = None
+    vectors: tuple[Tensor, ...] = ()
     attributes: sp.csr_matrix | None = None
     neighbours: sp.csr_matrix | None = None
     cold: Tensor | None = None
 
     def __bool__(self) -> bool:
-        return any(feature is not None for feature in (self.texts, self.attributes, self.neighbours))
+        return bool(self.vectors) or self.attributes is not None or self.neighbours is not None
 
     def present(self) -> Tensor:
         """Which items have any feature, [I]."""
         matrices = [matrix for matrix in (self.attributes, self.neighbours) if matrix is not None]
         has = [torch.from_numpy(np.diff(matrix.indptr) > 0) for matrix in matrices]
-        if self.texts is not None:
-            has.append((self.texts != 0).any(1).cpu())
+        has += [(vectors != 0).any(1).cpu() for vectors in self.vectors]
         return torch.stack(has).any(0)
 
 
-def item_features(inputs: ItemInputs, dataset: Dataset, text_vectors: Tensor | None) -> ItemFeatures:
-    """The features that `inputs` names, as far as the data set has them.
+def item_features(features: Sequence[ItemFeature], dataset: Dataset, text_vectors: Tensor | None) -> ItemFeatures:
+    """The arrays of some features, as far as the data set has them.
+
+    Vectors of several features have a small network each, attributes stand side by side, and of several neighbours the
+    mean is taken.
 
     Args:
-        inputs: the setting `item_features` of a sequential model.
+        features: the setting `item_features` of a sequential model.
         dataset: its training part gives co-occurrences, its catalogue attributes and words.
         text_vectors: [I, T] of its catalogue; None where no item has a text.
+
+    Raises:
+        ConfigError: a feature gives no array of its kind over the catalogue.
     """
-    asked = inputs.split("+")
-    texts = text_vectors if "text" in asked else None
-    neighbours = None
-    if "neighbours" in asked:
-        neighbours = co_occurrence(dataset)
-        if texts is not None and dataset.num_items <= MAX_ITEMS_FOR_NEAREST_TEXTS:
-            neighbours = 0.5 * (neighbours + nearest_texts(texts, TEXT_NEIGHBOURS))
-        neighbours = top_k_per_row(neighbours, NEIGHBOURS)
-    attributes = item_attributes(dataset) if "attributes" in asked else None
-    words = item_words(dataset) if "words" in asked else None
-    named = [matrix for matrix in (attributes, words) if matrix is not None]
-    cold = torch.from_numpy(dataset.train_counts == 0)
-    return ItemFeatures(texts, sp.csr_matrix(sp.hstack(named)) if named else None, neighbours, cold)
+    texts = text_vectors if reads_texts(features) else None
+    found: dict[Kind, list[tuple[str, Any]]] = {"vectors": [], "attributes": [], "neighbours": []}
+    for feature in features:
+        array = feature.of(dataset, texts)
+        if array is not None:
+            found[feature.kind].append((feature_name(feature), _checked(array, feature, dataset.num_items)))
+    vectors, attributes, neighbours = ([array for _, array in sorted(each, key=_words_last)] for each in found.values())
+    return ItemFeatures(
+        tuple(vectors),
+        sp.csr_matrix(sp.hstack(attributes)) if attributes else None,
+        _mean(neighbours),
+        torch.from_numpy(dataset.train_counts == 0),
+    )
 
 
-def nearest_texts(texts_IT: Tensor, count: int) -> sp.csr_matrix:
-    """Which items are among each other's `count` nearest texts by cosine, symmetric and normalised; [I, I] float32.
+def reads_texts(features: Sequence[ItemFeature]) -> bool:
+    """Whether texts are among the features, and have to be encoded."""
+    return any(feature_name(feature) == "text" for feature in features)
 
-    Items without a text have no neighbours and are nobody's.
+
+def _words_last(named: tuple[str, Any]) -> bool:
+    """Columns of attributes stand before those of words, whatever the order in the settings."""
+    return named[0] == "words"
+
+
+def _mean(matrices: Sequence[sp.csr_matrix]) -> sp.csr_matrix | None:
+    if len(matrices) > 1:
+        return sp.csr_matrix(sum(matrices) / len(matrices), dtype=np.float32)
+    return matrices[0] if matrices else None
+
+
+def _checked(array: Any, feature: ItemFeature, num_items: int) -> Any:
+    """The array as its kind is used: dense as a float32 tensor, sparse as a matrix of rows.
+
+    Raises:
+        ConfigError: it is of another kind or another catalogue, or holds NaN or infinite values.
     """
-    present = torch.nonzero(texts_IT.abs().sum(1) > 0)[:, 0]
-    unit_PT = F.normalize(texts_IT[present].float(), dim=1)
-    count = min(count, len(present) - 1)
-    size = (len(texts_IT), len(texts_IT))
-    if count < 1:
-        return sp.csr_matrix(size, dtype=np.float32)
-    nearest = []
-    at_once = max(1, _COSINES_AT_ONCE // len(present))
-    for start in range(0, len(present), at_once):
-        cosine_pP = product(unit_PT[start : start + at_once], unit_PT)
-        cosine_pP.diagonal(start).fill_(-torch.inf)
-        nearest.append(cosine_pP.topk(count, dim=1).indices)
-    column = present[torch.cat(nearest)].numpy().ravel()
-    row = np.repeat(present.numpy(), count)
-    near = sp.csr_matrix((np.ones(len(row)), (row, column)), size)
-    return normalised(sp.csr_matrix(near + near.T))
+    name = feature_name(feature)
+    dense = feature.kind == "vectors"
+    if dense == sp.issparse(array):
+        raise ConfigError(
+            f"the item feature {name} gives a {type(array).__name__}, and its kind is {feature.kind}",
+            "Return a tensor or NumPy array for vectors, a SciPy sparse matrix for attributes and neighbours.",
+        )
+    columns = num_items if feature.kind == "neighbours" else array.shape[-1]
+    if tuple(array.shape) != (num_items, columns):
+        raise ConfigError(
+            f"the item feature {name} gives {feature.kind} of shape {tuple(array.shape)} for {num_items} items",
+            "Give one row for each item of the catalogue, in its order.",
+        )
+    made = torch.as_tensor(array, dtype=torch.float32) if dense else sp.csr_matrix(array)
+    if not bool(torch.isfinite(made).all() if dense else np.isfinite(made.data).all()):
+        raise ConfigError(f"the item feature {name} gives NaN or infinite values", "Use 0 where an item has no value.")
+    return made

@@ -1,24 +1,28 @@
-"""Recommendations for many users at once, into one table."""
+"""Recommendations for many users at once, from a frame or a data set into one table."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
+from llmd4rec.extras import explained
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.ranking import Ranked
 from llmd4rec.inference.types import Request
 from llmd4rec.io.files import atomic_file
-from llmd4rec.log import bar
+from llmd4rec.log import bar, logger
+
+if TYPE_CHECKING:
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.inference.recommender import Recommender
 
 #: Users ranked together.
 BATCH_SIZE = 1024
@@ -27,70 +31,128 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 @dataclass(frozen=True)
 class Histories:
-    """Users and their histories, oldest first."""
+    """Users and their histories, oldest first; and when each item was chosen, where that is known."""
 
-    users: list[str]
-    items: list[list[str]]
+    users: pl.Series
+    items: list[list[Any]]
+    times: list[list[Any]] | None = None
 
+    @classmethod
+    def of_frame(cls, frame: pl.DataFrame) -> Histories:
+        """Those of a frame with a row for each interaction, in the order in which users first come.
 
-def histories_of(data: Dataset, users: Sequence[str] | None = None) -> Histories:
-    """Whole histories, held-out items included, of some users of a data set in the order given; None: of all.
-
-    Raises:
-        DataError: a user is not in the data set.
-    """
-    ids, every = data.item_ids, data.user_ids.to_list()
-    if users is None:
-        chosen = range(len(every))
-    else:
-        places = {user: place for place, user in enumerate(every)}
-        unknown = [user for user in users if user not in places]
-        if unknown:
+        Raises:
+            DataError: a column is missing.
+        """
+        missing = [name for name in ("user_id", "item_id") if name not in frame.columns]
+        if missing:
             raise DataError(
-                f"the data set {data.path or ''} has no user {', '.join(map(repr, unknown[:5]))}",
-                "Name users of the data set, or give --users all.",
+                f"the frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}",
+                "Rename its columns to user_id and item_id (and timestamp, where there is one).",
             )
-        chosen = [places[user] for user in users]  # type: ignore[assignment]
-    offsets, items = data.offsets.tolist(), data.items.tolist()
-    return Histories(
-        [every[user] for user in chosen],
-        [[ids[item] for item in items[offsets[user] : offsets[user + 1]]] for user in chosen],
+        if "timestamp" not in frame.columns:
+            grouped = frame.group_by("user_id", maintain_order=True).agg("item_id")
+            return cls(grouped["user_id"], grouped["item_id"].to_list())
+        by_time = pl.col("item_id", "timestamp").sort_by("timestamp", maintain_order=True)
+        grouped = frame.group_by("user_id", maintain_order=True).agg(by_time)
+        return cls(grouped["user_id"], grouped["item_id"].to_list(), grouped["timestamp"].to_list())
+
+    @classmethod
+    def of_data(cls, data: Dataset, users: Sequence[str] | None = None) -> Histories:
+        """Whole histories, held-out items included, of some users of a data set in the order given; None: of all.
+
+        Raises:
+            DataError: a user is not in the data set.
+        """
+        ids, every = data.item_ids, data.user_ids.to_list()
+        chosen: Iterable[int] = range(len(every))
+        if users is not None:
+            places = {user: place for place, user in enumerate(every)}
+            unknown = [user for user in users if user not in places]
+            if unknown:
+                raise DataError(
+                    f"the data set {data.path or ''} has no user {', '.join(map(repr, unknown[:5]))}",
+                    "Name users of the data set, or give --users all.",
+                )
+            chosen = [places[user] for user in users]
+        offsets, items = data.offsets.tolist(), data.items.tolist()
+        times = None if data.times is None else data.times.tolist()
+        return cls(
+            pl.Series([every[user] for user in chosen], dtype=pl.String),
+            [[ids[item] for item in items[offsets[user] : offsets[user + 1]]] for user in chosen],
+            None if times is None else [times[offsets[user] : offsets[user + 1]] for user in chosen],
+        )
+
+
+def is_several(history: Any) -> bool:
+    """Whether this is a list of histories, and not one."""
+    return (
+        isinstance(history, Sequence)
+        and not isinstance(history, str | bytes)
+        and len(history) > 0
+        and isinstance(history[0], Iterable)
+        and not isinstance(history[0], str | bytes)
     )
 
 
-def recommend_all(engine: Engine, histories: Histories, request: Request) -> tuple[pl.DataFrame, int]:
-    """Recommendations for every history.
+def recommend_frame(recommender: Recommender, frame: Any, request: Request) -> Any:
+    """Recommendations for each user of a frame of polars or pandas, as a frame of the same kind.
+
+    Raises:
+        DataError: a column is missing, or the request is wrong.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return recommend_histories(recommender, Histories.of_frame(frame), request)
+    with explained():
+        rows = pl.from_pandas(frame)
+    return recommend_histories(recommender, Histories.of_frame(rows), request).to_pandas()
+
+
+def recommend_histories(recommender: Recommender, histories: Histories, request: Request) -> pl.DataFrame:
+    """Recommendations for every history; users with popular items and unknown items are warned of.
 
     Args:
         request: how to recommend; its history is not read.
 
     Returns:
-        Columns user_id, rank (from 1), item_id, title, score; and how many users got popular items, because no item of
-        their history was known.
+        Columns user_id, rank (from 1), item_id, title, score.
 
     Raises:
         DataError: the request is wrong.
     """
+    if request.explain:
+        raise DataError("a table of recommendations has no reasons", "Ask for reasons with a list of histories.")
     users, ranks, rows, scores = [], [], [], []
-    num_popular = 0
+    popular: list[int] = []
+    unknown: dict[str, None] = {}
     # Users with histories of similar length are encoded together; the table is in the order given.
     order = sorted(range(len(histories.users)), key=lambda user: len(histories.items[user]))
     parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
+    # A model that reads no times is not held up by a column that is written in a way of its own.
+    times = histories.times if recommender.info.reads else None
+
     def ranked(part: list[int]) -> tuple[Catalogue, list[Ranked]]:
-        return engine.rank_many([replace(request, history=histories.items[user]) for user in part])
+        return recommender.rank_many(
+            [
+                replace(request, history=histories.items[user], times=None if times is None else times[user])
+                for user in part
+            ]
+        )
 
     # Most of the time goes into libraries that let other threads run.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with bar("Recommending", len(order), "users") as progress, ThreadPoolExecutor(workers) as pool:
         for chosen, (_, found) in zip(parts, pool.map(ranked, parts), strict=True):
             lengths = [len(each.rows) for each in found]
-            num_popular += sum(each.popular for each in found)
+            popular += [user for user, each in zip(chosen, found, strict=True) if each.popular]
+            unknown.update(dict.fromkeys(item for each in found for item in each.unknown))
             users.append(np.repeat(np.array(chosen, dtype=np.int64), lengths))
             ranks.append(np.concatenate([np.arange(1, length + 1) for length in lengths]))
             rows.append(np.concatenate([each.rows for each in found]))
             scores.append(np.concatenate([each.scores for each in found]))
             progress.advance(len(chosen))
+    _warn(histories.users, sorted(popular), list(unknown))
     table = pl.DataFrame(
         {
             "user": _joined(users, np.int64),
@@ -99,19 +161,28 @@ def recommend_all(engine: Engine, histories: Histories, request: Request) -> tup
             "score": _joined(scores, np.float32),
         }
     ).sort("user", "rank")
-    catalogue = engine.catalogue
+    catalogue = recommender.catalogue
     names = pl.Series(catalogue.ids, dtype=pl.String)
     titles = pl.Series([catalogue.title(row) for row in range(len(catalogue))], dtype=pl.String)
-    return (
-        table.select(
-            pl.Series("user_id", histories.users, dtype=pl.String).gather(table["user"]),
-            "rank",
-            names.gather(table["item"]).alias("item_id"),
-            titles.gather(table["item"]).alias("title"),
-            "score",
-        ),
-        num_popular,
+    return table.select(
+        histories.users.gather(table["user"]).alias("user_id"),
+        "rank",
+        names.gather(table["item"]).alias("item_id"),
+        titles.gather(table["item"]).alias("title"),
+        "score",
     )
+
+
+def _warn(users: pl.Series, popular: list[int], unknown: list[str]) -> None:
+    parts = []
+    if unknown:
+        some = ", ".join(map(repr, unknown[:3]))
+        parts.append(f"{len(unknown):,} items of histories are not in the catalogue and were skipped (such as {some})")
+    if popular:
+        some = ", ".join(repr(users[user]) for user in popular[:3])
+        parts.append(f"{len(popular):,} users have no known item and got the most frequent ones (such as {some})")
+    if parts:
+        logger.warning("; ".join(parts))
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

@@ -23,8 +23,8 @@ Scores every item of a catalogue of {head["items"]:,} as the next one after a hi
 
 def _about(head: dict[str, Any]) -> list[str]:
     lines = [
-        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation NDCG@10 "
-        f"{head['validation_ndcg@10']:.4f}; data fingerprint `{head['data']}`.",
+        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation "
+        f"{head['selection']} {head['validation']:.4f}; data fingerprint `{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
         "- Selected and evaluated with the items of the history "
         + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
@@ -32,8 +32,8 @@ def _about(head: dict[str, Any]) -> list[str]:
     ]
     if "undistilled" in head:
         lines.append(
-            f"- `undistilled/` is the same network trained without distillation, with validation NDCG@10 "
-            f"{head['undistilled']['validation_ndcg@10']:.4f}; graph and table have the same size."
+            f"- `undistilled/` is the same network trained without distillation, with validation {head['selection']} "
+            f"{head['undistilled']['validation']:.4f}; graph and table have the same size."
         )
     if "table" in head:
         table = head["table"]
@@ -79,17 +79,26 @@ def _use(head: dict[str, Any]) -> str:
     if "table" in head:
         table += ' * np.load("item_scales.npy")[:, None]'
     filtering = "scores[history[0]] = -np.inf  # leave out seen items\n" if head["filter_seen"] else ""
-    return _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("FILTERING", filtering)
+    reads = head.get("reads", [])
+    # Of a model that reads times: those of the events, and the moment for which the request is answered.
+    times = _TIMES if reads else ""
+    given = {"times": "times[:, :-1]", "target_times": "times[:, 1:]"}
+    inputs = "".join(f', "{name}": {given[name]}' for name in reads)
+    text = _USE.replace("LENGTH", str(head["max_length"])).replace("TABLE", table).replace("FILTERING", filtering)
+    return text.replace("TIMES", times).replace("INPUTS", inputs)
+
+
+_TIMES = "times = np.array([[1_700_000_000, 1_700_000_060, 1_700_000_120]])  # of both items, and now\n"
 
 
 _USE = """
 With this package:
 
 ```python
-from llmd4rec import Engine
+from llmd4rec import Recommender
 
-engine = Engine.load(".")
-for item in engine.recommend(["an-item", "another-item"], k=10).items:
+recommender = Recommender.load(".")
+for item in recommender.recommend(["an-item", "another-item"], k=10).items:
     print(item.title, item.score)
 ```
 
@@ -101,7 +110,7 @@ encoder = onnxruntime.InferenceSession("encoder.onnx")
 table = TABLE
 ids = pl.read_parquet("catalogue.parquet")["item_id"].to_list()
 history = np.array([[ids.index(i) for i in ["an-item", "another-item"]]])[:, -LENGTH:]
-states = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])})[0]
+TIMESstates = encoder.run(None, {"vectors": table[history], "lengths": np.array([history.shape[1]])INPUTS})[0]
 scores = (states @ table.T)[0]
 FILTERINGprint([ids[i] for i in np.argsort(-scores)[:10]])
 ```

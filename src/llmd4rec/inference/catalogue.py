@@ -1,4 +1,4 @@
-"""The catalogue of an engine: identifiers, titles, fields, and which items a filter allows.
+"""The catalogue of a recommender: identifiers, titles, fields, and which items a filter allows.
 
 A catalogue is never changed: :meth:`Catalogue.with_items` makes another one, which shares what is the same.
 """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.errors import RunError
+from llmd4rec.data.arrays import INPUTS
+from llmd4rec.errors import DataError, RunError
 from llmd4rec.extras import explained
 from llmd4rec.io.files import sha256_file
 
@@ -19,11 +21,32 @@ Floats = NDArray[np.float32]
 AT_ONCE = 256
 
 
+@dataclass(frozen=True)
+class HistoryBatch:
+    """Histories as an encoder reads them, padded on the right.
+
+    Attributes:
+        rows_BL: rows of the item table, oldest first; any row where there is padding.
+        lengths_B: real length of each history, at least 1.
+        inputs: what else the encoder reads, by name; each [B, L].
+    """
+
+    rows_BL: NDArray[np.int64]
+    lengths_B: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+
 class Encoder(Protocol):
     """A model that reads histories: the network of a run or the graph of an export."""
 
-    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
-        """States [B, d] of histories of table rows, padded on the right with any row."""
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What it reads beside items and lengths; see :data:`~llmd4rec.data.arrays.INPUTS`."""
+        ...
+
+    def __call__(self, batch: HistoryBatch, table_ID: Floats) -> Floats:
+        """States [B, d] of histories."""
+        ...
 
 
 class OnnxEncoder:
@@ -42,17 +65,22 @@ class OnnxEncoder:
         self._graph = Graph(path, threads)
         session = self._graph.session()
         inputs = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}
+        #: The graph's own inputs beside vectors and lengths.
+        self.reads = tuple(name for name in inputs if name not in ("vectors", "lengths"))
         outputs = session.get_outputs()
         widths = {session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
-        if inputs != {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)} or widths != {dim}:
+        expected = {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)}
+        expected |= {name: ("tensor(int64)", 2) for name in self.reads if name in INPUTS}
+        if inputs != expected or widths != {dim}:
             raise RunError(
                 f"{path} is not a user encoder of width {dim}: its inputs are {', '.join(inputs)}",
                 "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
             )
 
-    def __call__(self, rows_BL: NDArray[np.int64], lengths_B: NDArray[np.int64], table_ID: Floats) -> Floats:
+    def __call__(self, batch: HistoryBatch, table_ID: Floats) -> Floats:
         """See :class:`Encoder`."""
-        states: Floats = self._graph.session().run(["states"], {"vectors": table_ID[rows_BL], "lengths": lengths_B})[0]
+        inputs = {"vectors": table_ID[batch.rows_BL], "lengths": batch.lengths_B, **batch.inputs}
+        states: Floats = self._graph.session().run(["states"], inputs)[0]
         return states
 
 
@@ -85,7 +113,7 @@ class Graph:
             if not self._path.is_file() or sha256_file(self._path) != self._digest:
                 raise RunError(
                     f"{self._path} is gone or was changed, and this process, a fork, has to open it again",
-                    "Call Engine.load(FOLDER) in each process.",
+                    "Call Recommender.load(FOLDER) in each process.",
                 )
             self._inherited.append(session)
             session = open_graph(self._path, self._threads)
@@ -116,15 +144,61 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
         ) from error
 
 
-def encode(encoder: Encoder, windows: Sequence[Sequence[int]], table_ID: Floats) -> Floats:
-    """States [n, d] of windows of table rows, none of them empty; windows of similar length share a call."""
+def encode(
+    encoder: Encoder,
+    windows: Sequence[Sequence[int]],
+    table_ID: Floats,
+    times: Sequence[Sequence[int] | None] | None = None,
+    now: Sequence[int | None] | None = None,
+) -> Floats:
+    """States [n, d] of windows of table rows, none of them empty; windows of similar length share a call.
+
+    Args:
+        encoder: reads them.
+        windows: rows of the table, oldest first.
+        table_ID: the item table.
+        times: when each item of each window was chosen, in seconds since 1970; needed where the encoder reads more than
+            items.
+        now: for which moment each window is answered; likewise.
+
+    Raises:
+        DataError: the encoder reads times, and a window has none, or not one for each item.
+    """
     states = np.empty((len(windows), table_ID.shape[1]), dtype=np.float32)
     lengths = np.fromiter((len(window) for window in windows), dtype=np.int64, count=len(windows))
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), AT_ONCE):
         chosen = order[start : start + AT_ONCE]
-        rows_BL = np.zeros((len(chosen), int(lengths[chosen[-1]])), dtype=np.int64)
+        longest = int(lengths[chosen[-1]])
+        rows_BL = np.zeros((len(chosen), longest), dtype=np.int64)
         for place, number in enumerate(chosen.tolist()):
             rows_BL[place, : lengths[number]] = windows[number]
-        states[chosen] = encoder(rows_BL, lengths[chosen], table_ID)
+        inputs = {}
+        if encoder.reads:
+            inputs = _time_inputs(encoder.reads, chosen, lengths, longest, times, now)
+        states[chosen] = encoder(HistoryBatch(rows_BL, lengths[chosen], inputs), table_ID)
     return states
+
+
+def _time_inputs(
+    reads: Sequence[str],
+    chosen: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    longest: int,
+    times: Sequence[Sequence[int] | None] | None,
+    now: Sequence[int | None] | None,
+) -> dict[str, NDArray[np.int64]]:
+    """The times of some windows and of their targets, of which the last is `now`; padding repeats `now`."""
+    moments_BT = np.empty((len(chosen), longest + 1), dtype=np.int64)
+    for place, number in enumerate(chosen.tolist()):
+        each = None if times is None else times[number]
+        moment = None if now is None else now[number]
+        if each is None or moment is None or len(each) != lengths[number]:
+            raise DataError(
+                "this model reads when each item of a history was chosen, and that is not given for each item",
+                "Give `times`, one for each item of the history, and `now` where it is not the current time.",
+            )
+        moments_BT[place] = moment
+        moments_BT[place, : len(each)] = each
+    at = {"times": moments_BT[:, :-1], "target_times": moments_BT[:, 1:]}
+    return {name: np.ascontiguousarray(at[name]) for name in reads}

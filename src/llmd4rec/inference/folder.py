@@ -1,6 +1,7 @@
 """Reading an export folder: everything is checked before anything is served.
 
-    encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]
+    encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]; what
+                        `reads` in export.json names are inputs too, such as times int64 [batch, length]
     item_table.npy      float32 [I, d], or int8 with a scale per row in item_scales.npy (float32 [I])
     catalogue.parquet   item_id, title and the other fields, in the table's order
     counts.npy          int64 [I], occurrences in the training data
@@ -26,6 +27,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmd4rec.data.arrays import INPUTS
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.types import ExportInfo, FieldKind
 from llmd4rec.io.files import read_json, sha256_file
@@ -36,7 +38,7 @@ Floats = NDArray[np.float32]
 _REQUIRED_FILES = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
 _REQUIRED_ENTRIES: dict[str, type | tuple[type, ...]] = {
     "model": dict, "stage": str, "items": int, "dim": int, "max_length": int, "fields": dict, "files": dict,
-    "validation_ndcg@10": (int, float), "filter_seen": bool,
+    "validation": (int, float), "selection": str, "filter_seen": bool,
 }  # fmt: skip
 _AGAIN = "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite"
 
@@ -82,7 +84,7 @@ class Folder:
         """What is served, according to `head`: export.json, or what it says of the undistilled model."""
         can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
         known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files"}
-        known |= {"undistilled", "filter_seen", "multi_fields"}
+        known |= {"undistilled", "filter_seen", "multi_fields", "reads"}
         return ExportInfo(
             name=self.path.resolve().name,
             format=head["format"],
@@ -93,8 +95,10 @@ class Folder:
             max_length=head["max_length"],
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
-            validation=float(head["validation_ndcg@10"]),
+            validation=float(head["validation"]),
+            selection=head["selection"],
             filter_seen=head["filter_seen"],
+            reads=tuple(head.get("reads", ())),
             can_add=can_add if self.model.text_map is not None else None,
             about={name: value for name, value in head.items() if name not in known},
         )
@@ -172,6 +176,9 @@ def _read_head(path: Path) -> dict[str, Any]:
     for name in ("new_items", "undistilled"):
         if not isinstance(head.get(name, {}), dict):
             raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
+    reads = head.get("reads", [])
+    if not isinstance(reads, list) or not all(name in INPUTS for name in reads):
+        raise RunError(f"{path / HEAD} says that the model reads {reads!r}, which is unknown", _AGAIN)
     missing = [name for name in _REQUIRED_FILES if name not in head["files"]]
     if missing:
         raise RunError(f"{path / HEAD} is damaged: it does not list {', '.join(missing)}", _AGAIN)

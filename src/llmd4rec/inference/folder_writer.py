@@ -1,4 +1,4 @@
-"""Writing an export folder, and saving what an engine serves as one."""
+"""Writing an export folder, and saving what a recommender serves as one."""
 
 from __future__ import annotations
 

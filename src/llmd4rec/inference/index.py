@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.extras import explained
+from llmd4rec.inference.scorer import SearchLimits
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -21,6 +22,8 @@ Rows = NDArray[np.int64]
 _TRAINED_ON, _MIN_TRAINED_ON = 65_536, 39 * 16
 #: The index returns at least `MIN_RESCORED` rows, and `RESCORE_FACTOR` times those asked for; these are scored exactly.
 MIN_RESCORED, RESCORE_FACTOR = 2000, 20
+#: When no index is asked, unless it says otherwise.
+LIMITS = SearchLimits()
 
 
 class ApproximateIndex:
@@ -28,13 +31,15 @@ class ApproximateIndex:
 
     Args:
         table_ID: [I, d]; kept, not copied.
+        min_rescored: at least so many rows are found.
+        limits: when it is not to be asked.
     """
 
-    def __init__(self, table_ID: Floats) -> None:
+    def __init__(self, table_ID: Floats, *, min_rescored: int = MIN_RESCORED, limits: SearchLimits = LIMITS) -> None:
         with explained():
             import faiss
 
-        self.table_ID = table_ID
+        self.table_ID, self.limits, self._min_rescored = table_ID, limits, min_rescored
         dim = table_ID.shape[1]
         # Two numbers share a code; an odd width gets a column of zeros.
         self._padding = dim % 2
@@ -53,7 +58,7 @@ class ApproximateIndex:
 
     def candidates(self, states_BD: Floats, k: int) -> list[Rows]:
         """For each state a set of rows that nearly always includes its k best; in no order."""
-        num_rows = min(len(self), max(MIN_RESCORED, RESCORE_FACTOR * k))
+        num_rows = min(len(self), max(self._min_rescored, RESCORE_FACTOR * k))
         _, rows_BM = self._index.search(self._padded(states_BD), num_rows)
         return [rows_M[rows_M >= 0].astype(np.int64) for rows_M in rows_BM]
 

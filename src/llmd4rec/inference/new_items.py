@@ -1,4 +1,4 @@
-"""Adding items to a running engine: their texts become vectors, and the text map turns these into embeddings."""
+"""Adding items to a running recommender: their texts become vectors, and the text map turns these into embeddings."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def with_new_items(
     if to_embed:
         if embedder is None:
             raise RunError(
-                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it was exported "
-                "without --new-items",
-                "Export the run again with --new-items; its catalogue needs texts.",
+                f"item {items[to_embed[0]].item_id!r} is new, and {name} cannot embed new items: it is a run, or was "
+                "exported without --new-items",
+                "Export the run with --new-items: llmd4rec export RUN --new-items. Its catalogue needs texts.",
             )
         vectors_NT = embedder.texts.vectors([complete[place] for place in to_embed])
     embeddings = [_embeddings(*model, complete, to_embed, vectors_NT) for model in models]
@@ -179,16 +179,18 @@ def _embeddings(
     to_embed: list[int],
     vectors_NT: Floats,
 ) -> Floats:
-    """The embeddings of items, [N, d]: made from text vectors, or those they have.
+    """The item vectors of items, [N, d]: made from text vectors, or those they have. A scorer without has [N, 0].
 
     Raises:
         DataError: one is not finite, which would spoil every answer; names the item.
     """
-    rows_ND = np.empty((len(items), snapshot.table_ID.shape[1]), dtype=np.float32)
+    if (vectors_ID := snapshot.scorer.vectors_ID) is None:
+        return np.empty((len(items), 0), dtype=np.float32)
+    rows_ND = np.empty((len(items), vectors_ID.shape[1]), dtype=np.float32)
     if embedder is not None and to_embed:
         rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
     for place in set(range(len(items))).difference(to_embed):
-        rows_ND[place] = snapshot.table_ID[snapshot.catalogue.index[items[place].item_id]]
+        rows_ND[place] = vectors_ID[snapshot.catalogue.index[items[place].item_id]]
     wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
     if len(wrong):
         raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import pool_size
 from llmd4rec.inference.fields import Mask
+from llmd4rec.inference.moments import seconds_of, times_of
 from llmd4rec.inference.types import Filters, Request, identifiers
 
 Rows = NDArray[np.int64]
@@ -26,6 +29,8 @@ class Query:
         allowed: which rows the filters allow, [I]; None where there are no filters.
         excluded: rows that must not be recommended even if the filters allow them: excluded and seen items.
         num_candidates: how many items can be recommended.
+        times: when each of the known items was chosen, in seconds since 1970; None: not given.
+        now: the moment for which it is answered, likewise.
     """
 
     request: Request
@@ -34,6 +39,8 @@ class Query:
     allowed: Mask | None
     excluded: Rows
     num_candidates: int
+    times: list[int] | None = None
+    now: int | None = None
 
     @property
     def num_ranked(self) -> int:
@@ -54,10 +61,18 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
         filter_seen: whether seen items are left out where the request does not say.
 
     Raises:
-        DataError: an argument is out of its range, or a filter names a field that the catalogue does not have.
+        DataError: an argument is out of its range, a filter names a field that the catalogue does not have, or an item
+            is unknown and not skipped.
     """
     _check(request)
-    history, unknown = catalogue.rows(identifiers("history", request.history, ordered=True))
+    named = identifiers("history", request.history, ordered=True)
+    history, unknown = catalogue.rows(named)
+    if unknown and not request.skip_unknown:
+        raise _unknown_items(unknown, catalogue)
+    times = None if request.times is None else times_of(request.times, len(named))
+    if times is not None and unknown:
+        times = [when for item, when in zip(named, times, strict=True) if item in catalogue.index]
+    now = int(time.time()) if request.now is None else seconds_of("now", request.now)
     allowed = None
     if request.filters is not None:
         allowed = catalogue.mask(request.filters)
@@ -75,7 +90,16 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
         excluded = np.concatenate([excluded, catalogue.absent]) if len(catalogue.absent) else excluded
     else:
         num_candidates = int(allowed.sum()) - int(allowed[excluded].sum())
-    return Query(request, history, unknown, allowed, excluded, num_candidates)
+    return Query(request, history, unknown, allowed, excluded, num_candidates, times, now)
+
+
+def _unknown_items(unknown: list[str], catalogue: Catalogue) -> DataError:
+    near = difflib.get_close_matches(unknown[0], catalogue.ids[:100_000], n=1, cutoff=0.6)
+    hint = f" (nearest known: {near[0]!r})" if near else ""
+    return DataError(
+        f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
+        "Use identifiers of the catalogue, or skip unknown items (skip_unknown, --skip-unknown).",
+    )
 
 
 def _check(request: Request) -> None:

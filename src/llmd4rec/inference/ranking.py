@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,20 +11,16 @@ from numpy.typing import NDArray
 
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import maximal_marginal_relevance
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.query import Query
+from llmd4rec.inference.scorer import RowQuery, SearchLimits, exact_among, exact_top
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.topk import exact_among, exact_top
+from llmd4rec.inference.topk import top_columns
 from llmd4rec.inference.types import Request
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-#: Up to so many candidates are all scored, even where there is an index.
-MAX_CANDIDATES_EXACT = 50_000
 #: How many times more rows an index is asked for than should be needed.
 FETCH_MARGIN = 2
-#: If an index were asked for more than this share of its rows, all candidates are scored instead.
-MAX_SHARE_FETCHED = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,64 +29,76 @@ class Ranked:
 
     Attributes:
         popular: no item of the history was known; the rows are the most frequent ones, scored by their counts.
+        unknown: identifiers of the history that are not in the catalogue.
     """
 
     rows: Rows
     scores: Floats
     popular: bool = False
+    unknown: Sequence[str] = ()
 
 
-def rank(snapshot: Snapshot, queries: Sequence[Query], states: Sequence[Floats | None]) -> list[Ranked]:
+def history_places(queries: Sequence[Query]) -> list[int | None]:
+    """Which history of those that a scorer reads is each query's; None where no item of it is known."""
+    counted = itertools.count()
+    return [next(counted) if query.history else None for query in queries]
+
+
+def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list[Ranked]:
     """The recommendations for each query.
 
     Args:
-        states: the state of each query's history; None where no item of it is known.
+        snapshot: the catalogue.
+        queries: the requests.
+        scored: the histories of the queries that have a known item, in their order, as the scorer has read them.
     """
+    places = history_places(queries)
     ranked: list[Ranked | None] = [None] * len(queries)
     unfiltered: list[int] = []
-    for place, (query, state_D) in enumerate(zip(queries, states, strict=True)):
-        if state_D is None:
-            ranked[place] = _most_popular(snapshot.catalogue, query)
-        elif snapshot.index is not None:
-            ranked[place] = _through_index(snapshot, snapshot.index, query, state_D)
+    for number, (query, place) in enumerate(zip(queries, places, strict=True)):
+        if place is None:
+            ranked[number] = _most_popular(snapshot.catalogue, query)
+        elif (limits := scored.search_limits) is not None:
+            ranked[number] = _searched(snapshot, query, scored.take(slice(place, place + 1)), limits)
         elif query.allowed is not None:
-            ranked[place] = _exact(snapshot, query, state_D)
+            ranked[number] = _exact(snapshot, query, scored.take(slice(place, place + 1)))
         else:
-            unfiltered.append(place)
-    if unfiltered:  # one matrix product for all of them
-        states_BD = np.stack([vector for place in unfiltered if (vector := states[place]) is not None])
-        k = max(queries[place].num_ranked for place in unfiltered)
-        excluded = [queries[place].excluded for place in unfiltered]
-        for place, rows, scores in zip(unfiltered, *exact_top(states_BD, snapshot.table_ID, k, excluded), strict=True):
-            ranked[place] = Ranked(rows[: queries[place].num_ranked], scores[: queries[place].num_ranked])
-    return [
-        _diversified(snapshot, query.request, found)
-        for query, found in zip(queries, ranked, strict=True)
-        if found is not None
-    ]
+            unfiltered.append(number)
+    if unfiltered:  # scored together: of factors, one matrix product for all of them
+        asked = scored.take(np.array([places[number] for number in unfiltered], dtype=np.int64))
+        k = max(queries[number].num_ranked for number in unfiltered)
+        excluded = [queries[number].excluded for number in unfiltered]
+        for number, rows, scores in zip(unfiltered, *exact_top(asked, k, excluded), strict=True):
+            ranked[number] = Ranked(rows[: queries[number].num_ranked], scores[: queries[number].num_ranked])
+    answered = []
+    for query, each in zip(queries, ranked, strict=True):
+        if each is not None:
+            found = _diversified(snapshot, query.request, each)
+            answered.append(Ranked(found.rows, found.scores, found.popular, query.unknown))
+    return answered
 
 
-def _exact(snapshot: Snapshot, query: Query, state_D: Floats) -> Ranked:
+def _exact(snapshot: Snapshot, query: Query, scored: RowQuery) -> Ranked:
     """The best of all candidates."""
-    candidates = query.candidates(snapshot.catalogue)
-    return Ranked(*exact_among(state_D, snapshot.table_ID, query.num_ranked, candidates))
+    return Ranked(*exact_among(scored, query.num_ranked, query.candidates(snapshot.catalogue)))
 
 
-def _through_index(snapshot: Snapshot, index: ApproximateIndex, query: Query, state_D: Floats) -> Ranked:
-    """The best of the rows that the index returns; of all candidates where too few of these are allowed."""
-    share_allowed = max(1, query.num_candidates) / len(snapshot.table_ID)
+def _searched(snapshot: Snapshot, query: Query, scored: RowQuery, limits: SearchLimits) -> Ranked:
+    """The best of the rows that the scorer finds; of all candidates where these are not sure to hold them."""
+    share_allowed = max(1, query.num_candidates) / scored.num_rows
     # Without filters, removed items are among the excluded rows; `share_allowed` accounts for them already.
     removed = len(snapshot.catalogue.absent) if query.allowed is None else 0
     fetched = int(FETCH_MARGIN * (query.num_ranked + len(query.excluded) - removed) / share_allowed)
-    if query.num_candidates <= MAX_CANDIDATES_EXACT or fetched > MAX_SHARE_FETCHED * len(index):
-        return _exact(snapshot, query, state_D)
-    found = index.candidates(state_D[None], fetched)[0]
-    rows = np.concatenate([found, np.arange(len(index), len(snapshot.table_ID))])
+    if query.num_candidates <= limits.exact_up_to or fetched > limits.largest_share * scored.num_rows:
+        return _exact(snapshot, query, scored)
+    found = scored.candidates(fetched)[0]
     allowed = snapshot.catalogue.present if query.allowed is None else query.allowed
-    rows = np.setdiff1d(rows[allowed[rows]], query.excluded)
-    if len(rows) < min(query.num_ranked, query.num_candidates):
-        return _exact(snapshot, query, state_D)
-    return Ranked(*exact_among(state_D, snapshot.table_ID, query.num_ranked, rows))
+    kept = np.flatnonzero(allowed[found.rows] & ~np.isin(found.rows, query.excluded))
+    kept = kept[top_columns(found.scores[None, kept], query.num_ranked)[0]]
+    wanted = min(query.num_ranked, query.num_candidates)
+    if len(kept) < wanted or found.scores[kept[-1]] < found.bound:
+        return _exact(snapshot, query, scored)
+    return Ranked(found.rows[kept], found.scores[kept])
 
 
 def _most_popular(catalogue: Catalogue, query: Query) -> Ranked:
@@ -103,6 +112,6 @@ def _most_popular(catalogue: Catalogue, query: Query) -> Ranked:
 def _diversified(snapshot: Snapshot, request: Request, found: Ranked) -> Ranked:
     if request.diversity == 0 or len(found.rows) == 0:
         return found
-    vectors_ND = snapshot.table_ID[found.rows]
+    vectors_ND = snapshot.vectors_ID[found.rows]
     chosen = maximal_marginal_relevance(found.scores, vectors_ND, request.k, request.diversity)
     return Ranked(found.rows[chosen], found.scores[chosen], found.popular)

@@ -1,176 +1,399 @@
-"""A trained model with its catalogue: histories of identifiers in, titles and scores out."""
+"""The recommender: histories of identifiers in, items with titles, scores and reasons out. Needs no PyTorch.
+
+    recommender = Recommender.load("exports/first")
+    recommender.recommend(["item-1", "item-2"], k=10, filters=Filters(any_of={"brand": "Dove"}))
+
+It is the same for a run, an export and an export on the hub; what they hold is opened elsewhere (`opening.py`).
+
+A request takes the same steps whether it comes alone or with others:
+
+    parse     identifiers to rows; which rows are candidates (filters, exclusions, seen items)        query.py
+    read      the histories of all requests together, by the scorer                           scorer.py, factors.py
+    rank      the k best candidates: exactly, or through an index on a large catalogue                ranking.py
+    answer    titles, fields, reasons                                                                 reasons.py
+
+Everything that changes is in one immutable :class:`~llmd4rec.inference.snapshot.Snapshot`, which is replaced as a whole
+when items are added or removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, overload
+import tempfile
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import polars as pl
-import torch
-from torch import Tensor
+import numpy as np
 
-from llmd4rec.errors import DataError
-from llmd4rec.inference.types import identifiers, require_known
-from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.distillation.stage_ids import SERVED
+from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.extras import explained
+from llmd4rec.inference.batch import is_several, recommend_frame
+from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.folder import Folder
+from llmd4rec.inference.folder_writer import save_changed
+from llmd4rec.inference.hub import push
+from llmd4rec.inference.moments import Moment
+from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
+from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source
+from llmd4rec.inference.query import Query, parse_request
+from llmd4rec.inference.ranking import Ranked, history_places, rank
+from llmd4rec.inference.reasons import find_reasons
+from llmd4rec.inference.scorer import RowQuery, RowScorer
+from llmd4rec.inference.snapshot import Snapshot
+from llmd4rec.inference.types import (
+    AddedReport,
+    Answer,
+    ExportInfo,
+    Filters,
+    Item,
+    NewItem,
+    Options,
+    Reason,
+    RemovedReport,
+    Request,
+    ScoredItem,
+    identifiers,
+)
 
-#: Histories that are read at once.
-_BATCH = 256
+if TYPE_CHECKING:
+    import polars as pl
 
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item."""
-
-    item_id: str
-    title: str
-    score: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    from llmd4rec.inference.from_export import LoadedFrom
+    from llmd4rec.scoring import Scorer
 
 
 class Recommender:
-    """A model and the names of its items.
+    """What answers: a trained model with its catalogue. It can be asked from several threads at once.
 
-    Args:
-        model: with its weights.
-        item_ids: identifiers in index order.
-        titles: in index order; an item without one is called by its identifier.
-        filter_seen: what :meth:`recommend` does with items of the history where it is not told.
+    >>> recommender = Recommender.load("runs/first")
+    >>> answer = recommender.recommend(["i3", "i4", "unheard of"], k=5)
+    >>> len(answer.items), answer.unknown
+    (5, ('unheard of',))
+    >>> len(recommender.recommend([["i3"], ["i7", "i8"]], k=5))
+    2
+    >>> recommender.recommend(pl.DataFrame({"user_id": [1, 1], "item_id": ["i3", "i4"]}), k=5).columns
+    ['user_id', 'rank', 'item_id', 'title', 'score']
+
+    Use :meth:`load`. What was loaded from an export can be pickled and copied as long as no items were added or
+    removed: it is then loaded again from its folder, in whichever process that is.
+
+    Attributes:
+        undistilled: the same network trained without distillation, where an export has it.
+        examples: histories of real people and the item each chose next, where an export has any.
     """
+
+    from_pretrained = Renamed("from_pretrained", "Recommender.load(NAME)")
+    save_pretrained = Renamed("save_pretrained", "recommender.save(FOLDER)")
 
     def __init__(
         self,
-        model: SequenceEncoder,
-        item_ids: Sequence[str],
-        titles: Sequence[str | None],
+        info: ExportInfo,
+        scorer: RowScorer,
+        catalogue: Catalogue,
         *,
-        filter_seen: bool = True,
+        undistilled: Recommender | None = None,
+        examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
+        embedder: NewItemEmbedder | None = None,
+        folder: Folder | None = None,
+        loaded_from: LoadedFrom | None = None,
     ) -> None:
-        self.filter_seen = filter_seen
-        self.model = model.eval()
-        self.item_ids = list(item_ids)
-        self.titles = [title or item_id for title, item_id in zip(titles, item_ids, strict=True)]
-        self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self._info, self._embedder = info, embedder
+        self._snapshot = Snapshot(catalogue, scorer, len(catalogue))
+        self._loaded_catalogue = catalogue
+        self._lock = threading.Lock()  # one change at a time
+        self.undistilled = undistilled
+        self.examples = tuple(examples)
+        self._folder, self._loaded_from = folder, loaded_from
 
+    def __repr__(self) -> str:
+        info = self.info
+        origin = "run" if info.format == 0 else "export"
+        return f"<Recommender: {info.stage} of the {origin} {info.name}, {info.model}, {info.items:,} items>"
+
+    # ---- loading and saving -----------------------------------------------------------------------------------------
+    @classmethod
+    def load(
+        cls,
+        source: Path | str,
+        stage: str = "served",
+        *,
+        revision: str | None = None,
+        threads: int | None = None,
+        index: IndexKind = "auto",
+        index_above: int = INDEX_ABOVE,
+        trust_code: bool = False,
+    ) -> Recommender:
+        """Opens a run folder, an export folder, or an export on the Hugging Face hub. An export is checked as a whole.
+
+        Args:
+            source: an existing folder, or `owner/name`: searched in the local cache of the hub, then on the hub.
+            stage: `served`, `distilled`, or the id of a stage that is there, such as `undistilled`.
+            revision: branch, tag or commit on the hub.
+            threads: of the encoder of an export; None: ONNX Runtime's choice. Those of a run are PyTorch's.
+            index: `exact` scores every item; `approximate` uses an index; `auto` does so on large catalogues.
+            index_above: a catalogue with more items is large.
+            trust_code: a run may import the code that its settings name.
+
+        Raises:
+            RunError: it is neither, or a file is missing, altered or does not fit the others, or it lacks the stage.
+        """
+        if index not in ("auto", "exact", "approximate"):
+            raise ConfigError(f"index is {index!r}", "Choose auto, exact or approximate.")
+        return open_source(source, LoadOptions(stage, revision, threads, index, index_above, trust_code))
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Writes what is served now, with added and without removed items, as an export folder.
+
+        Raises:
+            DataError: `folder` exists.
+            RunError: this is a run, or the undistilled model of an export; the folder this was loaded from is gone or
+                changed; or `folder` is not an export.
+        """
+        if self._folder is None:
+            if self._info.format == 0:
+                raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
+            raise RunError(
+                f"{self._info.stage} stands beside another model in its export, and is not saved without it",
+                "Save the recommender of the whole export: Recommender.load(FOLDER).",
+            )
+        with self._lock:
+            tables = {"": self._snapshot.vectors_ID}
+            if self.undistilled is not None:
+                tables["undistilled/"] = self.undistilled._snapshot.vectors_ID
+            catalogue = self._snapshot.catalogue
+        save_changed(self._folder, catalogue, tables, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
+        """Uploads what is served now to the Hugging Face hub; returns its address.
+
+        Raises:
+            RunError: the hub does not answer or refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "export")
+            return push(Path(folder) / "export", name, private=private, token=token)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, copies and other processes: it is loaded again from its folder where it is unpickled.
+
+        Raises:
+            RunError: it has no folder, the folder is gone, or items were added or removed since it was loaded.
+        """
+        if self._loaded_from is None:
+            raise RunError(
+                "a recommender made from a run cannot be sent to another process or copied",
+                "Export the run, and call Recommender.load(FOLDER) in each process.",
+            )
+        if self._snapshot.catalogue is not self._loaded_catalogue:
+            raise RunError(
+                "this recommender has changed since it was loaded: items were added or removed, which another process "
+                "or a copy would not have",
+                "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
+            )
+        if not Path(self._loaded_from.folder).is_dir():
+            raise RunError(
+                f"{self._loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
+                "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
+            )
+        return self._loaded_from.load_again, ()
+
+    # ---- what is served ---------------------------------------------------------------------------------------------
+    @property
+    def info(self) -> ExportInfo:
+        """What is served."""
+        return replace(self._info, items=self._snapshot.catalogue.size)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items as they are now."""
+        return self._snapshot.catalogue
+
+    def item(self, item_id: str) -> Item | None:
+        """An item, if the catalogue has it."""
+        return self._snapshot.item(item_id)
+
+    def search(self, text: str, limit: int = 20, *, filters: Filters | None = None) -> list[Item]:
+        """Items whose titles have all the words of `text` in any order; the last may be the beginning of a word.
+
+        Case and accents do not matter. Titles that begin with `text` come first, then the most frequent items; an
+        empty text finds all.
+        """
+        snapshot = self._snapshot
+        allowed = None if filters is None else snapshot.catalogue.mask(filters)
+        return [snapshot.catalogue.item(row) for row in snapshot.search.find(text, limit, allowed)]
+
+    # ---- recommendations --------------------------------------------------------------------------------------------
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and is refused
         self,
-        histories: Sequence[str | int],
+        history: Sequence[str | int] | pl.Series,
         k: int = 10,
         *,
-        filter_seen: bool | None = None,
-        skip_unknown: bool = False,
-    ) -> list[Recommendation]: ...
+        times: Sequence[Moment] | None = None,
+        **options: Unpack[Options],
+    ) -> Answer: ...
     @overload
     def recommend(
         self,
-        histories: Sequence[Sequence[str | int]],
+        history: Sequence[Sequence[str | int]],
         k: int = 10,
         *,
-        filter_seen: bool | None = None,
-        skip_unknown: bool = False,
-    ) -> list[list[Recommendation]]: ...
+        times: Sequence[Sequence[Moment]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Answer]: ...
     @overload
-    def recommend(
-        self, histories: pl.DataFrame, k: int = 10, *, filter_seen: bool | None = None, skip_unknown: bool = False
-    ) -> pl.DataFrame: ...
-    def recommend(
-        self, histories: Any, k: int = 10, *, filter_seen: bool | None = None, skip_unknown: bool = False
-    ) -> Any:
-        """The k best next items for each history, best first; users need not have been seen in training.
+    def recommend(self, history: pl.DataFrame, k: int = 10, **options: Unpack[Options]) -> pl.DataFrame: ...
+    def recommend(self, history: Any, k: int = 10, *, times: Any = None, **options: Unpack[Options]) -> Any:
+        """The k best next items for one history, several, or each user of a frame.
 
         Args:
-            histories: one history (identifiers, oldest first), several, or a frame of polars or pandas with the columns
-                `user_id` and `item_id`, a row for each interaction: by `timestamp` where it has that column, else each
-                user's rows oldest first.
-            k: how many; fewer come back when the catalogue has no more.
-            filter_seen: whether items of the history are left out; None: as the model was evaluated.
-            skip_unknown: ignore identifiers that the catalogue does not have.
+            history: identifiers, oldest first; a list of such histories; or a frame of polars or pandas with the
+                columns `user_id` and `item_id`, a row for each interaction: by `timestamp` where it has that column,
+                else each user's rows oldest first. Users need not have been seen in training.
+            k: how many; fewer come where there are fewer candidates.
+            times: when each item of the history was chosen, for models that read it; a list for each of several
+                histories. Of a frame they are the column `timestamp`.
+            options: `filter_seen`, `exclude`, `filters`, `diversity`, `explain`, `popular_in`, `skip_unknown` and
+                `now`; see :class:`~llmd4rec.inference.types.Request`. They hold for every history.
 
         Returns:
-            For one history a list, for several a list of lists, for a frame a frame of the same kind: `user_id`,
-            `rank`, `item_id`, `title`, `score`.
+            An answer; a list of answers; or a frame of the same kind with `user_id`, `rank` (from 1), `item_id`,
+            `title` and `score`. What an answer says besides, of unknown items and popular ones, is a warning then.
 
         Raises:
-            DataError: a history is empty or a text, an item is unknown, k is below 1, or a frame lacks a column.
+            DataError: an argument is out of its range, a filter names a field that the catalogue does not have, or a
+                frame lacks a column.
         """
-        if k < 1:
-            raise DataError(f"k is {k}", "Ask for at least 1 item.")
-        filtered = self.filter_seen if filter_seen is None else filter_seen
-        if hasattr(histories, "columns"):
-            return self._frame(histories, k, filtered, skip_unknown)
-        several = _is_history(histories) and len(histories) > 0 and _is_history(histories[0])
-        given = list(histories) if several else [histories]
-        found = self._best([self._known(history, skip_unknown) for history in given], k, filtered)
-        return found if several else found[0]
-
-    def _frame(self, frame: Any, k: int, filtered: bool, skip_unknown: bool) -> Any:
-        pandas = not isinstance(frame, pl.DataFrame)
-        rows = pl.from_pandas(frame) if pandas else frame
-        missing = [name for name in ("user_id", "item_id") if name not in rows.columns]
-        if missing:
+        if hasattr(history, "columns"):
+            if times is not None:
+                raise DataError("times is given beside a frame", "Give them as its column `timestamp`.")
+            return recommend_frame(self, history, Request(k=k, **options))
+        if not is_several(history):
+            return self.recommend_many([Request(history, k, times=times, **options)])[0]
+        each_times = [None] * len(history) if times is None else list(times)
+        if len(each_times) != len(history):
             raise DataError(
-                f"the frame has no column {missing[0]!r}; it has {', '.join(rows.columns)}",
-                "Rename its columns to user_id and item_id (and timestamp, where there is one).",
+                f"times has {len(each_times):,} lists for {len(history):,} histories", "Give one for each history."
             )
-        items = (
-            pl.col("item_id").sort_by("timestamp", maintain_order=True) if "timestamp" in rows.columns else "item_id"
-        )
-        grouped = rows.group_by("user_id", maintain_order=True).agg(items)
-        histories = [self._known(history, skip_unknown) for history in grouped["item_id"].to_list()]
-        lists = self._best(histories, k, filtered)
-        result = pl.DataFrame(
-            {
-                "user_id": grouped["user_id"].gather([user for user, one in enumerate(lists) for _ in one]),
-                "rank": [rank for one in lists for rank, _ in enumerate(one, 1)],
-                "item_id": [item.item_id for one in lists for item in one],
-                "title": [item.title for one in lists for item in one],
-                "score": [item.score for one in lists for item in one],
-            }
-        )
-        return result.to_pandas() if pandas else result
+        both = zip(history, each_times, strict=True)
+        return self.recommend_many([Request(one, k, times=its, **options) for one, its in both])
 
-    def _known(self, history: Any, skip_unknown: bool) -> list[int]:
-        """The indices of a history's items."""
-        named = identifiers("history", history, ordered=True)
-        known = [self._index[item] for item in named if item in self._index]
-        unknown = [item for item in named if item not in self._index]
-        require_known(bool(known), unknown, self.item_ids, skip_unknown=skip_unknown)
-        return known
+    def recommend_many(self, requests: Sequence[Request]) -> list[Answer]:
+        """As :meth:`recommend`, for requests with options of their own: their histories are encoded together.
 
-    @torch.inference_mode()
-    def _best(self, histories: list[list[int]], k: int, filtered: bool) -> list[list[Recommendation]]:
-        device = next(self.model.parameters()).device
-        table_ID = self.model.item_table()
-        found: list[list[Recommendation]] = []
-        for start in range(0, len(histories), _BATCH):
-            batch = histories[start : start + _BATCH]
-            windows = [history[-self.model.max_length :] for history in batch]
-            lengths = [len(window) for window in windows]
-            items_BL = torch.zeros(len(batch), max(lengths), dtype=torch.int64)
-            for row, window in enumerate(windows):
-                items_BL[row, : len(window)] = torch.tensor(window)
-            state_BD = last_states(self.model, items_BL.to(device), torch.tensor(lengths, device=device))
-            scores_BI = (state_BD @ table_ID.t()).float()
-            rows = zip(scores_BI, batch, strict=True)
-            found += [self._top(scores_I, history, k, filtered) for scores_I, history in rows]
-        return found
-
-    def _top(self, scores_I: Tensor, history: list[int], k: int, filtered: bool) -> list[Recommendation]:
-        available = len(scores_I)
-        if filtered:
-            seen = torch.tensor(sorted(set(history)), device=scores_I.device)
-            scores_I[seen] = -torch.inf
-            available -= len(seen)
-        best = scores_I.topk(min(k, available))
+        Raises:
+            DataError: as there, for the first request that is wrong; none is answered then.
+        """
+        snapshot = self._snapshot
+        queries = self._parse(snapshot, requests)
+        scored = self._read(snapshot, queries)
+        ranked = rank(snapshot, queries, scored)
         return [
-            Recommendation(self.item_ids[index], self.titles[index], float(score))
-            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            self._answer(snapshot, query, scored, place, found)
+            for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
         ]
 
+    def rank_many(self, requests: Sequence[Request]) -> tuple[Catalogue, list[Ranked]]:
+        """As :meth:`recommend_many`, without titles, fields and reasons: the catalogue, and rows of it.
 
-def _is_history(value: Any) -> bool:
-    return not isinstance(value, str | bytes) and isinstance(value, Sequence)
+        Raises:
+            DataError: as there.
+        """
+        snapshot = self._snapshot
+        queries = self._parse(snapshot, requests)
+        return snapshot.catalogue, rank(snapshot, queries, self._read(snapshot, queries))
+
+    def similar(self, item_id: str | int, k: int = 10, *, filters: Filters | None = None) -> Answer:
+        """The items with the highest cosine between their vector and this item's; scores are cosines.
+
+        The vectors are those that the scorer compares histories with: the item embeddings of a model.
+
+        Raises:
+            DataError: the item is unknown, or as for :meth:`recommend`.
+            RunError: the scorer has no item vectors.
+        """
+        snapshot = self._snapshot
+        rows, unknown = snapshot.catalogue.rows(identifiers("item", [item_id]))
+        if unknown:
+            raise DataError(f"the catalogue has no item {unknown[0]!r}", "Use an identifier of the catalogue.")
+        request = Request([item_id], k, filter_seen=True, filters=filters)  # an item is not similar to itself
+        candidates = self._parse(snapshot, [request])[0].candidates(snapshot.catalogue)
+        unit_D = snapshot.vectors_ID[rows[0]] / snapshot.norms_I[rows[0]]
+        cosines_I = (snapshot.vectors_ID @ unit_D) / snapshot.norms_I
+        best = candidates[np.argsort(-cosines_I[candidates], kind="stable")[:k]]
+        items = tuple(_scored(snapshot, int(row), float(cosines_I[row])) for row in best)
+        return Answer(items, (), None, len(candidates))
+
+    def _parse(self, snapshot: Snapshot, requests: Sequence[Request]) -> list[Query]:
+        return [parse_request(request, snapshot.catalogue, self._info.filter_seen) for request in requests]
+
+    def _read(self, snapshot: Snapshot, queries: Sequence[Query]) -> RowQuery:
+        """The histories with a known item, as the scorer reads them."""
+        known = [query for query in queries if query.history]
+        length = self._info.max_length
+        windows = [query.history[-length:] for query in known]
+        times = [None if query.times is None else query.times[-length:] for query in known]
+        return snapshot.scorer.prepare(windows, times, [query.now for query in known])
+
+    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery, place: int | None, found: Ranked) -> Answer:
+        """The answer to a query; `place` is which of the histories that were scored is its own."""
+        reasons: Sequence[tuple[Reason, ...] | None] = [None] * len(found.rows)
+        if query.request.explain:
+            own = None if place is None else scored.take(slice(place, place + 1))
+            reasons = find_reasons(snapshot, query, own, found.rows, self._info.max_length)
+        items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
+        return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
+
+    def scorer(self, stage: str = SERVED) -> Scorer:
+        """What scores the catalogue, for an :class:`~llmd4rec.Evaluator`. Needs PyTorch.
+
+        Raises:
+            RunError: it has no such stage; or items were added or removed, so that it fits no data set.
+        """
+        asked = of_stage(self, stage)
+        if asked._snapshot.catalogue is not asked._loaded_catalogue:
+            raise RunError("items were added, changed or removed since this was loaded", "Evaluate it as it is loaded.")
+        with explained():
+            from llmd4rec.inference.torch_scorer import RecommenderScorer
+        return RecommenderScorer(asked._snapshot.scorer, asked._info)
+
+    # ---- changes ----------------------------------------------------------------------------------------------------
+    def add_items(self, items: Sequence[NewItem]) -> AddedReport:
+        """Adds items, whose embeddings are made from their texts. They can be recommended and read at once.
+
+        Of an item that the catalogue has already, even if it had been removed, only what is given changes: a title of
+        None and fields that are not named stay, a field of None and an empty title are cleared. A trained item keeps
+        its trained embedding and needs no text. The embedding of any other is made again where something is given that
+        it is made from.
+
+        Raises:
+            DataError: an item is wrong, or has no text; names it. Nothing is added then.
+            RunError: the export cannot embed new items.
+        """
+        models = [model for model in (self, self.undistilled) if model is not None]
+        with self._lock:
+            replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
+            pairs = [(model._snapshot, model._embedder) for model in models]
+            for model, snapshot in zip(models, with_new_items(pairs, items, self._info.name), strict=True):
+                model._snapshot = snapshot
+        known = set(replaced)
+        return AddedReport(tuple(item.item_id for item in items if item.item_id not in known), tuple(replaced))
+
+    def remove_items(self, item_ids: Collection[str]) -> RemovedReport:
+        """Removes items: they are no longer recommended or found, but are still understood in histories."""
+        distinct = dict.fromkeys(identifiers("list of items", item_ids))
+        with self._lock:
+            present = [item_id for item_id in distinct if self.item(item_id) is not None]
+            for model in (self, self.undistilled):
+                if model is not None:
+                    model._snapshot = model._snapshot.without_items(present)
+        removed = set(present)
+        return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in removed))
+
+
+def _scored(snapshot: Snapshot, row: int, score: float, reasons: tuple[Reason, ...] | None = None) -> ScoredItem:
+    catalogue = snapshot.catalogue
+    return ScoredItem(catalogue.ids[row], catalogue.title(row), score, catalogue.values(row), reasons)

@@ -1,8 +1,6 @@
-"""The rows of a table with the highest scores for a state, exactly, in blocks."""
+"""The largest of many scores."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,46 +9,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 #: Scores held at once: 16 MB, about what a processor's cache holds.
 BLOCK_ELEMENTS = 1 << 22
-#: If the candidates are less than this share of the table, their rows are gathered before scoring.
-GATHER_BELOW = 0.25
 #: Columns whose maximum is taken together before the best are sought.
 GROUP = 32
-
-
-def exact_top(states_BD: Floats, table_ID: Floats, k: int, excluded: Sequence[Rows]) -> tuple[list[Rows], list[Floats]]:
-    """The k rows of the whole table with the highest scores for each state, best first, and their scores.
-
-    Args:
-        states_BD: [B, d].
-        table_ID: [I, d].
-        k: how many; fewer are returned where the table has no more.
-        excluded: for each state, the rows that must not be returned.
-    """
-    height = len(table_ID)
-    at_once = max(1, BLOCK_ELEMENTS // max(1, height))
-    rows: list[Rows] = []
-    scores: list[Floats] = []
-    for start in range(0, len(states_BD), at_once):
-        block_BI = states_BD[start : start + at_once] @ table_ID.T
-        for scores_I, rows_E in zip(block_BI, excluded[start : start + at_once], strict=True):
-            scores_I[rows_E] = -np.inf
-        best_BK = top_columns(block_BI, k)
-        values_BK = np.take_along_axis(block_BI, best_BK, axis=1)
-        for best_K, values_K in zip(best_BK, values_BK, strict=True):
-            real = values_K > -np.inf
-            rows.append(best_K[real])
-            scores.append(values_K[real])
-    return rows, scores
-
-
-def exact_among(state_D: Floats, table_ID: Floats, k: int, candidates: Rows) -> tuple[Rows, Floats]:
-    """The k best of some rows for one state, best first, and their scores."""
-    if len(candidates) < GATHER_BELOW * len(table_ID):
-        scores = table_ID[candidates] @ state_D
-    else:
-        scores = (table_ID @ state_D)[candidates]
-    best = top_columns(scores[None], k)[0]
-    return candidates[best], scores[best]
 
 
 def top_columns(scores_BI: Floats, k: int) -> Rows:

@@ -1,14 +1,18 @@
-"""The requests and answers of an engine: plain frozen values that depend on no library."""
+"""The requests and answers of a recommender: plain frozen values."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.cells import cell_len
 
 from llmd4rec.errors import DataError
+from llmd4rec.inference.moments import Moment
 
 #: The value of an item's field; None where it is missing.
 Value = str | float | None
@@ -78,10 +82,32 @@ class Answer:
     fallback: Literal["popular"] | None
     num_candidates: int
 
+    def __str__(self) -> str:
+        """A table for people."""
+        rows = [(str(rank), item.item_id, item.title, f"{item.score:.3f}") for rank, item in enumerate(self.items, 1)]
+        rows = [("", "item", "title", "score"), *rows]
+        widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
+        lines = []
+        for place, row in enumerate(rows):
+            cells = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+            reasons = self.items[place - 1].reasons if place else None
+            lines += [f"{'':{widths[0]}}    {reason.effect:+.2f} {reason.title}" for reason in reasons or ()]
+        if self.fallback:
+            lines.append("No item of the history is known: these are the most frequent ones, with their counts.")
+        if self.unknown:
+            lines.append(f"Not in the catalogue, and skipped: {', '.join(map(repr, self.unknown))}.")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Filters:
     """Which items may be recommended; all conditions hold together.
+
+    >>> dove = Filters(any_of={"brand": "Dove"}, at_most={"price": 20})
+    >>> two = Recommender.load("runs/first").recommend(["i3"], filters=Filters(allow=["i4", "i5"]))
+    >>> sorted(item.item_id for item in two.items)
+    ['i4', 'i5']
 
     Attributes:
         any_of: field → its allowed values (or one value). Case does not matter. A value of a path includes all below
@@ -94,13 +120,13 @@ class Filters:
     any_of: Mapping[str, str | float | Collection[str | float]] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
-    allow: Collection[str] | None = None
-    deny: Collection[str] | None = ()
+    allow: Collection[str | int] | None = None
+    deny: Collection[str | int] | None = ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of :meth:`~llmd4rec.inference.engine.Engine.recommend`.
+    """The arguments of :meth:`~llmd4rec.inference.recommender.Recommender.recommend`.
 
     Attributes:
         history: identifiers, oldest first; unknown ones are skipped and reported. Whole numbers are read as text.
@@ -111,21 +137,46 @@ class Request:
         diversity: from 0 (by score alone) to 1 (as different from each other as possible); see `docs/serving.md`.
         explain: also return the items of the history that changed each score most.
         popular_in: field → value; where no item of the history is known, the most frequent items with these values.
+        skip_unknown: identifiers of the history that the catalogue does not have are skipped; false: they are an error.
+        times: when each item of the history was chosen; needed by models that read times, checked for all.
+        now: the moment for which is recommended, which such a model reads too; None: the current time.
     """
 
-    history: Sequence[str] = ()
+    history: Sequence[str | int] = ()
     k: int = 10
     filter_seen: bool | None = None
-    exclude: Collection[str] | None = ()
+    exclude: Collection[str | int] | None = ()
     filters: Filters | None = None
     diversity: float = 0.0
     explain: bool = False
     popular_in: Mapping[str, str] | None = None
+    skip_unknown: bool = True
+    times: Sequence[Moment] | None = None
+    now: Moment | None = None
+
+
+class Options(TypedDict, total=False):
+    """What a request says besides history, k and times; see :class:`Request`."""
+
+    filter_seen: bool | None
+    exclude: Collection[str | int] | None
+    filters: Filters | None
+    diversity: float
+    explain: bool
+    popular_in: Mapping[str, str] | None
+    skip_unknown: bool
+    now: Moment | None
 
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add to a running engine, or the changes to an item that it has.
+    """An item to add to a running recommender, or the changes to an item that it has.
+
+    >>> recommender = Recommender.load("runs/first")
+    >>> recommender.add_items([NewItem("i3", title="Another title")])
+    AddedReport(added=(), replaced=('i3',))
+    >>> recommender.item("i3").title
+    'Another title'
 
     Attributes:
         title: None leaves the title of a known item as it is; "" removes it.
@@ -141,7 +192,7 @@ class NewItem:
     title: str | None = None
     fields: Mapping[str, Value | Sequence[str]] = field(default_factory=dict)
     text: str | None = None
-    vector: Sequence[float] | None = None
+    vector: Sequence[float] | NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +213,7 @@ class RemovedReport:
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """What an engine serves.
+    """What a recommender serves.
 
     Attributes:
         name: of the folder it was loaded from.
@@ -174,10 +225,12 @@ class ExportInfo:
         max_length: how many of the latest items of a history are read.
         fields: the catalogue's fields besides `item_id` and `title`, with their kinds.
         fingerprint: a hash of all files of the export; it does not change when items are added.
-        validation: NDCG@10 on the validation items.
+        validation: value of the selection metric on the validation items.
+        selection: that metric, such as `NDCG@10`.
         can_add: what `add_items` needs for a new item: `text`, `vector` (the export has no text encoder), or None (new
             items cannot be added).
         filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
+        reads: what the model reads of a history beside its items, such as `times`.
         about: the other entries of export.json.
     """
 
@@ -191,32 +244,11 @@ class ExportInfo:
     fields: Mapping[str, FieldKind]
     fingerprint: str
     validation: float
+    selection: str
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
+    reads: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
-
-
-def require_known(known: bool, unknown: Sequence[str], ids: Sequence[str], *, skip_unknown: bool) -> None:
-    """A person's typing error is an error, where a service's unknown item is not.
-
-    Args:
-        known: whether the history has any item of the catalogue.
-        unknown: the identifiers that the catalogue does not have.
-        ids: those that it has, of which the nearest is named.
-        skip_unknown: leave unknown items out.
-
-    Raises:
-        DataError: an item is unknown, or none is left.
-    """
-    if unknown and not skip_unknown:
-        near = difflib.get_close_matches(unknown[0], ids[:100_000], n=1, cutoff=0.6)
-        hint = f" (nearest known: {near[0]!r})" if near else ""
-        raise DataError(
-            f"unknown item in the history: {', '.join(map(repr, unknown[:5]))}{hint}",
-            "Use identifiers of the catalogue, or skip unknown items (skip_unknown, --skip-unknown).",
-        )
-    if not known:
-        raise DataError("the history has no known item", "Give at least one item of the catalogue.")
 
 
 def identifiers(name: str, given: Any, *, ordered: bool = False) -> list[str]:

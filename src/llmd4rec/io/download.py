@@ -20,6 +20,7 @@ import tempfile
 import threading
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -129,10 +130,12 @@ def offline() -> bool:
     return os.environ.get("LLMD4REC_OFFLINE", "") not in ("", "0")
 
 
-def reachable(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
+def reachable(
+    address: str, timeout: float = CONNECT_TIMEOUT, connect: Callable[..., socket.socket] = socket.create_connection
+) -> bool:
     """Whether the host of `address` (or the proxy in front of it) answers within `timeout` seconds.
 
-    Unlike a socket's own timeout this covers name resolution too, which can take minutes without a network.
+    Unlike the timeout of `connect` this covers name resolution too, which can take minutes without a network.
     """
     target = urlsplit(address)
     host = target.hostname or ""
@@ -144,7 +147,7 @@ def reachable(address: str, timeout: float = CONNECT_TIMEOUT) -> bool:
     answered = threading.Event()
 
     def knock() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((target.hostname or "", port), timeout):
+        with contextlib.suppress(OSError), connect((target.hostname or "", port), timeout):
             answered.set()
 
     thread = threading.Thread(target=knock, daemon=True)

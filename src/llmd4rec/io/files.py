@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,16 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def exchange_names(one: Path, other: Path) -> bool:
+    """Swaps the names of two things in a single step; False where the system or the disk cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
@@ -79,8 +89,15 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_dir(
+    path: Path, *, replace: bool = False, exchange: Callable[[Path, Path], bool] = exchange_names
+) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; renames it to `path` on success, removes it on any failure.
+
+    Args:
+        path: where the folder is to be.
+        replace: whether one that is there already is replaced.
+        exchange: swaps two names in a single step, or says that it cannot.
 
     Raises:
         DataError: `path` exists, is not an empty folder, and `replace` is false.
@@ -103,7 +120,7 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 path.rmdir()
             if not path.exists() or not replace:
                 os.rename(temporary, path)
-            elif not _exchange(temporary, path):
+            elif not exchange(temporary, path):
                 remove(path)
                 os.rename(temporary, path)
             _flush(path.parent)
@@ -162,16 +179,6 @@ def _flush(path: Path) -> None:
     except OSError:
         if not path.is_dir():  # Windows opens no folders, and some network disks flush none
             raise
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps the names of two things in a single step; False where the system or the disk cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError, TypeError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def remove_leftovers(folder: Path, *, of: str = "", older_than: float = 0) -> None:

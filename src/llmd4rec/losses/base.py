@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
-from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.losses.scores import BlockScores
 from llmd4rec.models.base import SequenceEncoder
 
 
 @dataclass(frozen=True)
-class LossParts:
-    """The loss of one step (differentiable) and what it is made of (detached).
+class StepLoss:
+    """The loss of one step, and figures of it for the log.
 
     Attributes:
-        total: scalar, `ce + λ · kl`.
-        ce: scalar, mean cross-entropy in nats.
-        kl: scalar, mean weighted KL in nats, or another method's distillation loss (0 without a teacher).
-        weight_N: the sample weights w(s); None without a teacher.
-        rank_N: the student's ranks of the true items, ties counted against them; None where no weight needs them.
+        loss: scalar, differentiable: the mean over the step's positions.
+        figures: by name, detached, on the loss's device. One number is a mean over the step's positions; the log has
+            its mean over the epoch. Several numbers are counts of a histogram; the log has their sums. Steps may have
+            different figures.
     """
 
-    total: Tensor
-    ce: Tensor
-    kl: Tensor
-    weight_N: Tensor | None
-    rank_N: Tensor | None
+    loss: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -38,7 +35,7 @@ class Objective(Protocol):
     the teacher's: they are trained with the student's, saved in checkpoints, and no part of the result.
     """
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int, /) -> StepLoss:
         """The loss of a batch's N positions.
 
         Args:
@@ -74,15 +71,12 @@ class TeacherBatch:
     """The teacher's side of N positions.
 
     Attributes:
-        states_NK: the teacher's states, any float type.
-        table_IK: the teacher's item table, or its rows of the sampled candidates. Where it is rounded to 8 bits, the
-            states are rounded alike.
+        scores: the teacher's, of the catalogue or of the sampled candidates.
         rank_N: the teacher's rank of each true item over the whole catalogue.
         student_rank_N: the student's rank at the start of the stage; None to use its current one.
     """
 
-    states_NK: Tensor
-    table_IK: Tensor | Int8Rows
+    scores: BlockScores
     rank_N: Tensor
     student_rank_N: Tensor | None = None
 
@@ -91,10 +85,10 @@ class BatchTeacher(Protocol):
     """Whoever can give the teacher's side of any training positions, such as a teacher cache."""
 
     def batch(self, position_N: Tensor, candidate_C: Tensor | None = None) -> TeacherBatch:
-        """States, item table and ranks at these positions.
+        """Scores and ranks at these positions.
 
         Args:
             position_N: numbers of training positions, on the CPU.
-            candidate_C: the item table's rows to give; None: all.
+            candidate_C: the items to give scores of; None: all.
         """
         ...

@@ -27,23 +27,25 @@ class Int8Rows:
     Attributes:
         values_RK: int8.
         scale_R: float32; row r is about `scale_R[r] * values_RK[r]`.
+        in_bytes: whether products of it as right factor are made of bytes on a CPU; None: where the processor has such.
     """
 
     values_RK: Tensor
     scale_R: Tensor
+    in_bytes: bool | None = None
 
     @classmethod
-    def of(cls, rows_RK: Tensor) -> Int8Rows:
+    def of(cls, rows_RK: Tensor, in_bytes: bool | None = None) -> Int8Rows:
         """Rounds the rows of a matrix of any float type."""
         rows_RK = rows_RK.float()
         scale_R = rows_RK.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        return cls((rows_RK / scale_R[:, None]).round_().to(torch.int8), scale_R)
+        return cls((rows_RK / scale_R[:, None]).round_().to(torch.int8), scale_R, in_bytes)
 
     def __len__(self) -> int:
         return len(self.values_RK)
 
     def __getitem__(self, rows: slice | Tensor) -> Int8Rows:
-        return Int8Rows(self.values_RK[rows], self.scale_R[rows])
+        return Int8Rows(self.values_RK[rows], self.scale_R[rows], self.in_bytes)
 
     @functools.cached_property
     def largest_norm(self) -> float:
@@ -52,7 +54,7 @@ class Int8Rows:
 
     def matmul(self, other: Int8Rows, out: Tensor) -> Tensor:
         """`self @ other.T`, into the float32 tensor `out`."""
-        if _multiplies_bytes(out.device):
+        if out.device.type == "cpu" and (has_vnni() if other.in_bytes is None else other.in_bytes):
             # The sums are made where the floats will be, in numbers of the same size: fresh memory costs as much again.
             sums = out.copy_(torch._int_mm(self.values_RK, other.values_RK.t(), out=out.view(torch.int32)))
         else:  # the same integers, by the products that every processor has
@@ -65,11 +67,8 @@ class Int8Rows:
         return self.values_RK.float()
 
 
-def _multiplies_bytes(device: torch.device) -> bool:
-    return device.type == "cpu" and _has_vnni()
-
-
 @functools.cache
-def _has_vnni() -> bool:
+def has_vnni() -> bool:
+    """Whether this processor has instructions for products of bytes."""
     ask = getattr(torch.cpu, "_is_vnni_supported", None)
     return bool(ask is not None and ask() and hasattr(torch, "_int_mm"))

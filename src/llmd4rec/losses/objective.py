@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from llmd4rec.data.batching import Batch
-from llmd4rec.losses.base import BatchTeacher, LossParts, LossSettings
+from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.losses.base import BatchTeacher, LossSettings, Objective, StepLoss
 from llmd4rec.losses.sampling import draw_candidates
-from llmd4rec.losses.softmax import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
+from llmd4rec.losses.scores import BLOCK_ELEMENTS
+from llmd4rec.losses.softmax import GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
 from llmd4rec.models.base import SequenceEncoder
 
 
@@ -22,13 +23,15 @@ class RankingObjective:
         settings: label smoothing, and when and how many candidates are sampled.
         teacher: gives the teacher's states and ranks; None for plain training.
         distill: the distillation term; required with a teacher.
+        cross_entropy: False for the distillation term alone, beside another loss.
     """
 
     settings: LossSettings
     teacher: BatchTeacher | None = None
     distill: DistillationTerm | None = None
+    cross_entropy: bool = True
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
         target_N, bias_C, candidate_C = batch.target_N, None, None
         if ranker.num_items > self.settings.full_softmax_items:
@@ -58,7 +61,22 @@ class RankingObjective:
                 // (1 if teacher is None else 2),
                 32 * len(table_ID),
             ),
+            cross_entropy=self.cross_entropy,
         )
+
+
+class SumOfLosses(nn.Module):
+    """Two objectives added up, with the figures of both; trains the parameters that either has."""
+
+    def __init__(self, first: Objective, second: Objective) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
+        """See :class:`~llmd4rec.losses.base.Objective`."""
+        first = self.first(states_ND, ranker, batch, seed)
+        second = self.second(states_ND, ranker, batch, seed)
+        return StepLoss(first.loss + second.loss, {**first.figures, **second.figures})
 
 
 def _with_adjustment(states_ND: Tensor, table_ID: Tensor, adjustment_I: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Bins of the sample weights' histogram in the log, over [0, 2].
+WEIGHT_BINS = 20
+
 
 def rank_weights(student_rank_N: Tensor, teacher_rank_N: Tensor) -> Tensor:
     """The weight of each sample's distillation term, in [0, 2]; float64, shape [N].
@@ -28,3 +31,8 @@ def rank_weights(student_rank_N: Tensor, teacher_rank_N: Tensor) -> Tensor:
     raised = 1 + (student - teacher) / teacher.clamp(min=1)
     lowered = 1 - (teacher - student) / student.clamp(min=1)
     return torch.where(student > teacher, raised, lowered).clamp(0, 2)
+
+
+def weight_figures(weight_N: Tensor) -> dict[str, Tensor]:
+    """The mean of a step's sample weights, and their histogram of :data:`WEIGHT_BINS` bins over [0, 2]."""
+    return {"weight_mean": weight_N.mean(), "weight_counts": torch.histc(weight_N.float(), WEIGHT_BINS, 0, 2)}

@@ -4,10 +4,10 @@
     p(s; T) = softmax(scores / T)
 
 over the whole catalogue (LLMD4Rec's L_llm with λ1, T1, w1 and L_crm with λ2, T2, w2 are this one loss with the roles
-exchanged). A student's scores are `states_ND @ table_ID.T`, a teacher's `t_states_NK @ t_table_IK.T`. The walk takes a
-few positions at a time, so no tensor of positions × items outlives its block; ranks, weights, loss and the gradients
-of states and table all come out of the one pass. Names end in their shape: N positions, I items, n positions of a
-block, D and K widths of student and teacher.
+exchanged). A student's scores are `states_ND @ table_ID.T`; a teacher gives its scores of a block of positions when it
+is asked (:class:`~llmd4rec.losses.scores.BlockScores`). The walk takes a few positions at a time, so no tensor of
+positions × items outlives its block; ranks, weights, loss and the gradients of states and table all come out of the
+one pass. Names end in their shape: N positions, I items, n positions of a block, D the student's width.
 
 Where the catalogue is too large for a full softmax, the same walk runs over a sampled set of candidates
 (:func:`~llmd4rec.losses.sampling.draw_candidates`) whose scores carry a log-Q correction, `bias_C`.
@@ -16,21 +16,17 @@ Where the catalogue is too large for a full softmax, the same walk runs over a s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from llmd4rec.losses.base import LossParts, TeacherBatch
-from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.sample_weights import rank_weights
+from llmd4rec.losses.base import StepLoss, TeacherBatch
+from llmd4rec.losses.sample_weights import rank_weights, weight_figures
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors
 from llmd4rec.matmul import product
 
-#: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
-#: to mostly stay in a CPU's cache between the passes over a block.
-BLOCK_ELEMENTS = 1 << 22
 #: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
 GPU_BLOCK_ELEMENTS = 1 << 26
 
@@ -71,7 +67,8 @@ def ranking_loss(
     bias_I: Tensor | None = None,
     label_smoothing: float = 0.0,
     block_elements: int = BLOCK_ELEMENTS,
-) -> LossParts:
+    cross_entropy: bool = True,
+) -> StepLoss:
     """Cross-entropy over the catalogue plus weighted distillation; see the module's docstring for the formula.
 
     Args:
@@ -84,11 +81,19 @@ def ranking_loss(
         label_smoothing: ε of the cross-entropy's target (1 - ε) · one-hot + ε / I; a sampled candidate has that of
             all the items it stands for.
         block_elements: bound on the elements of one block of scores.
+        cross_entropy: False for the distillation term alone, beside another loss.
+
+    Returns:
+        The loss, with `ce` in nats; with a teacher also `kl`, the mean weighted KL in nats, and the figures of the
+        sample weights.
     """
-    total, ce, kl, weight_N, rank_N = _Walk.apply(  # type: ignore[no-untyped-call]
-        states_ND, table_ID, target_N, teacher, distill, bias_I, label_smoothing, block_elements
+    loss, ce, kl, weight_N = _Walk.apply(  # type: ignore[no-untyped-call]
+        states_ND, table_ID, target_N, teacher, distill, bias_I, label_smoothing, block_elements, cross_entropy
     )
-    return LossParts(total, ce, kl, weight_N, rank_N)
+    figures = {"ce": ce} if cross_entropy else {}
+    if teacher is not None:
+        figures |= {"kl": kl, **weight_figures(weight_N)}
+    return StepLoss(loss, figures)
 
 
 class _Walk(torch.autograd.Function):
@@ -114,18 +119,19 @@ class _Walk(torch.autograd.Function):
         bias_I: Tensor | None,
         label_smoothing: float,
         block_elements: int,
+        cross_entropy: bool,
     ) -> tuple[Tensor | None, ...]:
         positions, items = len(states_ND), len(table_ID)
         wants_gradient = states_ND.requires_grad or table_ID.requires_grad
         rows = max(1, min(positions, block_elements // items))
         states_ND, table_ID = states_ND.detach(), table_ID.detach()
         table_DI = table_ID.t()
-        student = _Scores(states_ND, table_ID, bias_I, distill.temperature if distill is not None else 1.0)
+        temperature = distill.temperature if distill is not None else 1.0
+        student = _Scores(Factors(states_ND, table_ID), bias_I, temperature)
+        buffer = states_ND.new_empty(rows, items)
         teacher_term = None
         if teacher is not None and distill is not None:
-            teacher_term = _TeacherTerm(teacher, distill, student, bias_I, rows)
-        buffer = states_ND.new_empty(rows, items)
-
+            teacher_term = _TeacherTerm(teacher, distill, student, bias_I, buffer, positions, cross_entropy)
         # Sums run in float64: a long walk of float32 additions would lose the last digits of the loss.
         ce = torch.zeros((), dtype=torch.float64, device=states_ND.device)
         grad_states_ND = torch.empty_like(states_ND)
@@ -161,20 +167,23 @@ class _Walk(torch.autograd.Function):
             mean_item_D = share_I @ table_ID
             ce -= label_smoothing * (states_ND.mean(0) @ mean_item_D).double()
         kl = teacher_term.kl / positions if teacher_term is not None else torch.zeros_like(ce)
-        total = (ce + (distill.weight if distill is not None else 0.0) * kl).to(states_ND.dtype)
+        distilled = (distill.weight if distill is not None else 0.0) * kl
+        total = (ce + distilled if cross_entropy else distilled).to(states_ND.dtype)
         if wants_gradient:
             grad_table_ID = grad_table_DI.t().contiguous()
+        if wants_gradient and cross_entropy:
             grad_states_ND -= on_target * table_ID[target_N]
             grad_table_ID.index_add_(0, target_N, states_ND, alpha=-on_target)
             if label_smoothing:
                 grad_states_ND -= label_smoothing * mean_item_D
                 grad_table_ID -= label_smoothing * torch.outer(share_I, states_ND.sum(0))
+        if wants_gradient:
             ctx.save_for_backward(grad_states_ND.div_(positions), grad_table_ID.div_(positions))
         if teacher_term is None:
             ctx.mark_non_differentiable(ce, kl)
-            return total, ce, kl, None, None
+            return total, ce, kl, None
         ctx.mark_non_differentiable(ce, kl, teacher_term.weight_N)
-        return total, ce, kl, teacher_term.weight_N, teacher_term.rank_N
+        return total, ce, kl, teacher_term.weight_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -182,36 +191,25 @@ class _Walk(torch.autograd.Function):
         scale = gradients[0]
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to be waited for to learn that it is 1
             grad_states_ND, grad_table_ID = grad_states_ND * scale, grad_table_ID * scale
-        return grad_states_ND, grad_table_ID, None, None, None, None, None, None
+        return grad_states_ND, grad_table_ID, None, None, None, None, None, None, None
 
 
 class _Scores:
     """The scores of one model, block by block, in units of log 2."""
 
-    def __init__(
-        self, states_ND: Tensor, table_ID: Tensor | Int8Rows, bias_I: Tensor | None, temperature: float
-    ) -> None:
-        self.table_ID = table_ID
-        self.states_ND: Tensor | Int8Rows
-        if isinstance(table_ID, Int8Rows):
-            self.states_ND = Int8Rows.of(states_ND.float() / _LN2)
-        else:
-            self.states_ND = states_ND.to(table_ID.dtype) / _LN2
+    def __init__(self, scores: BlockScores, bias_I: Tensor | None, temperature: float) -> None:
+        self.scores = scores.in_units_of(_LN2)
         self.bias_I = None if bias_I is None else bias_I / _LN2
-        # Cauchy-Schwarz: no score is larger. A GPU would have to be waited for to learn that; there, scores are
-        # always shifted.
-        self.bounded = states_ND.device.type == "cpu" and self._largest() / min(1.0, temperature) < _SAFE_EXPONENT
+        # A GPU would have to be waited for to learn how large they get; there, scores are always shifted.
+        self.bounded = scores.device.type == "cpu" and self._largest() / min(1.0, temperature) < _SAFE_EXPONENT
 
     def _largest(self) -> float:
         bias = 0.0 if self.bias_I is None else float(self.bias_I.abs().max())
-        return _largest_norm(self.states_ND) * _largest_norm(self.table_ID) + bias
+        return self.scores.largest() + bias
 
     def of(self, block: slice, out_nI: Tensor) -> Tensor:
         """As they are."""
-        rows = self.states_ND[block]
-        if isinstance(rows, Int8Rows) and isinstance(self.table_ID, Int8Rows):
-            return rows.matmul(self.table_ID, out_nI)
-        return product(rows, self.table_ID, out=out_nI)  # type: ignore[arg-type]  # both are plain
+        return self.scores.of(block, out_nI)
 
     def to_logits_(self, scores_nI: Tensor, temperature: float = 1.0) -> Tensor | None:
         """At a temperature, with the log-Q correction, and small enough to be raised; in place.
@@ -239,28 +237,6 @@ class _Scores:
         return out_nI
 
 
-def score_blocks(states_NK: Tensor, table_IK: Tensor | Int8Rows) -> Iterator[Tensor]:
-    """All scores, block by block of positions: [n, I] in nats, each overwritten by the next.
-
-    Args:
-        states_NK: states of any float type; rounded to 8 bits where the table is.
-        table_IK: the item table.
-    """
-    rows = max(32, BLOCK_ELEMENTS // len(table_IK))
-    buffer = torch.empty(min(rows, len(states_NK)), len(table_IK), device=states_NK.device)
-    for start in range(0, len(states_NK), rows):
-        states_nK = states_NK[start : start + rows]
-        out_nI = buffer[: len(states_nK)]
-        if isinstance(table_IK, Int8Rows):
-            yield Int8Rows.of(states_nK).matmul(table_IK, out_nI)
-        else:
-            yield product(states_nK.to(table_IK.dtype), table_IK, out=out_nI)
-
-
-def _largest_norm(rows: Tensor | Int8Rows) -> float:
-    return rows.largest_norm if isinstance(rows, Int8Rows) else float(torch.linalg.vector_norm(rows, dim=1).max())
-
-
 class _TeacherTerm:
     """The teacher's side of the walk: weights, divergence, and its part of the gradient.
 
@@ -268,22 +244,27 @@ class _TeacherTerm:
     """
 
     def __init__(
-        self, teacher: TeacherBatch, distill: DistillationTerm, student: _Scores, bias_I: Tensor | None, rows: int
+        self,
+        teacher: TeacherBatch,
+        distill: DistillationTerm,
+        student: _Scores,
+        bias_I: Tensor | None,
+        like: Tensor,
+        positions: int,
+        cross_entropy: bool,
     ) -> None:
         self.batch, self.distill, self.student, self.bias_I = teacher, distill, student, bias_I
-        self.teacher = _Scores(teacher.states_NK, teacher.table_IK, bias_I, distill.temperature)
+        self.teacher = _Scores(teacher.scores, bias_I, distill.temperature)
+        self.cross_entropy = cross_entropy
         self.scale = distill.temperature**2 if distill.scale_by_t2 else 1.0
-        like, positions = student.states_ND, len(student.states_ND)
-        assert isinstance(like, Tensor)
         self.kl = torch.zeros((), dtype=torch.float64, device=like.device)
         self.weight_N = like.new_ones(positions)
         self.rank_N: Tensor | None = None
         if distill.sample_weights == "rank":
             given = teacher.student_rank_N
             self.rank_N = torch.empty(positions, dtype=torch.int64, device=like.device) if given is None else given
-        shape = (rows, len(student.table_ID))
-        self._teacher_logits, self._power = like.new_empty(shape), like.new_empty(shape)
-        self._soft = like.new_empty(shape if distill.temperature != 1 else (0, 0))
+        self._teacher_logits, self._power = torch.empty_like(like), torch.empty_like(like)
+        self._soft = like.new_empty(like.shape if distill.temperature != 1 else (0, 0))
 
     def set_weights(self, block: slice, scores_nI: Tensor, target_n1: Tensor) -> None:
         """Weights of a block, from the student's scores as they are."""
@@ -315,11 +296,17 @@ class _TeacherTerm:
         weight = self.distill.weight * self.scale / self.distill.temperature
         factor_kl_n1 = self.weight_N[block, None] * weight
         if self.distill.temperature == 1:
-            soft_sum_n1, factor_n1 = sum_n1, (1 + factor_kl_n1) / sum_n1
+            factor_n1 = ((1 + factor_kl_n1) if self.cross_entropy else factor_kl_n1) / sum_n1
+            soft_sum_n1 = sum_n1
         else:
             soft_sum_n1, factor_n1 = self._soft_nI.exp2_().sum(1, keepdim=True), 1 / sum_n1
+            if not self.cross_entropy:
+                power_nI.zero_()
             power_nI.addcmul_(self._soft_nI, factor_kl_n1 / (soft_sum_n1 * factor_n1))
-        power_nI.addcmul_(self._power_nI, -factor_kl_n1 / (self._sum_n1 * factor_n1))
+        ratio_n1 = -factor_kl_n1 / (self._sum_n1 * factor_n1)
+        if not self.cross_entropy:  # a sample of no weight has no gradient at all, and 0 / 0 would spoil it
+            ratio_n1 = torch.where(factor_kl_n1 > 0, ratio_n1, 0)
+        power_nI.addcmul_(self._power_nI, ratio_n1)
         kl_n = (self._partial_kl_n1 + soft_sum_n1.log2())[:, 0].double() * _LN2
         self.kl += torch.dot(self.weight_N[block].double(), kl_n) * self.scale
         return factor_n1

@@ -13,38 +13,48 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
+from llmd4rec.models.embedding import item_embedding_of
+
 
 class SequenceEncoder(nn.Module, ABC):
-    """A sequence encoder with a prediction layer over the whole catalogue."""
+    """A sequence encoder with a prediction layer over the whole catalogue.
+
+    A network that has an :class:`~llmd4rec.models.embedding.ItemEmbedding` as its attribute `items` shares it with the
+    prediction layer, and defines :meth:`states` alone. Any other defines :attr:`num_items`, :attr:`dim` and
+    :meth:`item_table` too.
+    """
 
     #: The longest history the model reads; older items are cut off.
     max_length: int
+    #: What it reads beside items and lengths, by name: `times`, `target_times`. Batches carry nothing else.
+    reads: tuple[str, ...] = ()
 
     @property
-    @abstractmethod
     def num_items(self) -> int:
         """|I|, the rows of the item table."""
+        return item_embedding_of(self).num_items
 
     @property
-    @abstractmethod
     def dim(self) -> int:
         """d, the width of states and item table."""
+        return item_embedding_of(self).dim
 
     @abstractmethod
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """States at every position, shape [B, L, d]; the state at t has seen items_BL[:, :t+1] and nothing later.
+    def states(self, batch: SequenceBatch) -> Tensor:
+        """States at every position, shape [B, L, d]; the state at t has seen the events up to t and nothing later.
 
         Args:
-            items_BL: item indices, int64, padded on the right with any valid index.
-            lengths_B: how many of the L positions are real, at least 1. States beyond them are arbitrary.
+            batch: the histories, with what :attr:`reads` names. States beyond a history's length are arbitrary.
 
-        A model to be exported does with the indices nothing but give them to its `ItemEmbedding`: the exported graph is
-        given the table's rows [B, L, d] in their place, so it asks no more of `items_BL` than its first two sizes.
+        A model to be exported does with the item indices nothing but give them to its `ItemEmbedding`: the exported
+        graph is given the table's rows [B, L, d] in their place, so it asks no more of `batch.items_BL` than its first
+        two sizes.
         """
 
-    @abstractmethod
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The prediction layer's table, shape [I, d], or its rows for some items; differentiable when training."""
+        return item_embedding_of(self).table(items)
 
     def saved_state(self) -> dict[str, Tensor]:
         """The tensors a checkpoint must hold to rebuild this model; everything, unless a subclass knows better."""
@@ -55,11 +65,11 @@ class SequenceEncoder(nn.Module, ABC):
         self.load_state_dict(state)
 
 
-def last_states(ranker: SequenceEncoder, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+def last_states(ranker: SequenceEncoder, batch: SequenceBatch) -> Tensor:
     """The state behind each whole history, shape [B, d]."""
-    states_BLD = ranker.states(items_BL, lengths_B)
-    rows = torch.arange(lengths_B.shape[0], device=states_BLD.device)
-    return states_BLD[rows, lengths_B - 1]
+    states_BLD = ranker.states(batch)
+    rows = torch.arange(batch.lengths_B.shape[0], device=states_BLD.device)
+    return states_BLD[rows, batch.lengths_B - 1]
 
 
 def count_parameters(ranker: nn.Module) -> tuple[int, int]:

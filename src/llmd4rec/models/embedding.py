@@ -1,9 +1,10 @@
 """The item embedding of a sequential model, and the item features that help to train it.
 
     table = E                                              what is saved, exported and served: |I| × d numbers
-    table = S + α N S,   S = E + tower(texts) + A W        while training, with item features attached
+    table = S + α N S,   S = E + tower(vectors) + A W      while training, with item features attached
 
-- **texts**: a small network maps an item's text vector to d numbers. Items with similar texts move together.
+- **vectors**: a small network, the tower, maps an item's text vector to d numbers. Items with similar texts move
+  together. Each feature that gives vectors has a tower of its own.
 - **attributes**: one row of W for each brand, category or tag, A says which an item has; **words**: one for each word
   of titles and for each pair of neighbouring ones.
 - **neighbours**: N mixes into each row those of the items that co-occur with it in histories, or whose texts are
@@ -26,16 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmd4rec.errors import ConfigError
-from llmd4rec.features.item_features import ItemFeatures, ItemInputs
+from llmd4rec.features.item_features import ItemFeatures, ItemInputs, reads_texts
 from llmd4rec.matmul import linear
-from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import dropout_mask
 from llmd4rec.models.sparse import SparseMatrix
 
 #: α, the weight of an item's neighbours beside the item itself.
 NEIGHBOUR_WEIGHT = 0.5
 #: From so many items on a batch's items and their neighbours are looked up without making the whole table.
-_LARGE = 200_000
+LARGE = 200_000
 
 
 class ItemSettings(BaseModel):
@@ -45,9 +45,11 @@ class ItemSettings(BaseModel):
 
     item_features: ItemInputs = Field(
         "id+text+words+attributes+neighbours",
+        validate_default=True,
         description="item features that the item embedding is trained with, as far as the data have them: the items' "
         "texts, the words of their titles, brands and categories, and neighbours (items that co-occur in histories or "
-        "whose texts are alike); they are merged into the embedding when training ends",
+        "whose texts are alike); or a list with features of your own, [id, text, package.module:Name]; they are merged "
+        "into the embedding when training ends",
     )
     id_dropout: float = Field(
         0.2,
@@ -55,6 +57,11 @@ class ItemSettings(BaseModel):
         lt=1,
         description="probability of dropping an item's ID embedding in training, where it has item features",
     )
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether texts are among the item features, and have to be encoded."""
+        return reads_texts(self.item_features)
 
 
 class ItemEmbedding(nn.Module):
@@ -64,19 +71,19 @@ class ItemEmbedding(nn.Module):
         num_items: I.
         dim: d.
         id_dropout: probability of dropping an item's ID embedding in training, where item features are attached.
+        large: from so many items on a batch's items and their neighbours are looked up without making the whole table.
     """
 
-    text_vectors: Tensor | None
     #: [I, 1], 0 for cold items, whose features replace their ID embedding, else 1.
     id_counts: Tensor | None
 
-    def __init__(self, num_items: int, dim: int, id_dropout: float = 0.0) -> None:
+    def __init__(self, num_items: int, dim: int, id_dropout: float = 0.0, *, large: int = LARGE) -> None:
         super().__init__()
+        self._large = large
         self.weight = nn.Parameter(torch.empty(num_items, dim))
         self.id_dropout = id_dropout
-        self.tower: TextTower | None = None
+        self.towers = nn.ModuleList()
         self.of_attributes: nn.Parameter | None = None
-        self.register_buffer("text_vectors", None, persistent=False)
         self.register_buffer("id_counts", None, persistent=False)
         self._attributes: SparseMatrix | None = None
         self._neighbours: SparseMatrix | None = None
@@ -104,7 +111,7 @@ class ItemEmbedding(nn.Module):
         """Rows of items of any shape [...]: [..., d]."""
         if not self._has_features():
             return F.embedding(items, self.weight)
-        if self._neighbours is not None and self.num_items <= _LARGE:
+        if self._neighbours is not None and self.num_items <= self._large:
             return F.embedding(items, self.table())  # a batch's items and their neighbours are most of the table
         # A batch reads the popular items many times over.
         distinct, place = torch.unique(items, return_inverse=True)
@@ -124,7 +131,7 @@ class ItemEmbedding(nn.Module):
         table_ID = rows_ID + NEIGHBOUR_WEIGHT * self._neighbours.matmul(rows_ID)
         if self.training and table_ID.requires_grad:
             self._cached, self._cached_for = table_ID, self._cache_key()
-            table_ID.register_hook(self._drop_cached)  # type: ignore[no-untyped-call]
+            table_ID.register_hook(self._drop_cached)
         elif not self.training and not torch.is_grad_enabled():
             self._cached, self._cached_for = table_ID, self._cache_key()
         return table_ID
@@ -135,15 +142,15 @@ class ItemEmbedding(nn.Module):
         return (*of, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
 
     def _rows(self, items: Tensor | None) -> Tensor:
-        """S, or some of its rows: ID embeddings, texts and attributes added up."""
+        """S, or some of its rows: ID embeddings, vectors and attributes added up."""
         rows = self.weight if items is None else F.embedding(items, self.weight)
         if self.training and self.id_dropout:
             # Not scaled up where it is kept, as dropout does: an item is known or it is new.
             rows = rows * dropout_mask(rows.new_empty(len(rows), 1), self.id_dropout)
         elif not self.training and self.id_counts is not None:
             rows = rows * (self.id_counts if items is None else self.id_counts[items])
-        if self.tower is not None and self.text_vectors is not None:
-            rows = rows + self.tower(self.text_vectors if items is None else self.text_vectors[items])
+        for tower in self.towers:
+            rows = rows + tower(items)
         if self._attributes is not None and self.of_attributes is not None:
             held = self._attributes if items is None else self._attributes.rows(items)
             rows = rows + held.matmul(self.of_attributes)
@@ -162,7 +169,7 @@ class ItemEmbedding(nn.Module):
         self._cached = None
 
     def _has_features(self) -> bool:
-        return self.tower is not None or self._attributes is not None or self._neighbours is not None
+        return len(self.towers) > 0 or self._attributes is not None or self._neighbours is not None
 
     def train(self, mode: bool = True) -> ItemEmbedding:
         """As of any module; a table cached for another mode is dropped."""
@@ -171,17 +178,17 @@ class ItemEmbedding(nn.Module):
 
     # ---- item features, while training --------------------------------------------------------------------------
     def attach(self, features: ItemFeatures, seed: int) -> None:
-        """Adds item features to the table. Texts and attributes start at zero; neighbours are mixed in at once.
+        """Adds item features to the table. Vectors and attributes start at zero; neighbours are mixed in at once.
 
         Args:
             features: of the catalogue that the table is of.
-            seed: of the text network's initial values.
+            seed: of the towers' initial values.
 
         Raises:
             ConfigError: a feature is of another number of items.
         """
         given: tuple[tuple[str, Any, int], ...] = (
-            ("text vectors", features.texts, 2),
+            *(("vectors", vectors, 2) for vectors in features.vectors),
             ("attributes", features.attributes, 2),
             ("neighbours", features.neighbours, 2),
             ("cold items", features.cold, 1),
@@ -193,11 +200,9 @@ class ItemEmbedding(nn.Module):
                     "Make them for the same catalogue.",
                 )
         device = self.weight.device
-        if features.texts is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                tower = TextTower(features.texts, self.dim)
-            self.text_vectors, self.tower = features.texts.to(device), tower.to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.towers.extend(Tower(vectors, self.dim).to(device) for vectors in features.vectors)
         if features.attributes is not None:
             self._attributes = SparseMatrix.of(features.attributes, device)
             self.of_attributes = nn.Parameter(torch.zeros(features.attributes.shape[1], self.dim, device=device))
@@ -212,12 +217,12 @@ class ItemEmbedding(nn.Module):
         was_training = self.training
         self.eval()
         self.weight.copy_(self.table())
-        self.tower, self.text_vectors, self.of_attributes = None, None, None
+        self.towers, self.of_attributes = nn.ModuleList(), None
         self._attributes, self._neighbours, self.id_counts = None, None, None
         self.train(was_training)
 
 
-def item_embedding_of(ranker: SequenceEncoder) -> ItemEmbedding:
+def item_embedding_of(ranker: nn.Module) -> ItemEmbedding:
     """The item embedding of a sequential model.
 
     Raises:
@@ -226,24 +231,29 @@ def item_embedding_of(ranker: SequenceEncoder) -> ItemEmbedding:
     table = getattr(ranker, "items", None)
     if not isinstance(table, ItemEmbedding):
         raise ConfigError(
-            f"{type(ranker).__name__} has no ItemEmbedding named `items`, so it cannot use item features",
-            "Set item_features to id.",
+            f"{type(ranker).__name__} has no ItemEmbedding named `items`, so it can neither use item features nor be "
+            "exported",
+            "Give it one; or set item_features to id, and answer from the run.",
         )
     return table
 
 
-class TextTower(nn.Module):
-    """Linear, GELU, Linear from text vectors to d numbers, 0 at the start."""
+class Tower(nn.Module):
+    """Linear, GELU, Linear from the items' vectors to d numbers, 0 at the start."""
 
-    def __init__(self, text_vectors: Tensor, dim: int) -> None:
+    vectors_IT: Tensor
+
+    def __init__(self, vectors_IT: Tensor, dim: int) -> None:
         super().__init__()
-        size = text_vectors.shape[1]
+        self.register_buffer("vectors_IT", vectors_IT, persistent=False)
+        size = vectors_IT.shape[1]
         hidden = min(size, 2 * dim)
         self.first, self.last = nn.Linear(size, hidden), nn.Linear(hidden, dim, bias=False)
         nn.init.normal_(self.first.weight, std=size**-0.5)
         nn.init.zeros_(self.first.bias)
         nn.init.zeros_(self.last.weight)
 
-    def forward(self, texts: Tensor) -> Tensor:
-        """[..., T] → [..., d]."""
-        return linear(F.gelu(linear(texts, self.first.weight, self.first.bias)), self.last.weight, None)
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Of some items, or of all: [..., d]."""
+        vectors = self.vectors_IT if items is None else self.vectors_IT[items]
+        return linear(F.gelu(linear(vectors, self.first.weight, self.first.bias)), self.last.weight, None)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ModelError
 from llmd4rec.models.base import SequenceEncoder
 
@@ -37,6 +38,7 @@ class Ensemble(SequenceEncoder):
         given = weights or [1.0] * len(rankers)
         self.weights = tuple(weight / sum(given) for weight in given)
         self.max_length = min(ranker.max_length for ranker in rankers)
+        self.reads = tuple(dict.fromkeys(name for ranker in rankers for name in ranker.reads))
 
     @property
     def num_items(self) -> int:
@@ -48,10 +50,10 @@ class Ensemble(SequenceEncoder):
         """The sum of the widths."""
         return sum(ranker.dim for ranker in self._members())
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, sum of widths], each model's times its weight."""
         weighted = zip(self.weights, self._members(), strict=True)
-        return torch.cat([weight * ranker.states(items_BL, lengths_B).float() for weight, ranker in weighted], -1)
+        return torch.cat([weight * ranker.states(batch).float() for weight, ranker in weighted], -1)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """The tables side by side, [I, sum of widths]."""

@@ -36,11 +36,12 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def curves(points: Sequence[CurvePoint], names: Mapping[Role, str]) -> str:
-    """Validation NDCG@10 over all epochs, one line per stage, rounds side by side.
+def curves(points: Sequence[CurvePoint], names: Mapping[Role, str], metric: str) -> str:
+    """A validation metric over all epochs, one line per stage, rounds side by side.
 
     Args:
         points: in the order of training, at least one, finite values.
+        metric: what the values are of, for people.
         names: role → what the legend calls its models.
     """
     low, high = _visible_range(points)
@@ -80,7 +81,7 @@ def curves(points: Sequence[CurvePoint], names: Mapping[Role, str]) -> str:
     note = f"<p class='note'>First epochs below {low:.3f} lie under the chart.</p>" if cut else ""
     return (
         f'<ul class="legend">{legend}<li><i class="swatch ring"></i>best epoch</li></ul>'
-        '<div class="chart" tabindex="0" role="group" aria-label="Validation NDCG@10 per epoch. Arrow keys read the '
+        f'<div class="chart" tabindex="0" role="group" aria-label="Validation {metric} per epoch. Arrow keys read the '
         f'points."><div class="plot">{"".join(bands)}{ticks}<svg viewBox="0 0 100 100" preserveAspectRatio="none" '
         f'aria-hidden="true">{"".join(lines)}</svg>{"".join(dots)}</div></div>{note}{_curve_table(stages)}'
     )
@@ -122,12 +123,13 @@ def _curve_table(stages: Sequence[Sequence[CurvePoint]]) -> str:
     )
 
 
-def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) -> str:
+def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str, lower_is_better: bool = False) -> str:
     """Relative gains with their intervals, one row per group of users, on one scale.
 
     Args:
         sections: heading → label → comparison.
         metric: which metric.
+        lower_is_better: a fall is drawn as a gain.
     """
     found = [group.metrics[metric] for groups in sections.values() for group in groups.values()]
     ends = [end for d in found if d.relative is not None for end in (d.relative, *(d.relative_interval or ()))]
@@ -158,7 +160,8 @@ def gains(sections: Mapping[str, Mapping[str, GroupComparison]], metric: str) ->
             if d.relative is not None:
                 known = d.relative_interval is not None
                 start, end = d.relative_interval or (d.relative, d.relative)
-                kind = "up" if known and start > 0 else "down" if known and end < 0 else "open"
+                up, down = ("down", "up") if lower_is_better else ("up", "down")
+                kind = up if known and start > 0 else down if known and end < 0 else "open"
                 cut = f"{' cut-left' if start < low else ''}{' cut-right' if end > high else ''}"
                 width = place(end) - place(start)
                 interval = (

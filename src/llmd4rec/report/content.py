@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmd4rec.distillation.plan import Role
+from llmd4rec.evaluation.evaluation import MetricInfo
 from llmd4rec.evaluation.significance import Comparison
 
 
@@ -18,7 +19,7 @@ class CurvePoint:
         role: what its model is for.
         round: of distillation; 0 for a stage before the first one.
         epoch: of this stage, from 1.
-        value: validation NDCG@10.
+        value: the validation value.
     """
 
     stage: str
@@ -71,7 +72,7 @@ class PlanRow:
         rollouts_by: the stage whose model extends the training histories; None: they are the log's.
         best_epoch: the epoch whose weights were kept; None: not trained.
         epochs: how many were trained; None: not trained.
-        validation_ndcg: NDCG@10 on the validation items; None: not trained.
+        validation: value of the selection metric on the validation items; None: not trained.
         seconds: training time of this stage only; None: not trained.
     """
 
@@ -86,7 +87,7 @@ class PlanRow:
     rollouts_by: str | None = None
     best_epoch: int | None = None
     epochs: int | None = None
-    validation_ndcg: float | None = None
+    validation: float | None = None
     seconds: float | None = None
 
 
@@ -155,9 +156,11 @@ class ReportContent:
         comparison: the undistilled model (first) against the distilled one (second) on the test targets: the finding,
             and where it comes from.
         llm_comparison: the distilled model (first) against the language model (second): whose hits overlap.
-        curves: validation NDCG@10 per epoch, in the order of training.
+        selection: what validation values are of, such as `NDCG@10`.
+        curves: validation values per epoch, in the order of training.
         weights: one per stage with sample weights.
         examples: see :func:`~llmd4rec.report.examples.choose_examples`.
+        metric_info: name → how to show a metric of `rows`; built-in ones need none.
         facts: what the data set is, name → value, in order; for example users, items, interactions.
         settings: the run's settings as YAML text.
         environment: name → value, for example versions, device, commit, seed.
@@ -174,13 +177,19 @@ class ReportContent:
     stopped_because: str = ""
     comparison: Comparison | None = None
     llm_comparison: Comparison | None = None
+    selection: str = "NDCG@10"
     curves: Sequence[CurvePoint] = ()
     weights: Sequence[WeightHistogram] = ()
     examples: Sequence[Example] = ()
+    metric_info: Mapping[str, MetricInfo] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""
     environment: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[str] = ()
+
+    def info(self, name: str) -> MetricInfo:
+        """How to show a metric."""
+        return self.metric_info.get(name) or MetricInfo.named(name)
 
     def network_of(self, stage: str) -> str:
         """What the model of a stage is called; empty where neither table has the stage."""

@@ -13,12 +13,12 @@ from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
+from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
-from llmd4rec.runs.results import Result, label, network_name
-from llmd4rec.runs.run import Run
-from llmd4rec.training.progress import WEIGHT_BINS
+from llmd4rec.runs.results import Result, label
+from llmd4rec.runs.run import Run, network_name
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 
@@ -55,15 +55,17 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         comparison=_compare(undistilled, distilled),
         llm_comparison=_compare(distilled, llm),
         curves=[
-            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation_ndcg"])
+            CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation"])
             for line in log
             if line["epoch"] > 0
             for stage in [stages[line["stage"]]]
         ],
+        selection=run.settings.evaluation.selection.label,
         weights=_histograms(run, log),
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None
         else (),
+        metric_info={name: info for result in results for name, info in result.evaluation.metric_info.items()},
         facts={
             "users": data.num_users,
             "items": data.num_items,
@@ -108,6 +110,8 @@ class _Compared:
 def _compare(first: Result | None, second: Result | None) -> Comparison | None:
     if first is None or second is None:
         return None
+    if not set(first.evaluation.per_user_metrics) & set(second.evaluation.per_user_metrics):
+        return None  # only figures that no user has a share in
     names = (label(first.stage.id, network_name(first.stage)), label(second.stage.id, network_name(second.stage)))
     return compare(first.evaluation, second.evaluation, names=names)
 
@@ -142,7 +146,7 @@ def _plan_row(stage: Stage, done: dict[str, Any] | None) -> PlanRow:
         stage.rollouts_by,
         done.get("best_epoch"),
         done.get("epochs"),
-        done.get("validation_ndcg"),
+        done.get("validation"),
         done.get("seconds"),
     )
 

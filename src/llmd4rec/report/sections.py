@@ -6,48 +6,51 @@ import math
 from collections.abc import Mapping, Sequence
 
 from llmd4rec.distillation.plan import Role
+from llmd4rec.evaluation.evaluation import MetricInfo, main_metrics
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.report import charts, tables
 from llmd4rec.report.charts import esc
 from llmd4rec.report.content import Example, ReportContent
-from llmd4rec.report.words import capital, count, ensemble, enumeration, hit_rate, items, metric_name, p_value, percent
+from llmd4rec.report.words import capital, count, ensemble, enumeration, items, p_value, percent
 
 #: The metric a report leads with, if it was measured.
 LEAD = "ndcg@10"
 #: Below this p value a difference is called one.
 LEVEL = 0.05
+#: Metrics beside the lead that have a tile.
+MORE_TILES = 3
 #: Items of a history that are shown; longer ones say how many came before.
 HISTORY_SHOWN = 8
 
 
 def lead_metric(content: ReportContent) -> str:
-    """`ndcg@10`, or NDCG at the first cutoff that was measured."""
+    """`ndcg@10`, or NDCG at the first cutoff that was measured, or the first metric."""
     measured = [list(row.metrics) for row in content.rows]
     if content.comparison is not None:
         measured.insert(0, list(content.comparison.overall.metrics))
-    names = [name for metrics in measured for name in metrics if name.startswith("ndcg@")]
-    return LEAD if LEAD in names or not names else names[0]
+    names = [name for metrics in measured for name in metrics]
+    of_ndcg = [name for name in names if name.startswith("ndcg@")]
+    return LEAD if LEAD in names or not names else (of_ndcg or names)[0]
 
 
 def finding(content: ReportContent) -> str:
     """The report's first sentence, as text: what distillation did to the lead metric, or how good the model is."""
     lead = lead_metric(content)
+    info = content.info(lead)
     if content.comparison is not None:
         d = content.comparison.overall.metrics[lead]
+        first, second = info.shown(d.first), info.shown(d.second)
         gain = p_value(d.p) if d.relative is None else f"{percent(d.relative)}, {p_value(d.p)}"
         if d.p < LEVEL and d.difference > 0:
-            return f"Distillation lifted {metric_name(lead)} from {d.first:.4f} to {d.second:.4f} ({gain})."
+            return f"Distillation lifted {info.label} from {first} to {second} ({gain})."
         if d.p < LEVEL and d.difference < 0:
-            return f"Distillation lowered {metric_name(lead)} from {d.first:.4f} to {d.second:.4f} ({gain})."
-        return (
-            f"Distillation did not measurably change {metric_name(lead)}: {d.first:.4f} undistilled, {d.second:.4f} "
-            f"distilled ({gain})."
-        )
+            return f"Distillation lowered {info.label} from {first} to {second} ({gain})."
+        return f"Distillation did not measurably change {info.label}: {first} undistilled, {second} distilled ({gain})."
     # The served model where it was evaluated, else the first one that was.
     for row in sorted(content.rows, key=lambda row: not row.served):
         if lead in row.metrics:
-            return f"{capital(row.network)} ({row.stage}) reaches {metric_name(lead)} {row.metrics[lead]:.4f}."
+            return f"{capital(row.network)} ({row.stage}) reaches {info.label} {info.shown(row.metrics[lead])}."
     return "This run has not been evaluated yet."
 
 
@@ -64,8 +67,8 @@ def opening(content: ReportContent) -> str:
             f"catalogue (seen items {seen}; ties count against the model)."
         )
         next_day = comparison.slices.get("next_day")
-        if next_day is not None:
-            how += " " + _next_day(next_day, comparison, lead)
+        if next_day is not None and lead in next_day.metrics:
+            how += " " + _next_day(next_day, comparison, lead, content.info(lead))
         how += (
             f"</p><p>Undistilled and distilled model are the same {esc(content.model or 'network')}. "
             f"{esc(_taught(content))}"
@@ -73,7 +76,9 @@ def opening(content: ReportContent) -> str:
         if any(row.served and row.stage == content.undistilled for row in content.rows):
             how += " On the validation items the undistilled model is better, so it is the one that is served."
         how += "</p>"
-        tiles += [_metric_tile(name, comparison.overall.metrics[name]) for name in (lead, hit_rate(lead))]
+        measured = comparison.overall.metrics
+        others = [name for name in main_metrics(measured) if name != lead]
+        tiles += [_metric_tile(content.info(name), measured[name]) for name in (lead, *others[:MORE_TILES])]
         hit = comparison.overlap
         net = hit.only_second - hit.only_first
         tiles.append(
@@ -137,12 +142,12 @@ def learning(content: ReportContent) -> str:
         ("llm", "Language model", content.llm),
     )
     names = {role: f"{what}: {network}" if network else what for role, what, network in named}
-    title, lead = "Validation, epoch by epoch", "NDCG@10 on the validation items after each epoch."
+    title, lead = "Validation, epoch by epoch", f"{content.selection} on the validation items after each epoch."
     if any(point.round for point in points):
         title = "Validation, round by round"
         if {"llm", "model"} <= {point.role for point in points if point.round}:
             lead += " Within a round the language model is taught first, then the model."
-    return _section("learning", title, lead, charts.curves(points, names))
+    return _section("learning", title, lead, charts.curves(points, names, content.selection))
 
 
 def plan(content: ReportContent) -> str:
@@ -166,6 +171,7 @@ def origins(content: ReportContent) -> str:
     if comparison is None:
         return ""
     lead = lead_metric(content)
+    info = content.info(lead)
     slices = {
         capital(SLICE_NAMES.get(name, name)): group
         for name, group in comparison.slices.items()
@@ -180,12 +186,16 @@ def origins(content: ReportContent) -> str:
         sections["By popularity of the true item"] = {
             f"{label} training interactions": group for label, group in comparison.popularity.items()
         }
+    sections = {
+        heading: {label: group for label, group in groups.items() if lead in group.metrics}
+        for heading, groups in sections.items()
+    }
     return _section(
         "origins",
         "Where the gain comes from",
-        f"Relative change of {metric_name(lead)} with its 95% bootstrap interval. Filled marks: the interval excludes "
+        f"Relative change of {esc(info.label)} with its 95% bootstrap interval. Filled marks: the interval excludes "
         "zero. Of many groups a few do so by chance.",
-        charts.gains(sections, lead),
+        charts.gains(sections, lead, lower_is_better=info.higher_is_better is False),
     )
 
 
@@ -274,13 +284,13 @@ def _section(name: str, title: str, lead: str, inside: str) -> str:
     return f'<section id="{name}" aria-labelledby="{name}-title">{head}{intro}{inside}</section>'
 
 
-def _next_day(group: GroupComparison, comparison: Comparison, lead: str) -> str:
+def _next_day(group: GroupComparison, comparison: Comparison, lead: str, info: MetricInfo) -> str:
     d = group.metrics[lead]
     gain = "" if d.relative is None else f" ({percent(d.relative)}, {p_value(d.p)})"
     share = 100 * group.users / comparison.overall.users
     return (
         f"On next-day targets ({share:.0f}% of users: the true item came on a later day than the item before it) "
-        f"{metric_name(lead)} went from {d.first:.4f} to {d.second:.4f}{gain}."
+        f"{esc(info.label)} went from {info.shown(d.first)} to {info.shown(d.second)}{gain}."
     )
 
 
@@ -288,15 +298,17 @@ def _tile(name: str, value: str, note: str, kind: str = "") -> str:
     return f'<div class="tile {kind}"><h3>{name}</h3><p class="value">{value}</p><p>{note}</p></div>'
 
 
-def _metric_tile(name: str, d: Difference) -> str:
+def _metric_tile(info: MetricInfo, d: Difference) -> str:
+    name, first, second = esc(info.label), info.shown(d.first), info.shown(d.second)
     if d.relative is None:
-        return _tile(metric_name(name), f"{d.second:.4f}", f"undistilled: {d.first:.4f}")
-    kind = "up" if d.p < LEVEL and d.difference > 0 else "down" if d.p < LEVEL and d.difference < 0 else ""
+        return _tile(name, second, f"undistilled: {first}")
+    gain = 0.0 if info.higher_is_better is None else d.difference if info.higher_is_better else -d.difference
+    kind = "up" if d.p < LEVEL and gain > 0 else "down" if d.p < LEVEL and gain < 0 else ""
     interval = ""
     if d.relative_interval is not None:
         interval = f"<br>95% interval {percent(d.relative_interval[0])} to {percent(d.relative_interval[1])}"
-    note = f"{d.first:.4f} → {d.second:.4f}{interval}"
-    return _tile(metric_name(name), percent(d.relative), note, kind)
+    note = f"{first} → {second}{interval}"
+    return _tile(name, percent(d.relative), note, kind)
 
 
 def _cost_tile(content: ReportContent) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmd4rec.distillation.plan import Role
+from llmd4rec.evaluation.evaluation import MetricInfo, main_metrics
 from llmd4rec.report.charts import esc
 from llmd4rec.report.content import PlanRow, ReportContent, StageRow
-from llmd4rec.report.words import count, duration, ensemble, figure, hit_rate, metric_name, share
+from llmd4rec.report.words import count, duration, ensemble, figure, share
 
 #: What a table says of a model beside its name.
 ROLE_NAMES: dict[Role, str] = {"model": "model", "teacher": "teacher", "llm": "language model"}
@@ -21,21 +22,23 @@ def results(content: ReportContent, lead: str) -> str:
         lead: the metric that is drawn as a bar too.
     """
     best = max(row.metrics.get(lead, 0.0) for row in content.rows) or 1.0
+    names = main_metrics(dict.fromkeys(name for row in content.rows for name in row.metrics))
     columns: list[tuple[str, Callable[[StageRow], str]]] = [
-        (metric_name(hit_rate(lead)), lambda row: figure(row.metrics.get(hit_rate(lead)))),
-        (metric_name(lead), lambda row: _bar_figure(row.metrics.get(lead), best)),
+        *(_metric(name, content.info(name), best if name == lead else None) for name in names),
         ("catalogue shown", lambda row: share(row.metrics.get("coverage@10"))),
         ("parameters", lambda row: count(row.parameters)),
         ("training, total", lambda row: duration(row.train_seconds)),
         ("per request", lambda row: "" if row.ms_per_request is None else f"{row.ms_per_request:.3g} ms"),
     ]
     columns = [(name, show) for name, show in columns if any(show(row) for row in content.rows)]
-    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
+    head = "".join(f'<th scope="col">{esc(name)}</th>' for name, _ in columns)
     body = []
     for row in content.rows:
         kind = f"{row.role} {'in-round' if row.round else 'before-rounds'}{' served' if row.served else ''}"
         mark = " <b>served</b>" if row.served else ""
-        cells = "".join(f'<td class="num" data-name="{column}">{show(row) or "–"}</td>' for column, show in columns)
+        cells = "".join(
+            f'<td class="num" data-name="{esc(column)}">{show(row) or "–"}</td>' for column, show in columns
+        )
         body.append(
             f'<tr class="{esc(kind)}"><th scope="row"><i class="swatch {esc(row.role)}"></i>{esc(row.stage)}'
             f"<small>{esc(row.network)}{mark}</small></th>{cells}</tr>"
@@ -54,7 +57,7 @@ def plan(content: ReportContent) -> str:
         ("logit adjustment τ", lambda row: f"{row.logit_adjustment:g}" if row.logit_adjustment else ""),
         ("starts from", _start),
         ("epochs (best)", lambda row: "not trained" if row.epochs is None else f"{row.epochs} ({row.best_epoch})"),
-        ("validation NDCG@10", lambda row: figure(row.validation_ndcg)),
+        (f"validation {content.selection}", lambda row: figure(row.validation)),
         ("training", lambda row: duration(row.seconds)),
     ]
     columns = [(name, show) for name, show in columns if any(show(row) for row in content.plan)]
@@ -80,5 +83,14 @@ def _start(row: PlanRow) -> str:
     return ", ".join(part for part in said if part)
 
 
-def _bar_figure(value: float | None, best: float) -> str:
-    return "" if value is None else f'{value:.4f}<i class="bar" style="width:{100 * value / best:.1f}%"></i>'
+def _metric(name: str, info: MetricInfo, best: float | None) -> tuple[str, Callable[[StageRow], str]]:
+    """The column of a metric; with a bar where the largest value is given."""
+
+    def show(row: StageRow) -> str:
+        value = row.metrics.get(name)
+        if value is None:
+            return ""
+        bar = "" if best is None else f'<i class="bar" style="width:{100 * value / best:.1f}%"></i>'
+        return esc(info.shown(value)) + bar
+
+    return info.label, show

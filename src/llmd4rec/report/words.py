@@ -8,16 +8,6 @@ from collections.abc import Callable, Mapping
 NBSP = "\u00a0"
 
 
-def metric_name(name: str) -> str:
-    """`ndcg@10` → `NDCG@10`."""
-    return name.upper()
-
-
-def hit_rate(ndcg: str) -> str:
-    """The hit rate at the same cutoff: `ndcg@10` → `hr@10`."""
-    return ndcg.replace("ndcg@", "hr@")
-
-
 def percent(value: float) -> str:
     """A signed percentage with a real minus sign, such as `+12.3%`."""
     return f"{value:+.1f}%".replace("-", "−")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -60,8 +61,9 @@ def run_side_by_side(
                     del workers[worker.stage.id]
                     result = worker.result()
                     record(worker.stage, result)
-                    value, seconds = result["validation_ndcg"], result["seconds"]
-                    logger.info(f"{worker.stage.id}: validation NDCG@10 {value:.4f}, {seconds:.0f} s")
+                    value, seconds = result["validation"], result["seconds"]
+                    label = run.settings.evaluation.selection.label
+                    logger.info(f"{worker.stage.id}: validation {label} {value:.4f}, {seconds:.0f} s")
                     left.remove(worker.stage)
                 if stop:
                     break
@@ -82,7 +84,8 @@ class _Worker:
 
     def __init__(self, folder: Path, data: Path, stage: Stage, threads: int) -> None:
         self.stage, self.path = stage, folder / "checkpoints" / stage.id / RESULT
-        command = [sys.executable, "-m", "llmd4rec.runs.worker", str(folder), str(data), stage.id, str(threads)]
+        arguments = [str(folder), str(data), stage.id, str(threads), json.dumps(sys.path)]
+        command = [sys.executable, "-m", "llmd4rec.runs.worker", *arguments]
         # A session of its own: a Ctrl-C reaches it once, from this process.
         self.process = subprocess.Popen(
             command,

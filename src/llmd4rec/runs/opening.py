@@ -9,12 +9,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llmd4rec.data.batching import TrainingWindows
+from llmd4rec.data.batching import TrainingWindows, check_inputs
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
+from llmd4rec.features.event_features import EVENT_FEATURES
 from llmd4rec.io.files import remove, remove_leftovers
 from llmd4rec.log import logger
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.run import Run
 
 
@@ -67,6 +70,10 @@ def check_data(settings: DistillationSettings, data: Dataset) -> None:
         )
     if not len(data.valid):
         raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
+    for stage in plan(settings):
+        if not isinstance(stage.network, LLM):
+            for feature in stage.network.event_features:
+                check_inputs(data, feature.reads, f"the event feature {EVENT_FEATURES.name_of(type(feature))}")
     if settings.rounds:
         settings.distill.method.check(settings.training.model, data.num_items)
 

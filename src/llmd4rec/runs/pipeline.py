@@ -7,14 +7,15 @@
     llm ─────────┘  (behind teacher-1)                  train   cross-entropy + weight · distillation term
     llm-round-1 → distilled-round-1 → ...               keep    weights, then the record that says they are there
 
-The rounds end before the last one where validation NDCG@10 has stopped improving, or where only teachers were used that
+The rounds end before the last one where validation has stopped improving, or where only teachers were used that
 do not change. Nothing couples the models but the cached teachers, and nothing is added to any of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmd4rec.config.open_types import require_importable
 from llmd4rec.data.batching import Histories
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import TeacherCache
@@ -30,26 +32,37 @@ from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.evaluate import validation_ndcg
-from llmd4rec.features.item_features import ItemFeatures, ItemInputs, item_features
+from llmd4rec.evaluation.validation import validation_value
+from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
+from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
 from llmd4rec.training import checkpoint
-from llmd4rec.training.processes import Processes, init_distributed
+from llmd4rec.training.backends.base import Backend
+from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
+from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
-from llmd4rec.training.trainer import Fitted, fit
+from llmd4rec.training.trainer import Fitted
 
 
-def train(settings: DistillationSettings, data: Dataset, folder: Path | str | None = None, *, jobs: int = 1) -> Run:
+def train(
+    settings: DistillationSettings,
+    data: Dataset,
+    folder: Path | str | None = None,
+    *,
+    jobs: int = 1,
+    callbacks: Sequence[Callback] = (),
+    backend: Backend | None = None,
+) -> Run:
     """Runs the plan of `settings`, or goes on with it.
 
     Args:
@@ -58,39 +71,61 @@ def train(settings: DistillationSettings, data: Dataset, folder: Path | str | No
         folder: of the run; an unfinished run found there is continued. None: a temporary one.
         jobs: how many independent stages are trained side by side, each in a process of its own with its share of the
             threads. With as many threads each, the numbers are those of one stage after the other.
+        callbacks: called in every training of the run, in the process that trains; with torchrun each process has its
+            own. None with `jobs`, whose processes they do not reach; loggers, which settings name, do.
+        backend: the processes that train together; None: those that torchrun has started, or this one.
 
     Raises:
+        MissingExtraError: a logger needs a package that is not installed.
         RunError: the folder holds a run of other data or settings.
         DataError: the data cannot be trained on.
+        ConfigError: a setting is of a class that a run folder could not name.
     """
-    processes = init_distributed()
-    if jobs > 1 and processes.count > 1:
+    backend = backend or init_distributed()
+    if jobs > 1 and backend.count > 1:
         raise RunError("--jobs is for one process, and torchrun has started several", "Use one of the two.")
-    path = Path(folder or processes.from_first(new_folder() if processes.first else ""))
+    if jobs > 1 and callbacks:
+        raise RunError(
+            "callbacks are called in this process, and jobs > 1 trains in others",
+            "Use jobs=1, or name a logger in the settings: loggers: [json, package.module:Name].",
+        )
+    for own in settings.loggers:
+        own.check()
+    path = Path(folder or backend.from_first(new_folder() if backend.first else ""))
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     check_data(settings, data)
-    with locked(path, settings, data) if processes.first else contextlib.nullcontext():
-        if processes.first:
+    if folder is not None or jobs > 1:
+        require_importable(settings, by_workers=jobs > 1)
+    with locked(path, settings, data) if backend.first else contextlib.nullcontext():
+        if backend.first:
             tidy(Run.start(path, settings, data))
-        processes.wait()  # until the folder is there and in order
+        backend.wait()  # until the folder is there and in order
         run = Run.start(path, settings, data)
         if not run.record.finished:
-            Pipeline(run, data).run(jobs)
-        processes.wait()  # nobody scores what is not yet written
+            Pipeline(run, data, callbacks, backend).run(jobs)
+        backend.wait()  # nobody scores what is not yet written
     return run
 
 
 class Pipeline:
     """Trains the stages of an open run's plan that are not done."""
 
-    def __init__(self, run: Run, data: Dataset) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset,
+        callbacks: Sequence[Callback] = (),
+        backend: Backend | None = None,
+        teachers: Teachers | None = None,
+    ) -> None:
+        self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
         self.device = select_device(run.settings.device)
-        self.processes = Processes.current()
-        self._teachers = Teachers(run, data, self.device)
-        self._made_features: dict[ItemInputs, ItemFeatures] = {}
+        self.backend = backend or current_backend()
+        self._teachers = teachers or Teachers(run, data, self.device)
+        self._made_features: dict[str, ItemFeatures] = {}
 
     def run(self, jobs: int = 1) -> None:
         """Trains what is not done; the record says why it stopped."""
@@ -110,7 +145,7 @@ class Pipeline:
         record.stopped_because = self._rounds()
         record.finished = True
         self.run_folder.save()
-        if self.processes.first:
+        if self.backend.first:
             for name in ("teachers", "rollouts"):
                 remove(self.run_folder.folder / name)
 
@@ -122,7 +157,7 @@ class Pipeline:
                 if stage.round == number:
                     self.train(stage)
             if self._no_improvement(number):
-                return f"round {number} did not improve the validation NDCG@10"
+                return f"round {number} did not improve the validation {self._selection.label}"
             if number < rounds and self._teachers_unchanged(number):
                 return f"in round {number} only teachers were used that do not change"
         return "all rounds done" if rounds else ""
@@ -132,9 +167,9 @@ class Pipeline:
         stage = next((stage for stage in self.stages if stage.texts is not None), None)
         if stage is None:
             return
-        if self.processes.first:
+        if self.backend.first:
             prepare_text_vectors(self.settings.texts, self.settings.llm, self.data, run.folder, self.device)
-        self.processes.wait()
+        self.backend.wait()
         path = run.folder / "text_vectors.safetensors"
         if path.exists() and run.record.text_vectors is None:
             run.record.text_vectors = sha256_file(path)
@@ -190,7 +225,11 @@ class Pipeline:
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
                 validate=self._validate,
-                log=run.log_of(stage.id),
+                # Each training has a copy of its own: settings are no place for what one of them has come to.
+                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks],
+                selection=self._selection.name,
+                log_folder=folder,
+                backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
             )
@@ -204,9 +243,8 @@ class Pipeline:
         if features:
             item_embedding_of(model).merge()
         result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
-        logger.info(
-            f"  validation NDCG@10 {fitted.best_value:.4f} in epoch {fitted.best_epoch}, {fitted.seconds:.0f} s"
-        )
+        found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
+        logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
@@ -214,8 +252,8 @@ class Pipeline:
         run = self.run_folder
         run.record.stages[stage.id] = result
         run.save()
-        self.processes.wait()  # all have read the best of the checkpoints
-        if self.processes.first:
+        self.backend.wait()  # all have read the best of the checkpoints
+        if self.backend.first:
             remove(run.checkpoint_of(stage.id) / "training")
             self._remove_unneeded()
 
@@ -237,28 +275,29 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Writes the weights; what the record will say."""
         checksum = None
-        if self.processes.first:
+        if self.backend.first:
             head = {"stage": stage.id, "epoch": fitted.best_epoch, "value": fitted.best_value}
             path = self.run_folder.checkpoint_of(stage.id) / "best.safetensors"
             checksum = checkpoint.save(path, model.saved_state(), head)
         total, trainable = count_parameters(model)
         return {
-            "validation_ndcg": fitted.best_value,
+            "validation": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
             "teachers": dict(teachers),
             **({"logit_adjustment": tau} if tau else {}),
             "parameters": total,
             "trainable_parameters": trainable,
-            "checksum": self.processes.from_first(checksum),
+            "checksum": self.backend.from_first(checksum),
         }
 
     def _validate(self, model: SequenceEncoder) -> float:
-        return validation_ndcg(
+        return validation_value(
             model,
             self.data,
             self.settings.evaluation.filter_seen,
             validation_users(self.settings, self.data),
             self.settings.seed,
+            metric=self._selection,
         )
 
     # ---- what a stage starts from -------------------------------------------------------------------------------
@@ -275,12 +314,13 @@ class Pipeline:
     def _item_features(self, stage: Stage, model: SequenceEncoder) -> ItemFeatures | None:
         """Attaches what the item embeddings are trained from; None where that is identifiers alone."""
         # Embeddings that go on have their features merged already; neighbours would be mixed in twice.
-        if stage.role == "llm" or stage.starts_from is not None:
+        if isinstance(stage.network, LLM) or stage.starts_from is not None:
             return None
-        inputs = stage.network.item_features
-        if inputs not in self._made_features:  # once for all that are trained from the same
-            self._made_features[inputs] = item_features(inputs, self.data, self.run_folder.text_vectors())
-        features = self._made_features[inputs]
+        given = stage.network.item_features
+        key = str(written(given))
+        if key not in self._made_features:  # once for all that are trained from the same
+            self._made_features[key] = item_features(given, self.data, self.run_folder.text_vectors())
+        features = self._made_features[key]
         if not features:
             return None
         item_embedding_of(model).attach(features, derive_seed(stage.seed, "texts", stage.seed_key))
@@ -289,7 +329,7 @@ class Pipeline:
     def _objective(self, stage: Stage, cache: TeacherCache | None, model: SequenceEncoder) -> tuple[Objective, float]:
         """What the student is trained towards, and the τ of its logit adjustment."""
         if cache is None or stage.teaching is None:
-            return RankingObjective(stage.training), 0.0
+            return stage.training.loss.objective(stage.training), 0.0
         teaching = stage.teaching
         tau = (cache.tau or 0.0) if teaching.logit_adjustment == "auto" else teaching.logit_adjustment
         term = teaching.term
@@ -309,7 +349,7 @@ class Pipeline:
         folder = run.folder / "rollouts" / by.id
         asked = {"by": run.checksum_of(by.id), "length": stage.rollout_length}
         histories = None
-        if self.processes.first:
+        if self.backend.first:
             try:
                 histories = open_rollouts(folder, asked, self.data) if folder.exists() else None
             except RunError as error:
@@ -323,5 +363,5 @@ class Pipeline:
                     repeat=not self.settings.evaluation.filter_seen,
                 )
                 histories.save(folder, asked, self.data)
-        self.processes.wait()
+        self.backend.wait()
         return histories or open_rollouts(folder, asked, self.data)

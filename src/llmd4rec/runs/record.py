@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
 
-#: 1 named stages `crm-alone`, `wide-alone`, ...; its settings had other keys too.
-FORMAT_VERSION = 2
+#: 1 named stages `crm-alone`, `wide-alone`, ... 2 called the validation value of a stage `validation_ndcg`. Both had
+#: other settings too.
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -21,7 +23,9 @@ class Record:
         data: fingerprint of the data set.
         data_path: where it was; None: it was not saved.
         items: |I|.
-        stages: by id, in the order in which they were finished: validation NDCG@10, best epoch, epochs, seconds, the
+        multi_fields: the catalogue's fields with several values per item; see :class:`~llmd4rec.data.dataset.Dataset`.
+        selection: the metric that the validation values of stages are of.
+        stages: by id, in the order in which they were finished: validation value, best epoch, epochs, seconds, the
             teachers with their ensemble weights, parameters, the checksum of the weights.
         finished: no stage is left to be trained.
         stopped_because: why there were no more rounds.
@@ -32,12 +36,20 @@ class Record:
     data: str
     data_path: str | None
     items: int
+    multi_fields: dict[str, str] | None = None
+    selection: str = "ndcg@10"
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: bool = False
     stopped_because: str = ""
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
     format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, data: Dataset, selection: str) -> Record:
+        """The record of a run that begins."""
+        path = str(data.path.resolve()) if data.path else None
+        return cls(data.fingerprint, path, data.num_items, data.multi_fields, selection)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

@@ -13,14 +13,14 @@ from rich.table import Table
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.distillation.plan import Stage, find
 from llmd4rec.distillation.stage_ids import SERVED
-from llmd4rec.evaluation.evaluate import evaluate
-from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.evaluation.evaluation import Evaluation, main_metrics
+from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.evaluation.latency import milliseconds_per_request
+from llmd4rec.evaluation.metrics import expand
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
-from llmd4rec.models.llm.settings import LLM
-from llmd4rec.runs.run import Run
+from llmd4rec.runs.run import Run, network_name
 
 #: Said wherever figures come from data that the run was not trained on.
 OTHER_DATA = (
@@ -55,13 +55,6 @@ class Result:
         return {"stage": self.stage.id, "role": self.stage.role} | values | self.evaluation.to_json()
 
 
-def network_name(stage: Stage) -> str:
-    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
-    if isinstance(stage.network, LLM):
-        return stage.network.model.rsplit("/", 1)[-1]
-    return f"{type(stage.network).__name__} {stage.network.dim}"
-
-
 def label(stage_id: str, network: str) -> str:
     """What a table calls a model."""
     return f"{stage_id} ({network})"
@@ -74,6 +67,7 @@ def score(
     *,
     filter_seen: bool | None = None,
     split: SplitName = "test",
+    targets: str = "next",
     other_data: bool = False,
 ) -> Evaluation:
     """Evaluates one stage of a run and saves the per-user results under evaluation/.
@@ -84,6 +78,7 @@ def score(
         name: which stage; see :meth:`Run.resolve`.
         filter_seen: whether items of the history are left out of the ranking; None: as in the run.
         split: which held-out items.
+        targets: what is to be found of each user; see :class:`~llmd4rec.evaluation.evaluator.Evaluator`.
         other_data: take data that the run was not trained on, of items that it knows; the result says so, and is saved
             apart from those of the run's own data.
 
@@ -93,7 +88,7 @@ def score(
     """
     stage = run.stage(name)
     filtered = run.settings.evaluation.filter_seen if filter_seen is None else filter_seen
-    folder = _folder(run, stage.id, filtered, split)
+    folder = _folder(run, stage.id, filtered, split, targets)
     about = None
     if not other_data:
         run.require(data)
@@ -101,21 +96,17 @@ def score(
         about = {"fingerprint": data.fingerprint, "path": str(data.path or ""), "warning": OTHER_DATA}
         folder = folder.with_name(f"{folder.name}-on-{data.fingerprint[:8]}")
         data = data.with_items_of(run.catalogue()["item_id"].to_list())
-    result = evaluate(
-        run.load(stage.id),
-        data,
-        split=split,
-        filter_seen=filtered,
-        cutoffs=run.settings.evaluation.cutoffs,
-        model=network_name(stage),
-        stage=stage.id,
-    )
+    chosen = run.settings.evaluation
+    evaluator = Evaluator(chosen.metrics, cutoffs=chosen.cutoffs, filter_seen=filtered, targets=targets)
+    result = evaluator.evaluate(run, data, split, stage=stage.id)
     result = replace(result, other_data=about)
     result.save(folder)
     return result
 
 
-def saved_or_scored(run: Run, name: str, filter_seen: bool, data: Path | None = None) -> Evaluation:
+def saved_or_scored(
+    run: Run, name: str, filter_seen: bool, data: Path | None = None, targets: str = "next"
+) -> Evaluation:
     """The saved test evaluation of a stage, made now if it is not there, on `data` or where the run had its data.
 
     Raises:
@@ -123,16 +114,18 @@ def saved_or_scored(run: Run, name: str, filter_seen: bool, data: Path | None = 
     """
     given = run.load_data(data) if data is not None else None
     stage_id = run.resolve(name)
-    folder = _folder(run, stage_id, filter_seen, "test")
+    folder = _folder(run, stage_id, filter_seen, "test", targets)
     if folder.exists():
         saved = Evaluation.load(folder)
-        if {f"ndcg@{k}" for k in run.settings.evaluation.cutoffs} <= saved.metrics.keys():  # which may be changed
+        chosen = run.settings.evaluation  # which may be changed
+        if {metric.name for metric in expand(chosen.metrics, chosen.cutoffs)} <= saved.metric_info.keys():
             return saved
-    return score(run, given or run.load_data(None), stage_id, filter_seen=filter_seen)
+    return score(run, given or run.load_data(None), stage_id, filter_seen=filter_seen, targets=targets)
 
 
-def _folder(run: Run, stage_id: str, filter_seen: bool, split: SplitName) -> Path:
-    return run.folder / "evaluation" / f"{stage_id}-{split}{'' if filter_seen else '-with-seen'}"
+def _folder(run: Run, stage_id: str, filter_seen: bool, split: SplitName, targets: str) -> Path:
+    asked = "" if targets == "next" else f"-{targets.replace(':', '-')}"
+    return run.folder / "evaluation" / f"{stage_id}-{split}{asked}{'' if filter_seen else '-with-seen'}"
 
 
 def score_run(run: Run, data: Dataset) -> list[Result]:
@@ -140,19 +133,19 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
     run.require(data)
     stages = run.reported()
     evaluations = [score(run, data, stage.id) for stage in stages]
-    models = [run.load(stage.id) for stage in stages]
-    times = milliseconds_per_request(models, data)
+    scorers = [run.scorer(stage.id) for stage in stages]
+    times = milliseconds_per_request([scorer.model for scorer in scorers], data)
     served = run.resolve(SERVED)
     return [
         Result(
             stage,
             evaluation,
             served=stage.id == served,
-            parameters=count_parameters(model)[0],
+            parameters=count_parameters(scorer.model)[0],
             seconds=training_seconds(run, stage),
             milliseconds=milliseconds,
         )
-        for stage, evaluation, model, milliseconds in zip(stages, evaluations, models, times, strict=True)
+        for stage, evaluation, scorer, milliseconds in zip(stages, evaluations, scorers, times, strict=True)
     ]
 
 
@@ -176,17 +169,17 @@ def print_table(results: Sequence[Result], run: Run, report: Path, *, as_json: b
     table = Table(title=f"{escape(str(run.folder))} · test, seen items {filtered}", title_justify="left")
     table.add_column("stage")
     table.add_column("model")
-    cutoffs = run.settings.evaluation.cutoffs
-    shown = 10 if 10 in cutoffs else cutoffs[0]
-    for name in (f"HR@{shown}", f"NDCG@{shown}", "parameters", "training s", "ms/request"):
+    shown = main_metrics(results[0].evaluation.metrics) if results else []
+    for name in shown:
+        table.add_column(results[0].evaluation.info(name).label, justify="right")
+    for name in ("parameters", "training s", "ms/request"):
         table.add_column(name, justify="right")
     for result in results:
-        metrics = result.evaluation.metrics
+        found = result.evaluation
         table.add_row(
             result.stage.id + (" (served)" if result.served else ""),
             network_name(result.stage),
-            f"{metrics[f'hr@{shown}']:.4f}",
-            f"{metrics[f'ndcg@{shown}']:.4f}",
+            *(found.info(name).shown(found.metrics.get(name)) for name in shown),
             f"{result.parameters:,}",
             f"{result.seconds:.0f}",
             f"{result.milliseconds:.2f}",
@@ -201,27 +194,34 @@ def _filtered(filter_seen: bool) -> str:
 
 
 def evaluation_table(result: Evaluation) -> Table:
-    """One evaluation as a table: all users at every cutoff, then each slice at one of them."""
-    cutoffs = sorted({int(name.split("@")[1]) for name in result.metrics if name.startswith("hr@")})
-    shown = 10 if 10 in cutoffs else cutoffs[0]
+    """One evaluation as a table: all users at every cutoff, then each slice at one of them; below, what has no cutoff
+    in common with it."""
+    crossed: dict[str, dict[str, str]] = {}  # kind of metric → cutoff → name
+    for name in result.per_user_metrics:
+        key, _, k = name.partition("@")
+        crossed.setdefault(key, {})[k] = name
+    cutoffs = sorted({k for names in crossed.values() for k in names}, key=lambda k: int(k or 0))
+    shown = "10" if "10" in cutoffs else next(iter(cutoffs), "")
     name, seen = label(result.stage, result.model), _filtered(result.filter_seen)
-    table = Table(title=f"{name} · {result.split}, seen items {seen}")
+    asked = "" if result.targets == "next" else f", targets {result.targets} ({result.num_targets:,} in all)"
+    table = Table(title=f"{escape(name)} · {result.split}{asked}, seen items {seen}")
     table.add_column("users")
     table.add_column("how many", justify="right")
-    for name in ("at", "HR", "NDCG", "MRR"):
-        table.add_column(name, justify="right")
+    table.add_column("at", justify="right")
+    for names in crossed.values():
+        table.add_column(result.info(next(iter(names.values()))).label.partition("@")[0], justify="right")
 
-    def row(label: str, values: Mapping[str, Any], k: int) -> None:
-        cells = [f"{values[f'{name}@{k}']:.4f}" if f"{name}@{k}" in values else "-" for name in ("hr", "ndcg", "mrr")]
-        table.add_row(label, f"{values['users']:,}", str(k), *cells)
+    def row(label: str, values: Mapping[str, Any], k: str) -> None:
+        cells = [result.info(names[k]).shown(values.get(names[k])) if k in names else "" for names in crossed.values()]
+        table.add_row(label, f"{values['users']:,}", k, *cells)
 
     for k in cutoffs:
         row("all", {"users": result.users, **result.metrics}, k)
     table.add_section()
     for name, values in result.slices.items():
         row(SLICE_NAMES.get(name, name), values, shown)
-    extra = {name: value for name, value in result.metrics.items() if name.startswith(("coverage", "popularity"))}
-    table.caption = " · ".join(f"{name} {value:.4g}" for name, value in extra.items())
+    extra = {name: value for name, value in result.metrics.items() if name not in result.per_user_metrics}
+    table.caption = " · ".join(f"{name} {result.info(name).shown(value)}" for name, value in extra.items())
     if result.other_data is not None:
         table.caption = f"Warning: {result.other_data['warning']}\n{table.caption}"
     return table

@@ -3,7 +3,8 @@
     config.yaml                every setting, defaults written out
     environment.json           versions, machine, threads, commit; and what of them was different in later sessions
     run.json                   data set, finished stages and their figures (`record.py`)
-    catalogue.parquet          item_id and title in index order, so that the run can answer without the data set
+    catalogue.parquet          the items in index order, so that the run can answer without the data set
+    counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
@@ -19,7 +20,6 @@ Stages are those of the plan (`distillation/plan.py`): `undistilled`, `teacher-1
 from __future__ import annotations
 
 import contextlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,24 +27,30 @@ import polars as pl
 from safetensors import SafetensorError
 from torch import Tensor
 
+from llmd4rec.config.open_types import imports_refused
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
+from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.events import require_event_features
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring import FactorScorer
 from llmd4rec.training import checkpoint
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
+from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
 from llmd4rec.training.runtime import derive_seed, environment, select_device
-from llmd4rec.training.tracking import MetricsLog
 
 #: What stages were called once, or what people may try.
 _OTHER_NAMES = {"alone": UNDISTILLED, "crm": SERVED, "before": UNDISTILLED, "after": DISTILLED, "wide": "teacher-1"}
@@ -60,12 +66,19 @@ _OTHER_ATTRIBUTES = {
 
 
 class Run:
-    """A run folder, open."""
+    """A run folder, open.
+
+    >>> run = Run.open("runs/first")
+    >>> run.resolve("distilled")
+    'distilled-round-1'
+    >>> run.recommender("undistilled")
+    <Recommender: undistilled of the run first, sasrec, 12 items>
+    """
 
     def __init__(self, folder: Path, settings: DistillationSettings, record: Record) -> None:
         self.folder, self.settings, self.record = folder, settings, record
         #: Of several processes that train together only the first one writes.
-        self.writes = Processes.current().first
+        self.writes = current_backend().first
         self._said_undistilled = False
 
     if not TYPE_CHECKING:  # a type checker shall find a wrong name
@@ -114,15 +127,11 @@ class Run:
             return run
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
-        run = cls(
-            folder, settings, Record(data.fingerprint, str(data.path.resolve()) if data.path else None, data.num_items)
-        )
+        run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
-            names, buffer = pl.DataFrame({"item_id": data.item_ids, "title": data.titles}), io.BytesIO()
-            names.write_parquet(buffer)  # by way of memory: polars does not say that a disk is full
-            (temporary / "catalogue.parquet").write_bytes(buffer.getbuffer())
+            write_catalogue(temporary, data)
             write_json(temporary / "run.json", vars(run.record))
         return run
 
@@ -139,7 +148,7 @@ class Run:
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
         made = [stage for stage in self.plan if stage.id in begun]
-        self.settings = settings
+        self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed:
             self.record.finished = False
             if not any(stage.role == "llm" for stage in made):
@@ -160,15 +169,21 @@ class Run:
         save_settings(settings, self.folder / "config.yaml")
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str, *, trust_code: bool = False) -> Run:
         """Opens an existing run folder.
 
+        Args:
+            folder: of the run.
+            trust_code: import the modules that its settings name. Without it only classes are found whose module this
+                process has imported already, since a run of somebody else's may name any code.
+
         Raises:
-            RunError: it is no run folder, or of another format version.
+            RunError: it is no run folder, of another format version, or names code that would have to be imported.
         """
         folder = Path(folder)
         record = Record.read(folder)
-        return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
+        with contextlib.nullcontext() if trust_code else imports_refused(str(folder)):
+            return cls(folder, load_settings(DistillationSettings, folder / "config.yaml"), record)
 
     def save(self) -> None:
         """Writes run.json."""
@@ -232,7 +247,7 @@ class Run:
 
     def log_of(self, stage_id: str) -> MetricsLog:
         """The figures of one stage's epochs."""
-        return MetricsLog(self.checkpoint_of(stage_id) / "metrics.jsonl")
+        return MetricsLog(self.checkpoint_of(stage_id) / METRICS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The figures of all epochs, in the order of the plan, each with its `stage`."""
@@ -257,9 +272,9 @@ class Run:
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):
                 return best
             if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled = True
+                self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation NDCG@10 {self.validation_of(UNDISTILLED):.4f}), not "
+                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
                     f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
@@ -277,8 +292,8 @@ class Run:
         return find(self.plan, self.resolve(name))
 
     def validation_of(self, stage_id: str) -> float:
-        """Validation NDCG@10 of a finished stage."""
-        return float(self.record.stages[stage_id]["validation_ndcg"])
+        """Validation value of a finished stage, by the selection metric of the settings."""
+        return float(self.record.stages[stage_id]["validation"])
 
     def reported(self) -> list[Stage]:
         """The finished stages of a results table: of each model the first and the last, and the one that is served."""
@@ -292,7 +307,9 @@ class Run:
         device = select_device(self.settings.device)
         seed = derive_seed(stage.seed, "weights", stage.seed_key)
         if not isinstance(stage.network, LLM):
-            return stage.network.build(self.record.items, seed).to(device)
+            model = stage.network.build(self.record.items, seed).to(device)
+            require_event_features(model, stage.network.event_features)
+            return model
         assert stage.item_dim is not None
         network, used = build_llm(
             stage.network, self.record.items, stage.item_dim, self.text_vectors(), seed, device, self.record.llm
@@ -324,6 +341,11 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
+    def scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+        found = self.stage(stage)
+        return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
+
     def weights_of(self, stage_id: str) -> dict[str, Tensor]:
         """The weights that one training ended with.
 
@@ -345,21 +367,25 @@ class Run:
         return self.record.stages[stage_id].get("checksum")
 
     def catalogue(self) -> pl.DataFrame:
-        """`item_id` and `title` of all items, in index order.
+        """All items with their titles and other fields, in index order.
 
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / "catalogue.parquet"
-        try:
-            return pl.read_parquet(path, columns=["item_id", "title"])
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunError(
-                f"{path} is missing or damaged: {error}", "Put it back from a copy, or train a new run."
-            ) from error
+        return read_catalogue(self.folder)
 
-    def recommender(self, name: str = SERVED) -> Recommender:
-        """The model of a finished stage together with the catalogue, ready to answer; see :meth:`resolve`."""
-        catalogue = self.catalogue()
-        names, titles = catalogue["item_id"].to_list(), catalogue["title"].to_list()
-        return Recommender(self.load(name), names, titles, filter_seen=self.settings.evaluation.filter_seen)
+    def recommender(self, stage: str = SERVED) -> Recommender:
+        """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
+        return recommender_of(self, LoadOptions(stage))
+
+
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
+
+
+def open_recommender(folder: Path, options: LoadOptions) -> Recommender:
+    """What :meth:`Recommender.load` gives for a run folder."""
+    return recommender_of(Run.open(folder, trust_code=options.trust_code), options)

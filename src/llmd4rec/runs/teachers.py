@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
 from llmd4rec.distillation.plan import Stage, Teaching, find
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.evaluate import EnsembleValidation
+from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.run import Run
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.settings import Training
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -43,11 +44,22 @@ class Teachers:
         run: the open run.
         data: its data set.
         device: where scores of teachers are computed.
+        choose_weights: chooses ensemble weights by validation.
+        choose_tau: chooses the logit adjustment by validation.
     """
 
-    def __init__(self, run: Run, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset,
+        device: torch.device,
+        *,
+        choose_weights: Callable[..., tuple[tuple[int, ...], float]] = choose_weights,
+        choose_tau: Callable[..., float] = choose_tau,
+    ) -> None:
         self.run, self.data, self.device = run, data, device
-        self.processes = Processes.current()
+        self._choose_weights, self._choose_tau = choose_weights, choose_tau
+        self.backend = current_backend()
 
     def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
         """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
@@ -73,7 +85,7 @@ class Teachers:
             return open_cache(folder, histories, self.device, teaching.teacher_precision, made_of)
 
         cache = None
-        if self.processes.first:
+        if self.backend.first:
             try:
                 cache = opened() if folder.exists() else None
             except RunError as error:
@@ -82,7 +94,7 @@ class Teachers:
                 cache = None
             if cache is None:
                 self._write_cache(folder, histories, teachers, made_of, stage.training, teaching, asks_tau)
-        self.processes.wait()
+        self.backend.wait()
         return cache or opened()
 
     def _write_cache(
@@ -121,14 +133,19 @@ class Teachers:
         settings, weights = self.run.settings, (1,) * len(models)
         users = validation_users(settings, self.data)
         judge = EnsembleValidation(
-            list(models.values()), self.data, settings.evaluation.filter_seen, users, settings.seed
+            list(models.values()),
+            self.data,
+            settings.evaluation.filter_seen,
+            users,
+            settings.seed,
+            metric=settings.evaluation.selection,
         )
         if chooses:
             # Models that are there to teach count from the start; the others where they add to them.
             teaching = [int(find(self.run.plan, teacher).role == "teacher") for teacher in models]
-            weights, value = choose_weights(judge, teaching if any(teaching) else weights)
+            weights, value = self._choose_weights(judge, teaching if any(teaching) else weights)
             named = describe_weights(dict(zip(models, weights, strict=True)))
-            logger.info(f"  ensemble: {named}, validation NDCG@10 {value:.4f}")
+            logger.info(f"  ensemble: {named}, validation {settings.evaluation.selection.label} {value:.4f}")
         found = dict(zip(models, weights, strict=True))
         if not asks_tau:
             return found, None
@@ -139,7 +156,7 @@ class Teachers:
                 progress.advance(1)
                 return judge(weights, popularity_prior(counts_I, -tau))
 
-            tau = choose_tau(without)
+            tau = self._choose_tau(without)
         if not tau:
             logger.info("  no logit adjustment: the teachers would rank worse without the items' popularity")
         return found, tau

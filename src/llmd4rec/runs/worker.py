@@ -1,7 +1,8 @@
-"""`python -m llmd4rec.runs.worker RUN DATA STAGE THREADS`: trains one stage of a run that another process holds."""
+"""`python -m llmd4rec.runs.worker RUN DATA STAGE THREADS PATH`: trains a stage of a run that another process holds."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -19,12 +20,14 @@ from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import Interrupted
 
 
-def main(folder: str, data: str, stage_id: str, threads: str) -> int:
+def main(folder: str, data: str, stage_id: str, threads: str, path: str) -> int:
     """Trains the stage and leaves its result beside its weights; the exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(int(threads))
+    # What that process has imported for these settings it was told to.
+    sys.path += [entry for entry in json.loads(path) if entry not in sys.path]
     try:
-        run = Run.open(folder)
+        run = Run.open(folder, trust_code=True)
         result = Pipeline(run, Dataset.load(Path(data))).trained(find(run.plan, stage_id))
         write_json(run.checkpoint_of(stage_id) / RESULT, result)
     except LLMD4RecError as error:

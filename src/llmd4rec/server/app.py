@@ -121,9 +121,9 @@ def create_app(service: Service, log: Log) -> App:
         filters = to_filters(body.filters)
 
         def work(served: Served) -> Reply:
-            if served.engine.item(body.item_id) is None:
+            if served.recommender.item(body.item_id) is None:
                 raise ApiError(404, "item_not_found", "the catalogue has no such item", field="item_id")
-            return Reply(served.engine.similar(body.item_id, body.k, filters=filters), served)
+            return Reply(served.recommender.similar(body.item_id, body.k, filters=filters), served)
 
         return _json(answer_json(await service.look(work), None))
 
@@ -135,15 +135,19 @@ def create_app(service: Service, log: Log) -> App:
     ) -> Response:
         """Items with these words in the title, also beginnings of words; without words the most frequent items."""
         return _json(
-            {"items": [item_json(item) for item in await service.look(lambda served: served.engine.search(q, limit))]}
+            {
+                "items": [
+                    item_json(item) for item in await service.look(lambda served: served.recommender.search(q, limit))
+                ]
+            }
         )
 
     @app.post("/v1/items/lookup", response_model=ItemsOut, responses=SENT)
     async def lookup(body: LookupIn) -> Response:
         """The items with these identifiers, in the same order; unknown ones are left out."""
         require_at_most(body.ids, settings.max_history, "ids")
-        engine = service.engine
-        return _json({"items": [item_json(item) for item in map(engine.item, body.ids) if item is not None]})
+        recommender = service.recommender
+        return _json({"items": [item_json(item) for item in map(recommender.item, body.ids) if item is not None]})
 
     @app.post("/v1/items", response_model=AddedOut, responses=CHANGE)
     async def add(body: AddIn) -> Response:
@@ -152,7 +156,7 @@ def create_app(service: Service, log: Log) -> App:
         require_at_most(body.items, settings.max_batch, "items")
         items = [to_new_item(item) for item in body.items]
         report = await service.add(items)
-        return _json({"added": report.added, "replaced": report.replaced, "items": service.engine.info.items})
+        return _json({"added": report.added, "replaced": report.replaced, "items": service.recommender.info.items})
 
     @app.post("/v1/items/remove", response_model=RemovedOut, responses=CHANGE)
     async def remove(body: RemoveIn) -> Response:
@@ -160,12 +164,12 @@ def create_app(service: Service, log: Log) -> App:
         service.require_changes()
         require_at_most(body.ids, settings.max_batch, "ids")
         report = await service.remove(body.ids)
-        return _json({"removed": report.removed, "unknown": report.unknown, "items": service.engine.info.items})
+        return _json({"removed": report.removed, "unknown": report.unknown, "items": service.recommender.info.items})
 
     @app.get("/v1/items/{item_id:path}", response_model=ItemOut, responses=errors(404, 422))
     async def item(item_id: Annotated[str, Path(max_length=LONGEST_ID)]) -> Response:
         """One item."""
-        found = service.engine.item(item_id)
+        found = service.recommender.item(item_id)
         if found is None:
             raise ApiError(404, "item_not_found", "the catalogue has no such item", field="item_id")
         return _json(item_json(found))
@@ -174,7 +178,9 @@ def create_app(service: Service, log: Log) -> App:
     @app.get("/v1/models", response_model=ModelsOut, responses=errors())
     async def models() -> Response:
         """What is served, the fields to filter by, and the exports that can be loaded."""
-        served, available = await service.look(lambda served: (service.description(served.engine), service.available()))
+        served, available = await service.look(
+            lambda served: (service.description(served.recommender), service.available())
+        )
         limits = settings.model_dump(include=set(ModelsOut.model_fields["limits"].annotation.model_fields))  # type: ignore[union-attr]
         return _json(
             {
@@ -231,7 +237,7 @@ def create_app(service: Service, log: Log) -> App:
     def check_one(body: RecommendIn, where: str) -> None:
         require_at_most(body.history, settings.max_history, f"{where}history")
         require_k(body.k, f"{where}k")
-        known = service.engine.catalogue
+        known = service.recommender.catalogue
         for place, name in enumerate(body.fields or ()):
             if name not in ("item_id", "title"):  # which always come
                 try:

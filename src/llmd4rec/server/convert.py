@@ -1,4 +1,4 @@
-"""Conversion between HTTP bodies and the engine's requests and answers."""
+"""Conversion between HTTP bodies and the recommender's requests and answers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def to_request(body: RecommendIn) -> Request:
         diversity=body.diversity,
         explain=body.explain,
         popular_in=body.popular_in,
+        times=body.times,
+        now=body.now,
     )
 
 
@@ -76,10 +78,10 @@ def item_json(item: Item) -> dict[str, Any]:
 
 def examples_json(served: Served) -> list[dict[str, Any]]:
     """As :class:`ExamplesOut`."""
-    engine, found = served.engine, []
-    for number, (history, following) in enumerate(engine.examples, 1):
-        items = [item for item in map(engine.item, history) if item is not None]
-        chosen = engine.item(following) if following is not None else None
+    recommender, found = served.recommender, []
+    for number, (history, following) in enumerate(recommender.examples, 1):
+        items = [item for item in map(recommender.item, history) if item is not None]
+        chosen = recommender.item(following) if following is not None else None
         found.append(
             {
                 "name": f"Person {number}",

@@ -6,17 +6,17 @@ from collections import Counter
 
 import numpy as np
 
-from llmd4rec.inference.engine import Engine
 from llmd4rec.inference.fields import PATH, Field, Mask
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.schema import Facet, ModelOut
 
 #: The maximum number of values of a category that are offered for filtering.
 MAX_FACET_VALUES = 200
 
 
-def describe(engine: Engine) -> ModelOut:
-    """Describes an engine. Reads the whole catalogue."""
-    info = engine.info
+def describe(recommender: Recommender) -> ModelOut:
+    """Describes a recommender. Reads the whole catalogue."""
+    info = recommender.info
     return ModelOut(
         name=info.name,
         network=info.model,
@@ -26,10 +26,12 @@ def describe(engine: Engine) -> ModelOut:
         dim=info.dim,
         max_length=info.max_length,
         filter_seen=info.filter_seen,
-        validation_ndcg=info.validation,
-        has_undistilled=engine.undistilled is not None,
+        validation=info.validation,
+        selection=info.selection,
+        has_undistilled=recommender.undistilled is not None,
         can_add=info.can_add,
-        fields=[facet_of(field, engine.catalogue.present) for field in engine.catalogue.fields.values()],
+        reads=list(info.reads),
+        fields=[facet_of(field, recommender.catalogue.present) for field in recommender.catalogue.fields.values()],
     )
 
 

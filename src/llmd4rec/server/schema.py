@@ -14,6 +14,7 @@ FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 # Whole numbers stay whole: as floats, long codes would become others.
 FieldText = Annotated[str, Field(max_length=10_000)]
 FieldValue = FieldText | bool | int | float | None
+When = int | Annotated[str, Field(max_length=40)]
 FilterValue = str | bool | int | float
 #: Which model answers: the one that is served, or the undistilled one, where the export has it.
 ModelName = Literal["served", "undistilled"]
@@ -95,6 +96,15 @@ class RecommendIn(_In):
         default=None,
         max_length=8,
         description="If no item of the history is known: the most popular items with these values.",
+    )
+
+    times: list[When] | None = Field(
+        default=None,
+        description="When each item of the history was chosen: seconds since 1970, or ISO text. Models that read times "
+        "need it; see `reads` of the model.",
+    )
+    now: When | None = Field(
+        default=None, description="The moment for which is recommended; if not sent: the current time."
     )
 
 
@@ -254,11 +264,13 @@ class ModelOut(_Out):
     dim: int
     max_length: int
     filter_seen: bool = Field(description="Whether items of the history are left out where a request does not say.")
-    validation_ndcg: float | None = Field(description="NDCG@10 on the validation items.")
+    validation: float | None = Field(description="Value of the selection metric on the validation items.")
+    selection: str = Field(description="The metric by which epochs and rounds were chosen, such as NDCG@10.")
     has_undistilled: bool = Field(description="Whether the export has the undistilled model too.")
     can_add: Literal["text", "vector"] | None = Field(
         description="What a new item needs: its texts, or a text vector; null: items cannot be added."
     )
+    reads: list[str] = Field(description="What the model reads of a history beside its items, such as `times`.")
     fields: list[Facet]
 
 

@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llmd4rec.errors import LLMD4RecError
-from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.app import create_app
 from llmd4rec.server.errors import ApiError
 from llmd4rec.server.logs import LibraryLog, Log
@@ -176,8 +176,8 @@ def serve(
     settings: ServiceSettings,
     *,
     port: int,
-    load: Callable[[Path], Engine] = Engine.load,
-    on_start: Callable[[str, Engine], None] = lambda url, engine: None,
+    load: Callable[[Path], Recommender] = Recommender.load,
+    on_start: Callable[[str, Recommender], None] = lambda url, recommender: None,
     log: Log | None = None,
 ) -> None:
     """Serves an export until the process is told to stop.
@@ -186,7 +186,7 @@ def serve(
         folder: the export.
         settings: limits and permissions.
         port: to listen on; 0: a free one.
-        load: loads an engine from a folder.
+        load: loads a recommender from a folder.
         on_start: called with the address once requests are taken.
         log: where to log; None: standard error.
 
@@ -195,23 +195,23 @@ def serve(
     """
     listener = listen(settings.host, port)  # first, because it fails fast
     try:
-        engine = load_warm(load, folder)
+        recommender = load_warm(load, folder)
         sys.setswitchinterval(SWITCH_INTERVAL)
         asyncio_run = _runner()
-        asyncio_run(_serve(listener, engine, settings, load, on_start, log or Log()))
+        asyncio_run(_serve(listener, recommender, settings, load, on_start, log or Log()))
     finally:
         listener.close()
 
 
 async def _serve(
     listener: socket.socket,
-    engine: Engine,
+    recommender: Recommender,
     settings: ServiceSettings,
-    load: Callable[[Path], Engine],
-    on_start: Callable[[str, Engine], None],
+    load: Callable[[Path], Recommender],
+    on_start: Callable[[str, Recommender], None],
     log: Log,
 ) -> None:
-    service = Service(engine, settings, Metrics(), log, load)
+    service = Service(recommender, settings, Metrics(), log, load)
     for name in ("uvicorn", "asyncio"):
         library = logging.getLogger(name)
         library.handlers[:] = [LibraryLog(log)]
@@ -231,7 +231,7 @@ async def _serve(
         timeout_graceful_shutdown=int(settings.change_timeout),
     )
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    server = _Server(config, service, log, lambda: on_start(url, engine))
+    server = _Server(config, service, log, lambda: on_start(url, recommender))
     try:
         await server.serve(sockets=[listener])
     finally:

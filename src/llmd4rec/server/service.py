@@ -1,7 +1,7 @@
-"""The service behind the routes: one engine, its batches, and changes to it.
+"""The service behind the routes: one recommender, its batches, and changes to it.
 
-A batch reads the engine once, so every answer comes from one export as a whole. When another export has been loaded,
-the next batch uses it; the old one is released after its last batch. No request waits for that or is lost.
+A batch reads the recommender once, so every answer comes from one export as a whole. When another export has been
+loaded, the next batch uses it; the old one is released after its last batch. No request waits for that or is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.engine import Engine
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import AddedReport, Answer, NewItem, RemovedReport, Request
 from llmd4rec.server.batching import Batcher
 from llmd4rec.server.description import describe
@@ -38,58 +38,58 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An engine, with what every answer needs from it.
+    """A recommender, with what every answer needs from it.
 
     Attributes:
         fingerprint: of its export.
         default_fields: the fields of an item that are returned where a request does not name any: all but long texts.
     """
 
-    engine: Engine
+    recommender: Recommender
     fingerprint: str
     default_fields: tuple[str, ...]
 
     @classmethod
-    def of(cls, engine: Engine) -> Served:
-        """Prepares an engine for serving."""
-        info = engine.info
-        return cls(engine, info.fingerprint, tuple(name for name, kind in info.fields.items() if kind != "text"))
+    def of(cls, recommender: Recommender) -> Served:
+        """Prepares a recommender for serving."""
+        info = recommender.info
+        return cls(recommender, info.fingerprint, tuple(name for name, kind in info.fields.items() if kind != "text"))
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and the engine it came from."""
+    """An answer and the recommender it came from."""
 
     answer: Answer
     served: Served
 
 
 class Service:
-    """One engine behind a queue.
+    """One recommender behind a queue.
 
     Args:
-        engine: the engine that is served first.
+        recommender: the recommender that is served first.
         settings: limits and permissions.
         metrics, log: where events are counted and logged.
-        load: loads another engine from a folder, with the same options as the first one.
+        load: loads another recommender from a folder, with the same options as the first one.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        recommender: Recommender,
         settings: ServiceSettings,
         metrics: Metrics,
         log: Log,
-        load: Callable[[Path], Engine] = Engine.load,
+        load: Callable[[Path], Recommender] = Recommender.load,
     ) -> None:
-        self.served = Served.of(engine)
+        self.served = Served.of(recommender)
         self.settings = settings
         self.metrics = metrics
         self.draining = False
         self._log = log
         self._load = load
         self._changing = asyncio.Lock()
-        # Answers, look-ups and changes run in threads of their own: no part of an engine is changed in place.
+        # Answers, look-ups and changes run in threads of their own: no part of a recommender is changed in place.
         self._compute, self._look, self._change = (
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("answers", "look-ups", "changes")
         )
@@ -100,9 +100,9 @@ class Service:
         self._report_served()
 
     @property
-    def engine(self) -> Engine:
-        """The engine that is served now."""
-        return self.served.engine
+    def recommender(self) -> Recommender:
+        """The recommender that is served now."""
+        return self.served.recommender
 
     # ---- answers ------------------------------------------------------------------------------------------------
     def ask(self, model: ModelName, request: Request) -> asyncio.Future[Reply]:
@@ -119,7 +119,7 @@ class Service:
         Raises:
             ApiError: there is no such model (404), or the queue is full (503).
         """
-        if self.engine.undistilled is None and any(model == "undistilled" for model, _ in asked):
+        if self.recommender.undistilled is None and any(model == "undistilled" for model, _ in asked):
             raise ApiError(
                 404,
                 "model_not_found",
@@ -128,7 +128,7 @@ class Service:
                 remedy="Use the model `served`, or export the run with --both.",
             )
         # Reasons need one more encoding for each item of the history.
-        max_length = self.engine.info.max_length
+        max_length = self.recommender.info.max_length
         weights = [1 + (min(len(request.history), max_length) if request.explain else 0) for _, request in asked]
         return self._batcher.ask_all([Question(model, request) for model, request in asked], weights)
 
@@ -137,11 +137,11 @@ class Service:
         served = self.served
         missing = ApiError(404, "model_not_found", "the export that is served now has one model only", field="model")
         replies: list[Reply | Exception] = [missing] * len(questions)
-        for model, engine in (("served", served.engine), ("undistilled", served.engine.undistilled)):
+        for model, recommender in (("served", served.recommender), ("undistilled", served.recommender.undistilled)):
             places = [place for place, question in enumerate(questions) if question.model == model]
-            if not places or engine is None:
+            if not places or recommender is None:
                 continue
-            answers = _each(engine, [questions[place].request for place in places])
+            answers = _each(recommender, [questions[place].request for place in places])
             for place, answer in zip(places, answers, strict=True):
                 replies[place] = Reply(answer, served) if isinstance(answer, Answer) else answer
         return replies
@@ -163,11 +163,11 @@ class Service:
         """Runs a look-up in what is served, in a thread beside the batches."""
         return await asyncio.get_running_loop().run_in_executor(self._look, work, self.served)
 
-    def description(self, engine: Engine) -> ModelOut:
-        """What an engine serves; computed once for each version of its catalogue. Do not call it in the event loop."""
-        catalogue = engine.catalogue
+    def description(self, recommender: Recommender) -> ModelOut:
+        """What is served; computed once for each version of a catalogue. Do not call it in the event loop."""
+        catalogue = recommender.catalogue
         if self._described is None or self._described[0] is not catalogue:
-            self._described = catalogue, describe(engine)
+            self._described = catalogue, describe(recommender)
         return self._described[1]
 
     # ---- changes ------------------------------------------------------------------------------------------------
@@ -186,17 +186,17 @@ class Service:
             )
 
     async def add(self, items: Sequence[NewItem]) -> AddedReport:
-        """Adds items to the served engine."""
-        return await self._changed(lambda engine: engine.add_items(items))
+        """Adds items to the served recommender."""
+        return await self._changed(lambda recommender: recommender.add_items(items))
 
     async def remove(self, ids: Sequence[str]) -> RemovedReport:
-        """Removes items from the served engine."""
-        return await self._changed(lambda engine: engine.remove_items(ids))
+        """Removes items from the served recommender."""
+        return await self._changed(lambda recommender: recommender.remove_items(ids))
 
-    async def _changed(self, work: Callable[[Engine], T]) -> T:
+    async def _changed(self, work: Callable[[Recommender], T]) -> T:
         async with self._changing:
             # Shielded: the change is completed and reported even if the client disconnects.
-            report = await asyncio.shield(self._in_change_thread(lambda: work(self.engine)))
+            report = await asyncio.shield(self._in_change_thread(lambda: work(self.recommender)))
             self._report_served()
         return report
 
@@ -246,18 +246,18 @@ class Service:
         folder = self.settings.models / name
         async with self._changing:
             try:
-                engine = await asyncio.shield(self._in_change_thread(lambda: load_warm(self._load, folder)))
+                recommender = await asyncio.shield(self._in_change_thread(lambda: load_warm(self._load, folder)))
             except LLMD4RecError as error:
                 self.metrics.swaps.labels("failed").inc()
                 self._log.write("swap failed", "error", export=name)
                 what, remedy = (text.replace(str(folder), name) for text in (error.what, error.remedy))
                 raise ApiError(422, "invalid_export", what, field="name", remedy=remedy) from error
-            self.served = Served.of(engine)
+            self.served = Served.of(recommender)
             self.metrics.swaps.labels("done").inc()
             self._report_served()
 
     def _report_served(self) -> None:
-        info = self.engine.info
+        info = self.recommender.info
         self.metrics.serves(info.name, info.stage, info.fingerprint, info.items)
         self._log.write(
             "serving", export=info.name, stage=info.stage, fingerprint=info.fingerprint, items=info.items, dim=info.dim
@@ -269,26 +269,27 @@ class Service:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _each(engine: Engine, requests: list[Request]) -> Sequence[Answer | Exception]:
+def _each(recommender: Recommender, requests: list[Request]) -> Sequence[Answer | Exception]:
     """All answers together; if a request is wrong, each by itself, so that only that one fails."""
     try:
-        return engine.recommend_many(requests)
+        return recommender.recommend_many(requests)
     except Exception as error:
         if len(requests) == 1:
             return [error]
-        return [answer for request in requests for answer in _each(engine, [request])]
+        return [answer for request in requests for answer in _each(recommender, [request])]
 
 
-def load_warm(load: Callable[[Path], Engine], folder: Path) -> Engine:
-    """Loads an engine and uses it once, so that its first answer is not slow.
+def load_warm(load: Callable[[Path], Recommender], folder: Path) -> Recommender:
+    """Loads a recommender and uses it once, so that its first answer is not slow.
 
     Raises:
         LLMD4RecError: the folder is not a valid export.
     """
-    engine = load(folder)
-    first = engine.search("", 1)
-    for one in (engine, engine.undistilled):
+    recommender = load(folder)
+    first = recommender.search("", 1)
+    for one in (recommender, recommender.undistilled):
         if one is not None:
-            one.recommend_many([Request([item.item_id for item in first])])
+            times = [0] * len(first) if one.info.reads else None
+            one.recommend_many([Request([item.item_id for item in first], times=times)])
     freeze_loaded_objects()
-    return engine
+    return recommender

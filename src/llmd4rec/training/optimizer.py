@@ -1,8 +1,6 @@
-"""The optimiser of a training, and its learning rate at every step."""
+"""The optimiser of a training."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -27,28 +25,3 @@ def adamw(
         fused=next(iter(parameters.values())).device.type in ("cpu", "cuda"),
     )
     return optimizer, dict(parameters)
-
-
-class Schedule:
-    """Warm-up, then constant or cosine. A function of the step alone, so a resumed training needs no state of it.
-
-    (A torch scheduler has state of its own to save and restore; this is shorter.)
-    """
-
-    def __init__(self, settings: Training, planned_steps: int) -> None:
-        self._settings, self._planned = settings, planned_steps
-        self.warmup = min(settings.warmup, planned_steps // 10)
-
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Sets the learning rate of a step, counted from 0."""
-        for group in optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * self.share(step)
-
-    def share(self, step: int) -> float:
-        """The learning rate at a step, as a share of its peak."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self._settings.schedule == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, self._planned - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,21 +1,13 @@
-"""Where a training stands."""
+"""Where a training stands, and what validation found."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from llmd4rec.losses.base import LossParts
-
-#: Bins of the sample weights' histogram in the log, over [0, 2].
-WEIGHT_BINS = 20
-#: Numbers that :func:`step_figures` gives.
-FIGURES = 5 + WEIGHT_BINS
+from llmd4rec.training.figures import EpochFigures
 
 
 @dataclass
@@ -25,51 +17,53 @@ class Progress:
     epoch: int = 1
     step: int = 0  # steps done in this epoch
     total_steps: int = 0
-    best_value: float = -1.0
+    best_value: float = -math.inf
     best_epoch: int = 0
     seconds: float = 0.0
-    log_size: int = 0
-    #: Checksum of the best weights' file, which the checkpoint needs to be of use.
-    best_checksum: str = ""
-    #: Cross-entropy of the first step, and averaged over the last.
-    first_ce: float = math.nan
-    ce_level: float = math.nan
-    sums: dict[str, float] = field(default_factory=dict)
-    weight_counts: list[int] = field(default_factory=lambda: [0] * WEIGHT_BINS)
+    #: Why there is no further epoch; empty: there is, as far as settings allow.
+    stopped_because: str = ""
+    #: Of this epoch.
+    figures: EpochFigures = field(default_factory=EpochFigures)
 
-    def add(self, figures: Sequence[float]) -> None:
-        """Adds the figures of a step to the epoch's sums."""
-        positions, _, ce, kl, weight, *counts = figures
-        for name, value in (("positions", positions), ("ce", ce), ("kl", kl), ("weight", weight)):
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.weight_counts = [a + int(b) for a, b in zip(self.weight_counts, counts, strict=True)]
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Progress:
+        """What :meth:`to_dict` gave."""
+        return cls(**{**saved, "figures": EpochFigures(**saved["figures"])})
 
-    def means(self) -> dict[str, Any]:
-        """The epoch's means per position, for the log: those that there are."""
-        positions = max(1.0, self.sums.get("positions", 0.0))
-        weighted = sum(self.weight_counts) > 0
-        found: dict[str, Any] = {}
-        if "ce" in self.sums:
-            found["ce"] = self.sums["ce"] / positions
-        if weighted or self.sums.get("kl"):
-            found["kl"] = self.sums["kl"] / positions
-        if weighted:
-            found |= {"weight_mean": self.sums["weight"] / positions, "weight_counts": self.weight_counts}
-        return found
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
 
     def next_epoch(self) -> None:
         """To the first step of the next epoch."""
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        self.weight_counts = [0] * WEIGHT_BINS
+        self.epoch, self.step, self.figures = self.epoch + 1, 0, EpochFigures()
 
 
-def step_figures(parts: LossParts, positions: int) -> Tensor:
-    """The figures of a step, left on its device: float64, [FIGURES].
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found.
 
-    Positions; loss, cross-entropy and KL times positions; sum of the sample weights, and their histogram.
+    Attributes:
+        epoch: behind which it was; 0: before the first.
+        value: of the selection criterion.
+        best: whether it is the best so far.
+        seconds: of training and validation so far.
+        figures: of the epoch: means of the loss's figures, and histograms.
     """
-    losses = torch.stack([part.detach().double() * positions for part in (parts.total, parts.ce, parts.kl)])
-    counts, weight_sum = losses.new_zeros(WEIGHT_BINS), losses.new_zeros(1)
-    if parts.weight_N is not None:
-        counts, weight_sum = torch.histc(parts.weight_N.float(), WEIGHT_BINS, 0, 2), parts.weight_N.sum()[None]
-    return torch.cat([losses.new_full((1,), positions), losses, weight_sum.double(), counts.double()])
+
+    epoch: int
+    value: float
+    best: bool
+    seconds: float
+    figures: Mapping[str, Any]
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """As a log has it."""
+        return {
+            "stage": stage,
+            "epoch": self.epoch,
+            "validation": self.value,
+            "best": self.best,
+            "seconds": round(self.seconds, 3),
+            **self.figures,
+        }

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
-import mmap
 import os
 import platform
 import signal
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from llmd4rec.errors import ConfigError
-from llmd4rec.training.processes import Processes
+from llmd4rec.training.backends.torch_distributed import current_backend
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -78,47 +77,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest it accepts
         mallopt(_M_TRIM_THRESHOLD, 256 << 20)
-
-
-class SpareMemory:
-    """Gives freed memory back to the system where it has piled up; to be asked once per step.
-
-    glibc's heap does not find again what aligned tensors of changing sizes have freed: a step leaves behind some
-    megabytes that no later one takes, gigabytes in an hour (of 11 GB that a training of 20,000 items held, 0.6 were in
-    use). Giving all of it back costs the next step its fresh pages, so it is done only where there is much of it.
-    Does nothing where the C library or the system has no such thing.
-
-    Args:
-        most: bytes that may pile up.
-    """
-
-    def __init__(self, most: int = 1 << 30) -> None:
-        self._most = most
-        self._needed: int | None = None  # held after the step that follows a trim: what steps need
-        self._trim: Callable[[int], int] | None = None
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            self._trim = ctypes.CDLL(None).malloc_trim
-
-    def __call__(self) -> None:
-        """Looks at what the process holds, and trims its heap if that is more than it may be."""
-        held = _private_bytes() if self._trim is not None else None
-        if self._trim is None or held is None:
-            return
-        if self._needed is None:
-            self._needed = held
-        elif held > self._needed + self._most:
-            self._trim(0)
-            self._needed = None
-
-
-def _private_bytes() -> int | None:
-    """Bytes of memory that the process holds, without those of mapped files; None where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
-    except (OSError, ValueError):
-        return None
-    return (resident - shared) * mmap.PAGESIZE
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -208,7 +166,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": Processes.current().count,
+        "processes": current_backend().count,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: importlib.metadata.version(name) for name in packages},

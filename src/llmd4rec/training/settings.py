@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from llmd4rec.losses.loss import AnyLoss, Softmax
 from llmd4rec.training.runtime import Precision
 
 
@@ -18,9 +19,10 @@ class Training(BaseModel):
     round_epochs: int | None = Field(
         None, ge=0, description="at most so many epochs in a round of distillation (null: as many as undistilled)"
     )
-    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation NDCG@10")
-    batch: int = Field(
-        256, ge=1, description="training positions per step, about; fewer on small data, for at least 32 steps an epoch"
+    patience: int = Field(5, ge=1, description="stop after so many epochs without a better validation value")
+    batch: int = Field(256, ge=1, description="training positions per step, about; fewer on small data")
+    min_steps: int = Field(
+        32, ge=1, description="steps of an epoch at least, where the data allow it; small data get smaller batches"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     round_learning_rate: float | None = Field(
@@ -29,6 +31,11 @@ class Training(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     warmup: int = Field(
         100, ge=0, description="steps over which the learning rate rises from 0; at most a tenth of all steps"
+    )
+    loss: AnyLoss = Field(
+        default_factory=Softmax,
+        description="what is minimised without a teacher, and beside the distillation term: softmax (cross-entropy "
+        "over the catalogue), or package.module:Name",
     )
     schedule: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does afterwards")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")

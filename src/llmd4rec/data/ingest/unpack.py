@@ -28,8 +28,13 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def unpacked(path: Path, folder: Path, encoding: str) -> Path:
+def unpacked(path: Path, folder: Path, encoding: str, most_bytes: int = MOST_BYTES) -> Path:
     """`path` itself if it is plain UTF-8 or binary, else an unpacked, recoded copy in `folder`.
+
+    Args:
+        path, encoding: of the file.
+        folder: where the copy goes.
+        most_bytes: that it may unpack to, however small it is.
 
     Raises:
         DataError: the file is damaged or cut short, unpacks to far too much, or is not in `encoding`.
@@ -46,7 +51,7 @@ def unpacked(path: Path, folder: Path, encoding: str) -> Path:
     with target.open("wb") as out, bar(f"Unpacking {path.name}", path.stat().st_size, "B") as progress:
         recode: Callable[..., bytes] | None = None
         try:
-            for block, consumed in _blocks(path, magic):
+            for block, consumed in _blocks(path, magic, most_bytes):
                 if recode is None:
                     recode = _recoder(codec, block)
                 out.write(recode(block))
@@ -73,13 +78,15 @@ def refuse_encoding(plain: Path, path: Path) -> None:
                 ) from error
 
 
-def limited(blocks: Iterator[tuple[bytes, int]], packed: int, where: Path) -> Iterator[tuple[bytes, int]]:
+def limited(
+    blocks: Iterator[tuple[bytes, int]], packed: int, where: Path, most_bytes: int = MOST_BYTES
+) -> Iterator[tuple[bytes, int]]:
     """The same blocks, as long as they do not add up to far more than `packed` bytes plausibly hold.
 
     Raises:
         DataError: they do.
     """
-    limit, total = max(MOST_BYTES, MOST_TIMES * packed), 0
+    limit, total = max(most_bytes, MOST_TIMES * packed), 0
     for block, consumed in blocks:
         total += len(block)
         if total > limit:
@@ -119,14 +126,14 @@ def _recoder(codec: str, first: bytes) -> Callable[..., bytes]:
     return bytes if codec == "utf-8" else _Recode(codec)
 
 
-def _blocks(path: Path, magic: bytes) -> Iterator[tuple[bytes, int]]:
+def _blocks(path: Path, magic: bytes, most_bytes: int) -> Iterator[tuple[bytes, int]]:
     """Unpacked blocks, and how many bytes of the file each took."""
     with path.open("rb") as file:
         packed = path.stat().st_size
         if magic[:2] == _GZIP:
-            yield from limited(_gunzip(path, file), packed, path)
+            yield from limited(_gunzip(path, file), packed, path, most_bytes)
         elif magic == _ZSTD:
-            yield from limited(_unzstd(path, file), packed, path)
+            yield from limited(_unzstd(path, file), packed, path, most_bytes)
         else:
             while block := file.read(_CHUNK):
                 yield block, len(block)

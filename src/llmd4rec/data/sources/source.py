@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from llmd4rec.data.ingest.unpack import limited, unpacked
+from llmd4rec.data.ingest.unpack import MOST_BYTES, limited, unpacked
 from llmd4rec.errors import DataError, FetchError
 from llmd4rec.io.download import Package, RemoteFile, fetch
 
@@ -39,10 +39,15 @@ class MissingFileError(DataError):
 
 
 class Files:
-    """Files by name, wherever they lie: in folders, in archives, or each on its own. Use in a `with` statement."""
+    """Files by name, wherever they lie: in folders, in archives, or each on its own. Use in a `with` statement.
 
-    def __init__(self, paths: list[Path]) -> None:
-        self._paths = paths
+    Args:
+        paths: where to look.
+        most_bytes: that one of them may unpack to, however small it is.
+    """
+
+    def __init__(self, paths: list[Path], most_bytes: int = MOST_BYTES) -> None:
+        self._paths, self._most_bytes = paths, most_bytes
         self._scratch = Path(tempfile.mkdtemp(prefix="llmd4rec-"))
 
     def __enter__(self) -> Files:
@@ -79,7 +84,7 @@ class Files:
         """As :meth:`find`, unpacked and in UTF-8."""
         path = self.find(*names)
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
-        return unpacked(path, folder, encoding)
+        return unpacked(path, folder, encoding, self._most_bytes)
 
     def _find_in(self, path: Path, name: str) -> Path | None:
         if path.is_dir():
@@ -110,7 +115,9 @@ class Files:
         target = self._scratch / name
         with stream, target.open("wb") as out:
             blocks = iter(lambda: stream.read(1 << 20), b"")
-            for block, _ in limited(((block, 0) for block in blocks), archive.stat().st_size, archive):
+            for block, _ in limited(
+                ((block, 0) for block in blocks), archive.stat().st_size, archive, self._most_bytes
+            ):
                 out.write(block)
         return target
 

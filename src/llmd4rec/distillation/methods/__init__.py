@@ -1,30 +1,31 @@
 """How a student learns from its teachers: LLMD4Rec's way, and other published ones to compare it with.
 
-A method is a settings class with `name`, `uses_teachers(...)`, `check(...)` and `objective(...) -> Objective` in a
-file of its own, added to :data:`Method`. All of them have the same teachers, student, samples and schedule; a method is
-a loss.
+How to add one says :class:`~llmd4rec.distillation.methods.base.Method`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Discriminator, Tag
-
+from llmd4rec.config.open_types import open_type
+from llmd4rec.distillation.methods.base import Method
 from llmd4rec.distillation.methods.dllm2rec import DLLM2Rec
 from llmd4rec.distillation.methods.leader import LEADER
 from llmd4rec.distillation.methods.llmd4rec import LLMD4Rec
 
+#: The methods that are known by name.
+METHODS = open_type(
+    "distillation method",
+    Method,
+    {
+        "llmd4rec": "llmd4rec.distillation.methods.llmd4rec:LLMD4Rec",
+        "dllm2rec": "llmd4rec.distillation.methods.dllm2rec:DLLM2Rec",
+        "leader": "llmd4rec.distillation.methods.leader:LEADER",
+    },
+    default="llmd4rec",
+)
 
-def _name(settings: Any) -> Any:
-    """Which method settings are of: the paper's where they do not say."""
-    return settings.get("name", "llmd4rec") if isinstance(settings, dict) else getattr(settings, "name", None)
+#: Settings of any distillation method.
+AnyMethod = Annotated[Method, METHODS]
 
-
-#: Settings of any method, told apart by `name`.
-Method = Annotated[
-    Annotated[LLMD4Rec, Tag("llmd4rec")] | Annotated[DLLM2Rec, Tag("dllm2rec")] | Annotated[LEADER, Tag("leader")],
-    Discriminator(_name),
-]
-
-__all__ = ["LEADER", "DLLM2Rec", "LLMD4Rec", "Method"]
+__all__ = ["LEADER", "METHODS", "AnyMethod", "DLLM2Rec", "LLMD4Rec", "Method"]

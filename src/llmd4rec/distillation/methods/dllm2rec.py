@@ -17,17 +17,20 @@ vectors is `model.item_features: id+text`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from llmd4rec.data.batching import Batch
+from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.distillation.methods.base import Method
 from llmd4rec.errors import ConfigError
-from llmd4rec.losses.base import LossParts, Objective
+from llmd4rec.losses.base import Objective, StepLoss
+from llmd4rec.losses.loss import Softmax
 from llmd4rec.losses.objective import RankingObjective
-from llmd4rec.losses.softmax import DistillationTerm, score_blocks
+from llmd4rec.losses.scores import Factors, score_blocks
+from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
 
@@ -35,12 +38,9 @@ if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
 
 
-class DLLM2Rec(BaseModel):
+class DLLM2Rec(Method):
     """Settings of the method; defaults are those of its files."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Literal["dllm2rec"] = "dllm2rec"
     weight: float = Field(0.7, ge=0, description="β, weight of the teacher's items beside the true one")
     items: int = Field(10, ge=1, description="K, how many of the teacher's best items are learned from")
     position: float = Field(0.3, ge=0, description="γ_p, how much the teacher's order counts")
@@ -54,7 +54,7 @@ class DLLM2Rec(BaseModel):
         return self
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        """Where its own weight is not 0; λ2 is not this method's."""
         return self.weight > 0
 
     def check(self, training: Training, num_items: int) -> None:
@@ -73,7 +73,7 @@ class DLLM2Rec(BaseModel):
     def objective(
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
+        """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
         return _BestItems(self, training, teacher)
 
 
@@ -83,9 +83,11 @@ class _BestItems:
     training: Training
     teacher: TeacherCache
 
-    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
-        base = RankingObjective(self.training)(states_ND, ranker, batch, seed)
+        softmax = RankingObjective(self.training)(states_ND, ranker, batch, seed)
+        loss = self.training.loss
+        base = softmax if isinstance(loss, Softmax) else loss.objective(self.training)(states_ND, ranker, batch, seed)
         table_ID = ranker.item_table()
         best_NK, weight_NK = self._best_of_teacher(states_ND.detach(), table_ID.detach(), batch)
         # CE(k) = log Z - score_k. As the ω sum to 1, Σ ω_k CE(k) is CE(true) + score_true - Σ ω_k score_k: no second
@@ -93,19 +95,18 @@ class _BestItems:
         true_N = (states_ND * table_ID[batch.target_N]).sum(1)
         best_scores_NK = torch.einsum("nd,nkd->nk", states_ND, table_ID[best_NK])
         kept = 1 - self.training.label_smoothing
-        distilled = base.total + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
-        total = base.total + self.settings.weight * distilled
-        return LossParts(total, base.ce, distilled.detach(), None, None)
+        distilled = softmax.loss + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
+        return StepLoss(base.loss + self.settings.weight * distilled, {**base.figures, "kl": distilled.detach()})
 
     @torch.no_grad()
-    def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
-        teacher = self.teacher.batch(batch.position_N)
-        scores = score_blocks(teacher.states_NK, teacher.table_IK)
-        parts = [score_nI.topk(k, dim=1) for score_nI in scores]
+        scores = self.teacher.batch(batch.position_N).scores
+        parts = [score_nI.topk(k, dim=1) for score_nI in score_blocks(scores)]
         score_NK, best_NK = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
-        own_NK = torch.cat([own_nI.topk(k, dim=1).indices for own_nI in score_blocks(states_ND, table_ID)])
+        own = Factors(states_ND, table_ID)
+        own_NK = torch.cat([own_nI.topk(k, dim=1).indices for own_nI in score_blocks(own)])
         return best_NK, importance(self.settings, score_NK, best_NK, own_NK)
 
 

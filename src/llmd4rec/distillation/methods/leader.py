@@ -9,16 +9,18 @@ there are none here; its student's state is two joined, ours is one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmd4rec.data.batching import Batch
-from llmd4rec.losses.base import LossParts, Objective
-from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.distillation.methods.base import Method
+from llmd4rec.errors import ConfigError
+from llmd4rec.losses.base import Objective, StepLoss
+from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
@@ -27,39 +29,37 @@ if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
 
 
-class LEADER(BaseModel):
+class LEADER(Method):
     """Settings of the method; the default is that of its files."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Literal["leader"] = "leader"
     weight: float = Field(0.4, ge=0, description="α, weight of the distance to the teacher's state")
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.uses_teachers`; λ2 is not this method's."""
+        """Where its own weight is not 0; λ2 is not this method's."""
         return self.weight > 0
-
-    def check(self, training: Training, num_items: int) -> None:
-        """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
-        """See :meth:`~llmd4rec.distillation.methods.llmd4rec.LLMD4Rec.objective`."""
+        """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
         return _NearState(self.weight, training, teacher, student.dim, seed)
 
 
 class _NearState(nn.Module):
     def __init__(self, weight: float, training: Training, teacher: TeacherCache, dim: int, seed: int) -> None:
         super().__init__()
-        self.weight, self.teacher, self.rank = weight, teacher, RankingObjective(training)
+        self.weight, self.teacher, self.base = weight, teacher, training.loss.objective(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
-    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: Batch, seed: int) -> LossParts:
+    def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
-        base = self.rank(states_ND, ranker, batch, seed)
-        teacher_NK = self.teacher.batch(batch.position_N).states_NK.float()
-        distance = F.mse_loss(self.project(states_ND), teacher_NK)
-        return LossParts(base.total + self.weight * distance, base.ce, distance.detach(), None, None)
+        base = self.base(states_ND, ranker, batch, seed)
+        scores = self.teacher.batch(batch.position_N).scores
+        if not isinstance(scores, Factors):
+            raise ConfigError(
+                "method leader learns from a teacher's states, and this teacher has none", "Choose another method."
+            )
+        distance = F.mse_loss(self.project(states_ND), scores.states_NK.float())
+        return StepLoss(base.loss + self.weight * distance, {**base.figures, "kl": distance.detach()})

@@ -4,17 +4,17 @@
 
 The loss is :mod:`llmd4rec.losses.softmax`, its weights w are :mod:`llmd4rec.losses.sample_weights`. λ, T and the
 sample weights are settings of `distill` (`weight`, `temperature`, `sample_weights`): the language model is taught in
-this way too.
+this way too. Where `training.model.loss` is another than the softmax, it takes the place of CE.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from llmd4rec.distillation.methods.base import Method
 from llmd4rec.losses.base import Objective
-from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.loss import Softmax
+from llmd4rec.losses.objective import RankingObjective, SumOfLosses
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
@@ -23,34 +23,22 @@ if TYPE_CHECKING:
     from llmd4rec.distillation.cache import TeacherCache
 
 
-class LLMD4Rec(BaseModel):
+class LLMD4Rec(Method):
     """Settings of the method: none of its own."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Literal["llmd4rec"] = Field(
-        "llmd4rec",
-        description="the loss by which the model is taught: llmd4rec, with weight, temperature and sample_weights as "
-        "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md)",
-    )
+    weights_samples: ClassVar[bool] = True
+    adjusts_logits: ClassVar[bool] = True
 
     def uses_teachers(self, term: DistillationTerm) -> bool:
-        """Whether teachers change anything; where not, none is computed."""
+        """Where λ is not 0."""
         return term.weight > 0
-
-    def check(self, training: Training, num_items: int) -> None:
-        """Refuses, before anything is trained, what the method cannot do: nothing."""
 
     def objective(
         self, training: Training, teacher: TeacherCache, term: DistillationTerm, student: SequenceEncoder, seed: int
     ) -> Objective:
-        """What a student is trained towards.
-
-        Args:
-            training: label smoothing, and how a large catalogue is drawn from.
-            teacher: its cached states, item table and ranks.
-            term: λ, T and sample weights.
-            student: the model that will be trained, for its width.
-            seed: of parameters that the method has of its own.
-        """
-        return RankingObjective(training, teacher, term)
+        """See :meth:`~llmd4rec.distillation.methods.base.Method.objective`."""
+        if isinstance(training.loss, Softmax):  # both in one walk over the catalogue
+            return RankingObjective(training, teacher, term)
+        return SumOfLosses(
+            training.loss.objective(training), RankingObjective(training, teacher, term, cross_entropy=False)
+        )

@@ -30,9 +30,15 @@ from llmd4rec.models.llm.backbone import Backbone, has_adapters
 from llmd4rec.models.llm.origins import locate, quiet
 
 Vectors = NDArray[np.float32]
-#: Texts per file of the memory: an interrupted encoding loses at most so many.
-_TEXTS_PER_FILE = 8192
 _Embed = Callable[[Tensor, Tensor], Tensor]
+
+
+def remember(folder: Path, keys: list[bytes], vectors: Vectors) -> None:
+    """Writes vectors of texts as one file of the memory."""
+    hashes = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16).copy())
+    content = save({"keys": hashes, "vectors": torch.from_numpy(vectors)})
+    with atomic_file(folder / f"{hashlib.sha256(content).hexdigest()}.safetensors") as temporary:
+        temporary.write_bytes(content)
 
 
 def encode_texts(
@@ -43,6 +49,8 @@ def encode_texts(
     device: torch.device | str = "cpu",
     batch_tokens: int = 4096,
     max_tokens: int = 64,
+    texts_per_file: int = 8192,
+    remember: Callable[[Path, list[bytes], Vectors], None] = remember,
 ) -> Vectors:
     """One vector per text, [n, width]; zero where a text is empty. Equal texts have equal vectors.
 
@@ -52,6 +60,8 @@ def encode_texts(
         device: where a sentence encoder runs.
         batch_tokens: tokens per batch, padding included.
         max_tokens: longer texts are cut.
+        texts_per_file: of the memory; an interrupted encoding loses at most so many.
+        remember: writes such a file.
 
     Raises:
         ConfigError: `encoder` is "llm" and `llm` is missing.
@@ -68,8 +78,8 @@ def encode_texts(
     missing = {key: text for key, text in wanted.items() if key not in known}
     if missing:
         with bar("Encoding item texts", len(missing), "texts") as progress:
-            for keys, vectors in _encode(source, missing, batch_tokens, max_tokens, progress):
-                _remember(folder, keys, vectors)
+            for keys, vectors in _encode(source, missing, batch_tokens, max_tokens, texts_per_file, progress):
+                remember(folder, keys, vectors)
                 known.update(zip(keys, vectors, strict=True))
     result = np.zeros((len(texts), source.width), dtype=np.float32)
     for row, text in enumerate(texts):
@@ -191,13 +201,14 @@ def _encode(
     missing: dict[bytes, str],
     batch_tokens: int,
     max_tokens: int,
+    texts_per_file: int,
     progress: Bar,
 ) -> Iterator[tuple[list[bytes], Vectors]]:
     """Gives the vectors of `missing`, a file of the memory at a time."""
     tokenizer, embed = source.open()
     entries = list(missing.items())
-    for start in range(0, len(entries), _TEXTS_PER_FILE):
-        part = entries[start : start + _TEXTS_PER_FILE]
+    for start in range(0, len(entries), texts_per_file):
+        part = entries[start : start + texts_per_file]
         tokens = tokenizer([text for _, text in part], truncation=True, max_length=max_tokens)["input_ids"]
         vectors = np.zeros((len(part), source.width), dtype=np.float32)
         for rows in _batches([len(line) for line in tokens], batch_tokens):
@@ -230,13 +241,6 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 # ---- memory ---------------------------------------------------------------------------------------------------
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _remember(folder: Path, keys: list[bytes], vectors: Vectors) -> None:
-    hashes = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16).copy())
-    content = save({"keys": hashes, "vectors": torch.from_numpy(vectors)})
-    with atomic_file(folder / f"{hashlib.sha256(content).hexdigest()}.safetensors") as temporary:
-        temporary.write_bytes(content)
 
 
 def _remembered(folder: Path, width: int) -> dict[bytes, Vectors]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, ModelError
 from llmd4rec.matmul import linear
 from llmd4rec.models.base import SequenceEncoder
@@ -142,7 +143,7 @@ class LLMNetwork(SequenceEncoder):
         """k, or the backbone's width."""
         return self._dim
 
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States at every position, [B, L, dim]; see :class:`~llmd4rec.models.base.SequenceEncoder`.
 
         Those of padding are 0.
@@ -150,7 +151,8 @@ class LLMNetwork(SequenceEncoder):
         Raises:
             ModelError: the items are made of identifiers and no item table was injected yet.
         """
-        packing = Packing.of(lengths_B, items_BL.shape[1], len(self._prompt_tokens))
+        items_BL = batch.items_BL
+        packing = Packing.of(batch.lengths_B, items_BL.shape[1], len(self._prompt_tokens))
         tokens_NW = self.dropout(self.item_tokens(items_BL.flatten()[packing.slot_N])).to(self._precision)
         run = self._packed if self._packs else self._with_cache
         hidden_NW = self.state_dropout(run(tokens_NW, packing).to(self.table.dtype))

@@ -16,7 +16,12 @@ RESPONSE = " Items:"
 
 
 class LLM(BaseModel):
-    """Settings of the language model as a recommender."""
+    """Settings of the language model as a recommender.
+
+    >>> distillation = Distillation(model=SASRec(dim=64), llm=LLM(layers=4))
+    >>> distillation.llm.item_features
+    'id+text'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,6 +83,11 @@ class LLM(BaseModel):
     def reads_embeddings(self) -> bool:
         """Whether item tokens are made of another model's item embeddings."""
         return "id" in self.item_features.split("+")
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether item tokens are made of texts, which have to be encoded."""
+        return "text" in self.item_features.split("+")
 
     def width(self, model_dim: int) -> int | None:
         """The width of states and item table, for a model of width `model_dim`; None: the language model's."""

@@ -1,35 +1,31 @@
 """Sequential recommendation models, one file each.
 
-A new one is a settings class with `name`, `dim`, `max_length`, `item_features` and
-`build(num_items, seed) -> SequenceEncoder` in a file of its own, added to
-:data:`SequentialModel` and, by its name, to :data:`NetworkName`.
+How to add one says :class:`~llmd4rec.models.settings.ModelSettings`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Discriminator, Tag
-
+from llmd4rec.config.open_types import open_type
 from llmd4rec.models.sequential.bsarec import BSARec
 from llmd4rec.models.sequential.gru4rec import GRU4Rec
 from llmd4rec.models.sequential.ligr import LiGR
 from llmd4rec.models.sequential.sasrec import SASRec
+from llmd4rec.models.settings import ModelSettings
 
+#: The models that are known by name.
+MODELS = open_type(
+    "model",
+    ModelSettings,
+    {
+        "sasrec": "llmd4rec.models.sequential.sasrec:SASRec",
+        "bsarec": "llmd4rec.models.sequential.bsarec:BSARec",
+        "ligr": "llmd4rec.models.sequential.ligr:LiGR",
+        "gru4rec": "llmd4rec.models.sequential.gru4rec:GRU4Rec",
+    },
+    default="sasrec",
+)
 
-def _name(settings: Any) -> Any:
-    """Which model settings are of: SASRec where they do not say."""
-    return settings.get("name", "sasrec") if isinstance(settings, dict) else getattr(settings, "name", None)
+#: Settings of any sequential model.
+SequentialModel = Annotated[ModelSettings, MODELS]
 
-
-#: Settings of any sequential model, told apart by `name`.
-SequentialModel = Annotated[
-    Annotated[SASRec, Tag("sasrec")]
-    | Annotated[BSARec, Tag("bsarec")]
-    | Annotated[LiGR, Tag("ligr")]
-    | Annotated[GRU4Rec, Tag("gru4rec")],
-    Discriminator(_name),
-]
-
-#: Their names.
-NetworkName = Literal["sasrec", "bsarec", "ligr", "gru4rec"]
-
-__all__ = ["BSARec", "GRU4Rec", "LiGR", "NetworkName", "SASRec", "SequentialModel"]
+__all__ = ["MODELS", "BSARec", "GRU4Rec", "LiGR", "SASRec", "SequentialModel"]

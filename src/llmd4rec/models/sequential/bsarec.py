@@ -17,27 +17,26 @@ their filter at the last position; in later blocks the states before it are thos
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class BSARec(ItemSettings):
+class BSARec(ModelSettings):
     """Settings of BSARec; :meth:`build` makes the network."""
 
-    name: Literal["bsarec"] = "bsarec"
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="blocks")
     heads: int = Field(1, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention weights and branches")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
     alpha: float = Field(0.7, ge=0, le=1, description="α, the share of the frequency filter beside attention")
     cutoff: int = Field(5, ge=1, description="c: the c // 2 + 1 lowest frequencies pass the filter unchanged")
 
@@ -90,29 +89,17 @@ class BSARecNetwork(SequenceEncoder):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        length = items_BL.shape[1]
-        x_BLD: Tensor = self.items(items_BL) + self.positions.weight[:length]
+        length = batch.items_BL.shape[1]
+        x_BLD: Tensor = self.events(self.items(batch.items_BL), batch) + self.positions.weight[:length]
         x_BLD = self.dropout(self.norm_in(x_BLD))
         for block in self.blocks:
             x_BLD = block(x_BLD, self.low_LL[:length, :length])
         return x_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)
 
 
 class Block(nn.Module):

@@ -13,26 +13,25 @@ from __future__ import annotations
 
 import contextlib
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class GRU4Rec(ItemSettings):
+class GRU4Rec(ModelSettings):
     """Settings of GRU4Rec; :meth:`build` makes the network."""
 
-    name: Literal["gru4rec"] = "gru4rec"
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     hidden: int = Field(128, ge=1, description="width of the recurrent state")
     layers: int = Field(1, ge=1, description="recurrent layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings and on recurrent states")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     def build(self, num_items: int, seed: int) -> GRU4RecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
@@ -58,26 +57,14 @@ class GRU4RecNetwork(SequenceEncoder):
         self.layers = nn.ModuleList(nn.GRU(inputs, outputs, batch_first=True) for inputs, outputs in pairwise(widths))
         self.out = nn.Linear(settings.hidden, settings.dim)
         self.dropout = Dropout(settings.dropout)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLH: Tensor = self.items(items_BL)
+        x_BLH: Tensor = self.events(self.items(batch.items_BL), batch)
         for layer in self.layers:
             with _single_precision(x_BLH.device.type):
                 x_BLH, _ = layer(self.dropout(x_BLH).float())
         state_BLD: Tensor = self.out(self.dropout(x_BLH))
         return state_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)

@@ -12,27 +12,25 @@ embeddings, attention weights and branches.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
-from llmd4rec.models.embedding import ItemEmbedding, ItemSettings
+from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.settings import ModelSettings
 
 
-class LiGR(ItemSettings):
+class LiGR(ModelSettings):
     """Settings of LiGR; :meth:`build` makes the network."""
 
-    name: Literal["ligr"] = "ligr"
-    dim: int = Field(64, ge=1, description="width d of states and item table")
     layers: int = Field(2, ge=0, description="gated blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide dim")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on embeddings, attention weights and branches")
-    max_length: int = Field(50, ge=1, description="longest history read, most recent items first")
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> LiGR:
@@ -59,28 +57,17 @@ class LiGRNetwork(SequenceEncoder):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm_out = nn.LayerNorm(settings.dim)
         nn.init.normal_(self.positions.weight, std=0.02)
+        self.events = EventEmbedding(settings.event_features, settings.dim)
+        self.reads = self.events.reads
 
-    @property
-    def num_items(self) -> int:
-        """|I|."""
-        return self.items.num_items
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.items.dim
-
-    def states(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
+    def states(self, batch: SequenceBatch) -> Tensor:
         """States [B, L, d]; see :class:`~llmd4rec.models.base.SequenceEncoder`."""
-        x_BLD: Tensor = self.dropout(self.items(items_BL) + self.positions.weight[: items_BL.shape[1]])
+        x_BLD: Tensor = self.events(self.items(batch.items_BL), batch)
+        x_BLD = self.dropout(x_BLD + self.positions.weight[: x_BLD.shape[1]])
         for block in self.blocks:
             x_BLD = block(x_BLD)
         state_BLD: Tensor = self.norm_out(x_BLD)
         return state_BLD
-
-    def item_table(self, items: Tensor | None = None) -> Tensor:
-        """The shared item table [I, d], or some of its rows."""
-        return self.items.table(items)
 
 
 class Block(nn.Module):

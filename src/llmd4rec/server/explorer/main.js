@@ -28,7 +28,7 @@ function renderModel() {
   const { served } = state.service;
   const name = served.network.toUpperCase() === "SASREC" ? "SASRec" : served.network;
   const line = [make("b", "", name), ` ${served.stage} · ${plural(served.items, "item")}`];
-  if (served.validation_ndcg !== null) line.push(make("span", "long", ` · validation NDCG@10 ${served.validation_ndcg.toFixed(4)}`));
+  if (served.validation !== null) line.push(make("span", "long", ` · validation ${served.selection} ${served.validation.toFixed(4)}`));
   $("model").replaceChildren(...line);
 }
 

@@ -19,6 +19,8 @@ export async function ask() {
     diversity: chosen.diversity,
     explain: chosen.explain,
   };
+  // Nobody says here when an item was chosen: to a model that reads times, all of them were chosen now.
+  if (state.service.served.reads.length) one.times = one.history.map(() => Math.floor(Date.now() / 1000));
   if (chosen.count) one.filters = { where: chosen.where, between: chosen.between };
   const models = state.service.served.has_undistilled ? ["served", "undistilled"] : ["served"];
   $("columns").parentElement.classList.add("busy");

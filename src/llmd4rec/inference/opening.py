@@ -1,0 +1,97 @@
+"""What a recommender is loaded from: a run folder, an export folder, or an export on the hub."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, is_distilled
+from llmd4rec.errors import RunError
+from llmd4rec.extras import explained
+from llmd4rec.inference.hub import locate_export
+
+if TYPE_CHECKING:
+    from llmd4rec.inference.recommender import Recommender
+
+IndexKind = Literal["auto", "exact", "approximate"]
+#: With `index="auto"`, larger catalogues are searched through an index.
+INDEX_ABOVE = 200_000
+#: Who opens a folder, by the file that tells what it is. They are imported when they are needed: a run needs PyTorch,
+#: an export does not.
+OPENERS = {
+    "export.json": "llmd4rec.inference.from_export:open_export",
+    "run.json": "llmd4rec.runs.run:open_recommender",
+}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The options of :meth:`~llmd4rec.inference.recommender.Recommender.load`."""
+
+    stage: str = "served"
+    revision: str | None = None
+    threads: int | None = None
+    index: IndexKind = "auto"
+    index_above: int = INDEX_ABOVE
+    trust_code: bool = False
+
+    def wants_index(self, num_items: int) -> bool:
+        """Whether a catalogue is searched through an index."""
+        return self.index == "approximate" or (self.index == "auto" and num_items > self.index_above)
+
+
+def open_source(source: Path | str, options: LoadOptions) -> Recommender:
+    """The recommender of a run, an export or a hub id.
+
+    Raises:
+        RunError: it is none of them, or cannot be opened.
+    """
+    folder = locate_export(source, options.revision)
+    for file, opener in OPENERS.items():
+        if (folder / file).is_file():
+            module, name = opener.split(":")
+            with explained():
+                open_folder: Callable[[Path, LoadOptions], Recommender] = getattr(importlib.import_module(module), name)
+            return open_folder(folder, options)
+    raise RunError(
+        f"{folder} is neither a run folder nor an export (it has no run.json and no export.json)"
+        if folder.is_dir()
+        else f"{folder} does not exist",
+        "Train a run with `llmd4rec train`, or make an export with: llmd4rec export RUN --out FOLDER",
+    )
+
+
+def of_stage(recommender: Recommender, stage: str) -> Recommender:
+    """A recommender, or the undistilled one beside it, whichever is of that stage.
+
+    Raises:
+        RunError: neither is.
+    """
+    info, undistilled = recommender.info, recommender.undistilled
+    if stage in {info.stage, SERVED, *([DISTILLED] if is_distilled(info.stage) else [])}:
+        return recommender
+    if undistilled is not None and stage == undistilled.info.stage:
+        return undistilled
+    have = info.stage + (f" and {undistilled.info.stage}" if undistilled is not None else "")
+    kind = "a run" if info.format == 0 else "an export"
+    raise RunError(
+        f"{info.name} is {kind} of {have}, not of {stage}", "Leave out the stage, or name one that is there."
+    )
+
+
+class Renamed:
+    """A method that a class once had.
+
+    Args:
+        name: what it was called.
+        now: what to write instead.
+    """
+
+    def __init__(self, name: str, now: str) -> None:
+        self._name, self._now = name, now
+
+    def __get__(self, instance: Any, owner: type[Any]) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} has no attribute {self._name!r}; it is now {self._now}")

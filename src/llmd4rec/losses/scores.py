@@ -1,0 +1,115 @@
+"""A teacher's scores, asked for a block of positions at a time, so that nothing of positions × items is held.
+
+What walks over the blocks does not know what scores are made of. :class:`Factors` are products of states and an item
+table, in floats or 8-bit numbers; sparse rows, or a sum of several scorers, are other implementations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmd4rec.losses.int8 import Int8Rows
+from llmd4rec.matmul import product
+
+#: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
+#: to mostly stay in a CPU's cache between the passes over a block.
+BLOCK_ELEMENTS = 1 << 22
+
+
+class BlockScores(Protocol):
+    """The scores of N positions, for the items of a catalogue or for candidates of it."""
+
+    @property
+    def num_items(self) -> int:
+        """I, how many items each position has scores of."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def in_units_of(self, nats: float) -> BlockScores:
+        """The same scores in other units, such as log 2."""
+        ...
+
+    def largest(self) -> float:
+        """No score is larger than this, up or down; on a GPU nobody asks, which would have to wait for it."""
+        ...
+
+    def of(self, block: slice, out_nI: Tensor) -> Tensor:
+        """The scores of a block of positions, written into `out_nI`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Scores that are `states_NK @ table_IK.T`; implements :class:`BlockScores`.
+
+    Attributes:
+        states_NK: of any float type.
+        table_IK: the item table, or its rows of some candidates. Where it is rounded to 8 bits, the states are too.
+        unit: in nats.
+    """
+
+    states_NK: Tensor
+    table_IK: Tensor | Int8Rows
+    unit: float = 1.0
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return len(self.table_IK)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the states."""
+        return self.states_NK.device
+
+    def __len__(self) -> int:
+        return len(self.states_NK)
+
+    def in_units_of(self, nats: float) -> Factors:
+        """See :class:`BlockScores`."""
+        return replace(self, unit=nats)
+
+    def largest(self) -> float:
+        """By Cauchy-Schwarz."""
+        return _largest_norm(self._rows) * _largest_norm(self.table_IK)
+
+    def of(self, block: slice, out_nI: Tensor) -> Tensor:
+        """See :class:`BlockScores`."""
+        rows = self._rows[block]
+        if isinstance(rows, Int8Rows) and isinstance(self.table_IK, Int8Rows):
+            return rows.matmul(self.table_IK, out_nI)
+        return product(rows, self.table_IK, out=out_nI)  # type: ignore[arg-type]  # both are plain
+
+    @functools.cached_property
+    def _rows(self) -> Tensor | Int8Rows:
+        """The states as they are multiplied."""
+        if isinstance(self.table_IK, Int8Rows):
+            return Int8Rows.of(self.states_NK.float() / self.unit)
+        return self.states_NK.to(self.table_IK.dtype) / self.unit
+
+
+def score_blocks(scores: BlockScores, block_elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:
+    """All scores, block by block of positions: [n, I], each overwritten by the next."""
+    rows = max(32, block_elements // scores.num_items)
+    buffer = torch.empty(min(rows, len(scores)), scores.num_items, device=scores.device)
+    for start in range(0, len(scores), rows):
+        stop = min(start + rows, len(scores))
+        yield scores.of(slice(start, stop), buffer[: stop - start])
+
+
+def _largest_norm(rows: Tensor | Int8Rows) -> float:
+    return rows.largest_norm if isinstance(rows, Int8Rows) else float(torch.linalg.vector_norm(rows, dim=1).max())
