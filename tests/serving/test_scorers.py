@@ -20,8 +20,8 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.scorer import Candidates, Floats, RowQuery, Rows, RowScorer, SearchLimits
 from llmd4rec.inference.types import Answer, ExportInfo, Request
+from llmd4rec.scoring.rows import Candidates, Floats, RowQuery, Rows, RowScorer, SearchLimits
 
 from .store import Store
 

@@ -30,7 +30,8 @@ from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.scoring import FactorScorer, Scorer
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.factors import FactorScorer
 
 #: The k of metrics that give none.
 CUTOFFS = (5, 10, 20)

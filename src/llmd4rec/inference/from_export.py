@@ -12,10 +12,10 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.folder import Folder, Model, read_folder
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
 from llmd4rec.inference.opening import LoadOptions, of_stage
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.scoring.index import ApproximateIndex
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.scoring.index import ApproximateIndex
 
 Floats = NDArray[np.float32]
 

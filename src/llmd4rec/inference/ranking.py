@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import maximal_marginal_relevance
 from llmd4rec.inference.query import Query
-from llmd4rec.inference.scorer import RowQuery, SearchLimits, exact_among, exact_top
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.topk import top_columns
 from llmd4rec.inference.types import Request
+from llmd4rec.scoring.rows import RowQuery, SearchLimits, exact_among, exact_top
+from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.inference.query import Query
-from llmd4rec.inference.scorer import RowQuery
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import Reason
+from llmd4rec.scoring.rows import RowQuery
 
 Rows = NDArray[np.int64]
 #: How many reasons are given for each recommended item.

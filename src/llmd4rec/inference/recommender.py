@@ -41,7 +41,6 @@ from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Rena
 from llmd4rec.inference.query import Query, parse_request
 from llmd4rec.inference.ranking import Ranked, history_places, rank
 from llmd4rec.inference.reasons import find_reasons
-from llmd4rec.inference.scorer import RowQuery, RowScorer
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
@@ -57,12 +56,13 @@ from llmd4rec.inference.types import (
     ScoredItem,
     identifiers,
 )
+from llmd4rec.scoring.rows import RowQuery, RowScorer
 
 if TYPE_CHECKING:
     import polars as pl
 
     from llmd4rec.inference.from_export import LoadedFrom
-    from llmd4rec.scoring import Scorer
+    from llmd4rec.scoring.base import Scorer
 
 
 class Recommender:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.scorer import RowScorer
 from llmd4rec.inference.search import TitleSearch
 from llmd4rec.inference.types import Item, NewItem
+from llmd4rec.scoring.rows import RowScorer
 
 Floats = NDArray[np.float32]
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from llmd4rec.data.arrays import INPUTS
 from llmd4rec.data.batching import SequenceBatch
-from llmd4rec.inference.factors import FactorRowQuery
-from llmd4rec.inference.scorer import RowQuery, RowScorer
 from llmd4rec.inference.types import ExportInfo
-from llmd4rec.scoring import FactorQuery, Query, Scorer
+from llmd4rec.scoring.base import Query, Scorer
+from llmd4rec.scoring.factors import FactorQuery
+from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.rows import RowQuery, RowScorer
 
 
 class RecommenderScorer(Scorer):

@@ -46,7 +46,7 @@ from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
-from llmd4rec.scoring import FactorScorer
+from llmd4rec.scoring.factors import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
-from llmd4rec.inference.topk import BLOCK_ELEMENTS, top_columns
+from llmd4rec.scoring.topk import BLOCK_ELEMENTS, top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.extras import explained
-from llmd4rec.inference.scorer import SearchLimits
+from llmd4rec.scoring.rows import SearchLimits
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
