@@ -30,7 +30,8 @@ def tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
     for name in ("checkpoints", "teachers", "rollouts"):
         remove_leftovers(run.folder / name)
-    remove_leftovers(run.folder, of="text_vectors")
+    for name in ("run.json", "config.yaml", "environment.json", "text_vectors", "memory"):
+        remove_leftovers(run.folder, of=name)
     # Evaluations and the like are written by processes that hold no lock.
     remove_leftovers(run.folder, older_than=3600)
     missing: set[str] = set()
