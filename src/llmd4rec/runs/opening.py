@@ -18,6 +18,7 @@ from llmd4rec.features.event_features import EVENT_FEATURES
 from llmd4rec.io.files import remove, remove_leftovers
 from llmd4rec.log import logger
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.memory import FOLDER
 from llmd4rec.runs.run import Run
 
 
@@ -50,7 +51,10 @@ def tidy(run: Run) -> None:
                 for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-{split}*"):
                     remove(evaluation)
     no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
-    if missing or no_texts:
+    no_memory = run.record.memory is not None and not (run.folder / FOLDER).is_dir()
+    if missing or no_memory:
+        run.record.memory = None  # it is weighed beside models
+    if missing or no_texts or no_memory:
         run.record.finished = False
         run.save()
     for name in run.record.stages:

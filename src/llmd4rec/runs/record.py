@@ -31,6 +31,7 @@ class Record:
         stopped_because: why there were no more rounds.
         llm: the language model that was built on: origin, layers, fingerprint of its weights.
         text_vectors: SHA-256 of text_vectors.safetensors, where there is one.
+        memory: what stands beside the models; see :mod:`llmd4rec.runs.memory`. None: nothing, or not counted yet.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Record:
     stopped_because: str = ""
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
+    memory: dict[str, Any] | None = None
     format: int = FORMAT_VERSION
 
     @classmethod
