@@ -100,8 +100,8 @@ def unit(vectors: Floats) -> Floats:
     """Each vector at length 1; 0 stays 0."""
     vectors = np.asarray(vectors, dtype=np.float32)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    result: Floats = vectors / np.where(norm > 0, norm, 1)
-    return result
+    scaled: Floats = vectors / np.where(norm > 0, norm, 1)
+    return scaled
 
 
 def principal_directions(unit_IT: Floats, dim: int) -> Floats:
@@ -112,5 +112,5 @@ def principal_directions(unit_IT: Floats, dim: int) -> Floats:
         total += part.T @ part
     axes = np.linalg.eigh(total)[1][:, ::-1][:, :dim]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    result: Floats = np.ascontiguousarray((axes * signs).astype(np.float32))
-    return result
+    kept_TD: Floats = np.asarray(axes * signs, dtype=np.float32)
+    return np.ascontiguousarray(kept_TD)
