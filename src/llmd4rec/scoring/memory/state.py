@@ -37,7 +37,7 @@ class CountedMemory(WeightedRowSum):
         parts: its parts by name, in the order of :data:`~llmd4rec.scoring.memory.settings.PARTS`.
         weights: of each part; None: those of the settings, or the defaults where they are fitted.
         as_of: it has counted what was before this moment, and answers later ones as this; None: whatever was there.
-        left_out: parts that the settings ask for and the data cannot give, and why.
+        missing: parts that the settings ask for and the data cannot give, and why.
     """
 
     def __init__(
@@ -46,18 +46,13 @@ class CountedMemory(WeightedRowSum):
         parts: Mapping[str, RowScorer],
         weights: Mapping[str, float] | None = None,
         as_of: int | None = None,
-        left_out: Mapping[str, str] | None = None,
+        missing: Mapping[str, str] | None = None,
     ) -> None:
-        if not parts:
-            raise ModelError(
-                "nothing is left of the memory: " + "; ".join((left_out or {}).values()),
-                "Give the items texts or the log times, ask for transitions, or set `memory: null`.",
-            )
         given = settings.weights if weights is None and settings.weights != "auto" else weights
         known = DEFAULT_WEIGHTS if given is None else given
         self.settings, self.parts, self.as_of = settings, dict(parts), as_of
         self.weights = {name: float(known.get(name, 0.0)) for name in parts}
-        self.left_out = dict(left_out or {})
+        self.missing = dict(missing or {})
         used = [name for name in parts if self.weights[name]] or list(parts)
         super().__init__([self.parts[name] for name in used], [self.weights[name] for name in used])
 
@@ -98,7 +93,7 @@ class CountedMemory(WeightedRowSum):
 
     def with_weights(self, weights: Mapping[str, float]) -> CountedMemory:
         """The same counts, weighed otherwise; a part without a weight has none."""
-        return CountedMemory(self.settings, self.parts, weights, self.as_of, self.left_out)
+        return CountedMemory(self.settings, self.parts, weights, self.as_of, self.missing)
 
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> CountedMemory:
         """For a catalogue with new items at its end, or other texts of some; counts are shared with this.
@@ -109,7 +104,7 @@ class CountedMemory(WeightedRowSum):
                 them; without them these items have no text.
         """
         parts = {name: part.with_items(rows, vectors) for name, part in self.parts.items()}
-        return CountedMemory(self.settings, parts, self.weights, self.as_of, self.left_out)
+        return CountedMemory(self.settings, parts, self.weights, self.as_of, self.missing)
 
     def observe(self, history: Sequence[int], item: int, time: int | None, times: Sequence[int] | None = None) -> None:
         """Counts one event; from then on all scores are what counting the longer log would give.
@@ -152,7 +147,7 @@ class CountedMemory(WeightedRowSum):
                 "weights": self.weights,
                 "as_of": self.as_of,
                 "moment": None if self.transitions is None else self.transitions.moment,
-                "left_out": self.left_out,
+                "missing": self.missing,
                 "items": self.num_rows,
                 "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
             }
@@ -221,7 +216,7 @@ class CountedMemory(WeightedRowSum):
                 _fits(folder, "recency_items", len(times) == len(chosen))
                 _fits(folder, "recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about["as_of"])
-        return cls(settings, parts, about["weights"], about["as_of"], about["left_out"])
+        return cls(settings, parts, about["weights"], about["as_of"], about["missing"])
 
 
 #: Kind of numbers and number of axes of each array.
@@ -259,8 +254,8 @@ def _fits(folder: Path, name: str, fits: Any) -> None:
 
 def count_memory(
     settings: Memory, data: Dataset, texts_IT: Floats | None, *, before: int | None = None
-) -> CountedMemory:
-    """Counts a data set's log.
+) -> CountedMemory | None:
+    """Counts a data set's log; None where no part is possible.
 
     Args:
         settings: which parts.
@@ -271,7 +266,7 @@ def count_memory(
 
     Raises:
         DataError: `before` is given, and the data set has no times.
-        ModelError: no part is left, or the text vectors do not fit the catalogue.
+        ModelError: the text vectors do not fit the catalogue.
     """
     times = data.event_times
     if before is not None and times is None:
@@ -281,12 +276,12 @@ def count_memory(
         )
     log = Log(np.asarray(data.items), np.asarray(data.offsets), _counted(data, before), times, data.num_items)
     parts: dict[str, RowScorer] = {}
-    left_out: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for name in PARTS:
         part: Content | Transitions | Recency | None = getattr(settings, name)
         if isinstance(part, Content):
             if texts_IT is None or not np.any(texts_IT):
-                left_out[name] = "no content: the items have no texts"
+                missing[name] = "the items have no texts"
                 continue
             if len(texts_IT) != data.num_items:
                 raise ModelError(
@@ -298,11 +293,11 @@ def count_memory(
             parts[name] = TransitionScorer.count(part, log, before if before is not None else _last(log))
         elif isinstance(part, Recency):
             if times is None:
-                left_out[name] = "no recency: the data set has no times"
+                missing[name] = "the data set has no times"
                 continue
             known = log.counted & (np.asarray(data.times) != NO_TIME)
             parts[name] = RecencyScorer.count(part, Log(log.items, log.offsets, known, times, log.num_items), before)
-    return CountedMemory(settings, parts, None, before, left_out)
+    return CountedMemory(settings, parts, None, before, missing) if parts else None
 
 
 def _counted(data: Dataset, before: int | None) -> NDArray[np.bool_]:
