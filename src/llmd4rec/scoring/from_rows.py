@@ -61,11 +61,11 @@ class RowsScorer(Scorer):
         query = self.rows.prepare(windows, times, now)
         if isinstance(query, FactorRowQuery):  # as PyTorch scores factors, so that its rounding is known
             return FactorQuery.of(torch.from_numpy(query.states_BD), torch.from_numpy(query.vectors.table_ID))
-        return _RowsQuery(query)
+        return RowsQuery(query)
 
 
 @dataclass(frozen=True)
-class _RowsQuery(Query):
+class RowsQuery(Query):
     """Histories as any scorer of rows has read them."""
 
     query: RowQuery
