@@ -49,7 +49,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         model=network_name(stages[UNDISTILLED]),
         llm=_llm_name(run),
         undistilled=UNDISTILLED,
-        distilled=distilled.stage.id if distilled is not None else "",
+        distilled=distilled.name if distilled is not None else "",
         rows=[_row(result, bar) for result in results],
         plan=[_plan_row(stage, run.record.stages.get(stage.id)) for stage in plan],
         stopped_because=run.record.stopped_because,

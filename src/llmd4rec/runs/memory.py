@@ -26,8 +26,10 @@ from llmd4rec.io.files import remove
 from llmd4rec.log import logger
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.baselines import baseline_scorers
 from llmd4rec.scoring.from_rows import RowsScorer
 from llmd4rec.scoring.memory.fit import FittedWeights, fit_memory
+from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
 from llmd4rec.scoring.sums import WeightedSum
 
@@ -54,31 +56,34 @@ def memory_texts(
     return encode_texts(lines, encoder, device=device)
 
 
-def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> dict[str, Any]:
+def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """Counts the memory of a run whose models are trained, weighs it, and writes it into the folder.
 
     Returns:
-        What the record says of it.
+        What the record says of it; None where nothing can be counted.
     """
     settings = run.settings
     assert settings.memory is not None
     logger.info(MEMORY)
     counted = count_memory(settings.memory, data, memory_texts(settings, data, device))
-    for why in counted.left_out.values():
-        logger.info(f"  {why}")
-    common = {"filter_seen": settings.evaluation.filter_seen, "seed": settings.seed}
-    alone = fit_memory(counted, data, **common)
+    if counted is None:
+        logger.info("  nothing can be counted: no item has a text, and no training history two items")
+        return None
+    for part, why in counted.missing.items():
+        logger.info(f"  no {part}: {why}")
+    filter_seen, seed = settings.evaluation.filter_seen, settings.seed
+    alone = fit_memory(counted, data, filter_seen=filter_seen, seed=seed)
     counted = alone.memory  # with the half-lives that validation chose
     _say("alone", alone)
     beside = {}
     for stage in run.reported():
         if stage.role == "model":
-            fitted = fit_memory(counted, data, model=run.model_scorer(stage.id), **common)
+            fitted = fit_memory(counted, data, model=run.model_scorer(stage.id), filter_seen=filter_seen, seed=seed)
             beside[stage.id] = _written(fitted)
             _say(f"beside {stage.id}", fitted)
     remove(run.folder / FOLDER)
     counted.with_weights(alone.weights).save(run.folder / FOLDER)
-    return {"missing": counted.left_out, "alone": _written(alone), "beside": beside}
+    return {"missing": counted.missing, "alone": _written(alone), "beside": beside}
 
 
 def is_wanted(run: Run, stage_id: str) -> bool:
@@ -149,6 +154,13 @@ def memory_scorer(memory: CountedMemory) -> Scorer:
     return RowsScorer(memory, MEMORY, max_length=memory.max_length, reads=memory.reads, stage=MEMORY)
 
 
+def baseline_scorers_of(run: Run, data: Dataset) -> dict[str, Scorer]:
+    """The training-free methods that the data allows, by name; see :mod:`llmd4rec.scoring.baselines`."""
+    settings = run.settings if run.settings.memory is not None else run.settings.model_copy(update={"memory": Memory()})
+    assert settings.memory is not None
+    return baseline_scorers(data, memory_texts(settings, data), settings.memory)
+
+
 def _beside(run: Run, stage_id: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = (run.record.memory or {}).get("beside", {}).get(stage_id, {})
     return found
@@ -181,4 +193,3 @@ def stages_with_memory(run: Run) -> list[str]:
 def names(run: Run) -> list[str]:
     """What can be named in a run beside its stages."""
     return [*map(with_memory, stages_with_memory(run)), *([MEMORY] if run.record.memory else [])]
-

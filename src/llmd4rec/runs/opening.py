@@ -15,11 +15,12 @@ from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.features.event_features import EVENT_FEATURES
-from llmd4rec.io.files import remove, remove_leftovers
+from llmd4rec.io.files import read_json, remove, remove_leftovers, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.memory import FOLDER
 from llmd4rec.runs.run import Run
+from llmd4rec.training.runtime import environment
 
 
 def new_folder() -> str:
@@ -63,7 +64,26 @@ def tidy(run: Run) -> None:
         for name in ("teachers", "rollouts"):
             remove(run.folder / name)
     elif run.begun():
-        run.note_environment()
+        note_environment(run)
+
+
+def note_environment(run: Run) -> None:
+    """Adds to environment.json what is different from the session before, and says what may change the numbers."""
+    path = run.folder / "environment.json"
+    noted, now = read_json(path), environment()
+    sessions = noted.setdefault("later_sessions", [])
+    latest = {name: value for name, value in noted.items() if name != "later_sessions"}
+    for session in sessions:
+        latest |= session
+    new = {name: value for name, value in now.items() if latest.get(name, value) != value}
+    if new:
+        sessions.append(new)
+        write_json(path, noted)
+    if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
+        logger.warning(
+            f"{run.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
+            "differ in their last digits from those of a run never stopped"
+        )
 
 
 def check_data(settings: DistillationSettings, data: Dataset) -> None:

@@ -22,6 +22,7 @@ from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
 from llmd4rec.runs import memory
 from llmd4rec.runs.run import Run
+from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import BASELINES
 
 #: Said wherever figures come from data that the run was not trained on.
@@ -118,11 +119,8 @@ def score(
         about = {"fingerprint": data.fingerprint, "path": str(data.path or ""), "warning": OTHER_DATA}
         folder = folder.with_name(f"{folder.name}-on-{data.fingerprint[:8]}")
         data = data.with_items_of(run.catalogue()["item_id"].to_list())
-    chosen = run.settings.evaluation
-    evaluator = Evaluator(chosen.metrics, cutoffs=chosen.cutoffs, filter_seen=filtered, targets=targets)
-    scorer = memory.baseline_of(run, data, name) if name in BASELINES else run.scorer(name)
-    result = evaluator.evaluate(scorer, data, split)
-    result = replace(result, other_data=about)
+    scorer = memory.baseline_scorers_of(run, data)[name] if name in BASELINES else run.scorer(name)
+    result = replace(_evaluated(run, data, scorer, filtered, split, targets), other_data=about)
     result.save(folder)
     return result
 
@@ -174,11 +172,32 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
                 milliseconds=milliseconds,
             )
         )
-    without_training = [*([MEMORY] if run.record.memory else []), *BASELINES]
-    for name in without_training:
-        if name == MEMORY or memory.has_baseline(run, data, name):
-            results.append(Result(None, saved_or_scored(run, name, run.settings.evaluation.filter_seen, data.path), served=False))
-    return results
+    if run.record.memory is not None:
+        results.append(Result(None, score(run, data, MEMORY), served=False))
+    return results + [Result(None, found, served=False) for found in _score_baselines(run, data)]
+
+
+def _score_baselines(run: Run, data: Dataset) -> list[Evaluation]:
+    """The evaluations of the training-free methods; saved ones are taken, since nothing of a run changes them."""
+    filtered = run.settings.evaluation.filter_seen
+    folders = {name: _folder(run, name, filtered, "test", "next") for name in BASELINES}
+    wanted = {metric.name for metric in expand(run.settings.evaluation.metrics, run.settings.evaluation.cutoffs)}
+    saved = {name: Evaluation.load(folder) for name, folder in folders.items() if folder.exists()}
+    saved = {name: found for name, found in saved.items() if wanted <= found.metric_info.keys()}
+    scorers = {} if len(saved) == len(BASELINES) else memory.baseline_scorers_of(run, data)
+    for name, scorer in scorers.items():
+        if name not in saved:
+            saved[name] = _evaluated(run, data, scorer, filtered, "test", "next")
+            saved[name].save(folders[name])
+    return [saved[name] for name in BASELINES if name in saved]
+
+
+def _evaluated(
+    run: Run, data: Dataset, scorer: Scorer, filter_seen: bool, split: SplitName, targets: str
+) -> Evaluation:
+    chosen = run.settings.evaluation
+    evaluator = Evaluator(chosen.metrics, cutoffs=chosen.cutoffs, filter_seen=filter_seen, targets=targets)
+    return evaluator.evaluate(scorer, data, split)
 
 
 def training_seconds(run: Run, stage: Stage) -> float:

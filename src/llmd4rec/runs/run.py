@@ -37,7 +37,7 @@ from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
+from llmd4rec.io.files import atomic_dir, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.events import require_event_features
@@ -194,24 +194,6 @@ class Run:
         """Writes run.json."""
         if self.writes:
             write_json(self.folder / "run.json", vars(self.record))
-
-    def note_environment(self) -> None:
-        """Adds to environment.json what is different from the session before, and says what may change the numbers."""
-        path = self.folder / "environment.json"
-        noted, now = read_json(path), environment()
-        sessions = noted.setdefault("later_sessions", [])
-        latest = {name: value for name, value in noted.items() if name != "later_sessions"}
-        for session in sessions:
-            latest |= session
-        new = {name: value for name, value in now.items() if latest.get(name, value) != value}
-        if new:
-            sessions.append(new)
-            write_json(path, noted)
-        if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            logger.warning(
-                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
-                "differ in their last digits from those of a run never stopped"
-            )
 
     def require(self, data: Dataset) -> None:
         """Refuses data that is not this run's.
