@@ -84,7 +84,7 @@ def rolling(
         contest.kinds,
         contest.weights,
         {metric.name: MetricInfo.of(metric) for metric in measured},
-        pl.concat(frames),
+        pl.concat(frames, rechunk=True),
         tuple(contest.notes),
     )
 
@@ -118,6 +118,7 @@ class _Contest:
     def frames(self, each: WindowTargets, models: Mapping[str, Scorer]) -> list[pl.DataFrame]:
         """The rows of one window, a frame for each scorer."""
         memory = count_memory(self._memory, self._data, self._texts_IT, before=each.window.start)
+        self.notes = list(memory.left_out.values())
         counted: dict[str, Scorer] = {
             name: RowsScorer(part, name, max_length=memory.max_length, reads=memory.reads)
             for name, part in (*memory.parts.items(), ("memory", memory))

@@ -119,7 +119,7 @@ def cut_of(data: Dataset) -> int:
     Raises:
         DataError: the data set is split otherwise.
     """
-    if data.settings.get("split") != "temporal" or data.times is None:
+    if not data.is_temporal or data.times is None or not len(data.test):
         split = data.report.get("split", {}).get("kind", "another split")
         raise DataError(
             f"{data.path or 'the data set'} has no moment behind which everything is held out: its split is {split}",
