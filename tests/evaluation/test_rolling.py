@@ -281,7 +281,8 @@ def test_differences_draw_users_with_all_of_their_targets() -> None:
     clustered = hand_made(values, [f"u{place // 20}" for place in range(200)], kinds).differences()[0]
     apart = hand_made(values, [f"u{place}" for place in range(200)], kinds).differences()[0]
     assert (clustered.first, clustered.second) == ("memory", "frozen")
-    assert clustered.values == apart.values == (0.0, pytest.approx(effects.mean()))
+    assert clustered.values == apart.values
+    assert clustered.values == pytest.approx((0.0, effects.mean()))
     widths = [high - low for low, high in (clustered.interval, apart.interval)]
     # The standard error of ten independent values, and of two hundred.
     assert widths[0] == pytest.approx(2 * 1.96 * effects.std() / np.sqrt(10), rel=0.15)

@@ -20,9 +20,10 @@ MARK = " ▼"
 def print_rolling(found: RollingEvaluation, title: str) -> None:
     """All tables, and what is to be said of them."""
     console, asked = stdout_console(), found.rolling
+    counted, seen = "target" if asked.count_to == "event" else "window", "filtered" if asked.filter_seen else "kept"
     console.print(
-        f"{escape(title)} · windows of {span(asked.every)} from {as_text(asked.cut)}, counted to each "
-        f"{'target' if asked.count_to == 'event' else 'window'}, seen items {'filtered' if asked.filter_seen else 'kept'}"
+        f"{escape(title)} · windows of {span(asked.every)} from {as_text(asked.cut)}, counted to each {counted}, "
+        f"seen items {seen}"
     )
     console.print(scorers_table(found))
     for remark in remarks(found):

@@ -218,7 +218,8 @@ def release_times(data: Dataset, field: str) -> Int64Array:
     values = data.catalogue[field]
     years = values.cast(pl.Int64, strict=False)
     if years.drop_nulls().is_between(1800, 2200).all() and years.null_count() == values.null_count():
-        seconds = pl.select(pl.date(years, 1, 1).cast(pl.Datetime("ms")).dt.epoch("s")).to_series()
+        first_day = pl.date(pl.col("year"), 1, 1).cast(pl.Datetime("ms"))
+        seconds = pl.DataFrame({"year": years}).select(first_day.dt.epoch("s")).to_series()
     else:
         table = Table(data.catalogue.lazy().select(field), "the catalogue")
         how = plan(field, table)
