@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from llmd4rec.inference.encoder import Encoder, encode
 from llmd4rec.scoring.index import ApproximateIndex
 from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
-from llmd4rec.scoring.rows import RowScorer
+from llmd4rec.scoring.rows import RowScorer, with_rows
 
 Floats = NDArray[np.float32]
+#: What the item vectors of a model are called among the tables of a scorer.
+SPACE = "model"
 
 
 class FactorRowScorer(RowScorer):
@@ -29,9 +31,9 @@ class FactorRowScorer(RowScorer):
         self._vectors = ItemVectors(table_ID)
 
     @property
-    def vectors_ID(self) -> Floats:
+    def tables(self) -> Mapping[str, Floats]:
         """The item table."""
-        return self.table_ID
+        return {SPACE: self.table_ID}
 
     @property
     def num_rows(self) -> int:
@@ -47,9 +49,6 @@ class FactorRowScorer(RowScorer):
         """Encodes the histories together."""
         return FactorRowQuery(encode(self.encoder, windows, self.table_ID, times, now), self._vectors, self.index)
 
-    def with_vectors(self, rows: Sequence[int], vectors_ND: Floats) -> FactorRowScorer:
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> FactorRowScorer:
         """With another table, in which these rows are written."""
-        table_ID = np.empty((max([self.num_rows, *(row + 1 for row in rows)]), self.table_ID.shape[1]), np.float32)
-        table_ID[: self.num_rows] = self.table_ID
-        table_ID[list(rows)] = vectors_ND
-        return FactorRowScorer(self.encoder, table_ID, self.index)
+        return FactorRowScorer(self.encoder, with_rows(self.table_ID, rows, vectors[SPACE]), self.index)

@@ -10,7 +10,7 @@ from typing import Any
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
-from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.inference.factors import SPACE, FactorRowScorer
 from llmd4rec.inference.folder import Folder, Model, read_folder
 from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
 from llmd4rec.inference.opening import LoadOptions, of_stage
@@ -79,7 +79,7 @@ def _open_models(read: Folder, options: LoadOptions) -> tuple[Recommender, Recom
             catalogue,
             undistilled=undistilled,
             examples=read.examples,
-            embedder=NewItemEmbedder(texts, model.text_map) if texts and model.text_map is not None else None,
+            embedder=NewItemEmbedder(texts, {SPACE: model.text_map}) if texts and model.text_map is not None else None,
             folder=None if beside else read,
             loaded_from=LoadedFrom(str(read.path.resolve()), head["files"], beside, options),
         )

@@ -95,15 +95,22 @@ class ItemTexts:
 
 @dataclass(frozen=True)
 class NewItemEmbedder:
-    """Makes the embeddings of new items for one model.
+    """Makes the vectors of new items for one scorer.
 
     Attributes:
         texts: shared by the distilled and the undistilled model of an export.
-        text_map: float32 [T + 1, d].
+        maps: by the name of a table of the scorer, float32 [T + 1, d].
     """
 
     texts: ItemTexts
-    text_map: Floats
+    maps: Mapping[str, Floats]
+
+    def embedded(self, name: str, table_ID: Floats, vectors_NT: Floats) -> Floats:
+        """The rows of items with these text vectors in a table; its mean row where it has no map."""
+        if name in self.maps:
+            return with_one(vectors_NT) @ self.maps[name]
+        mean_D: Floats = table_ID.mean(axis=0)
+        return np.repeat(mean_D[None], len(vectors_NT), axis=0)
 
 
 def with_new_items(
@@ -178,23 +185,25 @@ def _embeddings(
     items: Sequence[NewItem],
     to_embed: list[int],
     vectors_NT: Floats,
-) -> Floats:
-    """The item vectors of items, [N, d]: made from text vectors, or those they have. A scorer without has [N, 0].
+) -> dict[str, Floats]:
+    """The vectors of items in each table of the scorer, [N, d]: made from text vectors, or those they have.
 
     Raises:
         DataError: one is not finite, which would spoil every answer; names the item.
     """
-    if (vectors_ID := snapshot.scorer.vectors_ID) is None:
-        return np.empty((len(items), 0), dtype=np.float32)
-    rows_ND = np.empty((len(items), vectors_ID.shape[1]), dtype=np.float32)
-    if embedder is not None and to_embed:
-        rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
-    for place in set(range(len(items))).difference(to_embed):
-        rows_ND[place] = vectors_ID[snapshot.catalogue.index[items[place].item_id]]
-    wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
-    if len(wrong):
-        raise DataError(
-            f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
-            "Export the run again: its text_map.npy contains numbers that are too large.",
-        )
-    return rows_ND
+    known = sorted(set(range(len(items))).difference(to_embed))
+    rows = [snapshot.catalogue.index[items[place].item_id] for place in known]
+    made: dict[str, Floats] = {}
+    for name, table_ID in snapshot.scorer.tables.items():
+        rows_ND = np.empty((len(items), table_ID.shape[1]), dtype=np.float32)
+        if embedder is not None and to_embed:
+            rows_ND[to_embed] = embedder.embedded(name, table_ID, vectors_NT)
+        rows_ND[known] = table_ID[rows]
+        wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
+                "Export the run again: its text_map.npy contains numbers that are too large.",
+            )
+        made[name] = rows_ND
+    return made

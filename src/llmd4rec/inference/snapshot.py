@@ -6,7 +6,7 @@ as it is, so that requests in flight are not disturbed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -65,15 +65,15 @@ class Snapshot:
         row = self.catalogue.index.get(item_id)
         return self.catalogue.item(row) if row is not None and self.catalogue.present[row] else None
 
-    def with_items(self, items: Sequence[NewItem], vectors_ND: Floats) -> Snapshot:
-        """This snapshot with items added or replaced, which have these vectors.
+    def with_items(self, items: Sequence[NewItem], vectors: Mapping[str, Floats]) -> Snapshot:
+        """This snapshot with items added or replaced, which have these vectors in each of the scorer's tables.
 
         Raises:
             RunError: the scorer cannot score new items.
         """
         rows = self.catalogue.rows_for(items, self.num_loaded)
         return replace(
-            self, catalogue=self.catalogue.with_items(items, rows), scorer=self.scorer.with_vectors(rows, vectors_ND)
+            self, catalogue=self.catalogue.with_items(items, rows), scorer=self.scorer.with_items(rows, vectors)
         )
 
     def without_items(self, item_ids: Sequence[str]) -> Snapshot:

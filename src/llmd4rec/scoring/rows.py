@@ -11,7 +11,7 @@ against it. A model is a scorer of factors (`factors.py`); counts or a sum of sc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -110,9 +110,17 @@ class RowScorer(ABC):
         """I."""
 
     @property
+    def tables(self) -> Mapping[str, Floats]:
+        """Item vectors by the name of their space, [I, d] each: what a new item is given to be scored.
+
+        The factors of a model are called `model`, those of text vectors `content`.
+        """
+        return {}
+
+    @property
     def vectors_ID(self) -> Floats | None:
-        """The item vectors by which `similar` and diversity compare items, and of which a new item is given one."""
-        return None
+        """The item vectors by which `similar` and diversity compare items: the first of the tables."""
+        return next(iter(self.tables.values()), None)
 
     @abstractmethod
     def prepare(
@@ -132,8 +140,12 @@ class RowScorer(ABC):
             DataError: it reads times, and a history has none.
         """
 
-    def with_vectors(self, rows: Sequence[int], vectors_ND: Floats) -> RowScorer:
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> RowScorer:
         """This scorer with other vectors of some rows, of which the last may be new.
+
+        Args:
+            rows: which.
+            vectors: for each of :attr:`tables` that of each row, [N, d]; others are not read.
 
         Raises:
             RunError: it has no item vectors, and can score no new item.
@@ -141,6 +153,14 @@ class RowScorer(ABC):
         if max(rows, default=-1) >= self.num_rows:
             raise RunError("what is served has no item vectors, and cannot score new items", "Train it with them.")
         return self
+
+
+def with_rows(table_ID: Floats, rows: Sequence[int], vectors_ND: Floats) -> Floats:
+    """A copy of a table in which some rows are written, of which the last may be new."""
+    written_ID = np.zeros((max([len(table_ID), *(row + 1 for row in rows)]), table_ID.shape[1]), table_ID.dtype)
+    written_ID[: len(table_ID)] = table_ID
+    written_ID[list(rows)] = vectors_ND
+    return written_ID
 
 
 def exact_top(
