@@ -219,7 +219,7 @@ def attempts(run: Path, unfinished: Path, data: Dataset) -> dict[Path, Callable[
     return {
         run / "run.json": lambda: Run.open(run),
         run / "config.yaml": lambda: Run.open(run),
-        run / "environment.json": lambda: note_environment(Run.open(run)),
+        run / "environment.json": lambda: note_environment(run),
         **{path: lambda: Run.open(run).metrics() for path in run.glob("checkpoints/*/metrics.jsonl")},
         run / "catalogue.parquet": lambda: Run.open(run).recommender(),
         run / "counts.npy": lambda: Run.open(run).recommender(),

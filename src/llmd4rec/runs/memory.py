@@ -21,6 +21,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import MEMORY, SERVED, with_memory, without_memory
 from llmd4rec.errors import RunError
+from llmd4rec.evaluation.memory_weights import FittedWeights, fit_memory
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.io.files import remove
 from llmd4rec.log import logger
@@ -28,7 +29,6 @@ from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import baseline_scorers
 from llmd4rec.scoring.from_rows import RowsScorer
-from llmd4rec.scoring.memory.fit import FittedWeights, fit_memory
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
 from llmd4rec.scoring.sums import WeightedSum
@@ -84,6 +84,14 @@ def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> d
     remove(run.folder / FOLDER)
     counted.with_weights(alone.weights).save(run.folder / FOLDER)
     return {"missing": counted.missing, "alone": _written(alone), "beside": beside}
+
+
+def forget_memory(run: Run) -> None:
+    """Takes the memory out of the record, and what was evaluated with it; it is counted anew in the next `train`."""
+    run.record.memory = None
+    for name in (MEMORY, with_memory("*")):
+        for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
+            remove(evaluation)
 
 
 def is_wanted(run: Run, stage_id: str) -> bool:

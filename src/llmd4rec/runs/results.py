@@ -21,9 +21,10 @@ from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
 from llmd4rec.runs import memory
-from llmd4rec.runs.run import Run
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import BASELINES
+from llmd4rec.runs.origin import nothing_held_out
+from llmd4rec.runs.run import Run
 
 #: Said wherever figures come from data that the run was not trained on.
 OTHER_DATA = (
@@ -106,13 +107,15 @@ def score(
             apart from those of the run's own data.
 
     Raises:
-        RunError: the data is not the run's and `other_data` is false, or there is no such stage.
+        RunError: the data is not the run's and `other_data` is false, or all of it was trained on, or there is no such
+            stage.
         DataError: the other data has an item that the run does not know.
     """
     name = name if name in BASELINES else memory.label_of(run, name)
     filtered = run.settings.evaluation.filter_seen if filter_seen is None else filter_seen
     folder = _folder(run, name, filtered, split, targets)
     about = None
+    nothing_held_out(run, data)
     if not other_data:
         run.require(data)
     elif not data.is_known_as(run.record.data):

@@ -46,6 +46,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs import memory
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.origin import require_same_origin, trained_on
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
 from llmd4rec.scoring.base import Scorer
@@ -99,18 +100,28 @@ class Run:
 
     # ---- making and opening -------------------------------------------------------------------------------------
     @classmethod
-    def start(cls, folder: Path, settings: DistillationSettings, data: Dataset, *, locked: bool = True) -> Run:
+    def start(
+        cls,
+        folder: Path,
+        settings: DistillationSettings,
+        data: Dataset,
+        *,
+        locked: bool = True,
+        origin: dict[str, Any] | None = None,
+    ) -> Run:
         """A new run folder, or the unfinished or finished one that is there.
 
         Args:
             locked: nobody else trains in it, so it may be given other settings where nothing that was trained
                 depends on them; otherwise it comes as it is.
+            origin: what the run comes from, if it is not trained from nothing; see `origin.py`.
 
         Raises:
             RunError: the folder holds another run or something else.
         """
         if (folder / "run.json").exists():
             run = cls.open(folder)
+            require_same_origin(folder, run.record.origin, origin)
             run.require(data)
             if not differences(run.settings, settings):
                 return run
@@ -131,6 +142,8 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
         run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
+        if origin is not None:
+            run.record.origin, run.record.data_path = origin, origin["data_path"]
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -154,7 +167,8 @@ class Run:
         made = [stage for stage in self.plan if stage.id in begun]
         self.settings, self.record.selection = settings, settings.evaluation.selection.name
         if changed or recount:
-            self.record.finished, self.record.memory = False, None
+            self.record.finished = False
+            memory.forget_memory(self)
         if changed:
             if not any(stage.role == "llm" for stage in made):
                 self.record.llm = None
@@ -223,6 +237,8 @@ class Run:
                 "Save it with data.save(FOLDER), then name it: --data FOLDER.",
             )
         data = Dataset.load(where)
+        if not other and self.record.origin is not None and data.is_known_as(self.record.origin["data"]):
+            return trained_on(data, self.catalogue())
         if not other:
             self.require(data)
         return data
@@ -254,6 +270,8 @@ class Run:
         rounds = [stage.id for stage in rounds_of(self.plan, "model") if stage.id in done]
         if name == DISTILLED and rounds:
             return rounds[-1]
+        if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
+            return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
             value = {stage: memory.served_value(self, stage) for stage in [UNDISTILLED, *rounds]}
             best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
