@@ -26,6 +26,7 @@ from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.io.files import remove
 from llmd4rec.log import logger
 from llmd4rec.models.llm.item_text import encode_texts
+from llmd4rec.runs.record import last_training_time
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import baseline_scorers
 from llmd4rec.scoring.from_rows import RowsScorer
@@ -59,31 +60,55 @@ def memory_texts(
 def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """Counts the memory of a run whose models are trained, weighs it, and writes it into the folder.
 
+    A refitted or updated run has no validation left: it takes weights and half-lives of the run that it came from.
+
     Returns:
-        What the record says of it; None where nothing can be counted.
+        What the record says of it; None where nothing can be counted, or nothing was in the run that it came from.
     """
-    settings = run.settings
-    assert settings.memory is not None
+    origin = run.record.origin
+    before = None if origin is None else origin["memory"]
+    settings = run.settings.memory
+    if settings is None or (origin is not None and before is None):
+        return None
+    if before is not None:
+        settings = Memory.model_validate(before["settings"])
     logger.info(MEMORY)
-    counted = count_memory(settings.memory, data, memory_texts(settings, data, device))
+    counted = count_memory(settings, data, memory_texts(run.settings, data, device), before=counted_to(data))
     if counted is None:
         logger.info("  nothing can be counted: no item has a text, and no training history two items")
         return None
     for part, why in counted.missing.items():
         logger.info(f"  no {part}: {why}")
-    filter_seen, seed = settings.evaluation.filter_seen, settings.seed
+    found = _weighed(run, counted, data) if before is None else (counted, before["alone"], before["beside"])
+    counted, alone, beside = found
+    remove(run.folder / FOLDER)
+    counted.with_weights(alone["weights"]).save(run.folder / FOLDER)
+    about = counted.settings.model_dump(mode="json")
+    return {"settings": about, "missing": counted.missing, "alone": alone, "beside": beside}
+
+
+def counted_to(data: Dataset) -> int | None:
+    """The moment that the training part of a temporal split reaches to, from which counts age; None for other splits.
+
+    Of leave-one-out, whose held-out items lie in the same time as those of training, nothing ages.
+    """
+    last = last_training_time(data) if data.is_temporal else None
+    return None if last is None else last + 1
+
+
+def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMemory, dict[str, Any], dict[str, Any]]:
+    """The memory with the half-life that validation chose; its weights alone, and those beside each model."""
+    filter_seen, seed = run.settings.evaluation.filter_seen, run.settings.seed
     alone = fit_memory(counted, data, filter_seen=filter_seen, seed=seed)
-    counted = alone.memory  # with the half-lives that validation chose
     _say("alone", alone)
     beside = {}
     for stage in run.reported():
         if stage.role == "model":
-            fitted = fit_memory(counted, data, model=run.model_scorer(stage.id), filter_seen=filter_seen, seed=seed)
+            model = run.model_scorer(stage.id)
+            fitted = fit_memory(alone.memory, data, model=model, filter_seen=filter_seen, seed=seed)
             beside[stage.id] = _written(fitted)
             _say(f"beside {stage.id}", fitted)
-    remove(run.folder / FOLDER)
-    counted.with_weights(alone.weights).save(run.folder / FOLDER)
-    return {"missing": counted.missing, "alone": _written(alone), "beside": beside}
+    return alone.memory, _written(alone), beside
 
 
 def forget_memory(run: Run) -> None:
@@ -97,12 +122,6 @@ def forget_memory(run: Run) -> None:
 def is_wanted(run: Run, stage_id: str) -> bool:
     """Whether validation wants the memory beside the model of a stage."""
     return bool(_beside(run, stage_id).get("wanted"))
-
-
-def served_value(run: Run, stage_id: str) -> float:
-    """The validation value of a stage as it would be served: with the memory where validation wants it."""
-    entry = _beside(run, stage_id)
-    return float(entry["validation"]) if entry.get("wanted") else run.validation_of(stage_id)
 
 
 def memory_of(run: Run, stage_id: str | None = None) -> tuple[CountedMemory, float]:
@@ -180,6 +199,7 @@ def _written(fitted: FittedWeights) -> dict[str, Any]:
         "model": fitted.model,
         "left_out": fitted.left_out,
         "validation": fitted.value,
+        "model_validation": fitted.model_value,
         "standard_error": fitted.standard_error,
         "wanted": fitted.wanted,
     }

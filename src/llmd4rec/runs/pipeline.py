@@ -149,10 +149,8 @@ class Pipeline:
     def _memory(self) -> dict[str, Any] | None:
         """What the record says of the memory, counted and weighed beside the trained models; None: there is none."""
         run = self.run_folder
-        if self.settings.memory is None:
-            if self.backend.first:
-                remove(run.folder / FOLDER)
-            return None
+        if self.settings.memory is None and self.backend.first:
+            remove(run.folder / FOLDER)
         found = run.record.memory
         if found is None and self.backend.first:
             found = add_memory(run, self.data, self.device)

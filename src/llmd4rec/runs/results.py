@@ -21,10 +21,10 @@ from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
 from llmd4rec.runs import memory
-from llmd4rec.scoring.base import Scorer
-from llmd4rec.scoring.baselines import BASELINES
 from llmd4rec.runs.origin import nothing_held_out
 from llmd4rec.runs.run import Run
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.baselines import BASELINES
 
 #: Said wherever figures come from data that the run was not trained on.
 OTHER_DATA = (

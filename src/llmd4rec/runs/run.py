@@ -273,7 +273,7 @@ class Run:
         if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
             return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
-            value = {stage: memory.served_value(self, stage) for stage in [UNDISTILLED, *rounds]}
+            value = {stage: self.validation_of(stage) for stage in [UNDISTILLED, *rounds]}
             best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
             if value[best] >= value[UNDISTILLED]:
                 return best
