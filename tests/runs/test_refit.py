@@ -106,6 +106,19 @@ def test_an_export_carries_the_figures_of_the_run_that_it_came_from(tmp_path: Pa
     assert f"ndcg@10 {figures['ndcg@10']:.4f}" in card
 
 
+def test_the_report_has_the_figures_of_the_run_that_it_came_from(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run")
+    figures = score(run, data).metrics
+    refit(run, data, tmp_path / "refit")
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "refit")])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "refit" / "report.html").read_text()
+    assert "test ndcg@10 of run" in page
+    assert f"{figures['ndcg@10']:.4f}" in page
+    assert "llmd4rec refit run --data data --out refit" in page
+
+
 def test_an_interrupted_refit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     data = data_of(rows(8), path=tmp_path / "data")
     run = trained(data, tmp_path / "run", **TAUGHT)

@@ -189,17 +189,25 @@ def test_without_times_a_users_further_rows_are_new(tmp_path: Path) -> None:
 
 
 def test_new_rows_are_always_taken_and_older_ones_by_their_age() -> None:
-    data = data_of(rows(6, users=200))
+    data = data_of(rows(7, users=200)).whole()
     assert data.times is not None
-    new = data.times >= 5 * DAY
-    wanted = preferences(data.whole(), new, half_life_days=1.0)
-    windows = TrainingWindows(data.whole(), 1, preference=wanted)  # windows of one position
-    rng = np.random.default_rng(0)
-    taken = np.concatenate(windows.shuffled(50, rng, limit=400))
-    last = windows._begin[taken] + windows._length[taken]
-    days = np.bincount(data.times[last] // DAY, minlength=6)
-    assert days[5] == 200
-    assert days[4] > 1.3 * days[3] > 1.3 * 1.3 * days[2]
+    wanted = preferences(data, data.times >= 6 * DAY, half_life_days=1.0)
+    windows = TrainingWindows(data, 4, preference=wanted)
+    taken = np.zeros(7)
+    trained_on = set()
+    for epoch in range(20):
+        for chosen in windows.shuffled(50, np.random.default_rng(epoch), limit=400):
+            batch = windows.batch(chosen)
+            assert len(batch.target_N)
+            day = 1 + batch.position_N.numpy() % 6  # six of seven days are targets
+            taken += np.bincount(day, minlength=7)
+            trained_on |= set(batch.position_N.tolist())
+    assert taken[6] == 20 * 200
+    assert abs(taken[1:6].sum() / 20 - 200) < 20
+    # Half as often for each day of age: of 200 a day 2 ** -age, scaled to 200 together.
+    shares = np.exp2(np.arange(1, 6) - 6.0)
+    assert np.allclose(taken[1:6] / 20, 200 * shares / shares.sum(), rtol=0.25, atol=2)
+    assert len(trained_on) > 0.75 * windows.num_positions  # drawn anew in each epoch
 
 
 def test_attributes_are_found_again_in_another_catalogue(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
     counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
+    checkpoints/STAGE/item_embedding.safetensors   before its features were merged, see unmerged.py
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
     rollouts/                  while somebody is taught on them, see distillation/rollouts.py
     teachers/                  while somebody is taught by them, see distillation/cache.py
