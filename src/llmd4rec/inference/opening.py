@@ -14,6 +14,7 @@ from llmd4rec.extras import explained
 from llmd4rec.inference.hub import locate_export
 
 if TYPE_CHECKING:
+    from llmd4rec.inference.from_export import LoadedFrom
     from llmd4rec.inference.recommender import Recommender
 
 IndexKind = Literal["auto", "exact", "approximate"]
@@ -80,6 +81,35 @@ def of_stage(recommender: Recommender, stage: str) -> Recommender:
     raise RunError(
         f"{info.name} is {kind} of {have}, not of {stage}", "Leave out the stage, or name one that is there."
     )
+
+
+def reloading(loaded_from: LoadedFrom | None, *, changed: bool) -> Callable[[], Recommender]:
+    """What loads a recommender again where it is unpickled.
+
+    Args:
+        loaded_from: its folder; None: it was made from a run.
+        changed: items were added or removed, or events counted, since it was loaded.
+
+    Raises:
+        RunError: it cannot be loaded again as it is.
+    """
+    if loaded_from is None:
+        raise RunError(
+            "a recommender made from a run cannot be sent to another process or copied",
+            "Export the run, and call Recommender.load(FOLDER) in each process.",
+        )
+    if changed:
+        raise RunError(
+            "this recommender has changed since it was loaded: items were added or removed, or events counted, which "
+            "another process or a copy would not have",
+            "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
+        )
+    if not Path(loaded_from.folder).is_dir():
+        raise RunError(
+            f"{loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
+            "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
+        )
+    return loaded_from.load_again
 
 
 class Renamed:

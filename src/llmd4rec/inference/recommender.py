@@ -8,9 +8,9 @@ It is the same for a run, an export and an export on the hub; what they hold is 
 A request takes the same steps whether it comes alone or with others:
 
     parse     identifiers to rows; which rows are candidates (filters, exclusions, seen items)        query.py
-    read      the histories of all requests together, by the scorer                           scorer.py, factors.py
+    read      the histories of all requests together, by the scorer                 factors.py, scoring/memory
     rank      the k best candidates: exactly, or through an index on a large catalogue                ranking.py
-    answer    titles, fields, reasons                                                                 reasons.py
+    answer    titles, fields, reasons                                                     answers.py, reasons.py
 
 Everything that changes is in one immutable :class:`~llmd4rec.inference.snapshot.Snapshot`, which is replaced as a whole
 when items are added or removed.
@@ -25,11 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import numpy as np
-
 from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.extras import explained
+from llmd4rec.inference.answers import answer_of, scored_item
 from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.folder import Folder
@@ -37,10 +36,9 @@ from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
 from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
-from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source
-from llmd4rec.inference.query import Query, parse_request
-from llmd4rec.inference.ranking import Ranked, history_places, rank
-from llmd4rec.inference.reasons import find_reasons
+from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source, reloading
+from llmd4rec.inference.query import Query, parse_event, parse_request
+from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
@@ -50,10 +48,8 @@ from llmd4rec.inference.types import (
     Item,
     NewItem,
     Options,
-    Reason,
     RemovedReport,
     Request,
-    ScoredItem,
     identifiers,
 )
 from llmd4rec.scoring.rows import RowQuery, RowScorer
@@ -104,6 +100,7 @@ class Recommender:
         self._snapshot = Snapshot(catalogue, scorer, len(catalogue))
         self._loaded_catalogue = catalogue
         self._lock = threading.Lock()  # one change at a time
+        self._observed = False
         self.undistilled = undistilled
         self.examples = tuple(examples)
         self._folder, self._loaded_from = folder, loaded_from
@@ -180,25 +177,13 @@ class Recommender:
         """For pickle, copies and other processes: it is loaded again from its folder where it is unpickled.
 
         Raises:
-            RunError: it has no folder, the folder is gone, or items were added or removed since it was loaded.
+            RunError: it has no folder, the folder is gone, or it has changed since it was loaded.
         """
-        if self._loaded_from is None:
-            raise RunError(
-                "a recommender made from a run cannot be sent to another process or copied",
-                "Export the run, and call Recommender.load(FOLDER) in each process.",
-            )
-        if self._snapshot.catalogue is not self._loaded_catalogue:
-            raise RunError(
-                "this recommender has changed since it was loaded: items were added or removed, which another process "
-                "or a copy would not have",
-                "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
-            )
-        if not Path(self._loaded_from.folder).is_dir():
-            raise RunError(
-                f"{self._loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
-                "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
-            )
-        return self._loaded_from.load_again, ()
+        return reloading(self._loaded_from, changed=self._changed), ()
+
+    @property
+    def _changed(self) -> bool:
+        return self._observed or self._snapshot.catalogue is not self._loaded_catalogue
 
     # ---- what is served ---------------------------------------------------------------------------------------------
     @property
@@ -291,8 +276,9 @@ class Recommender:
         queries = self._parse(snapshot, requests)
         scored = self._read(snapshot, queries)
         ranked = rank(snapshot, queries, scored)
+        length = self._info.max_length
         return [
-            self._answer(snapshot, query, scored, place, found)
+            answer_of(snapshot, query, scored, place, found, length)
             for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
         ]
 
@@ -320,15 +306,14 @@ class Recommender:
         if unknown:
             raise DataError(f"the catalogue has no item {unknown[0]!r}", "Use an identifier of the catalogue.")
         request = Request([item_id], k, filter_seen=True, filters=filters)  # an item is not similar to itself
-        candidates = self._parse(snapshot, [request])[0].candidates(snapshot.catalogue)
-        unit_D = snapshot.vectors_ID[rows[0]] / snapshot.norms_I[rows[0]]
-        cosines_I = (snapshot.vectors_ID @ unit_D) / snapshot.norms_I
-        best = candidates[np.argsort(-cosines_I[candidates], kind="stable")[:k]]
-        items = tuple(_scored(snapshot, int(row), float(cosines_I[row])) for row in best)
-        return Answer(items, (), None, len(candidates))
+        (query,) = self._parse(snapshot, [request])
+        found = zip(*most_similar(snapshot, rows[0], query), strict=True)
+        items = tuple(scored_item(snapshot, int(row), float(cosine)) for row, cosine in found)
+        return Answer(items, (), None, query.num_candidates)
 
     def _parse(self, snapshot: Snapshot, requests: Sequence[Request]) -> list[Query]:
-        return [parse_request(request, snapshot.catalogue, self._info.filter_seen) for request in requests]
+        moment, filter_seen = snapshot.moment(), self._info.filter_seen
+        return [parse_request(request, snapshot.catalogue, filter_seen, moment) for request in requests]
 
     def _read(self, snapshot: Snapshot, queries: Sequence[Query]) -> RowQuery:
         """The histories with a known item, as the scorer reads them."""
@@ -338,24 +323,18 @@ class Recommender:
         times = [None if query.times is None else query.times[-length:] for query in known]
         return snapshot.scorer.prepare(windows, times, [query.now for query in known])
 
-    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery, place: int | None, found: Ranked) -> Answer:
-        """The answer to a query; `place` is which of the histories that were scored is its own."""
-        reasons: Sequence[tuple[Reason, ...] | None] = [None] * len(found.rows)
-        if query.request.explain:
-            own = None if place is None else scored.take(slice(place, place + 1))
-            reasons = find_reasons(snapshot, query, own, found.rows, self._info.max_length)
-        items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
-        return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
-
     def scorer(self, stage: str = SERVED) -> Scorer:
         """What scores the catalogue, for an :class:`~llmd4rec.Evaluator`. Needs PyTorch.
 
         Raises:
-            RunError: it has no such stage; or items were added or removed, so that it fits no data set.
+            RunError: it has no such stage; or it has changed since it was loaded, so that it fits no data set.
         """
         asked = of_stage(self, stage)
-        if asked._snapshot.catalogue is not asked._loaded_catalogue:
-            raise RunError("items were added, changed or removed since this was loaded", "Evaluate it as it is loaded.")
+        if self._changed or asked._changed:
+            raise RunError(
+                "items were added, changed or removed, or events counted, since this was loaded",
+                "Evaluate it as it is loaded.",
+            )
         with explained():
             from llmd4rec.inference.torch_scorer import RecommenderScorer
         return RecommenderScorer(asked._snapshot.scorer, asked._info)
@@ -393,7 +372,38 @@ class Recommender:
         removed = set(present)
         return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in removed))
 
+    def observe(
+        self,
+        history: Sequence[str | int],
+        item: str | int,
+        time: Moment | None = None,
+        *,
+        times: Sequence[Moment] | None = None,
+    ) -> None:
+        """Counts an event into the memory: from the next request on, answers know it. Nothing is stored.
 
-def _scored(snapshot: Snapshot, row: int, score: float, reasons: tuple[Reason, ...] | None = None) -> ScoredItem:
-    catalogue = snapshot.catalogue
-    return ScoredItem(catalogue.ids[row], catalogue.title(row), score, catalogue.values(row), reasons)
+        Events are expected in the order of their times; one that comes late is counted where it belongs. Readers in
+        other threads are not held up.
+
+        Args:
+            history: what the same user chose before, oldest first; unknown items are skipped.
+            item: what was chosen.
+            time: when; None: now.
+            times: when each item of the history was chosen; needed where items of one moment count half each way.
+
+        Raises:
+            DataError: the item is unknown, or the time lies in the future.
+            RunError: there is no memory beside the model.
+        """
+        snapshot = self._snapshot
+        if snapshot.memory is None:
+            raise RunError(
+                f"{self._info.name} has no memory, into which events are counted",
+                "Train with `memory: auto`, and export with --memory on.",
+            )
+        event = parse_event(snapshot.catalogue, history, item, time, times)
+        with self._lock:
+            snapshot.memory.observe(event.history, event.item, event.time, event.times)
+            if self.undistilled is not None and (beside := self.undistilled._snapshot.memory) is not None:
+                beside.advance(event.time + 1)  # it shares the counts, and answers for their moment
+            self._observed = True
