@@ -102,11 +102,13 @@ class TrainingBatch(SequenceBatch):
         trained_N: where a next item is to be predicted: indices into the B · L positions, row after row.
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
+        candidate_C: the items that could have been chosen, ascending, on the CPU: others are no negatives; None: all.
     """
 
     trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
+    candidate_C: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
@@ -199,14 +201,22 @@ class TrainingWindows:
         histories: to train on.
         max_length: the longest window.
         reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
+        candidates: the items that could have been chosen, ascending; None: all.
 
     Raises:
         DataError, ConfigError: the histories do not have what is read.
     """
 
-    def __init__(self, histories: Histories, max_length: int, reads: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        histories: Histories,
+        max_length: int,
+        reads: Sequence[str] = (),
+        candidates: Int64Array | None = None,
+    ) -> None:
         check_inputs(histories, reads)
         self._histories, self._reads = histories, tuple(reads)
+        self._candidates = None if candidates is None else torch.from_numpy(candidates)
         self._items = histories.items
         self.max_length = max_length
         starts = np.asarray(histories.offsets[:-1])
@@ -253,6 +263,7 @@ class TrainingWindows:
             trained_N=torch.from_numpy(np.flatnonzero(mask)),
             target_N=torch.from_numpy(self._items[(index + 1)[mask]].astype(np.int64)),
             position_N=torch.from_numpy((self._number[windows, None] + column)[mask]),
+            candidate_C=self._candidates,
         )
 
     def shuffled(self, tokens: int, rng: np.random.Generator, limit: int | None = None) -> list[Int64Array]:

@@ -83,6 +83,12 @@ class Trainings(BaseModel):
 
     model: ModelTraining = Field(default_factory=ModelTraining)
     llm: LLMTraining = Field(default_factory=LLMTraining)
+    negatives: Literal["auto", "known", "all"] = Field(
+        "auto",
+        description="which items the softmax ranks the true one above: known: those that somebody chose in the "
+        "training part; all: the whole catalogue; auto: known where a moment divides the data (split: temporal), "
+        "because the others may not have been there yet, and all otherwise",
+    )
 
 
 class EvaluationSettings(BaseModel):

@@ -44,7 +44,9 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
 from llmd4rec.runs.run import Run
-from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
+from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of, validation_users
+from llmd4rec.runs.unmerged import FILE as UNMERGED
+from llmd4rec.runs.unmerged import save_unmerged
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
@@ -232,6 +234,7 @@ class Pipeline:
                 backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
+                candidates=negatives_of(stage, self.data),
             )
         except torch.OutOfMemoryError as error:
             smaller = {"llm": "llm.layers", "teacher": "the dim of its teacher", "model": "model.dim"}[stage.role]
@@ -241,7 +244,10 @@ class Pipeline:
                 f"where no finished stage depends on it, in this one after {folder / 'training'} is gone.",
             ) from error
         if features:
-            item_embedding_of(model).merge()
+            embedding = item_embedding_of(model)
+            if stage.role == "model" and self.backend.first:  # others are never updated
+                save_unmerged(folder / UNMERGED, embedding, features, self.data.item_ids)
+            embedding.merge()
         result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
         found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
         logger.info(f"  {found}, {fitted.seconds:.0f} s")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories, TrainingWindows
 from llmd4rec.errors import DataError
 from llmd4rec.losses.base import Objective
@@ -48,6 +49,7 @@ def fit(
     selection: str = "ndcg@10",
     settings_name: str = "training",
     backend: Backend | None = None,
+    candidates: Int64Array | None = None,
 ) -> Fitted:
     """Trains `model` in place and leaves it with its best weights.
 
@@ -68,13 +70,14 @@ def fit(
         selection: the name of what `validate` gives.
         settings_name: where `settings` stand in the run's settings, such as `training.llm`; for error messages.
         backend: the processes that train together; None: those that there are.
+        candidates: the items that could have been chosen, ascending; others are no negatives. None: all.
 
     Raises:
         DataError: there is nothing to train on.
         Diverged: the training diverged; the checkpoints before that are kept.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
-    windows = TrainingWindows(histories, model.max_length, model.reads)
+    windows = TrainingWindows(histories, model.max_length, model.reads, candidates)
     if not windows.num_positions:
         raise DataError(
             "there is nothing to train on: no user has two interactions in the training part",

@@ -1,0 +1,116 @@
+"""What reads alike: factors made of text vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.errors import ModelError
+from llmd4rec.scoring.memory.settings import Content
+from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
+from llmd4rec.scoring.rows import RowScorer, with_rows
+
+Floats = NDArray[np.float32]
+#: What its vectors are called among the tables of a scorer.
+SPACE = "content"
+
+
+class ContentScorer(RowScorer):
+    """Weighted mean of the vectors of a history's most recent items · the vectors of all items.
+
+    Args:
+        table_ID: a vector for each item, 0 where it has no text.
+        axes_TD: the directions of the text vectors that were kept; None: they are taken as they are.
+        last: weights of the most recent items, newest first.
+    """
+
+    name = "content"
+
+    def __init__(self, table_ID: Floats, axes_TD: Floats | None, last: Sequence[float]) -> None:
+        self._vectors, self.axes_TD, self.last = ItemVectors(table_ID), axes_TD, tuple(last)
+
+    @classmethod
+    def of(cls, settings: Content, texts_IT: Floats) -> ContentScorer:
+        """Of text vectors of any length; those of items without a text are 0.
+
+        Raises:
+            ModelError: they hold NaN or infinite values.
+        """
+        if not np.isfinite(texts_IT).all():
+            raise ModelError("the text vectors hold NaN or infinite values", "Encode the texts anew.")
+        unit_IT = unit(texts_IT)
+        if settings.dim >= texts_IT.shape[1]:
+            return cls(unit_IT, None, settings.last)
+        axes_TD = principal_directions(unit_IT, settings.dim)
+        return cls(np.ascontiguousarray(unit_IT @ axes_TD), axes_TD, settings.last)
+
+    @property
+    def num_rows(self) -> int:
+        """I."""
+        return len(self._vectors.table_ID)
+
+    @property
+    def vectors_ID(self) -> Floats:
+        """The reduced text vectors."""
+        return self._vectors.table_ID
+
+    @property
+    def tables(self) -> Mapping[str, Floats]:
+        """The reduced text vectors."""
+        return {SPACE: self._vectors.table_ID}
+
+    def embed(self, texts_NT: Floats) -> Floats:
+        """The vectors of other texts, as this compares them; [N, D]."""
+        unit_NT = unit(texts_NT)
+        return unit_NT if self.axes_TD is None else np.ascontiguousarray(unit_NT @ self.axes_TD)
+
+    def prepare(
+        self,
+        windows: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int] | None],
+        now: Sequence[int | None],
+    ) -> FactorRowQuery:
+        """Means of the most recent items; 0 for a history without any."""
+        table_ID, length = self._vectors.table_ID, len(self.last)
+        items_BL = np.zeros((len(windows), length), dtype=np.int64)
+        weight_BL = np.zeros((len(windows), length), dtype=np.float32)
+        for place, window in enumerate(windows):
+            recent = list(window)[-length:][::-1]
+            items_BL[place, : len(recent)] = recent
+            weight_BL[place, : len(recent)] = self.last[: len(recent)]
+        weight_BL /= np.maximum(weight_BL.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        states_BD = np.zeros((len(windows), table_ID.shape[1]), dtype=np.float32)
+        for items_B, weight_B in zip(items_BL.T, weight_BL.T, strict=True):
+            states_BD += weight_B[:, None] * table_ID[items_B]
+        return FactorRowQuery(states_BD, self._vectors)
+
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> ContentScorer:
+        """With other vectors of some rows, of which the last may be new; :meth:`embed` makes them.
+
+        An item without a vector has no text: its vector is 0.
+        """
+        given = vectors.get(SPACE)
+        vectors_ND = np.zeros((len(rows), self.vectors_ID.shape[1]), np.float32) if given is None else given
+        return ContentScorer(with_rows(self.vectors_ID, rows, vectors_ND), self.axes_TD, self.last)
+
+
+def unit(vectors: Floats) -> Floats:
+    """Each vector at length 1; 0 stays 0."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Floats = vectors / np.where(norm > 0, norm, 1)
+    return scaled
+
+
+def principal_directions(unit_IT: Floats, dim: int) -> Floats:
+    """The `dim` directions, [T, dim], onto which products of the vectors are kept best."""
+    total = np.zeros((unit_IT.shape[1], unit_IT.shape[1]))
+    for start in range(0, len(unit_IT), 1 << 16):  # in double precision, a part at a time
+        part = unit_IT[start : start + (1 << 16)].astype(np.float64)
+        total += part.T @ part
+    axes = np.linalg.eigh(total)[1][:, ::-1][:, :dim]
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    kept_TD: Floats = np.asarray(axes * signs, dtype=np.float32)
+    return np.ascontiguousarray(kept_TD)

@@ -1,0 +1,189 @@
+"""Sparse rows that can grow, and histories as sums of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.scoring.rows import Candidates, RowQuery, SearchLimits
+from llmd4rec.scoring.topk import top_columns
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Starts = NDArray[np.int64]
+Columns = NDArray[np.int32]
+_NO_ROW = np.empty(0, np.int32), np.empty(0, np.float32)
+
+
+class SparseRows:
+    """The rows of a sparse matrix, columns ascending, to which entries can be added.
+
+    A row that is changed is replaced as a whole, so readers of other threads see it as it was or as it is. There may be
+    one writer at a time.
+
+    Args:
+        starts: [I + 1], where each row's entries begin.
+        columns, values: of all entries, row by row.
+        max_per_row: of a row that grows longer, the smallest entry is dropped.
+    """
+
+    def __init__(self, starts: Starts, columns: Columns, values: Floats, max_per_row: int | None = None) -> None:
+        self._starts, self._columns, self._values, self._max = starts, columns, values, max_per_row
+        self._changed: dict[int, tuple[Columns, Floats]] = {}
+
+    def row(self, number: int) -> tuple[Columns, Floats]:
+        """The columns and values of a row; a row that there is not is empty."""
+        changed = self._changed.get(number)
+        if changed is not None:
+            return changed
+        if number >= len(self._starts) - 1:
+            return _NO_ROW
+        entries = slice(self._starts[number], self._starts[number + 1])
+        return self._columns[entries], self._values[entries]
+
+    def add(self, number: int, column: int, value: float) -> None:
+        """Adds to one entry."""
+        columns, values = self.row(number)
+        place = int(columns.searchsorted(column))
+        if place < len(columns) and columns[place] == column:
+            values = values.copy()
+            values[place] += value
+        elif self._max is not None and len(columns) >= self._max:
+            least = int(values.argmin())
+            if values[least] >= value:
+                return
+            columns, values = np.delete(columns, least), np.delete(values, least)
+            place -= place > least
+            columns, values = np.insert(columns, place, column), np.insert(values, place, value)
+        else:
+            columns, values = np.insert(columns, place, column), np.insert(values, place, value)
+        self._changed[number] = columns, values.astype(np.float32, copy=False)
+
+    def scaled(self, factor: float) -> SparseRows:
+        """All values times a factor."""
+        starts, columns, values = self.arrays()
+        return SparseRows(starts, columns, (values * np.float32(factor)).astype(np.float32), self._max)
+
+    def arrays(self) -> tuple[Starts, Columns, Floats]:
+        """All rows as starts, columns and values."""
+        changed = self._changed.copy()
+        if not changed:
+            return self._starts, self._columns, self._values
+        rows = [self.row(number) for number in range(max(len(self._starts) - 1, max(changed) + 1))]
+        starts = np.concatenate([[0], np.cumsum([len(columns) for columns, _ in rows])])
+        return starts, np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
+
+
+@dataclass(frozen=True)
+class SparseRowQuery(RowQuery):
+    """Histories that give few rows a score other than 0.
+
+    Attributes:
+        starts: [B + 1], where each history's rows begin.
+        columns: their numbers, ascending within a history.
+        values: their scores, none below 0 where candidates are asked for.
+        width: I.
+    """
+
+    starts: Starts
+    columns: Columns
+    values: Floats
+    width: int
+
+    @classmethod
+    def of_sums(
+        cls,
+        rows: SparseRows,
+        picks: Sequence[Sequence[int]],
+        weights: Sequence[Sequence[float]],
+        width: int,
+        more: tuple[Rows, Columns, Floats] | None = None,
+    ) -> SparseRowQuery:
+        """Of each history the sum of some rows, weighted.
+
+        Args:
+            rows: all rows.
+            picks: the numbers of some for each history.
+            weights: of each.
+            width: I.
+            more: history, column and value of what is added beside the rows.
+        """
+        found = [rows.row(number) for each in picks for number in each]
+        lengths = np.array([len(columns) for columns, _ in found], dtype=np.int64)
+        owner = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
+        if not found or not lengths.sum():
+            return cls(np.zeros(len(picks) + 1, np.int64), *_NO_ROW, width)
+        weight = np.array([each for some in weights for each in some], dtype=np.float32)
+        key = np.repeat(owner * width, lengths) + np.concatenate([columns for columns, _ in found])
+        value = np.repeat(weight, lengths) * np.concatenate([values for _, values in found])
+        if more is not None:
+            key = np.concatenate([key, more[0] * width + more[1]])
+            value = np.concatenate([value, more[2]])
+        order = key.argsort(kind="stable")
+        key, value = key[order], value[order]
+        first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+        key, value = key[first], np.add.reduceat(value, first)
+        history, column = np.divmod(key, width)
+        starts = history.searchsorted(np.arange(len(picks) + 1))
+        return cls(starts, column.astype(np.int32), value.astype(np.float32), width)
+
+    @property
+    def num_rows(self) -> int:
+        """I."""
+        return self.width
+
+    @property
+    def search_limits(self) -> SearchLimits:
+        """The best are known without scoring the catalogue."""
+        return SearchLimits()
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def entries(self, history: int) -> tuple[Columns, Floats]:
+        """The rows with a score, and the scores."""
+        inside = slice(self.starts[history], self.starts[history + 1])
+        return self.columns[inside], self.values[inside]
+
+    def take(self, which: slice | Rows) -> Self:
+        """Their entries."""
+        first, last = self.starts[:-1][which], self.starts[1:][which]
+        lengths = last - first
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        inside = np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths)
+        return type(self)(starts, self.columns[inside], self.values[inside], self.width)
+
+    def scores(self, rows: Rows | None = None) -> Floats:
+        """Zeros but for the entries."""
+        if rows is None:
+            every_BI = np.zeros((len(self), self.width), np.float32)
+            every_BI[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.columns] = self.values
+            return every_BI
+        some_BN = np.zeros((len(self), len(rows)), np.float32)
+        for history, some_N in enumerate(some_BN):
+            columns, values = self.entries(history)
+            if len(columns):
+                place = np.minimum(columns.searchsorted(rows), len(columns) - 1)
+                some_N[:] = np.where(columns[place] == rows, values[place], 0)
+        return some_BN
+
+    def candidates(self, m: int) -> list[Candidates]:
+        """The best entries, then rows of score 0 where there are fewer."""
+        found = []
+        for history in range(len(self)):
+            columns, values = self.entries(history)
+            if len(columns) > m:
+                best = top_columns(values[None], m + 1)[0]
+                rows, scores, bound = columns[best[:m]].astype(np.int64), values[best[:m]], float(values[best[m]])
+            else:
+                wanted = min(m, self.width)
+                others = np.setdiff1d(np.arange(min(self.width, wanted + len(columns))), columns)
+                rows = np.concatenate([columns.astype(np.int64), others[: wanted - len(columns)]])
+                scores = np.concatenate([values, np.zeros(len(rows) - len(values), np.float32)])
+                bound = 0.0 if len(rows) < self.width else -np.inf
+            found.append(Candidates(rows, scores, bound))
+        return found
