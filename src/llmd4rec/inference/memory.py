@@ -98,4 +98,4 @@ def subset(memory: CountedMemory, rows: NDArray[np.int64]) -> CountedMemory:
             kept = np.flatnonzero(place_I[items] >= 0)
             events = Events(part.events.settings, times[kept], place_I[items[kept]].astype(np.int32), len(rows))
             parts[name] = RecencyScorer(events, len(rows), part.as_of)
-    return CountedMemory(memory.settings, parts, memory.weights, memory.as_of, memory.left_out)
+    return CountedMemory(memory.settings, parts, memory.weights, memory.as_of, memory.missing)
