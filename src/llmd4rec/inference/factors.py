@@ -13,7 +13,7 @@ from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
 from llmd4rec.scoring.rows import RowScorer, with_rows
 
 Floats = NDArray[np.float32]
-#: What the item vectors of a model are called among the tables of a scorer.
+#: What a model is called among the tables of a scorer, and among the weights of a memory's parts.
 SPACE = "model"
 
 

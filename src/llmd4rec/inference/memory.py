@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.inference.factors import SPACE, FactorRowScorer
 from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.memory.content import SPACE as CONTENT
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY
 from llmd4rec.scoring.memory.recency import Events, RecencyScorer
@@ -19,11 +20,10 @@ from llmd4rec.scoring.memory.transitions import TransitionScorer
 from llmd4rec.scoring.row_sums import WeightedRowSum
 from llmd4rec.scoring.rows import RowScorer
 
+Floats = NDArray[np.float32]
 #: If the clock is so many half-lives behind the last counted event, nothing of what was chosen is left, and requests
 #: are answered for the moment of that event.
 OLD_HALF_LIVES = 4
-#: What the model is called among the weights of a memory's parts.
-MODEL = "model"
 
 
 def beside(model: FactorRowScorer, memory: CountedMemory, weight: float, *, indexed: bool = False) -> WeightedRowSum:
@@ -52,7 +52,21 @@ def memory_of(scorer: RowScorer) -> CountedMemory | None:
 
 def weights_of(memory: CountedMemory, weight: float) -> Mapping[str, float]:
     """The weights of the parts, and that of the model."""
-    return {MODEL: weight, **{name: each for name, each in memory.weights.items() if each}}
+    return {SPACE: weight, **{name: each for name, each in memory.weights.items() if each}}
+
+
+def text_maps(memory: CountedMemory) -> dict[str, Floats]:
+    """What makes the vectors of new items of their text vectors, by table, [T + 1, D]."""
+    content = memory.content
+    if content is None:
+        return {}
+    axes_TD = np.eye(content.vectors_ID.shape[1], dtype=np.float32) if content.axes_TD is None else content.axes_TD
+    return {CONTENT: np.concatenate([axes_TD, np.zeros((1, axes_TD.shape[1]), dtype=np.float32)])}
+
+
+def counted_up_to(memory: CountedMemory) -> dict[str, int | None]:
+    """Until when a memory has counted, for export.json: its last event, and the moment that it answers for at most."""
+    return {"last_event": memory.last_event, "as_of": memory.as_of}
 
 
 def current_moment(recency: RecencyScorer | None) -> int:

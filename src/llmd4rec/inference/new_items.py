@@ -22,6 +22,12 @@ from llmd4rec.inference.types import NewItem
 Floats = NDArray[np.float32]
 
 
+def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
+    found: Mapping[str, Any] = head.get("new_items") or head.get("memory", {}).get("texts") or {}
+    return found
+
+
 class ItemTexts:
     """Turns new items into text vectors; the text encoder is opened when it is first needed.
 
@@ -32,9 +38,9 @@ class ItemTexts:
     """
 
     def __init__(self, folder: Path, head: Mapping[str, Any], threads: int | None) -> None:
-        self._folder, self._threads = folder, threads
-        self.width: int = head["new_items"]["width"]
-        self.name: str = head["new_items"]["encoder"]
+        self._folder, self._threads, about = folder, threads, new_item_texts(head)
+        self.width: int = about["width"]
+        self.name: str = about["encoder"]
         self.fields: list[str] = head["text_fields"]
         self._about: Mapping[str, Any] | None = head.get("text_encoder")
         self._encoder: TextEncoder | None = None

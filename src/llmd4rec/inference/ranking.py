@@ -44,6 +44,14 @@ def history_places(queries: Sequence[Query]) -> list[int | None]:
     return [next(counted) if query.history else None for query in queries]
 
 
+def read_histories(snapshot: Snapshot, queries: Sequence[Query], max_length: int) -> RowQuery:
+    """The histories with a known item, as the scorer reads them: their last `max_length` items."""
+    known = [query for query in queries if query.history]
+    windows = [query.history[-max_length:] for query in known]
+    times = [None if query.times is None else query.times[-max_length:] for query in known]
+    return snapshot.scorer.prepare(windows, times, [query.now for query in known])
+
+
 def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list[Ranked]:
     """The recommendations for each query.
 

@@ -38,7 +38,7 @@ from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
 from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source, reloading
 from llmd4rec.inference.query import Query, parse_event, parse_request
-from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank
+from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank, read_histories
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
@@ -52,7 +52,7 @@ from llmd4rec.inference.types import (
     Request,
     identifiers,
 )
-from llmd4rec.scoring.rows import RowQuery, RowScorer
+from llmd4rec.scoring.rows import RowScorer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,10 +93,11 @@ class Recommender:
         undistilled: Recommender | None = None,
         examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
         embedder: NewItemEmbedder | None = None,
+        alone: ExportInfo | None = None,
         folder: Folder | None = None,
         loaded_from: LoadedFrom | None = None,
     ) -> None:
-        self._info, self._embedder = info, embedder
+        self._info, self._embedder, self._alone = info, embedder, alone
         self._snapshot = Snapshot(catalogue, scorer, len(catalogue))
         self._loaded_catalogue = catalogue
         self._lock = threading.Lock()  # one change at a time
@@ -146,22 +147,14 @@ class Recommender:
 
         Raises:
             DataError: `folder` exists.
-            RunError: this is a run, or the undistilled model of an export; the folder this was loaded from is gone or
-                changed; or `folder` is not an export.
+            RunError: this is a run, or a part of an export; the folder this was loaded from is gone or changed; or
+                `folder` is not an export.
         """
-        if self._folder is None:
-            if self._info.format == 0:
-                raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
-            raise RunError(
-                f"{self._info.stage} stands beside another model in its export, and is not saved without it",
-                "Save the recommender of the whole export: Recommender.load(FOLDER).",
-            )
         with self._lock:
-            tables = {"": self._snapshot.vectors_ID}
+            snapshots = {"": self._snapshot}
             if self.undistilled is not None:
-                tables["undistilled/"] = self.undistilled._snapshot.vectors_ID
-            catalogue = self._snapshot.catalogue
-        save_changed(self._folder, catalogue, tables, Path(folder), overwrite=overwrite)
+                snapshots["undistilled/"] = self.undistilled._snapshot
+        save_changed(self._folder, self._info, snapshots, Path(folder), overwrite=overwrite)
 
     def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
         """Uploads what is served now to the Hugging Face hub; returns its address.
@@ -274,9 +267,8 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        scored = self._read(snapshot, queries)
+        scored = read_histories(snapshot, queries, length := self._info.max_length)
         ranked = rank(snapshot, queries, scored)
-        length = self._info.max_length
         return [
             answer_of(snapshot, query, scored, place, found, length)
             for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
@@ -290,7 +282,7 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        return snapshot.catalogue, rank(snapshot, queries, self._read(snapshot, queries))
+        return snapshot.catalogue, rank(snapshot, queries, read_histories(snapshot, queries, self._info.max_length))
 
     def similar(self, item_id: str | int, k: int = 10, *, filters: Filters | None = None) -> Answer:
         """The items with the highest cosine between their vector and this item's; scores are cosines.
@@ -315,13 +307,15 @@ class Recommender:
         moment, filter_seen = snapshot.moment(), self._info.filter_seen
         return [parse_request(request, snapshot.catalogue, filter_seen, moment) for request in requests]
 
-    def _read(self, snapshot: Snapshot, queries: Sequence[Query]) -> RowQuery:
-        """The histories with a known item, as the scorer reads them."""
-        known = [query for query in queries if query.history]
-        length = self._info.max_length
-        windows = [query.history[-length:] for query in known]
-        times = [None if query.times is None else query.times[-length:] for query in known]
-        return snapshot.scorer.prepare(windows, times, [query.now for query in known])
+    def model_alone(self) -> Recommender:
+        """What answers without the memory beside its model; itself where there is none."""
+        if self._alone is None:
+            return self
+        (model, *_), name = self._snapshot.scorer.members, self._alone.stage  # type: ignore[attr-defined]
+        loaded_from = None if self._loaded_from is None else replace(self._loaded_from, stage=name)
+        return Recommender(
+            self._alone, model, self.catalogue, examples=self.examples, embedder=self._embedder, loaded_from=loaded_from
+        )
 
     def scorer(self, stage: str = SERVED) -> Scorer:
         """What scores the catalogue, for an :class:`~llmd4rec.Evaluator`. Needs PyTorch.
@@ -330,11 +324,9 @@ class Recommender:
             RunError: it has no such stage; or it has changed since it was loaded, so that it fits no data set.
         """
         asked = of_stage(self, stage)
-        if self._changed or asked._changed:
-            raise RunError(
-                "items were added, changed or removed, or events counted, since this was loaded",
-                "Evaluate it as it is loaded.",
-            )
+        if self._changed:
+            what = "items were added, changed or removed, or events counted, since this was loaded"
+            raise RunError(what, "Evaluate it as it is loaded.")
         with explained():
             from llmd4rec.inference.torch_scorer import RecommenderScorer
         return RecommenderScorer(asked._snapshot.scorer, asked._info)
@@ -397,10 +389,8 @@ class Recommender:
         """
         snapshot = self._snapshot
         if snapshot.memory is None:
-            raise RunError(
-                f"{self._info.name} has no memory, into which events are counted",
-                "Train with `memory: auto`, and export with --memory on.",
-            )
+            what = f"{self._info.name} has no memory, into which events are counted"
+            raise RunError(what, "Train with `memory: auto`, and export with --memory on.")
         event = parse_event(snapshot.catalogue, history, item, time, times)
         with self._lock:
             snapshot.memory.observe(event.history, event.item, event.time, event.times)
