@@ -11,7 +11,7 @@ PARTS = ("content", "transitions", "recency")
 #: What the most recent items of a history weigh, newest first.
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
 #: Weights where none are fitted and none are given.
-DEFAULT_WEIGHTS = {"content": 4.0, "transitions": 0.5, "recency": 0.3}
+DEFAULT_WEIGHTS = {"content": 4.0, "transitions": 0.8, "recency": 0.4}
 
 
 class Content(BaseModel):
@@ -63,7 +63,7 @@ class Memory(BaseModel):
     weights: Literal["auto"] | dict[str, float] = Field(
         "auto",
         description="auto: fitted on validation, a part that does not help is left out; or a weight for each part, "
-        "such as {content: 4, transitions: 0.5, recency: 0.3}",
+        "such as {content: 4, transitions: 0.8, recency: 0.4}",
     )
 
     @model_validator(mode="after")

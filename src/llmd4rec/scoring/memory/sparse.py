@@ -45,6 +45,19 @@ class SparseRows:
         entries = slice(self._starts[number], self._starts[number + 1])
         return self._columns[entries], self._values[entries]
 
+    def gathered(self, numbers: Rows) -> tuple[Rows, Columns, Floats]:
+        """Many rows one after the other: lengths, columns and values."""
+        changed = self._changed
+        if changed and any(number in changed for number in set(numbers.tolist())):
+            rows = [self.row(number) for number in numbers.tolist()]
+            lengths = np.array([len(columns) for columns, _ in rows], dtype=np.int64)
+            return lengths, *(np.concatenate(each) for each in zip(*rows, strict=True))
+        last = len(self._starts) - 1  # rows behind are empty
+        first, end = self._starts[np.minimum(numbers, last)], self._starts[np.minimum(numbers + 1, last)]
+        lengths = end - first
+        entry = np.arange(lengths.sum()) + np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
+        return lengths, self._columns[entry], self._values[entry]
+
     def add(self, number: int, column: int, value: float) -> None:
         """Adds to one entry."""
         columns, values = self.row(number)
@@ -112,14 +125,13 @@ class SparseRowQuery(RowQuery):
             width: I.
             more: history, column and value of what is added beside the rows.
         """
-        found = [rows.row(number) for each in picks for number in each]
-        lengths = np.array([len(columns) for columns, _ in found], dtype=np.int64)
-        owner = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
-        if not found or not lengths.sum():
+        lengths, columns, values = rows.gathered(np.array([number for each in picks for number in each], np.int64))
+        if not len(columns):
             return cls(np.zeros(len(picks) + 1, np.int64), *_NO_ROW, width)
+        owner = np.repeat(np.arange(len(picks)) * width, [len(each) for each in picks])
         weight = np.array([each for some in weights for each in some], dtype=np.float32)
-        key = np.repeat(owner * width, lengths) + np.concatenate([columns for columns, _ in found])
-        value = np.repeat(weight, lengths) * np.concatenate([values for _, values in found])
+        key = np.repeat(owner, lengths) + columns
+        value = np.repeat(weight, lengths) * values
         if more is not None:
             key = np.concatenate([key, more[0] * width + more[1]])
             value = np.concatenate([value, more[2]])
