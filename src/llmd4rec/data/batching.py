@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmd4rec.data.arrays import INPUTS, Int32Array, Int64Array
@@ -202,6 +203,8 @@ class TrainingWindows:
         max_length: the longest window.
         reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
         candidates: the items that could have been chosen, ascending; None: all.
+        preference: how much rather than others each of `items` is trained on where an epoch takes only some of the
+            windows, [N]: a window counts as its last target does. None: all alike.
 
     Raises:
         DataError, ConfigError: the histories do not have what is read.
@@ -213,6 +216,7 @@ class TrainingWindows:
         max_length: int,
         reads: Sequence[str] = (),
         candidates: Int64Array | None = None,
+        preference: NDArray[np.float64] | None = None,
     ) -> None:
         check_inputs(histories, reads)
         self._histories, self._reads = histories, tuple(reads)
@@ -237,6 +241,7 @@ class TrainingWindows:
         self._length: Int64Array = end - begin
         self._fresh: Int64Array = fresh - begin  # first row of the window whose target is its own to train
         self._number: Int64Array = first_number[user] + begin
+        self._preference = None if preference is None else preference[self._begin + self._length]
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -277,7 +282,7 @@ class TrainingWindows:
             rng: source of randomness.
             limit: train only about so many positions, of windows drawn at random (for epochs that would take hours).
         """
-        order = rng.permutation(len(self))
+        order = rng.permutation(len(self)) if self._preference is None else self._drawn(self._preference, rng)
         own = self._length - self._fresh
         if limit is not None and limit < self.num_positions:
             order = order[: int(np.searchsorted(np.cumsum(own[order]), limit)) + 1]
@@ -286,6 +291,11 @@ class TrainingWindows:
             by_length = chunk[np.argsort(self._length[chunk], kind="stable")]
             batches += _split_by_sum(by_length, own, tokens)
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _drawn(self, preference: NDArray[np.float64], rng: np.random.Generator) -> Int64Array:
+        """All windows in the order in which draws without replacement, by preference, take them."""
+        # The smallest of exponential variables is each with a probability in proportion to its rate.
+        return np.argsort(rng.exponential(size=len(self)) / np.maximum(preference, 1e-12), kind="stable")
 
     def in_order(self, tokens: int) -> Iterator[Int64Array]:
         """All windows, longest first, grouped into batches that read at most about `tokens` items with padding."""

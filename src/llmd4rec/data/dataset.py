@@ -159,6 +159,10 @@ class Dataset(PreparedData):
             )
         return replace(self, catalogue=catalogue, items=items, path=None)
 
+    def with_catalogue(self, catalogue: pl.DataFrame) -> Dataset:
+        """The same sequences and split over a catalogue that begins with the items of this one, in their order."""
+        return replace(self, catalogue=catalogue, path=None)
+
     # ---- other moments ------------------------------------------------------------------------------------------
     @property
     def is_temporal(self) -> bool:

@@ -84,7 +84,7 @@ def rolling(
         contest.kinds,
         contest.weights,
         {metric.name: MetricInfo.of(metric) for metric in measured},
-        pl.concat(frames),
+        pl.concat(frames, rechunk=True),
         tuple(contest.notes),
     )
 
@@ -117,7 +117,7 @@ class _Contest:
 
     def frames(self, each: WindowTargets, models: Mapping[str, Scorer]) -> list[pl.DataFrame]:
         """The rows of one window, a frame for each scorer."""
-        memory = count_memory(self._memory, self._data, self._texts_IT, before=each.window.start)
+        memory = self._counted(each.window)
         counted: dict[str, Scorer] = {
             name: RowsScorer(part, name, max_length=memory.max_length, reads=memory.reads)
             for name, part in (*memory.parts.items(), ("memory", memory))
@@ -142,6 +142,20 @@ class _Contest:
         self.weights |= {"memory": weights} | {f"{name} + memory": {name: 1.0, "memory": 1.0} for name in models}
         frames = [self._frame(name, each, found) for name, found in results.items()]
         return frames if first is None else [*frames, self._frame("recency", each, first, newcomers=True)]
+
+    def _counted(self, window: Window) -> CountedMemory:
+        """Everything before a window.
+
+        Raises:
+            ConfigError: nothing can be counted.
+        """
+        memory = count_memory(self._memory, self._data, self._texts_IT, before=window.start)
+        if memory is None:
+            raise ConfigError(
+                "nothing is left of the memory that is to be counted", "Ask for transitions or recency in its settings."
+            )
+        self.notes = [f"no {part}: {why}" for part, why in memory.missing.items()]
+        return memory
 
     def _moments(self, each: WindowTargets, memory: CountedMemory) -> Iterator[tuple[Int64Array, Int64Array]]:
         """Which targets are ranked at once, and which of users without history.

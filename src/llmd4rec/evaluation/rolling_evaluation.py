@@ -16,7 +16,7 @@ from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluation import MetricInfo
 from llmd4rec.evaluation.metrics import Floats
 from llmd4rec.evaluation.significance import FLIPS, RESAMPLES, bootstrap_means, sign_flip_p
-from llmd4rec.evaluation.slices import rolling_slices, wilson
+from llmd4rec.evaluation.slices import Heading, rolling_slices, wilson
 from llmd4rec.evaluation.windows import Rolling, Window
 from llmd4rec.io.files import atomic_dir, read_json, write_json
 
@@ -133,7 +133,7 @@ class RollingEvaluation:
         user_P = user_P[known_P]
 
         def per_user(values_P: Floats) -> Floats:
-            return np.bincount(user_P, weights=values_P, minlength=len(users))
+            return np.bincount(user_P, weights=values_P, minlength=len(users)).astype(np.float64)
 
         a_P, b_P = a[metric].to_numpy()[known_P], b[metric].to_numpy()[known_P]
         count_U = per_user(np.ones(len(user_P)))
@@ -154,7 +154,8 @@ class RollingEvaluation:
         Over the windows to be shown; days since training over all windows.
         """
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for heading, every in (("days", True), ("gap", False), ("items", False)):
+        headings: tuple[tuple[Heading, bool], ...] = (("days", True), ("gap", False), ("items", False))
+        for heading, every in headings:
             frames = {name: self._of[name] if every else self.part(name, "shown") for name in self.kinds}
             one = next(iter(frames.values()))
             for label, mask in rolling_slices(one, heading, self.rolling.every, self.rolling.cut or 0).items():
@@ -258,7 +259,7 @@ class RollingEvaluation:
                 {name: each["kind"] for name, each in head["scorers"].items()},
                 {name: each["weights"] for name, each in head["scorers"].items() if each["weights"]},
                 {name: MetricInfo(**each) for name, each in head["metric_info"].items()},
-                pl.read_parquet(folder / PER_TARGET),
+                pl.read_parquet(folder / PER_TARGET).rechunk(),
                 tuple(head["notes"]),
             )
         except (*UNREADABLE, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:

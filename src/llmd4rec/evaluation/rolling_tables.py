@@ -19,40 +19,47 @@ MARK = " ▼"
 
 def print_rolling(found: RollingEvaluation, title: str) -> None:
     """All tables, and what is to be said of them."""
-    console = stdout_console()
-    for table in (scorers_table(found, title), differences_table(found), slices_table(found)):
+    console, asked = stdout_console(), found.rolling
+    counted, seen = "target" if asked.count_to == "event" else "window", "filtered" if asked.filter_seen else "kept"
+    console.print(
+        f"{escape(title)} · windows of {span(asked.every)} from {as_text(asked.cut)}, counted to each {counted}, "
+        f"seen items {seen}"
+    )
+    console.print(scorers_table(found))
+    for remark in remarks(found):
+        console.print(escape(remark))
+    for table in (differences_table(found), slices_table(found)):
         if table is not None:
             console.print(table)
-    for note in found.notes:
-        console.print(escape(note))
 
 
-def scorers_table(found: RollingEvaluation, title: str) -> Table:
+def scorers_table(found: RollingEvaluation) -> Table:
     """One row per scorer: its metrics over the windows to be shown, and the main one in every window."""
-    asked = found.rolling
-    seen = "filtered" if asked.filter_seen else "kept"
-    table = Table(
-        title=f"{escape(title)} · windows of {span(asked.every)} from {as_text(asked.cut)}, seen items {seen}",
-        title_justify="left",
-    )
+    table = Table()
     table.add_column("")
     for info in found.metrics.values():
         table.add_column(info.label, justify="right")
     main = found.metrics[found.main_metric]
     for window in found.windows:
-        table.add_column(f"{window.number}{'*' if window.number < asked.choose_on else ''}", justify="right")
+        table.add_column(f"{window.number}{'*' if window.number < found.rolling.choose_on else ''}", justify="right")
     table.add_row("targets", *_totals(found), *(f"{count:,}" for count in found.targets()), end_section=True)
     for name in found.kinds:
         marked = f"{name}{MARK}" if found.beats_baselines(name) is False else name
         figures = [info.shown(found.figure(name, metric)) for metric, info in found.metrics.items()]
         table.add_row(marked, *figures, *(_short(main.shown(v)) for v in found.by_window(name, found.main_metric)))
-    said = [f"{main.label} per window."]
-    if asked.choose_on:
+    return table
+
+
+def remarks(found: RollingEvaluation) -> list[str]:
+    """What the table of scorers has to say, a sentence each."""
+    said = [f"Per window: {found.metrics[found.main_metric].label}."]
+    if found.rolling.choose_on:
         said.append("Weights were chosen on the windows marked *, which are in no total.")
     if any(found.beats_baselines(name) is False for name in found.kinds):
         said.append(f"{MARK.strip()} is no better than {found.best_baseline}, which needs no training.")
-    table.caption = " ".join(said)
-    return table
+    for name, weights in found.weights.items():
+        said.append(f"{name} = " + " + ".join(f"{weight:.3g} · {part}" for part, weight in weights.items()))
+    return [*said, *found.notes]
 
 
 def differences_table(found: RollingEvaluation) -> Table | None:

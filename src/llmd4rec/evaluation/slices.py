@@ -113,6 +113,7 @@ def buckets(per_user: pl.DataFrame, column: Literal["history_length", "train_cou
     return found
 
 
+Heading = Literal["days", "gap", "items"]
 #: What a rolling evaluation's headings are called.
 ROLLING_HEADINGS = {
     "days": "time since the cut",
@@ -131,9 +132,7 @@ _GAPS = (
 _COUNTS = ((0, "new items (0)"), (3, "rare items (1 to 3)"), (np.inf, "other items (4 or more)"))
 
 
-def rolling_slices(
-    per_target: pl.DataFrame, heading: Literal["days", "gap", "items"], every: int, cut: int
-) -> dict[str, Mask]:
+def rolling_slices(per_target: pl.DataFrame, heading: Heading, every: int, cut: int) -> dict[str, Mask]:
     """Splits the targets of a rolling evaluation; each is in exactly one group, and no group is empty.
 
     Args:
@@ -145,7 +144,9 @@ def rolling_slices(
     if heading == "days":
         values = per_target["time"].to_numpy() - cut
         spans = [(1, 0), (2, 1), (4, 2), (8, 4)]
-        bounds = [(every * last - 1, f"{span(every * first)} to {span(every * last)}") for last, first in spans]
+        bounds: list[tuple[float, str]] = [
+            (every * last - 1, f"{span(every * first)} to {span(every * last)}") for last, first in spans
+        ]
         bounds.append((np.inf, f"more than {span(8 * every)}"))
     elif heading == "gap":
         values, bounds = per_target["gap"].to_numpy(), list(_GAPS)

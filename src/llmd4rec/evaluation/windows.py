@@ -119,7 +119,7 @@ def cut_of(data: Dataset) -> int:
     Raises:
         DataError: the data set is split otherwise.
     """
-    if data.settings.get("split") != "temporal" or data.times is None:
+    if not data.is_temporal or data.times is None or not len(data.test):
         split = data.report.get("split", {}).get("kind", "another split")
         raise DataError(
             f"{data.path or 'the data set'} has no moment behind which everything is held out: its split is {split}",
@@ -218,7 +218,8 @@ def release_times(data: Dataset, field: str) -> Int64Array:
     values = data.catalogue[field]
     years = values.cast(pl.Int64, strict=False)
     if years.drop_nulls().is_between(1800, 2200).all() and years.null_count() == values.null_count():
-        seconds = pl.select(pl.date(years, 1, 1).cast(pl.Datetime("ms")).dt.epoch("s")).to_series()
+        first_day = pl.date(pl.col("year"), 1, 1).cast(pl.Datetime("ms"))
+        seconds = pl.DataFrame({"year": years}).select(first_day.dt.epoch("s")).to_series()
     else:
         table = Table(data.catalogue.lazy().select(field), "the catalogue")
         how = plan(field, table)

@@ -57,7 +57,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         curves=[
             CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation"])
             for line in log
-            if line["epoch"] > 0
+            if line["epoch"] > 0 and "validation" in line
             for stage in [stages[line["stage"]]]
         ],
         selection=run.settings.evaluation.selection.label,

@@ -20,6 +20,7 @@ from llmd4rec.evaluation.metrics import expand
 from llmd4rec.evaluation.slices import SLICE_NAMES
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
+from llmd4rec.runs.origin import nothing_held_out
 from llmd4rec.runs.run import Run, network_name
 
 #: Said wherever figures come from data that the run was not trained on.
@@ -83,13 +84,15 @@ def score(
             apart from those of the run's own data.
 
     Raises:
-        RunError: the data is not the run's and `other_data` is false, or there is no such stage.
+        RunError: the data is not the run's and `other_data` is false, or all of it was trained on, or there is no such
+            stage.
         DataError: the other data has an item that the run does not know.
     """
     stage = run.stage(name)
     filtered = run.settings.evaluation.filter_seen if filter_seen is None else filter_seen
     folder = _folder(run, stage.id, filtered, split, targets)
     about = None
+    nothing_held_out(run, data)
     if not other_data:
         run.require(data)
     elif not data.is_known_as(run.record.data):

@@ -36,7 +36,7 @@ from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
+from llmd4rec.io.files import atomic_dir, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.events import require_event_features
@@ -44,6 +44,7 @@ from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.origin import require_same_origin, trained_on
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
 from llmd4rec.scoring.factors import FactorScorer
@@ -96,18 +97,28 @@ class Run:
 
     # ---- making and opening -------------------------------------------------------------------------------------
     @classmethod
-    def start(cls, folder: Path, settings: DistillationSettings, data: Dataset, *, locked: bool = True) -> Run:
+    def start(
+        cls,
+        folder: Path,
+        settings: DistillationSettings,
+        data: Dataset,
+        *,
+        locked: bool = True,
+        origin: dict[str, Any] | None = None,
+    ) -> Run:
         """A new run folder, or the unfinished or finished one that is there.
 
         Args:
             locked: nobody else trains in it, so it may be given other settings where nothing that was trained
                 depends on them; otherwise it comes as it is.
+            origin: what the run comes from, if it is not trained from nothing; see `origin.py`.
 
         Raises:
             RunError: the folder holds another run or something else.
         """
         if (folder / "run.json").exists():
             run = cls.open(folder)
+            require_same_origin(folder, run.record.origin, origin)
             run.require(data)
             if not differences(run.settings, settings):
                 return run
@@ -128,6 +139,8 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
         run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
+        if origin is not None:
+            run.record.origin, run.record.data_path = origin, origin["data_path"]
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -190,24 +203,6 @@ class Run:
         if self.writes:
             write_json(self.folder / "run.json", vars(self.record))
 
-    def note_environment(self) -> None:
-        """Adds to environment.json what is different from the session before, and says what may change the numbers."""
-        path = self.folder / "environment.json"
-        noted, now = read_json(path), environment()
-        sessions = noted.setdefault("later_sessions", [])
-        latest = {name: value for name, value in noted.items() if name != "later_sessions"}
-        for session in sessions:
-            latest |= session
-        new = {name: value for name, value in now.items() if latest.get(name, value) != value}
-        if new:
-            sessions.append(new)
-            write_json(path, noted)
-        if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            logger.warning(
-                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
-                "differ in their last digits from those of a run never stopped"
-            )
-
     def require(self, data: Dataset) -> None:
         """Refuses data that is not this run's.
 
@@ -236,6 +231,8 @@ class Run:
                 "Save it with data.save(FOLDER), then name it: --data FOLDER.",
             )
         data = Dataset.load(where)
+        if not other and self.record.origin is not None and data.is_known_as(self.record.origin["data"]):
+            return trained_on(data, self.catalogue())
         if not other:
             self.require(data)
         return data
@@ -267,6 +264,8 @@ class Run:
         rounds = [stage.id for stage in rounds_of(self.plan, "model") if stage.id in done]
         if name == DISTILLED and rounds:
             return rounds[-1]
+        if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
+            return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
             best = max(rounds, key=self.validation_of, default=UNDISTILLED)
             if self.validation_of(best) >= self.validation_of(UNDISTILLED):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,8 @@ class Teachers:
         self.run, self.data, self.device = run, data, device
         self._choose_weights, self._choose_tau = choose_weights, choose_tau
         self.backend = current_backend()
+        #: What validation chose in the run that this one is the refit of, by stage.
+        self._known: dict[str, dict[str, Any]] = (run.record.origin or {}).get("stages", {})
 
     def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
         """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
@@ -117,7 +120,11 @@ class Teachers:
         models = {teacher: self.run.load(teacher) for teacher in teachers}
         weights, tau = dict.fromkeys(teachers, 1), None
         chooses = len(models) > 1 and teaching.ensemble_weights == "validation"
-        if asks_tau or chooses:
+        if self._known:
+            found = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
+            if found is not None:
+                weights, tau = dict(found["teachers"]), float(found.get("logit_adjustment", 0.0))
+        elif asks_tau or chooses:
             weights, tau = self._chosen(models, chooses, asks_tau)
         used = [(models[teacher], weight) for teacher, weight in weights.items() if weight]
         large = self.data.num_items > stage.training.full_softmax_items
