@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.memory import beside, subset
+from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY, Log
@@ -32,6 +34,7 @@ ITEMS = 30
 NOW = int(time.time()) - 1000
 TABLE = np.random.default_rng(0).standard_normal((ITEMS, 4)).astype(np.float32)
 TEXTS = np.random.default_rng(1).standard_normal((ITEMS, 6)).astype(np.float32)
+TEXTS /= np.linalg.norm(TEXTS, axis=1, keepdims=True)
 WEIGHTS = {"content": 2.0, "transitions": 1.5, "recency": 0.5}
 #: Three users; the last event is an hour before NOW.
 HISTORIES = [[0, 1, 2, 3], [4, 1, 2, 5], [6, 7, 2]]
@@ -78,14 +81,15 @@ def counts_of(histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
 
 
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
+UNIT = TEXTS - TEXTS.mean(axis=0)
+UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
 
 
 def parts_of(history: Sequence[int], now: int = NOW, shift: int = 0) -> dict[str, NDArray[np.float64]]:
     """The scores of the model and of each part of the memory, from their definitions, times their weights."""
     newest = list(history)[::-1][:5]
-    unit = TEXTS / np.linalg.norm(TEXTS, axis=1, keepdims=True)
     weights = np.array(LAST[: len(newest)])
-    mean = weights @ unit[newest] / weights.sum()
+    mean = weights @ UNIT[newest] / weights.sum()
     follows = weights @ counts_of(HISTORIES)[newest]
     recent = np.zeros(ITEMS)
     for each, moments in zip(HISTORIES, TIMES, strict=True):
@@ -94,7 +98,7 @@ def parts_of(history: Sequence[int], now: int = NOW, shift: int = 0) -> dict[str
                 recent[item] += 2 ** (-(now - moment + shift) / (4 * DAY))
     return {
         "model": 0.7 * (TABLE @ TABLE[list(history)].mean(axis=0)),
-        "reads-like": 2.0 * unit @ mean,
+        "reads-like": 2.0 * UNIT @ mean,
         "follows": 1.5 * np.log1p(3 * follows),
         "recent": 0.5 * np.log1p(recent),
     }
@@ -116,7 +120,6 @@ def test_reasons_name_what_follows_what_reads_alike_and_what_is_chosen_now() -> 
     answer = served().recommend([f"i{row}" for row in history], ITEMS, explain=True, now=NOW)
     week = {2: 2, 3: 1, 1: 1, 5: 1, 6: 1, 7: 1}  # in the seven days before
     counts = counts_of(HISTORIES)
-    unit = TEXTS / np.linalg.norm(TEXTS, axis=1, keepdims=True)
     whole = parts_of(history)
     kinds = set()
     for item in answer.items:
@@ -126,7 +129,7 @@ def test_reasons_name_what_follows_what_reads_alike_and_what_is_chosen_now() -> 
             less = parts_of([each for each in history if each != out])
             for kind in ("model", "reads-like", "follows"):
                 effect = whole[kind] - less[kind]
-                number = {"model": 1.0, "reads-like": unit[out] @ unit[row], "follows": counts[out, row]}[kind]
+                number = {"model": 1.0, "reads-like": UNIT[out] @ UNIT[row], "follows": counts[out, row]}[kind]
                 value = effect[row] - effect.mean()
                 if kind == "model" or (value > 0 and number > 0):
                     every[kind, f"i{out}"] = value
@@ -213,14 +216,12 @@ def test_events_that_cannot_be_counted() -> None:
 
 def test_items_added_are_ranked_by_their_text_at_once_and_by_counts_once_observed() -> None:
     recommender = served()
-    from llmd4rec.inference.memory import text_maps
-    from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
-
     memory = recommender._snapshot.memory
     assert memory is not None
-    texts = ItemTexts.__new__(ItemTexts)
-    texts.width, texts.name, texts.fields = 6, "numbers", []
-    recommender._embedder = NewItemEmbedder(texts, text_maps(memory))
+    assert memory.content is not None
+    head = {"memory": {"texts": {"encoder": "six numbers", "width": 6}}, "text_fields": []}
+    texts = ItemTexts(Path("nowhere"), head, None)
+    recommender._embedder = NewItemEmbedder(texts, {"content": memory.content.embed})
     recommender.add_items([NewItem("new", title="New", vector=5 * TEXTS[8])])
     scored = {item.item_id: item.score for item in recommender.recommend(["i8"], 99, now=NOW).items}
     whole = np.sum([parts_of([8])[kind][8] for kind in ("reads-like",)])  # as like item 8 as that is itself
@@ -248,7 +249,9 @@ def test_a_request_in_flight_is_not_disturbed_by_an_event_of_a_new_item() -> Non
     vectors = {"content": TEXTS[:1, :6]}
     memory = memory.with_items([ITEMS], vectors)
     memory.observe([2, 2], ITEMS, NOW)
-    queries = [before.prepare([[2], [3]], [None, None], [NOW, NOW]), counted().prepare([[2], [3]], [None] * 2, [NOW] * 2)]
+    queries = []
+    for each in (before, counted()):
+        queries.append(each.prepare([[2], [3]], [None, None], [NOW, NOW]))
     np.testing.assert_array_equal(queries[0].scores(), queries[1].scores())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
 from llmd4rec.inference.factors import SPACE, FactorRowScorer
 from llmd4rec.inference.folder import MEMORY, Folder, Model, read_folder
-from llmd4rec.inference.memory import beside, text_maps
+from llmd4rec.inference.memory import beside
 from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder, new_item_texts
 from llmd4rec.inference.opening import LoadOptions, of_stage
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.inference.text_map import Floats, with_one
 from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.memory.content import SPACE as CONTENT
 from llmd4rec.scoring.rows import RowScorer
 
 
@@ -75,11 +77,14 @@ def _open_models(read: Folder, options: LoadOptions) -> Recommender:
     def open_model(model: Model, head: Mapping[str, Any], undistilled: Recommender | None) -> Recommender:
         info, encoder = read.info(head), OnnxEncoder(model.encoder, head["dim"], options.threads)
         scorer: RowScorer = FactorRowScorer(encoder, model.table_ID, max_length=head["max_length"])
-        maps = {} if model.text_map is None else {SPACE: model.text_map}
+        maps: dict[str, Callable[[Floats], Floats]] = {}
+        if (text_map := model.text_map) is not None:
+            maps[SPACE] = lambda texts_NT: with_one(texts_NT) @ text_map
         alone = None
         if read.memory is not None and info.memory:
             memory = read.memory.with_weights(info.memory)
-            maps |= text_maps(memory)
+            if memory.content is not None:
+                maps[CONTENT] = memory.content.embed
             alone = read.info({name: value for name, value in head.items() if name != MEMORY})
             scorer = beside(scorer, memory, info.memory[SPACE], indexed=indexed)
         elif indexed:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from llmd4rec.inference.factors import SPACE, FactorRowScorer
 from llmd4rec.scoring.index import ApproximateIndex
-from llmd4rec.scoring.memory.content import SPACE as CONTENT
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY
 from llmd4rec.scoring.memory.recency import Events, RecencyScorer
@@ -55,15 +54,6 @@ def weights_of(memory: CountedMemory, weight: float) -> Mapping[str, float]:
     return {SPACE: weight, **{name: each for name, each in memory.weights.items() if each}}
 
 
-def text_maps(memory: CountedMemory) -> dict[str, Floats]:
-    """What makes the vectors of new items of their text vectors, by table, [T + 1, D]."""
-    content = memory.content
-    if content is None:
-        return {}
-    axes_TD = np.eye(content.vectors_ID.shape[1], dtype=np.float32) if content.axes_TD is None else content.axes_TD
-    return {CONTENT: np.concatenate([axes_TD, np.zeros((1, axes_TD.shape[1]), dtype=np.float32)])}
-
-
 def counted_up_to(memory: CountedMemory) -> dict[str, int | None]:
     """Until when a memory has counted, for export.json: its last event, and the moment that it answers for at most."""
     return {"last_event": memory.last_event, "as_of": memory.as_of}
@@ -96,7 +86,9 @@ def subset(memory: CountedMemory, rows: NDArray[np.int64]) -> CountedMemory:
     parts: dict[str, RowScorer] = {}
     for name, part in memory.parts.items():
         if isinstance(part, ContentScorer):
-            parts[name] = ContentScorer(np.ascontiguousarray(part.vectors_ID[rows]), part.axes_TD, part.last)
+            parts[name] = ContentScorer(
+                np.ascontiguousarray(part.vectors_ID[rows]), part.mean_T, part.axes_TD, part.last
+            )
         elif isinstance(part, TransitionScorer):
             starts, columns, counts = part.arrays()
             owners = np.repeat(place_I, np.diff(starts))

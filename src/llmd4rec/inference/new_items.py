@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.text_map import with_one
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
 
@@ -105,16 +104,16 @@ class NewItemEmbedder:
 
     Attributes:
         texts: shared by the distilled and the undistilled model of an export.
-        maps: by the name of a table of the scorer, float32 [T + 1, d].
+        maps: by the name of a table of the scorer, what makes its rows of text vectors.
     """
 
     texts: ItemTexts
-    maps: Mapping[str, Floats]
+    maps: Mapping[str, Callable[[Floats], Floats]]
 
     def embedded(self, name: str, table_ID: Floats, vectors_NT: Floats) -> Floats:
         """The rows of items with these text vectors in a table; its mean row where it has no map."""
         if name in self.maps:
-            return with_one(vectors_NT) @ self.maps[name]
+            return self.maps[name](vectors_NT)
         mean_D: Floats = table_ID.mean(axis=0)
         return np.repeat(mean_D[None], len(vectors_NT), axis=0)
 
