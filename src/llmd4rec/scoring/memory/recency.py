@@ -97,7 +97,8 @@ class Events:
         times, items = self.arrays()
         first, end = times.searchsorted([before[0], now])
         counts: Counts = before[1] * self._left(before[0], now)
-        np.add.at(counts, items[first:end], self._left(times[first:end], now))
+        known = np.flatnonzero(items[first:end] < num_rows) + first  # a grown copy may have observed others
+        np.add.at(counts, items[known], self._left(times[known], now))
         return counts
 
     def add(self, item: int, time: int) -> None:

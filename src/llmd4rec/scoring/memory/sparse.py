@@ -126,6 +126,10 @@ class SparseRowQuery(RowQuery):
             more: history, column and value of what is added beside the rows.
         """
         lengths, columns, values = rows.gathered(np.array([number for each in picks for number in each], np.int64))
+        if len(columns) and columns.max() >= width:  # of items that a grown copy has observed
+            inside = columns < width
+            owned = np.repeat(np.arange(len(lengths)), lengths)[inside]
+            lengths, columns, values = np.bincount(owned, minlength=len(lengths)), columns[inside], values[inside]
         if not len(columns):
             return cls(np.zeros(len(picks) + 1, np.int64), *_NO_ROW, width)
         owner = np.repeat(np.arange(len(picks)) * width, [len(each) for each in picks])

@@ -217,7 +217,8 @@ class CountedMemory(WeightedRowSum):
                 _fits(folder, "recency_items", len(times) == len(chosen))
                 _fits(folder, "recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about["as_of"])
-        return cls(settings, parts, about["weights"], about["as_of"], about["missing"])
+        as_of = None if about["as_of"] is None else int(about["as_of"])
+        return cls(settings, parts, about["weights"], as_of, about["missing"])
 
 
 #: Kind of numbers and number of axes of each array.
