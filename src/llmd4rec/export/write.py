@@ -23,11 +23,21 @@ from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.validation import validation_value
+from llmd4rec.export.memory import (
+    Beside,
+    MemoryOption,
+    bytes_in,
+    described,
+    lines_about,
+    loss_by_rare_pairs,
+    without_rare_pairs,
+)
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.folder import FORMAT_VERSION
+from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.inference.folder import FORMAT_VERSION, FORMAT_WITH_MEMORY, MEMORY
 from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
 from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
@@ -53,6 +63,8 @@ class ExportOptions:
         text_encoder: the sentence encoder, so that new items can be given as text.
         example_histories: so many histories of real people, without their identifiers. Rare items can tell who somebody
             is: do not publish such an export.
+        memory: what is counted, beside each model: where validation wants it, always, or never.
+        min_pair_users: of the memory, what fewer users than these chose after one another is left out.
     """
 
     both: bool = False
@@ -60,6 +72,8 @@ class ExportOptions:
     new_items: bool | None = None
     text_encoder: bool = False
     example_histories: int = 0
+    memory: MemoryOption = "auto"
+    min_pair_users: int = 1
 
 
 def export_run(
@@ -116,6 +130,7 @@ def export_run(
             head["undistilled"] = {}
             undistilled = run.stage(UNDISTILLED)
             _write_model(run, data, undistilled, temporary / "undistilled", options, texts, head["undistilled"])
+        _write_memory(run, data, [stage.id, *([UNDISTILLED] if options.both else [])], temporary, options, head)
         write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
@@ -127,6 +142,7 @@ def export_run(
         size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
     parts = [f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"]
     parts += [line for line in (_about_table(head), _about_new_items(head), _about_encoder(head)) if line]
+    parts += lines_about(head)
     return "\n  ".join(parts)
 
 
@@ -202,6 +218,34 @@ def _write_model(
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
     return worst
+
+
+def _write_memory(
+    run: Run, data: Dataset, stages: Sequence[str], folder: Path, options: ExportOptions, head: dict[str, Any]
+) -> None:
+    """Writes the memory that stands beside some models, once, and describes it in the head of each."""
+    for stage_id, prefix, of_model in zip(stages, ("", "undistilled"), (head, head.get("undistilled")), strict=False):
+        every = Beside.of(run, stage_id, options.memory)
+        if every is None or of_model is None:
+            continue
+        memory, left_out = without_rare_pairs(every.memory, data, options.min_pair_users)
+        found = Beside(memory, every.weight, every.validation)
+        table_ID, dim, length = read_table(folder / prefix), of_model["dim"], of_model["max_length"]
+        scorer = FactorRowScorer(OnnxEncoder(folder / prefix / "encoder.onnx", dim), table_ID, max_length=length)
+        of_model[MEMORY] = {**described(found, scorer, length, data), **left_out}
+        if left_out:
+            model = run.load(stage_id).cpu()
+            of_model[MEMORY] |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)
+        if not (folder / MEMORY).exists():
+            memory.save(folder / MEMORY)
+        of_model[MEMORY]["bytes"] = bytes_in(folder / MEMORY)
+        if memory.content is not None:
+            encoder = run.settings.texts.encoder
+            of_model[MEMORY]["texts"] = {
+                "encoder": encoder if encoder != "llm" else TextSettings().encoder,
+                "width": len(memory.content.mean_T),
+            }
+        head["format"] = FORMAT_WITH_MEMORY
 
 
 def _loss_of(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +12,10 @@ from llmd4rec.errors import DataError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import pool_size
 from llmd4rec.inference.fields import Mask
-from llmd4rec.inference.moments import Moment, seconds_of, times_of
+from llmd4rec.inference.moments import seconds_of, times_of
 from llmd4rec.inference.types import Filters, Request, identifiers
 
 Rows = NDArray[np.int64]
-#: Clocks differ; an event may be so many seconds ahead of this one.
-_AHEAD = 3600
 
 
 @dataclass(frozen=True)
@@ -95,49 +91,6 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool, mom
     else:
         num_candidates = int(allowed.sum()) - int(allowed[excluded].sum())
     return Query(request, history, unknown, allowed, excluded, num_candidates, times, now)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that was chosen, in rows.
-
-    Attributes:
-        history: rows of what the same user chose before, oldest first.
-        item: the row that was chosen.
-        time: when, in seconds since 1970.
-        times: when each of the history was; None: not given.
-    """
-
-    history: list[int]
-    item: int
-    time: int
-    times: list[int] | None
-
-
-def parse_event(
-    catalogue: Catalogue,
-    history: Sequence[str | int],
-    item: str | int,
-    moment: Moment | None,
-    times: Sequence[Moment] | None,
-) -> Event:
-    """Checks an event and looks its items up; unknown ones of the history are skipped.
-
-    Raises:
-        DataError: the item is unknown, there is not a time for each item of the history, or a time lies in the future.
-    """
-    clock = int(time.time())
-    chosen, unknown = catalogue.rows(identifiers("item", [item]))
-    if unknown:
-        raise DataError(f"the catalogue has no item {unknown[0]!r}", "Add it first, or leave the event out.")
-    when = clock if moment is None else seconds_of("time", moment)
-    if when > clock + _AHEAD:
-        raise DataError(f"the event's time {when} lies in the future", "Give seconds since 1970 of what has happened.")
-    named = identifiers("history", history, ordered=True)
-    seconds = None if times is None else times_of(times, len(named))
-    known = [place for place, one in enumerate(named) if one in catalogue.index]
-    rows = [catalogue.index[named[place]] for place in known]
-    return Event(rows, chosen[0], when, None if seconds is None else [seconds[place] for place in known])
 
 
 def _unknown_items(unknown: list[str], catalogue: Catalogue) -> DataError:

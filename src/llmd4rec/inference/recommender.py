@@ -31,18 +31,20 @@ from llmd4rec.extras import explained
 from llmd4rec.inference.answers import answer_of, scored_item
 from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.events import count_events
 from llmd4rec.inference.folder import Folder
 from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
 from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
 from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source, reloading
-from llmd4rec.inference.query import Query, parse_event, parse_request
+from llmd4rec.inference.query import Query, parse_request
 from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank, read_histories
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
     Answer,
+    Event,
     ExportInfo,
     Filters,
     Item,
@@ -372,28 +374,17 @@ class Recommender:
         *,
         times: Sequence[Moment] | None = None,
     ) -> None:
-        """Counts an event into the memory: from the next request on, answers know it. Nothing is stored.
+        """Counts an event into the memory; see :class:`~llmd4rec.inference.types.Event` and :meth:`observe_many`."""
+        self.observe_many([Event(history, item, time, times)])
 
-        Events are expected in the order of their times; one that comes late is counted where it belongs. Readers in
-        other threads are not held up.
-
-        Args:
-            history: what the same user chose before, oldest first; unknown items are skipped.
-            item: what was chosen.
-            time: when; None: now.
-            times: when each item of the history was chosen; needed where items of one moment count half each way.
+    def observe_many(self, events: Sequence[Event]) -> None:
+        """Counts events into the memory, in the order of their times. Answers know them at once; nothing is stored.
 
         Raises:
-            DataError: the item is unknown, or the time lies in the future.
+            DataError: an item is unknown, or a time lies in the future; names the event. None is counted then.
             RunError: there is no memory beside the model.
         """
-        snapshot = self._snapshot
-        if snapshot.memory is None:
-            what = f"{self._info.name} has no memory, into which events are counted"
-            raise RunError(what, "Train with `memory: auto`, and export with --memory on.")
-        event = parse_event(snapshot.catalogue, history, item, time, times)
         with self._lock:
-            snapshot.memory.observe(event.history, event.item, event.time, event.times)
-            if self.undistilled is not None and (beside := self.undistilled._snapshot.memory) is not None:
-                beside.advance(event.time + 1)  # it shares the counts, and answers for their moment
+            both = [model._snapshot for model in (self, self.undistilled) if model is not None]
+            count_events(self._info.name, both, events)
             self._observed = True

@@ -217,6 +217,23 @@ class NewItem:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that was chosen; see :meth:`~llmd4rec.inference.recommender.Recommender.observe`.
+
+    Attributes:
+        history: what the same user chose before, oldest first; unknown items are skipped.
+        item: what was chosen.
+        time: when; None: now.
+        times: when each item of the history was chosen; needed where items of one moment count half each way.
+    """
+
+    history: Sequence[str | int]
+    item: str | int
+    time: Moment | None = None
+    times: Sequence[Moment] | None = None
+
+
+@dataclass(frozen=True)
 class AddedReport:
     """The result of adding items: identifiers that are new, and those of items that were replaced."""
 
