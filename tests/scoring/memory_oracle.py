@@ -54,8 +54,9 @@ def pairs(data: Dataset, counts: list[bool], settings: Transitions, now: int | N
                     continue
                 one, other = int(data.items[earlier]), int(data.items[later])
                 weight = 1 / gap
-                if settings.half_life_days is not None and data.times is not None and now is not None:
-                    weight *= 0.5 ** ((now - int(data.times[later])) / DAY / settings.half_life_days)
+                if data.times is not None and now is not None:
+                    left = 0.5 ** ((now - int(data.times[later])) / DAY / settings.half_life_days)
+                    weight *= 1 + settings.recent_weight * left
                 tied = data.times is not None and data.times[earlier] == data.times[later]
                 if settings.ties == "half" and tied:
                     total[one, other] += weight / 2 * (1 + settings.reverse)

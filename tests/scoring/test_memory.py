@@ -47,7 +47,8 @@ TRANSITIONS = st.builds(
     Transitions,
     gaps=st.integers(1, 4),
     reverse=st.sampled_from([0.0, 0.5, 1.0]),
-    half_life_days=st.sampled_from([None, 3.0, 30.0]),
+    half_life_days=st.sampled_from([3.0, 30.0]),
+    recent_weight=st.sampled_from([0.0, 1.0, 8.0]),
     ties=st.sampled_from(["as-ordered", "half"]),
 )
 RECENCY = st.builds(
@@ -275,7 +276,7 @@ def test_a_new_item_is_scored_by_its_text_and_then_by_what_is_observed() -> None
     assert scores("content")[ITEMS] == pytest.approx(1.0, abs=1e-4)
     assert (scores("transitions")[ITEMS], scores("recency")[ITEMS]) == (0, 0)
     grown.observe([5], ITEMS, now)
-    assert np.expm1(scores("transitions")[ITEMS]) == pytest.approx(3.0, rel=1e-5)
+    assert np.expm1(scores("transitions")[ITEMS]) == pytest.approx(3.0 * 9, rel=1e-5)
     assert np.expm1(scores("recency")[ITEMS]) == pytest.approx(1.0, rel=1e-4)
     for then in (now + 1, now, now - 3 * DAY):  # what was there before still answers
         assert memory.prepare([[5], [5]], [None] * 2, [then, then - 5]).scores().shape == (2, ITEMS)
@@ -292,7 +293,7 @@ def test_a_late_event_counts_too() -> None:
 
 def test_counts_of_years_stay_finite() -> None:
     """Ageing counts are stored as of one moment, which moves on before numbers grow beyond any bound."""
-    transitions = Transitions(half_life_days=1.0)
+    transitions = Transitions(half_life_days=1.0, recent_weight=2.0)
     scorer = TransitionScorer.count(
         transitions, Log(np.array([0, 1], np.int32), np.array([0, 2]), np.ones(2, bool), np.array([0, 0]), 3), 0
     )
@@ -302,7 +303,7 @@ def test_counts_of_years_stay_finite() -> None:
         recency.observe(2, day * DAY)
     scores = scorer.prepare([[0]], [None], [None]).scores()
     kept = 1 / (1 - 2.0**-7)
-    np.testing.assert_allclose(np.expm1(scores) / 3, [[0, 0, kept]], rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(np.expm1(scores) / 3, [[0, 1, 572 + 2 * kept]], rtol=1e-5, atol=1e-6)
     found = recency.prepare([[]], [None], [day * DAY + 1]).scores()
     np.testing.assert_allclose(np.expm1(found), [[0, 0, kept]], rtol=1e-4, atol=1e-12)
 
@@ -357,7 +358,8 @@ def test_counting_a_few_rows_at_a_time_changes_nothing(
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)
     total = pairs(data, counts, transitions, now)
-    starts, columns, values = whole
+    starts, columns, values_NC = whole
+    values = values_NC @ np.array([1, asked.recent_weight], np.float32)
     for row in range(ITEMS):
         largest = np.sort(total[row][total[row] > 0])[::-1][:kept]
         inside = slice(starts[row], starts[row + 1])
@@ -367,13 +369,14 @@ def test_counting_a_few_rows_at_a_time_changes_nothing(
 
 
 def test_a_full_row_drops_its_smallest_entry() -> None:
-    rows = SparseRows(np.array([0, 2]), np.array([1, 4], np.int32), np.array([2, 5], np.float32), 2)
-    rows.add(0, 0, 1.0)  # smaller than both
+    mix = np.array([1, 10], np.float32)
+    rows = SparseRows(np.array([0, 2]), np.array([1, 4], np.int32), np.array([[2, 0], [5, 0]], np.float32), 2)
+    rows.add(0, 0, np.array([1, 0], np.float32), mix)  # smaller than both
     assert rows.row(0)[0].tolist() == [1, 4]
-    rows.add(0, 9, 3.0)
-    assert [each.tolist() for each in rows.row(0)] == [[4, 9], [5, 3]]
-    rows.add(0, 1, 4.0)
-    assert [each.tolist() for each in rows.row(0)] == [[1, 4], [4, 5]]
+    rows.add(0, 9, np.array([0, 0.3], np.float32), mix)
+    assert rows.row(0)[0].tolist() == [4, 9]
+    rows.add(0, 1, np.array([4, 0], np.float32), mix)
+    assert [each.tolist() for each in rows.row(0)] == [[1, 4], [[4, 0], [5, 0]]]
     assert [each.tolist() for each in rows.row(7)] == [[], []]
 
 
@@ -418,7 +421,7 @@ def test_entries_of_many_histories_are_sums_of_rows() -> None:
     rng = np.random.default_rng(0)
     dense = rng.poisson(0.3, (20, 20)).astype(np.float32)
     row, column = np.nonzero(dense)
-    rows = SparseRows(np.searchsorted(row, np.arange(21)), column.astype(np.int32), dense[row, column])
+    rows = SparseRows(np.searchsorted(row, np.arange(21)), column.astype(np.int32), dense[row, column][:, None])
     picks = [[1, 2, 2], [], [19], [25]]
     weights = [[1.0, 0.5, 2.0], [], [3.0], [1.0]]
     query = SparseRowQuery.of_sums(rows, picks, weights, 20)

@@ -75,7 +75,7 @@ class ItemKNNScorer(RowScorer):
         nearest = _cosines(data, neighbours)
         nearest.sort_indices()
         self._rows = SparseRows(
-            nearest.indptr.astype(np.int64), nearest.indices.astype(np.int32), nearest.data.astype(np.float32)
+            nearest.indptr.astype(np.int64), nearest.indices.astype(np.int32), nearest.data.astype(np.float32)[:, None]
         )
 
     @property

@@ -209,7 +209,7 @@ class CountedMemory(WeightedRowSum):
                 within[starts[:-1][starts[:-1] < len(columns)]] = False
                 _fits(folder, "transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
                 _fits(folder, "transition_counts", len(counts) == len(columns) and np.isfinite(counts).all())
-                _fits(folder, "transition_counts", not len(counts) or counts.min() >= 0)
+                _fits(folder, "transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
                 rows = SparseRows(starts, columns, counts, part.max_per_row)
                 parts[name] = TransitionScorer(part, rows, items, about["moment"])
             else:
@@ -228,7 +228,7 @@ _ARRAYS = {
     "content_axes": ("<f4", 2),
     "transition_starts": ("<i8", 1),
     "transition_items": ("<i4", 1),
-    "transition_counts": ("<f4", 1),
+    "transition_counts": ("<f4", 2),
     "recency_times": ("<i8", 1),
     "recency_items": ("<i4", 1),
 }
