@@ -53,7 +53,7 @@ def counted(
     parts = {
         "content": ContentScorer.of(Content(), TEXTS),
         "transitions": TransitionScorer.count(Transitions(), log, None),
-        "recency": RecencyScorer.count(Recency(), log, None),
+        "recency": RecencyScorer.count(Recency(half_life_days=4), log, None),
     }
     return CountedMemory(Memory(), parts, weights)
 

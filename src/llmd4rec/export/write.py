@@ -23,6 +23,7 @@ from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.validation import validation_value
+from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.export.memory import (
     Beside,
     MemoryOption,
@@ -32,11 +33,10 @@ from llmd4rec.export.memory import (
     loss_by_rare_pairs,
     without_rare_pairs,
 )
-from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
-from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.inference.fields import kinds_of
 from llmd4rec.inference.folder import FORMAT_VERSION, FORMAT_WITH_MEMORY, MEMORY
 from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
 from llmd4rec.inference.text_map import Cases, fit_text_map
@@ -125,12 +125,13 @@ def export_run(
         if data.multi_fields is not None:
             head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
-        worst = _write_model(run, data, stage, temporary, options, texts, head)
+        worst = _write_model(run, data, stage, temporary, "", options, texts, head)
         if options.both:
             head["undistilled"] = {}
             undistilled = run.stage(UNDISTILLED)
-            _write_model(run, data, undistilled, temporary / "undistilled", options, texts, head["undistilled"])
-        _write_memory(run, data, [stage.id, *([UNDISTILLED] if options.both else [])], temporary, options, head)
+            _write_model(run, data, undistilled, temporary, "undistilled", options, texts, head["undistilled"])
+        if (temporary / MEMORY).exists():
+            head["format"] = FORMAT_WITH_MEMORY
         write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
@@ -181,12 +182,18 @@ def _write_model(
     run: Run,
     data: Dataset,
     stage: Stage,
-    folder: Path,
+    root: Path,
+    subfolder: str,
     options: ExportOptions,
     texts: _Texts | None,
     head: dict[str, Any],
 ) -> float:
-    """Writes graph, table and text map of one model, describes it in `head`; gives the graph's worst difference."""
+    """Writes graph, table and text map of one model, and the memory beside it, and describes them in `head`.
+
+    Returns:
+        The worst difference between the graph and PyTorch.
+    """
+    folder = root / subfolder
     folder.mkdir(exist_ok=True)
     model = run.load(stage.id).cpu()
     write_encoder(model, folder / "encoder.onnx")
@@ -217,35 +224,36 @@ def _write_model(
         text_map, report = fit_text_map(texts.vectors_IT, table_ID, valid, test)
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
+    graph = OnnxEncoder(folder / "encoder.onnx", model.dim)
+    scorer = FactorRowScorer(graph, table_ID, max_length=model.max_length)
+    head |= _write_memory(run, data, model, scorer, stage.id, root / MEMORY, options)
     return worst
 
 
 def _write_memory(
-    run: Run, data: Dataset, stages: Sequence[str], folder: Path, options: ExportOptions, head: dict[str, Any]
-) -> None:
-    """Writes the memory that stands beside some models, once, and describes it in the head of each."""
-    for stage_id, prefix, of_model in zip(stages, ("", "undistilled"), (head, head.get("undistilled")), strict=False):
-        every = Beside.of(run, stage_id, options.memory)
-        if every is None or of_model is None:
-            continue
-        memory, left_out = without_rare_pairs(every.memory, data, options.min_pair_users)
-        found = Beside(memory, every.weight, every.validation)
-        table_ID, dim, length = read_table(folder / prefix), of_model["dim"], of_model["max_length"]
-        scorer = FactorRowScorer(OnnxEncoder(folder / prefix / "encoder.onnx", dim), table_ID, max_length=length)
-        of_model[MEMORY] = {**described(found, scorer, length, data), **left_out}
-        if left_out:
-            model = run.load(stage_id).cpu()
-            of_model[MEMORY] |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)
-        if not (folder / MEMORY).exists():
-            memory.save(folder / MEMORY)
-        of_model[MEMORY]["bytes"] = bytes_in(folder / MEMORY)
-        if memory.content is not None:
-            encoder = run.settings.texts.encoder
-            of_model[MEMORY]["texts"] = {
-                "encoder": encoder if encoder != "llm" else TextSettings().encoder,
-                "width": len(memory.content.mean_T),
-            }
-        head["format"] = FORMAT_WITH_MEMORY
+    run: Run,
+    data: Dataset,
+    model: SequenceEncoder,
+    scorer: FactorRowScorer,
+    stage_id: str,
+    folder: Path,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Writes the memory that stands beside a model, where another one has not done so; what is said of it there."""
+    every = Beside.of(run, stage_id, options.memory)
+    if every is None:
+        return {}
+    memory, about = without_rare_pairs(every.memory, data, options.min_pair_users)
+    if about:
+        about |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)
+    if not folder.exists():
+        memory.save(folder)
+    about |= described(Beside(memory, every.weight, every.validation), scorer, model.max_length, data)
+    if memory.content is not None:
+        encoder = run.settings.texts.encoder
+        encoder = encoder if encoder != "llm" else TextSettings().encoder
+        about["texts"] = {"encoder": encoder, "width": len(memory.content.mean_T)}
+    return {MEMORY: {**about, "bytes": bytes_in(folder)}}
 
 
 def _loss_of(

@@ -167,7 +167,7 @@ def read_folder(path: Path) -> Folder:
         raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
     trained[untrained] = False
     examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
-    memory = _read_memory(path, head, has) if MEMORY in head else None
+    memory = _read_memory(path, head, has) if _has_memory(head) else None
     return Folder(path, head, has, model, undistilled, catalogue, counts, trained, examples, memory)
 
 
@@ -239,6 +239,10 @@ def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: i
     if name in has:
         text_map = _array(path / name, np.float32, (None if width is None else width + 1, dim))
     return Model(path / f"{prefix}encoder.onnx", table_ID, text_map)
+
+
+def _has_memory(head: Mapping[str, Any]) -> bool:
+    return MEMORY in head or MEMORY in head.get("undistilled", {})
 
 
 def _read_memory(path: Path, head: Mapping[str, Any], has: frozenset[str]) -> CountedMemory:

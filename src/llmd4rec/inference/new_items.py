@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.folder import MEMORY
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
@@ -23,7 +24,8 @@ Floats = NDArray[np.float32]
 
 def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
-    found: Mapping[str, Any] = head.get("new_items") or head.get("memory", {}).get("texts") or {}
+    beside = [each.get(MEMORY, {}).get("texts") for each in (head, head.get("undistilled", {}))]
+    found: Mapping[str, Any] = next((each for each in (head.get("new_items"), *beside) if each), {})
     return found
 
 
