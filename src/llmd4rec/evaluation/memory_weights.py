@@ -26,6 +26,7 @@ from llmd4rec.evaluation.held_out import HeldOut, held_out, read, split_up
 from llmd4rec.log import bar
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.from_rows import RowsScorer
+from llmd4rec.scoring.memory.counting import DAY
 from llmd4rec.scoring.memory.recency import Events, RecencyScorer
 from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS, Recency
 from llmd4rec.scoring.memory.state import CountedMemory
@@ -38,11 +39,11 @@ DEFAULT_MODEL = 0.7
 #: Half-lives of recency that are tried, in days, beside that of the settings.
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 #: Targets that weights are fitted on at most, and at least in a large catalogue, and scores of all of them.
-MAX_TARGETS, MIN_TARGETS, MAX_SCORES = 4000, 500, 10**8
+MAX_TARGETS, MIN_TARGETS, MAX_SCORES = 3000, 500, 10**8
 #: Fewer targets say nothing: the weights are the defaults.
 FEWEST_TARGETS = 30
 #: Strongest candidates of each part and of their sum, and candidates drawn at random, for each target.
-STRONGEST, DRAWN = 50, 100
+STRONGEST, DRAWN = 40, 80
 #: How many targets the default weights count as.
 PRIOR_TARGETS = 20.0
 #: What a weight is multiplied with in the search.
@@ -147,16 +148,19 @@ def sample_candidates(
     }
     if model is not None:
         scorers[MODEL] = model
-    other = _with_half_lives(memory)
-    lists = [
-        RowsScorer(part, "recency", max_length=memory.max_length, reads=memory.reads) for part in other.values()
-    ]
+    own = None if memory.recency is None else memory.recency.events.settings.half_life_days
+    half_lives = () if own is None else (own, *(days for days in HALF_LIVES if days != own))
+    histories = None if memory.recency is None else _ItemEvents.of(memory.recency, half_lives)
     blocks = []
     with bar("weighing the memory", len(rows), "targets") as progress:
         for block in split_up(rows, max(1, min(256, 2**24 // data.num_items))):
             dense = [_scores(scorer, data, held, block) for scorer in scorers.values()]
-            recent = [_scores(scorer, data, held, block) for scorer in lists]
-            blocks.append(_candidates(data, held, block, list(scorers), dense, recent, filter_seen, rng))
+            items_BC, others_BC, possible_B = _candidates(data, held, block, list(scorers), dense, filter_seen, rng)
+            scores_BCF = np.stack([np.take_along_axis(each, items_BC, axis=1) for each in dense], axis=-1)
+            recent_BCH = np.zeros((*items_BC.shape, 0), dtype=np.float32)
+            if histories is not None and data.event_times is not None:
+                recent_BCH = histories.scores(items_BC, data.event_times[held.positions[block]])
+            blocks.append((scores_BCF, others_BC, possible_B, recent_BCH))
             progress.advance(len(block))
     width = max((each[1].shape[1] for each in blocks), default=1)
     return CandidateScores(
@@ -166,23 +170,66 @@ def sample_candidates(
         np.concatenate([_widened(each[1], width, -np.inf) for each in blocks]),
         np.concatenate([each[2] for each in blocks]),
         np.concatenate([_widened(each[3], width, 0) for each in blocks]),
-        tuple(other),
+        half_lives,
     )
 
 
-def _with_half_lives(memory: CountedMemory) -> dict[float, RecencyScorer]:
-    """Recency as it is and with other half-lives, by half-life."""
-    recency = memory.recency
-    if recency is None or recency.events.settings.half_life_days is None:
-        return {}
-    settings, (times, items) = recency.events.settings, recency.events.arrays()
-    own = recency.events.settings.half_life_days
-    found = {own: recency}
-    for days in HALF_LIVES:
-        if days != own:
-            events = Events(settings.model_copy(update={"half_life_days": days}), times, items, recency.num_rows)
-            found[days] = RecencyScorer(events, recency.num_rows, recency.as_of)
-    return found
+@dataclass(frozen=True)
+class _ItemEvents:
+    """The interactions with each item, and what they add up to at each of them, with several half-lives.
+
+    Attributes:
+        recency: whose interactions.
+        half_lives: in days.
+        times, starts: the interactions item by item; those with item i are times[starts[i]:starts[i + 1]].
+        sums_NH: what interactions with the item up to each one add up to at that moment.
+    """
+
+    recency: RecencyScorer
+    half_lives: tuple[float, ...]
+    times: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    sums_NH: Floats
+
+    @classmethod
+    def of(cls, recency: RecencyScorer, half_lives: tuple[float, ...]) -> _ItemEvents:
+        """Those that it has counted."""
+        times, items = recency.events.arrays()
+        order = np.lexsort((times, items))
+        times, items = times[order], items[order]
+        starts = np.searchsorted(items, np.arange(recency.num_rows + 1))
+        rank = np.arange(len(items)) - starts[items]
+        sums_NH = np.ones((len(items), len(half_lives)))
+        by_rank = np.argsort(rank, kind="stable")
+        bounds = np.cumsum(np.bincount(rank, minlength=1))
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):  # the second of every item, then the third, ...
+            here = by_rank[first:last]
+            sums_NH[here] += sums_NH[here - 1] * cls._left(times[here] - times[here - 1], half_lives)
+        return cls(recency, half_lives, times, starts, sums_NH)
+
+    def scores(self, items_BC: NDArray[np.int64], now_B: NDArray[np.int64]) -> Scores:
+        """log(1 + what they add up to) of some items, each row for a moment, [B, C, H]."""
+        now_B = np.array([self.recency.moment(each) for each in now_B.tolist()])
+        found = np.zeros((*items_BC.shape, len(self.half_lives)), dtype=np.float32)
+        for row, (items_C, now) in enumerate(zip(items_BC, now_B.tolist(), strict=True)):
+            first_C, last_C = self.starts[items_C], self.starts[items_C + 1]
+            while True:  # bisection: the first interaction at or behind the moment, of every item at once
+                open_C = first_C < last_C
+                if not open_C.any():
+                    break
+                middle_C = (first_C + last_C) // 2
+                earlier_C = open_C & (self.times[np.minimum(middle_C, len(self.times) - 1)] < now)
+                first_C = np.where(earlier_C, middle_C + 1, first_C)
+                last_C = np.where(open_C & ~earlier_C, middle_C, last_C)
+            some = np.flatnonzero(first_C > self.starts[items_C])
+            at = first_C[some] - 1
+            found[row, some] = np.log1p(self.sums_NH[at] * self._left(now - self.times[at], self.half_lives))
+        return found
+
+    @staticmethod
+    def _left(ages: NDArray[np.int64], half_lives: tuple[float, ...]) -> Floats:
+        left: Floats = np.exp2(-ages[:, None] / (np.array(half_lives) * DAY))
+        return left
 
 
 def _scores(scorer: Scorer, data: Dataset, held: HeldOut, rows: NDArray[np.int64]) -> Scores:
@@ -199,11 +246,10 @@ def _candidates(
     rows: NDArray[np.int64],
     names: Sequence[str],
     dense: Sequence[Scores],
-    recent: Sequence[Scores],
     filter_seen: bool,
     rng: np.random.Generator,
-) -> tuple[Scores, Scores, NDArray[np.bool_], Scores]:
-    """(scores, how many each stands for, whether the target is possible, recency) of the candidates of some targets."""
+) -> tuple[NDArray[np.int64], Scores, NDArray[np.bool_]]:
+    """(items, the logarithm of how many each stands for, whether the target is possible) of some targets."""
     targets_B = held.targets.items[held.targets.offsets[rows]]
     count = len(targets_B)
     default = {**DEFAULT_WEIGHTS, MODEL: DEFAULT_MODEL}
@@ -214,10 +260,10 @@ def _candidates(
         allowed_BI[np.repeat(np.arange(count), np.diff(seen.offsets)), seen.items] = False
     possible_B = allowed_BI[np.arange(count), targets_B]
     strong_BI = np.zeros((count, data.num_items), dtype=bool)
-    for scores in (*dense, *recent, np.asarray(total_BI)):
-        masked = np.where(allowed_BI, scores, -np.inf)
-        kept = min(STRONGEST, data.num_items)
-        np.put_along_axis(strong_BI, np.argpartition(-masked, kept - 1, axis=1)[:, :kept], True, axis=1)
+    for scores in (*dense, np.asarray(total_BI)):
+        masked = torch.from_numpy(np.where(allowed_BI, scores, -np.inf).astype(np.float32))
+        best_BC = masked.topk(min(STRONGEST, data.num_items), dim=1, sorted=False).indices.numpy()
+        np.put_along_axis(strong_BI, best_BC, True, axis=1)
     strong_BI &= allowed_BI
     strong_BI[np.arange(count), targets_B] = True
     rest_B = (allowed_BI & ~strong_BI).sum(axis=1)
@@ -233,9 +279,7 @@ def _candidates(
     width = max(len(each) for each in items)
     items_BC = np.stack([np.pad(each, (0, width - len(each))) for each in items])
     others_BC = np.stack([np.pad(each, (0, width - len(each)), constant_values=-np.inf) for each in others])
-    taken = [np.take_along_axis(scores, items_BC, axis=1) for scores in (*dense, *recent)]
-    scores_BCF = np.stack(taken, axis=-1).astype(np.float32)
-    return scores_BCF[..., : len(dense)], others_BC.astype(np.float32), possible_B, scores_BCF[..., len(dense) :]
+    return items_BC, others_BC.astype(np.float32), possible_B
 
 
 def _widened(array: NDArray[np.float32], width: int, value: float) -> NDArray[np.float32]:
