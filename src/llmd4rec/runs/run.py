@@ -182,6 +182,7 @@ class Run:
                 remove(self.folder / name)
             if self.record.text_vectors is None:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+        if changed or recount:
             if begun:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
                 logger.info(what)
