@@ -14,7 +14,9 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.scoring.base import CPU_BLOCK_ELEMENTS, Query, Scorer
 from llmd4rec.scoring.factors import FactorQuery
 from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.row_sums import SumRowQuery
 from llmd4rec.scoring.rows import RowQuery, RowScorer
+from llmd4rec.scoring.sums import weighted_sum
 
 
 class RowsScorer(Scorer):
@@ -59,9 +61,18 @@ class RowsScorer(Scorer):
             targets = _each(batch.inputs.get("target_times"), lengths)
             now += [None if each is None else each[-1] for each in targets]
         query = self.rows.prepare(windows, times, now)
-        if isinstance(query, FactorRowQuery):  # as PyTorch scores factors, so that its rounding is known
-            return FactorQuery.of(torch.from_numpy(query.states_BD), torch.from_numpy(query.vectors.table_ID))
-        return RowsQuery(query)
+        return as_query(query)
+
+
+def as_query(query: RowQuery) -> Query:
+    """A query of rows as one of PyTorch's; factors as PyTorch scores them, so that their rounding is known."""
+    if isinstance(query, FactorRowQuery):
+        return FactorQuery.of(torch.from_numpy(query.states_BD), torch.from_numpy(query.vectors.table_ID))
+    if isinstance(query, SumRowQuery):
+        used = [(as_query(each), weight) for each, weight in zip(query.members, query.weights, strict=True) if weight]
+        if used:
+            return weighted_sum(*zip(*used, strict=True))
+    return RowsQuery(query)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""What reads alike: factors made of text vectors."""
+"""What reads alike: factors made of text vectors.
+
+The vectors are centred first: those of sentence encoders share one large direction, which hides what tells items apart.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,16 @@ class ContentScorer(RowScorer):
 
     Args:
         table_ID: a vector for each item, 0 where it has no text.
-        axes_TD: the directions of the text vectors that were kept; None: they are taken as they are.
+        mean_T: what is subtracted from a text vector first.
+        axes_TD: the directions that are kept of it then; None: all, as they are.
         last: weights of the most recent items, newest first.
     """
 
     name = "content"
 
-    def __init__(self, table_ID: Floats, axes_TD: Floats | None, last: Sequence[float]) -> None:
-        self._vectors, self.axes_TD, self.last = ItemVectors(table_ID), axes_TD, tuple(last)
+    def __init__(self, table_ID: Floats, mean_T: Floats, axes_TD: Floats | None, last: Sequence[float]) -> None:
+        self._vectors, self.last = ItemVectors(table_ID), tuple(last)
+        self.mean_T, self.axes_TD = mean_T, axes_TD
 
     @classmethod
     def of(cls, settings: Content, texts_IT: Floats) -> ContentScorer:
@@ -40,11 +45,12 @@ class ContentScorer(RowScorer):
         """
         if not np.isfinite(texts_IT).all():
             raise ModelError("the text vectors hold NaN or infinite values", "Encode the texts anew.")
-        unit_IT = unit(texts_IT)
+        mean_T = mean_text(texts_IT)
+        unit_IT = centred(texts_IT, mean_T)
         if settings.dim >= texts_IT.shape[1]:
-            return cls(unit_IT, None, settings.last)
+            return cls(unit_IT, mean_T, None, settings.last)
         axes_TD = principal_directions(unit_IT, settings.dim)
-        return cls(np.ascontiguousarray(unit_IT @ axes_TD), axes_TD, settings.last)
+        return cls(np.ascontiguousarray(unit_IT @ axes_TD), mean_T, axes_TD, settings.last)
 
     @property
     def num_rows(self) -> int:
@@ -63,7 +69,7 @@ class ContentScorer(RowScorer):
 
     def embed(self, texts_NT: Floats) -> Floats:
         """The vectors of other texts, as this compares them; [N, D]."""
-        unit_NT = unit(texts_NT)
+        unit_NT = centred(texts_NT, self.mean_T)
         return unit_NT if self.axes_TD is None else np.ascontiguousarray(unit_NT @ self.axes_TD)
 
     def prepare(
@@ -93,15 +99,24 @@ class ContentScorer(RowScorer):
         """
         given = vectors.get(SPACE)
         vectors_ND = np.zeros((len(rows), self.vectors_ID.shape[1]), np.float32) if given is None else given
-        return ContentScorer(with_rows(self.vectors_ID, rows, vectors_ND), self.axes_TD, self.last)
+        return ContentScorer(with_rows(self.vectors_ID, rows, vectors_ND), self.mean_T, self.axes_TD, self.last)
 
 
-def unit(vectors: Floats) -> Floats:
-    """Each vector at length 1; 0 stays 0."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = vectors / np.where(norm > 0, norm, 1)
-    return scaled
+def mean_text(texts_IT: Floats) -> Floats:
+    """The mean of the vectors that are not 0, [T]: the large common direction that sentence vectors share."""
+    present_I = np.any(texts_IT != 0, axis=1)
+    if not present_I.any():
+        return np.zeros(texts_IT.shape[1], np.float32)
+    mean_T: Floats = texts_IT.mean(axis=0, dtype=np.float64, where=present_I[:, None]).astype(np.float32)
+    return mean_T
+
+
+def centred(texts_NT: Floats, mean_T: Floats) -> Floats:
+    """Each vector less the mean, at length 1; 0 stays 0."""
+    moved_NT: Floats = np.where(np.any(texts_NT != 0, axis=1, keepdims=True), texts_NT - mean_T, np.float32(0))
+    norm_N1 = np.linalg.norm(moved_NT, axis=1, keepdims=True)
+    moved_NT /= np.where(norm_N1 > 0, norm_N1, 1)
+    return moved_NT.astype(np.float32, copy=False)
 
 
 def principal_directions(unit_IT: Floats, dim: int) -> Floats:

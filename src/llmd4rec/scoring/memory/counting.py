@@ -50,7 +50,7 @@ def pair_weight(settings: Transitions, gap: int, tied: bool) -> tuple[float, flo
 def count_pairs(
     log: Log, settings: Transitions, now: int | None, pairs_at_once: int = PAIRS_AT_ONCE
 ) -> tuple[Int64Array, Int32Array, NDArray[np.float32]]:
-    """How often items followed each item, as sparse rows (starts, columns, values), each cut to the highest counts.
+    """How often items followed each item, as sparse rows (starts, columns, counts), each cut to the highest counts.
 
     Rows are counted a range of items at a time, so that memory is bounded by `pairs_at_once` and the result. Each row
     is complete before it is cut.
@@ -58,19 +58,23 @@ def count_pairs(
     Args:
         log: the histories.
         settings: what counts how much.
-        now: the moment at which counts are as old as they are; None: they do not age.
+        now: the moment at which counts are as old as they are; None: there is no age.
         pairs_at_once: how many pairs are held at once.
+
+    Returns:
+        Starts [I + 1], columns [N] and counts [N, 1]; or [N, 2], where the second is the count with a half-life.
     """
     sizes = np.zeros(log.num_items, dtype=np.int64)
-    for rows, _, _ in _entries(log, settings, now, 0, log.num_items):
+    for rows, _, _, _ in _entries(log, settings, None, 0, log.num_items):
         sizes += np.bincount(rows, minlength=log.num_items)
     ranges = _ranges(sizes, pairs_at_once)
     parts = []
     with bar("counting transitions", int(sizes.sum()), "pairs") as progress:
         for first, last in ranges:
             entries = list(_entries(log, settings, now, first, last))
-            rows, columns, values = (np.concatenate(each) for each in zip(*entries, strict=True))
-            parts.append(_summed(rows - first, columns, values, last - first, log.num_items, settings.max_per_row))
+            rows, columns, values, ages = (np.concatenate(each) for each in zip(*entries, strict=True))
+            numbers = [values] if now is None else [values, values * ages]
+            parts.append(_summed(rows - first, columns, numbers, last - first, log.num_items, settings))
             progress.advance(int(sizes[first:last].sum()))
     counts, columns, values = (np.concatenate(each) for each in zip(*parts, strict=True))
     return np.concatenate([[0], np.cumsum(counts)]), columns, values
@@ -78,11 +82,10 @@ def count_pairs(
 
 def _entries(
     log: Log, settings: Transitions, now: int | None, first: int, last: int
-) -> Iterator[tuple[Int32Array, Int32Array, Floats]]:
-    """(row, column, value) of all pairs, of rows first..last."""
+) -> Iterator[tuple[Int32Array, Int32Array, Floats, Floats]]:
+    """(row, column, count, what is left of it) of all pairs, of rows first..last; no age where `now` is None."""
     place = (np.arange(len(log.items)) - np.repeat(log.offsets[:-1], np.diff(log.offsets))).astype(np.int32)
-    everything = (first, last) == (0, log.num_items)
-    yield np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
+    yield np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), np.empty(0)
     for start in range(0, len(log.items), EVENTS_AT_ONCE):
         part = slice(start, start + EVENTS_AT_ONCE)
         counted = log.counted[part]
@@ -93,15 +96,12 @@ def _entries(
             if settings.ties == "half" and log.times is not None:
                 tied = log.times[later - gap] == log.times[later]
                 forward[tied], back[tied] = pair_weight(settings, gap, True)
-            if now is not None and log.times is not None and settings.half_life_days is not None:
+            age = np.empty(0)
+            if now is not None and log.times is not None:
                 age = np.exp2((log.times[later] - now) / (settings.half_life_days * DAY))
-                forward, back = forward * age, back * age
             for rows, columns, values in ((one, two, forward), (two, one, back)):
-                if everything and (values > 0).all():
-                    yield rows, columns, values
-                else:
-                    chosen = np.flatnonzero((rows >= first) & (rows < last) & (values > 0))
-                    yield rows[chosen], columns[chosen], values[chosen]
+                chosen = np.flatnonzero((rows >= first) & (rows < last) & (values > 0))
+                yield rows[chosen], columns[chosen], values[chosen], age if now is None else age[chosen]
 
 
 def _ranges(sizes: Int64Array, pairs_at_once: int) -> list[tuple[int, int]]:
@@ -117,22 +117,27 @@ def _ranges(sizes: Int64Array, pairs_at_once: int) -> list[tuple[int, int]]:
 
 
 def _summed(
-    rows: Int32Array, columns: Int32Array, values: Floats, height: int, width: int, max_per_row: int
+    rows: Int32Array, columns: Int32Array, numbers: list[Floats], height: int, width: int, settings: Transitions
 ) -> tuple[Int64Array, Int32Array, NDArray[np.float32]]:
-    """Entries of one place added up, by row and column, and the largest of each row: lengths, columns and values."""
+    """Entries of one place added up, by row and column, and the largest of each row: lengths, columns and counts."""
     key = rows.astype(np.int64) * width + columns
     order = key.argsort(kind="stable")
-    key, values = key[order], values[order]
+    key = key[order]
     if not len(key):
-        return np.zeros(height, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+        return np.zeros(height, np.int64), np.empty(0, np.int32), np.empty((0, len(numbers)), np.float32)
     first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    key, values = key[first], np.add.reduceat(values, first)
-    row, column = np.divmod(key, width)
+    values_NC = np.stack([np.add.reduceat(each[order], first) for each in numbers], axis=1)
+    row, column = np.divmod(key[first], width)
     lengths = np.bincount(row, minlength=height)
-    if lengths.max() > max_per_row:
-        ranked = np.lexsort((column, -values, row))
+    if lengths.max() > settings.max_per_row:
+        ranked = np.lexsort((column, -(values_NC @ mixed(settings, len(numbers))), row))
         inside = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        kept = np.sort(ranked[inside < max_per_row])
-        row, column, values = row[kept], column[kept], values[kept]
+        kept = np.sort(ranked[inside < settings.max_per_row])
+        row, column, values_NC = row[kept], column[kept], values_NC[kept]
         lengths = np.bincount(row, minlength=height)
-    return lengths, column.astype(np.int32), values.astype(np.float32)
+    return lengths, column.astype(np.int32), values_NC.astype(np.float32)
+
+
+def mixed(settings: Transitions, numbers: int) -> NDArray[np.float32]:
+    """What the numbers of an entry weigh: its count, and its count with a half-life, where it has that."""
+    return np.array([1.0, settings.recent_weight][:numbers], dtype=np.float32)

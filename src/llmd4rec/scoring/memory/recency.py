@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 Counts = NDArray[np.float64]
 #: Half-lives after which an interaction is forgotten: less than a four-billionth of it is left.
 HORIZON = 32.0
+#: Scores that are kept of moments for which many histories are answered: 64 MB.
+_KEPT = 1 << 24
 #: The most chosen rows of now that are kept at hand.
 _LEADERS = 2000
 
@@ -95,7 +97,8 @@ class Events:
         times, items = self.arrays()
         first, end = times.searchsorted([before[0], now])
         counts: Counts = before[1] * self._left(before[0], now)
-        np.add.at(counts, items[first:end], self._left(times[first:end], now))
+        known = np.flatnonzero(items[first:end] < num_rows) + first  # a grown copy may have observed others
+        np.add.at(counts, items[known], self._left(times[known], now))
         return counts
 
     def add(self, item: int, time: int) -> None:
@@ -231,6 +234,8 @@ class RecencyQuery(RowQuery):
     events: Events
     width: int
     now_B: Int64Array
+    #: Scores of moments, for the histories that are asked for next.
+    known: dict[int, Floats] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -247,7 +252,7 @@ class RecencyQuery(RowQuery):
 
     def take(self, which: slice | Rows) -> Self:
         """Their moments."""
-        return type(self)(self.events, self.width, self.now_B[which])
+        return type(self)(self.events, self.width, self.now_B[which], self.known)
 
     def scores(self, rows: Rows | None = None) -> Floats:
         """Moment after moment."""
@@ -257,12 +262,19 @@ class RecencyQuery(RowQuery):
         first = np.searchsorted(which[order], np.arange(len(moments) + 1))
         before = None
         for number, now in enumerate(moments.tolist()):
-            some_N = self.events.latest(now, rows, self.width)
-            if some_N is None:
+            some_N = self.known.get(now)
+            if some_N is not None:
+                some_N = some_N if rows is None else some_N[rows]
+            elif (latest := self.events.latest(now, rows, self.width)) is not None:
+                some_N = np.log1p(latest.astype(np.float32))
+            else:
                 counts = self.events.counts(now, self.width, before)
                 before = now, counts
-                some_N = counts if rows is None else counts[rows]
-            found_BN[order[first[number] : first[number + 1]]] = np.log1p(some_N.astype(np.float32))
+                every_I = np.log1p(counts.astype(np.float32))
+                if len(self.known) * self.width < _KEPT:
+                    self.known[now] = every_I
+                some_N = every_I if rows is None else every_I[rows]
+            found_BN[order[first[number] : first[number + 1]]] = some_N
         return found_BN
 
     def candidates(self, m: int) -> list[Candidates]:

@@ -11,7 +11,7 @@ PARTS = ("content", "transitions", "recency")
 #: What the most recent items of a history weigh, newest first.
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
 #: Weights where none are fitted and none are given.
-DEFAULT_WEIGHTS = {"content": 4.0, "transitions": 0.5, "recency": 0.3}
+DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2}
 
 
 class Content(BaseModel):
@@ -26,13 +26,19 @@ class Content(BaseModel):
 
 
 class Transitions(BaseModel):
-    """What follows what: log(1 + 3 · how often an item came shortly after the most recent items)."""
+    """What follows what: log(1 + 3 · how often an item came shortly after the most recent items).
+
+    Where there are times, how often is `count + recent_weight · count with a half-life`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gaps: int = Field(3, ge=1, description="items count as following up to so many places; at place g they count 1/g")
     reverse: float = Field(0.5, ge=0, description="how much an item that came before counts, of one that followed")
-    half_life_days: float | None = Field(None, gt=0, description="days after which a count is halved; null: never")
+    half_life_days: float = Field(30.0, gt=0, description="days after which what counts as recent is halved")
+    recent_weight: float = Field(
+        8.0, ge=0, description="what a recent pair counts beside its count without age; 0: age does not matter"
+    )
     ties: Literal["as-ordered", "half"] = Field(
         "as-ordered",
         description="two items of one history at the same moment: as they stand in the log, or half each way",
@@ -48,7 +54,7 @@ class Recency(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    half_life_days: float | None = Field(4.0, gt=0, description="days after which a count is halved; null: never")
+    half_life_days: float | None = Field(2.0, gt=0, description="days after which a count is halved; null: never")
     window_days: float | None = Field(None, gt=0, description="older interactions do not count; null: all count")
 
 
@@ -63,7 +69,7 @@ class Memory(BaseModel):
     weights: Literal["auto"] | dict[str, float] = Field(
         "auto",
         description="auto: fitted on validation, a part that does not help is left out; or a weight for each part, "
-        "such as {content: 4, transitions: 0.5, recency: 0.3}",
+        "such as {content: 3, transitions: 1, recency: 1.2}",
     )
 
     @model_validator(mode="after")

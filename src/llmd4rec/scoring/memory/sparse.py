@@ -16,63 +16,86 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Starts = NDArray[np.int64]
 Columns = NDArray[np.int32]
-_NO_ROW = np.empty(0, np.int32), np.empty(0, np.float32)
 
 
 class SparseRows:
-    """The rows of a sparse matrix, columns ascending, to which entries can be added.
+    """The rows of a sparse matrix, columns ascending, to which entries can be added. An entry may be several numbers.
 
     A row that is changed is replaced as a whole, so readers of other threads see it as it was or as it is. There may be
     one writer at a time.
 
     Args:
         starts: [I + 1], where each row's entries begin.
-        columns, values: of all entries, row by row.
+        columns: of all entries, row by row.
+        values_NC: their C numbers.
         max_per_row: of a row that grows longer, the smallest entry is dropped.
     """
 
-    def __init__(self, starts: Starts, columns: Columns, values: Floats, max_per_row: int | None = None) -> None:
-        self._starts, self._columns, self._values, self._max = starts, columns, values, max_per_row
+    def __init__(self, starts: Starts, columns: Columns, values_NC: Floats, max_per_row: int | None = None) -> None:
+        self._starts, self._columns, self._values_NC, self._max = starts, columns, values_NC, max_per_row
         self._changed: dict[int, tuple[Columns, Floats]] = {}
 
+    @property
+    def numbers(self) -> int:
+        """C."""
+        return self._values_NC.shape[1]
+
     def row(self, number: int) -> tuple[Columns, Floats]:
-        """The columns and values of a row; a row that there is not is empty."""
+        """The columns and numbers of a row; a row that there is not is empty."""
         changed = self._changed.get(number)
         if changed is not None:
             return changed
-        if number >= len(self._starts) - 1:
-            return _NO_ROW
-        entries = slice(self._starts[number], self._starts[number + 1])
-        return self._columns[entries], self._values[entries]
+        last = len(self._starts) - 1
+        entries = slice(self._starts[min(number, last)], self._starts[min(number + 1, last)])
+        return self._columns[entries], self._values_NC[entries]
 
-    def add(self, number: int, column: int, value: float) -> None:
-        """Adds to one entry."""
-        columns, values = self.row(number)
+    def gathered(self, numbers: Rows) -> tuple[Rows, Columns, Floats]:
+        """Many rows one after the other: lengths, columns and numbers."""
+        changed = self._changed
+        if changed and any(number in changed for number in set(numbers.tolist())):
+            rows = [self.row(number) for number in numbers.tolist()]
+            lengths = np.array([len(columns) for columns, _ in rows], dtype=np.int64)
+            return lengths, *(np.concatenate(each) for each in zip(*rows, strict=True))
+        last = len(self._starts) - 1  # rows behind are empty
+        first, end = self._starts[np.minimum(numbers, last)], self._starts[np.minimum(numbers + 1, last)]
+        lengths = end - first
+        entry = np.arange(lengths.sum()) + np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
+        return lengths, self._columns[entry], self._values_NC[entry]
+
+    def add(self, number: int, column: int, added_C: Floats, mix_C: Floats) -> None:
+        """Adds to one entry.
+
+        Args:
+            number, column: which.
+            added_C: to each of its numbers.
+            mix_C: what each number weighs, where the smallest entry is to be dropped.
+        """
+        columns, values_NC = self.row(number)
         place = int(columns.searchsorted(column))
         if place < len(columns) and columns[place] == column:
-            values = values.copy()
-            values[place] += value
-        elif self._max is not None and len(columns) >= self._max:
-            least = int(values.argmin())
-            if values[least] >= value:
+            values_NC = values_NC.copy()
+            values_NC[place] += added_C
+            self._changed[number] = columns, values_NC
+            return
+        if self._max is not None and len(columns) >= self._max:
+            sizes = values_NC @ mix_C
+            least = int(sizes.argmin())
+            if sizes[least] >= added_C @ mix_C:
                 return
-            columns, values = np.delete(columns, least), np.delete(values, least)
+            columns, values_NC = np.delete(columns, least), np.delete(values_NC, least, axis=0)
             place -= place > least
-            columns, values = np.insert(columns, place, column), np.insert(values, place, value)
-        else:
-            columns, values = np.insert(columns, place, column), np.insert(values, place, value)
-        self._changed[number] = columns, values.astype(np.float32, copy=False)
+        self._changed[number] = np.insert(columns, place, column), np.insert(values_NC, place, added_C, axis=0)
 
-    def scaled(self, factor: float) -> SparseRows:
-        """All values times a factor."""
-        starts, columns, values = self.arrays()
-        return SparseRows(starts, columns, (values * np.float32(factor)).astype(np.float32), self._max)
+    def scaled(self, factor_C: Floats) -> SparseRows:
+        """All numbers times a factor each."""
+        starts, columns, values_NC = self.arrays()
+        return SparseRows(starts, columns, values_NC * factor_C, self._max)
 
     def arrays(self) -> tuple[Starts, Columns, Floats]:
-        """All rows as starts, columns and values."""
+        """All rows as starts, columns and numbers."""
         changed = self._changed.copy()
         if not changed:
-            return self._starts, self._columns, self._values
+            return self._starts, self._columns, self._values_NC
         rows = [self.row(number) for number in range(max(len(self._starts) - 1, max(changed) + 1))]
         starts = np.concatenate([[0], np.cumsum([len(columns) for columns, _ in rows])])
         return starts, np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
@@ -101,25 +124,31 @@ class SparseRowQuery(RowQuery):
         picks: Sequence[Sequence[int]],
         weights: Sequence[Sequence[float]],
         width: int,
+        mix_C: Floats | None = None,
         more: tuple[Rows, Columns, Floats] | None = None,
     ) -> SparseRowQuery:
         """Of each history the sum of some rows, weighted.
 
         Args:
             rows: all rows.
-            picks: the numbers of some for each history.
+            picks: which of them for each history.
             weights: of each.
             width: I.
+            mix_C: what each number of an entry weighs; None: it has one.
             more: history, column and value of what is added beside the rows.
         """
-        found = [rows.row(number) for each in picks for number in each]
-        lengths = np.array([len(columns) for columns, _ in found], dtype=np.int64)
-        owner = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
-        if not found or not lengths.sum():
-            return cls(np.zeros(len(picks) + 1, np.int64), *_NO_ROW, width)
+        lengths, columns, values_NC = rows.gathered(np.array([row for each in picks for row in each], np.int64))
+        values = values_NC[:, 0] if mix_C is None else values_NC @ mix_C
+        if len(columns) and columns.max() >= width:  # of items that a grown copy has observed
+            inside = columns < width
+            owned = np.repeat(np.arange(len(lengths)), lengths)[inside]
+            lengths, columns, values = np.bincount(owned, minlength=len(lengths)), columns[inside], values[inside]
+        if not len(columns):
+            return cls(np.zeros(len(picks) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), width)
+        owner = np.repeat(np.arange(len(picks)) * width, [len(each) for each in picks])
         weight = np.array([each for some in weights for each in some], dtype=np.float32)
-        key = np.repeat(owner * width, lengths) + np.concatenate([columns for columns, _ in found])
-        value = np.repeat(weight, lengths) * np.concatenate([values for _, values in found])
+        key = np.repeat(owner, lengths) + columns
+        value = np.repeat(weight, lengths) * values
         if more is not None:
             key = np.concatenate([key, more[0] * width + more[1]])
             value = np.concatenate([value, more[2]])

@@ -156,7 +156,7 @@ class CountedMemory(WeightedRowSum):
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         if self.content is not None:
-            arrays["content"] = self.content.vectors_ID
+            arrays |= {"content": self.content.vectors_ID, "content_mean": self.content.mean_T}
             if self.content.axes_TD is not None:
                 arrays["content_axes"] = self.content.axes_TD
         if self.transitions is not None:
@@ -193,12 +193,13 @@ class CountedMemory(WeightedRowSum):
         for name in about["parts"]:
             part: Content | Transitions | Recency = getattr(settings, name)
             if isinstance(part, Content):
-                axes_TD = stored.get("content_axes")
-                _fits(folder, "content", len(stored["content"]) == items and np.isfinite(stored["content"]).all())
+                table_ID, mean_T, axes_TD = stored["content"], stored["content_mean"], stored.get("content_axes")
+                width = len(mean_T) if axes_TD is None else axes_TD.shape[1]
+                _fits(folder, "content", table_ID.shape == (items, width) and np.isfinite(table_ID).all())
+                _fits(folder, "content_mean", np.isfinite(mean_T).all())
                 if axes_TD is not None:
-                    fits = axes_TD.ndim == 2 and axes_TD.shape[1] == stored["content"].shape[1]
-                    _fits(folder, "content_axes", fits and bool(np.isfinite(axes_TD).all()))
-                parts[name] = ContentScorer(stored["content"], axes_TD, part.last)
+                    _fits(folder, "content_axes", len(axes_TD) == len(mean_T) and np.isfinite(axes_TD).all())
+                parts[name] = ContentScorer(table_ID, mean_T, axes_TD, part.last)
             elif isinstance(part, Transitions):
                 starts, columns, counts = (stored[f"transition_{each}"] for each in ("starts", "items", "counts"))
                 _fits(folder, "transition_starts", len(starts) == items + 1 and starts[0] == 0)
@@ -208,7 +209,7 @@ class CountedMemory(WeightedRowSum):
                 within[starts[:-1][starts[:-1] < len(columns)]] = False
                 _fits(folder, "transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
                 _fits(folder, "transition_counts", len(counts) == len(columns) and np.isfinite(counts).all())
-                _fits(folder, "transition_counts", not len(counts) or counts.min() >= 0)
+                _fits(folder, "transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
                 rows = SparseRows(starts, columns, counts, part.max_per_row)
                 parts[name] = TransitionScorer(part, rows, items, about["moment"])
             else:
@@ -216,16 +217,18 @@ class CountedMemory(WeightedRowSum):
                 _fits(folder, "recency_items", len(times) == len(chosen))
                 _fits(folder, "recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about["as_of"])
-        return cls(settings, parts, about["weights"], about["as_of"], about["missing"])
+        as_of = None if about["as_of"] is None else int(about["as_of"])
+        return cls(settings, parts, about["weights"], as_of, about["missing"])
 
 
 #: Kind of numbers and number of axes of each array.
 _ARRAYS = {
     "content": ("<f4", 2),
+    "content_mean": ("<f4", 1),
     "content_axes": ("<f4", 2),
     "transition_starts": ("<i8", 1),
     "transition_items": ("<i4", 1),
-    "transition_counts": ("<f4", 1),
+    "transition_counts": ("<f4", 2),
     "recency_times": ("<i8", 1),
     "recency_items": ("<i4", 1),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.scoring.memory.counting import DAY, Log, count_pairs, pair_weight
+from llmd4rec.scoring.memory.counting import DAY, Log, count_pairs, mixed, pair_weight
 from llmd4rec.scoring.memory.settings import Transitions
 from llmd4rec.scoring.memory.sparse import SparseRowQuery, SparseRows
 from llmd4rec.scoring.rows import RowScorer
@@ -23,17 +23,31 @@ _RESCALED_AFTER = 40.0
 
 @dataclass(frozen=True)
 class _State:
-    """The counts, at which moment they are as they are stored, and at which they are asked for; None: no ageing."""
+    """The counts, at which moment they are as old as they are stored, and at which they are asked for.
+
+    Both moments are None where there is no age, or no event with a time yet.
+    """
 
     rows: SparseRows
     moment: int | None
     asked_at: int | None
 
-    def left(self, half_life_days: float | None) -> float:
-        """From stored counts to those asked for."""
-        if half_life_days is None or self.moment is None or self.asked_at is None:
+    def left(self, settings: Transitions) -> float:
+        """From stored counts with a half-life to those asked for."""
+        if self.moment is None or self.asked_at is None:
             return 1.0
-        return float(2.0 ** ((self.moment - self.asked_at) / (half_life_days * DAY)))
+        return float(2.0 ** ((self.moment - self.asked_at) / (settings.half_life_days * DAY)))
+
+    def mix_C(self, settings: Transitions) -> NDArray[np.float32]:
+        """What the stored numbers of an entry weigh."""
+        return mixed(settings, self.rows.numbers) * self._factor_C(settings)
+
+    def _factor_C(self, settings: Transitions) -> NDArray[np.float32]:
+        return np.array([1.0, self.left(settings)][: self.rows.numbers], dtype=np.float32)
+
+    def brought(self, settings: Transitions) -> _State:
+        """Stored as they are asked for."""
+        return _State(self.rows.scaled(self._factor_C(settings)), self.asked_at, self.asked_at)
 
 
 class _Counts:
@@ -52,7 +66,7 @@ class TransitionScorer(RowScorer):
         settings: what counts how much.
         rows: how often items followed each item.
         num_rows: I.
-        moment: at which the counts are as old as they are; None: they do not age.
+        moment: at which the counts are as old as they are; None: there is no age.
     """
 
     name = "transitions"
@@ -64,7 +78,7 @@ class TransitionScorer(RowScorer):
     @classmethod
     def count(cls, settings: Transitions, log: Log, now: int | None) -> TransitionScorer:
         """Of a log, as old as counts are at `now`."""
-        moment = None if settings.half_life_days is None else now
+        moment = now if log.times is not None and settings.recent_weight else None
         rows = SparseRows(*count_pairs(log, settings, moment), settings.max_per_row)
         return cls(settings, rows, log.num_items, moment)
 
@@ -74,10 +88,9 @@ class TransitionScorer(RowScorer):
         return self._num_rows
 
     def followers(self, item: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """What came shortly after an item, ascending, and how often."""
-        state = self._counts.state
-        columns, values = state.rows.row(item)
-        return columns, values * np.float32(state.left(self.settings.half_life_days))
+        """What came shortly after an item, ascending, and how often, without age."""
+        columns, values_NC = self._counts.state.rows.row(item)
+        return columns, values_NC[:, 0]
 
     def prepare(
         self,
@@ -105,17 +118,18 @@ class TransitionScorer(RowScorer):
             items: the item of each step.
         """
         state = self._counts.state
+        mix_C = state.mix_C(self.settings)
         picks, weights = self._picks(windows)
         owners: list[int] = []
         columns: list[int] = []
         values: list[float] = []
         for place, (window, item) in enumerate(zip(windows, items, strict=True)):
-            for one, other, value in self._added(state, window, times[place], item, now[place]):
+            for one, other, added_C in self._added(state, window, times[place], item, now[place]):
                 for pick, weight in zip(picks[place], weights[place], strict=True):
                     if pick == one:
                         owners.append(place)
                         columns.append(other)
-                        values.append(-weight * value)
+                        values.append(-weight * float(added_C @ mix_C))
         corrections = np.array(owners, np.int64), np.array(columns, np.int32), np.array(values, np.float32)
         return self._scored(state, picks, weights, corrections)
 
@@ -132,8 +146,9 @@ class TransitionScorer(RowScorer):
             if time is not None:
                 self._age(time)
             state = self._counts.state
-            for one, other, value in self._added(state, history, times, item, time):
-                state.rows.add(one, other, value)
+            mix_C = state.mix_C(self.settings)
+            for one, other, added_C in self._added(state, history, times, item, time):
+                state.rows.add(one, other, added_C, mix_C)
 
     def age(self, now: int) -> None:
         """Lets counts be as old as they are at a moment, if it is later than the one before."""
@@ -152,14 +167,16 @@ class TransitionScorer(RowScorer):
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """The counts as sparse rows, as of :attr:`moment`."""
-        state = self._counts.state
-        starts, columns, values = state.rows.arrays()
-        starts = np.concatenate([starts, np.full(max(0, self._num_rows + 1 - len(starts)), starts[-1])])
-        return starts, columns, (values * np.float32(state.left(self.settings.half_life_days))).astype(np.float32)
+        starts, columns, values_NC = self._counts.state.brought(self.settings).rows.arrays()
+        return (
+            np.concatenate([starts, np.full(max(0, self._num_rows + 1 - len(starts)), starts[-1])]),
+            columns,
+            values_NC,
+        )
 
     @property
     def moment(self) -> int | None:
-        """At which the counts are as old as they are; None: they do not age."""
+        """At which the counts are as old as they are; None: there is no age."""
         return self._counts.state.asked_at
 
     def _picks(self, windows: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[tuple[float, ...]]]:
@@ -167,33 +184,36 @@ class TransitionScorer(RowScorer):
         picks = [list(window)[-len(last) :][::-1] for window in windows]
         return picks, [last[: len(each)] for each in picks]  # type: ignore[return-value]
 
-    def _scored(self, state: _State, picks: Any, weights: Any, corrections: Any) -> SparseRowQuery:
-        summed = SparseRowQuery.of_sums(state.rows, picks, weights, self._num_rows, corrections)
-        scale = np.float32(STEEPNESS * state.left(self.settings.half_life_days))
-        return replace(summed, values=np.log1p(scale * np.maximum(summed.values, 0)))
+    def _scored(self, state: _State, picks: Any, weights: Any, more: Any) -> SparseRowQuery:
+        mix_C = state.mix_C(self.settings)
+        summed = SparseRowQuery.of_sums(state.rows, picks, weights, self._num_rows, mix_C, more)
+        return replace(summed, values=np.log1p(np.float32(STEEPNESS) * np.maximum(summed.values, 0)))
 
     def _added(
         self, state: _State, history: Sequence[int], times: Sequence[int] | None, item: int, time: int | None
-    ) -> list[tuple[int, int, float]]:
+    ) -> list[tuple[int, int, NDArray[np.float32]]]:
         """What an event adds to which row and column, in stored numbers."""
-        settings, age = self.settings, 1.0
-        if settings.half_life_days is not None and state.moment is not None and time is not None:
+        settings, age = self.settings, 0.0
+        if state.moment is not None and time is not None:
             age = 2.0 ** ((time - state.moment) / (settings.half_life_days * DAY))
+        numbers_C = np.array([1.0, age][: state.rows.numbers], np.float32)
         added = []
         for gap in range(1, min(settings.gaps, len(history)) + 1):
             before = history[-gap]
             tied = times is not None and time is not None and times[-gap] == time
             forward, back = pair_weight(settings, gap, tied)
-            added += [(before, item, forward * age), (item, before, back * age)]
-        return [entry for entry in added if entry[2] > 0]
+            added.append((before, item, np.float32(forward) * numbers_C))
+            if back:
+                added.append((item, before, np.float32(back) * numbers_C))
+        return added
 
     def _age(self, now: int) -> None:
-        half_life, state = self.settings.half_life_days, self._counts.state
-        if half_life is None:
-            return
-        if state.moment is None or state.asked_at is None:  # the first event with a time
-            state = replace(state, moment=now, asked_at=now)
+        state = self._counts.state
+        if state.moment is None or state.asked_at is None:
+            if state.rows.numbers < 2:
+                return
+            state = replace(state, moment=now, asked_at=now)  # the first event with a time
         state = replace(state, asked_at=max(state.asked_at or now, now))
-        if state.left(half_life) < 2.0**-_RESCALED_AFTER:
-            state = _State(state.rows.scaled(state.left(half_life)), state.asked_at, state.asked_at)
-        self._counts.state = state
+        self._counts.state = (
+            state if state.left(self.settings) > 2.0**-_RESCALED_AFTER else state.brought(self.settings)
+        )
