@@ -18,7 +18,10 @@ from .examples import make_dataset
 DAY = 86_400
 WEIGHTS = {"content": 1.0, "transitions": 1.5, "recency": 1.0}
 MEMORY = Memory(
-    content=Content(dim=64), transitions=Transitions(gaps=2), recency=Recency(half_life_days=4.0), weights=WEIGHTS
+    content=Content(dim=64),
+    transitions=Transitions(gaps=2, half_life_days=10.0, recent_weight=3.0),
+    recency=Recency(half_life_days=4.0),
+    weights=WEIGHTS,
 )
 ASKED = Rolling(windows=4, every=5 * DAY, choose_on=1, cut=15 * DAY)
 

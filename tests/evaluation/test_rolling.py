@@ -46,11 +46,13 @@ def counted_scores(data: Dataset, texts_IT: NDArray[np.float32], history: Sequen
             recent_I[data.items[at]] += 0.5 ** ((now - data.times[at]) / (4 * DAY))
             for gap in (1, 2):
                 if at - gap >= span.start:
-                    counts_II[data.items[at - gap], data.items[at]] += 1 / gap
-                    counts_II[data.items[at], data.items[at - gap]] += 0.5 / gap
+                    weight = (1 + 3 * 0.5 ** ((now - data.times[at]) / (10 * DAY))) / gap
+                    counts_II[data.items[at - gap], data.items[at]] += weight
+                    counts_II[data.items[at], data.items[at - gap]] += 0.5 * weight
     last = list(history)[-5:][::-1]
     weights = LAST[: len(last)]
-    unit_IT = texts_IT / np.linalg.norm(texts_IT, axis=1, keepdims=True)
+    centred_IT = texts_IT - texts_IT.mean(axis=0)
+    unit_IT = centred_IT / np.linalg.norm(centred_IT, axis=1, keepdims=True)
     content_I = unit_IT @ (weights @ unit_IT[last] / weights.sum())
     follows_I = np.log1p(3 * weights @ counts_II[last])
     parts = {"content": content_I, "transitions": follows_I, "recency": np.log1p(recent_I)}
