@@ -101,7 +101,7 @@ def export_run(
         RunError: `folder` holds something else, the data is not the run's, or the run has no such model.
         ConfigError: options contradict each other or the data, or the stage is a language model.
     """
-    run.require(data)
+    data = run.trained_on(data)
     if overwrite:
         require_export_or_new(folder)
     stage = run.stage(name)
@@ -125,6 +125,9 @@ def export_run(
         if data.multi_fields is not None:
             head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
+        if (origin := run.record.origin) is not None:
+            came_from = Path(origin["run"]).name
+            head["origin"] = {"kind": origin["kind"], "run": came_from, "metrics": origin["metrics"]}
         worst = _write_model(run, data, stage, temporary, "", options, texts, head)
         if options.both:
             head["undistilled"] = {}
