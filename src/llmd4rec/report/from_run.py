@@ -11,6 +11,7 @@ from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.evaluation.rolling_evaluation import HEAD, RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
 from llmd4rec.losses.sample_weights import WEIGHT_BINS
@@ -66,6 +67,11 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None
         else (),
+        rolling=[
+            RollingEvaluation.load(folder)
+            for folder in sorted((run.folder / "evaluation").glob("rolling-*"))
+            if (folder / HEAD).exists()
+        ],
         metric_info={name: info for result in results for name, info in result.evaluation.metric_info.items()},
         facts={
             "users": data.num_users,
