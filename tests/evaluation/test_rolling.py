@@ -28,7 +28,10 @@ DAY = 86_400
 LAST = np.array([1, 0.7, 0.5, 0.35, 0.25])
 WEIGHTS = {"content": 1.0, "transitions": 1.5, "recency": 1.0}
 MEMORY = Memory(
-    content=Content(dim=64), transitions=Transitions(gaps=2), recency=Recency(half_life_days=4.0), weights=WEIGHTS
+    content=Content(dim=64),
+    transitions=Transitions(gaps=2, recent_weight=0),
+    recency=Recency(half_life_days=4.0),
+    weights=WEIGHTS,
 )
 ASKED = Rolling(windows=4, every=5 * DAY, choose_on=1, cut=15 * DAY)
 

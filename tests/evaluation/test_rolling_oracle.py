@@ -25,7 +25,7 @@ NAMES = {"recency": "recency, half-life 4 days", "transitions": "transitions", "
 #: The script forgets what is 24 days old; its weights and gaps are fixed.
 MEMORY = Memory(
     content=Content(dim=1000),
-    transitions=Transitions(gaps=1),
+    transitions=Transitions(gaps=1, recent_weight=0),
     recency=Recency(half_life_days=4.0, window_days=24 - 1e-6),
     weights={"content": 1.0, "transitions": 1.5, "recency": 1.0},
 )
