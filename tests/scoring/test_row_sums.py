@@ -27,7 +27,7 @@ class Searched(RowQuery):
 
     @property
     def num_rows(self) -> int:
-        return self.given_BI.shape[1]
+        return int(self.given_BI.shape[1])
 
     @property
     def search_limits(self) -> SearchLimits:

@@ -11,6 +11,7 @@ from llmd4rec.cli.evaluate import STAGES
 from llmd4rec.cli.opening import TrustCode, open_run
 
 Table = Literal["float32", "int8"]
+MemoryOption = Literal["auto", "on", "off"]
 
 
 def export(
@@ -48,6 +49,22 @@ def export(
             "not publish such an export.",
         ),
     ] = 0,
+    memory: Annotated[
+        MemoryOption,
+        typer.Option(
+            metavar="WHEN",
+            help="The memory beside the model: `auto`, where validation wants it; `on`; `off`.",
+        ),
+    ] = "auto",
+    min_pair_users: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Leave out of the memory what fewer than N users chose after one another; the loss of accuracy is "
+            "measured and written.",
+        ),
+    ] = 1,
     trust_code: TrustCode = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
@@ -75,6 +92,6 @@ def export(
         folder,
         chosen,
         overwrite=overwrite,
-        options=ExportOptions(both, table, new_items, text_encoder, example_histories),
+        options=ExportOptions(both, table, new_items, text_encoder, example_histories, memory, min_pair_users),
     )
     print(f"{folder}: {chosen}, {summary}")

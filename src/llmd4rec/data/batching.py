@@ -203,8 +203,9 @@ class TrainingWindows:
         max_length: the longest window.
         reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
         candidates: the items that could have been chosen, ascending; None: all.
-        preference: how much rather than others each of `items` is trained on where an epoch takes only some of the
-            windows, [N]: a window counts as its last target does. None: all alike.
+        preference: how much rather than others each of `items` is a target where an epoch takes only some of the
+            positions, [N]: the probability of being taken is in proportion to it, and at most 1. None: whole windows
+            are taken, all alike.
 
     Raises:
         DataError, ConfigError: the histories do not have what is read.
@@ -241,7 +242,14 @@ class TrainingWindows:
         self._length: Int64Array = end - begin
         self._fresh: Int64Array = fresh - begin  # first row of the window whose target is its own to train
         self._number: Int64Array = first_number[user] + begin
-        self._preference = None if preference is None else preference[self._begin + self._length]
+        #: How much rather each training position is taken, [P], and which ones the epoch takes.
+        self._preference: NDArray[np.float64] | None = None
+        self._taken: NDArray[np.bool_] | None = None
+        if preference is not None:
+            place = np.arange(len(self._items))
+            inside = place < np.repeat(histories.train_end, np.diff(histories.offsets))
+            inside[starts[starts < len(place)]] = False  # the first item of a history is no target
+            self._preference = preference[inside]
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -261,6 +269,8 @@ class TrainingWindows:
         real = column < length[:, None]
         index = np.where(real, self._begin[windows, None] + column, self._begin[windows, None])
         mask = real & (column >= self._fresh[windows, None])
+        if self._taken is not None:
+            mask[mask] = self._taken[(self._number[windows, None] + column)[mask]]
         return TrainingBatch(
             items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
             lengths_B=torch.from_numpy(length),
@@ -280,22 +290,23 @@ class TrainingWindows:
         Args:
             tokens: trained positions per batch, about.
             rng: source of randomness.
-            limit: train only about so many positions, of windows drawn at random (for epochs that would take hours).
+            limit: train only about so many positions, of windows drawn at random (for epochs that would take hours), or
+                drawn by preference.
         """
-        order = rng.permutation(len(self)) if self._preference is None else self._drawn(self._preference, rng)
-        own = self._length - self._fresh
-        if limit is not None and limit < self.num_positions:
+        order = rng.permutation(len(self))
+        own, self._taken = self._length - self._fresh, None
+        if self._preference is not None and limit is not None and limit < self.num_positions:
+            self._taken = rng.random(self.num_positions) < _probabilities(self._preference, limit)
+            before = np.concatenate([[0], np.cumsum(self._taken)])
+            own = before[self._number + self._length] - before[self._number + self._fresh]
+            order = order[own[order] > 0]
+        elif limit is not None and limit < self.num_positions:
             order = order[: int(np.searchsorted(np.cumsum(own[order]), limit)) + 1]
         batches: list[Int64Array] = []
         for chunk in _split_by_sum(order, own, 32 * tokens):
             by_length = chunk[np.argsort(self._length[chunk], kind="stable")]
             batches += _split_by_sum(by_length, own, tokens)
         return [batches[i] for i in rng.permutation(len(batches))]
-
-    def _drawn(self, preference: NDArray[np.float64], rng: np.random.Generator) -> Int64Array:
-        """All windows in the order in which draws without replacement, by preference, take them."""
-        # The smallest of exponential variables is each with a probability in proportion to its rate.
-        return np.argsort(rng.exponential(size=len(self)) / np.maximum(preference, 1e-12), kind="stable")
 
     def in_order(self, tokens: int) -> Iterator[Int64Array]:
         """All windows, longest first, grouped into batches that read at most about `tokens` items with padding."""
@@ -305,6 +316,16 @@ class TrainingWindows:
             count = max(1, tokens // int(self._length[order[start]]))
             yield order[start : start + count]
             start += count
+
+
+def _probabilities(preference: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
+    """Probabilities in proportion to a preference, at most 1, that add up to `limit`."""
+    largest = np.sort(preference)[::-1]
+    others = np.cumsum(largest[::-1])[::-1]  # of an item and all behind it
+    # The first so many are certain; the others share what is left.
+    scale = (limit - np.arange(len(largest))) / np.maximum(others, np.finfo(np.float64).tiny)
+    certain = int(np.argmax(scale * largest <= 1))
+    return np.minimum(scale[certain] * preference, 1)
 
 
 def _split_by_sum(order: Int64Array, size: Int64Array, max_sum: int) -> list[Int64Array]:

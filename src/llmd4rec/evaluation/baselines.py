@@ -19,6 +19,7 @@ from torch import Tensor
 from llmd4rec.data.dataset import Dataset, SplitName
 from llmd4rec.evaluation.evaluator import USERS_AT_ONCE, is_bool
 from llmd4rec.evaluation.held_out import HeldOut, by_length, held_out, read, split_up
+from llmd4rec.evaluation.memory_weights import fit_memory
 from llmd4rec.evaluation.metrics import HR, NDCG, Floats, RecommendedLists, TargetRanks, mean_of_values, per_user
 from llmd4rec.evaluation.ranking import ItemLists, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
@@ -44,7 +45,7 @@ class BaselineFigures:
         figures: name → metric → value, of all.
         next_day: name → metric → value, of those.
         weights: of each part of the memory.
-        left_out: what is not there or has no weight, and why.
+        left_out: what is not there, and why; and parts of the memory that validation gives no weight.
     """
 
     split: SplitName
@@ -100,7 +101,7 @@ def evaluate_baselines(
     Args:
         data: the data set; its training part is counted.
         texts_IT: a text vector for each item; None: there are none.
-        memory: what the memory is made of, and its weights.
+        memory: what the memory is made of, and its weights; `auto`: those that validation chooses.
         split: `test` or `valid`.
         filter_seen: items of the history are no candidates.
 
@@ -110,7 +111,12 @@ def evaluate_baselines(
     """
     is_bool(filter_seen)
     held = held_out(data, split)
-    counted = count_memory(memory or Memory(), data, texts_IT)
+    settings = memory or Memory()
+    counted = count_memory(settings, data, texts_IT)
+    left_out: dict[str, str] = {}
+    if counted is not None and settings.weights == "auto" and len(data.valid):
+        fitted = fit_memory(counted, data, filter_seen=filter_seen)
+        counted, left_out = fitted.memory, {f"{name} in the memory": why for name, why in fitted.left_out.items()}
     scorers = baseline_scorers(data, texts_IT, memory, counted=counted)
     weights = {} if counted is None else counted.weights
     ranks = _ranks(data, held, scorers, weights, filter_seen)
@@ -124,7 +130,7 @@ def evaluate_baselines(
         {name: _means(each) for name, each in values.items()},
         {name: _means(each, masks["next_day"]) for name, each in values.items()} if "next_day" in masks else {},
         weights,
-        _left_out(counted, scorers),
+        _left_out(counted, scorers) | left_out,
     )
 
 

@@ -25,6 +25,7 @@ from llmd4rec.evaluation.rolling_evaluation import Kind, RollingEvaluation
 from llmd4rec.evaluation.windows import Rolling, Window, WindowTargets, cut_of, event_times, windows_of
 from llmd4rec.log import Bar, bar
 from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.baselines import BASELINES, ItemKNNScorer, PopularityScorer
 from llmd4rec.scoring.from_rows import RowsQuery, RowsScorer
 from llmd4rec.scoring.memory.recency import RecencyScorer
 from llmd4rec.scoring.memory.settings import Memory
@@ -35,6 +36,8 @@ Int64Array = NDArray[np.int64]
 #: The model of a window: as it was at the cut, or brought up to the window's start.
 ModelFor = Callable[[Window], Scorer]
 
+#: Behind the name of a model that is added to the memory.
+BESIDE = " + memory"
 METRICS = ("ndcg@10", "hr@10")
 #: How many of a user's last events are told to a memory that counts one more event in.
 OBSERVED_HISTORY = 50
@@ -123,8 +126,8 @@ class _Contest:
             for name, part in (*memory.parts.items(), ("memory", memory))
         }
         for name, model in models.items():
-            counted[f"{name} + memory"] = WeightedSum([model, counted["memory"]], [1.0, 1.0])
-        fixed: dict[str, Scorer] = dict(models)
+            counted[f"{name}{BESIDE}"] = WeightedSum([model, counted["memory"]], [1.0, 1.0])
+        fixed: dict[str, Scorer] = {**self._baselines(each.window), **models}
         results = {name: _Found.empty(each.held.positions, self._metrics) for name in (*fixed, *counted)}
         first = None if memory.recency is None else _Found.empty(each.first_events, self._metrics)
         total = len(each.held.positions) * len(results)
@@ -137,9 +140,13 @@ class _Contest:
                     self._rank(scorer, each, rows, results[name], progress)
                 if first is not None and memory.recency is not None:
                     self._rank_newcomers(memory.recency, each, newcomers, first)
-        self.kinds |= {name: _kind(name, models) for name in results}
+        order = [*BASELINES, "memory", *models]
+        self.kinds = {
+            name: _kind(name, models)
+            for name in sorted(results, key=lambda name: (order.index(name.removesuffix(BESIDE)), name))
+        }
         weights = dict(memory.weights)
-        self.weights |= {"memory": weights} | {f"{name} + memory": {name: 1.0, "memory": 1.0} for name in models}
+        self.weights |= {"memory": weights} | {f"{name}{BESIDE}": {name: 1.0, "memory": 1.0} for name in models}
         frames = [self._frame(name, each, found) for name, found in results.items()]
         return frames if first is None else [*frames, self._frame("recency", each, first, newcomers=True)]
 
@@ -156,6 +163,19 @@ class _Contest:
             )
         self.notes = [f"no {part}: {why}" for part, why in memory.missing.items()]
         return memory
+
+    def _baselines(self, window: Window) -> dict[str, Scorer]:
+        """Those that are no part of the memory; counted to the window's start in any case."""
+        popularity = PopularityScorer(self._item_counts(window))
+        neighbours = ItemKNNScorer(self._data.until(window.start))
+        return {
+            "popularity": RowsScorer(popularity, "popularity", max_length=1),
+            "item-knn": RowsScorer(neighbours, "item-knn"),
+        }
+
+    def _item_counts(self, window: Window) -> Int64Array:
+        """How often each item occurs before a window."""
+        return np.bincount(self._data.items[self._times < window.start], minlength=self._data.num_items)
 
     def _moments(self, each: WindowTargets, memory: CountedMemory) -> Iterator[tuple[Int64Array, Int64Array]]:
         """Which targets are ranked at once, and which of users without history.
@@ -213,7 +233,6 @@ class _Contest:
         positions = each.first_events if newcomers else each.held.positions
         users, items = self._data.users_of(positions), self._data.items[positions]
         begins = self._data.offsets[users]
-        before = np.bincount(self._data.items[self._times < each.window.start], minlength=self._data.num_items)
         last = np.maximum(positions - 1, begins)
         return pl.DataFrame(
             {
@@ -224,7 +243,7 @@ class _Contest:
                 "time": self._times[positions],
                 "history_length": positions - begins,
                 "gap": self._times[positions] - self._times[last],
-                "item_count": before[items],
+                "item_count": self._item_counts(each.window)[items],
                 "rank": found.ranks,
                 **dict(zip([metric.name for metric in self._metrics], found.values_MU, strict=True)),
             },
@@ -253,4 +272,4 @@ class _Found:
 def _kind(name: str, models: Mapping[str, Scorer]) -> Kind:
     if name in models:
         return "model"
-    return "model and memory" if name.endswith(" + memory") else "memory" if name == "memory" else "baseline"
+    return "model and memory" if name.endswith(BESIDE) else "memory" if name == "memory" else "baseline"

@@ -30,6 +30,14 @@ def _about(head: dict[str, Any]) -> list[str]:
         + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
         "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
     ]
+    if "origin" in head:
+        origin = head["origin"]
+        what = {"refit": "the refit", "update": "an update"}[origin["kind"]]
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in origin["metrics"].items() if name.endswith("@10"))
+        lines.append(
+            f"- It is {what} of the run `{origin['run']}`: every row of its data was trained on and none was held out. "
+            f"Figures are those of that run, validation above{f' and on test items {figures}' if figures else ''}."
+        )
     if "undistilled" in head:
         lines.append(
             f"- `undistilled/` is the same network trained without distillation, with validation {head['selection']} "

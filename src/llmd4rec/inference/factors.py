@@ -13,7 +13,7 @@ from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
 from llmd4rec.scoring.rows import RowScorer, with_rows
 
 Floats = NDArray[np.float32]
-#: What the item vectors of a model are called among the tables of a scorer.
+#: What a model is called among the tables of a scorer, and among the weights of a memory's parts.
 SPACE = "model"
 
 
@@ -24,10 +24,17 @@ class FactorRowScorer(RowScorer):
         encoder: gives the states of histories.
         table_ID: float32.
         index: over the first rows of the table, which never change then; None on a small catalogue.
+        max_length: how many of the most recent items it reads; None: as many as it is given.
     """
 
-    def __init__(self, encoder: Encoder, table_ID: Floats, index: ApproximateIndex | None = None) -> None:
-        self.encoder, self.table_ID, self.index = encoder, table_ID, index
+    def __init__(
+        self,
+        encoder: Encoder,
+        table_ID: Floats,
+        index: ApproximateIndex | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.encoder, self.table_ID, self.index, self.max_length = encoder, table_ID, index, max_length
         self._vectors = ItemVectors(table_ID)
 
     @property
@@ -47,8 +54,13 @@ class FactorRowScorer(RowScorer):
         now: Sequence[int | None],
     ) -> FactorRowQuery:
         """Encodes the histories together."""
+        if (length := self.max_length) is not None:
+            windows = [window[-length:] for window in windows]
+            times = [None if each is None else each[-length:] for each in times]
         return FactorRowQuery(encode(self.encoder, windows, self.table_ID, times, now), self._vectors, self.index)
 
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> FactorRowScorer:
         """With another table, in which these rows are written."""
-        return FactorRowScorer(self.encoder, with_rows(self.table_ID, rows, vectors[SPACE]), self.index)
+        return FactorRowScorer(
+            self.encoder, with_rows(self.table_ID, rows, vectors[SPACE]), self.index, self.max_length
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.folder import MEMORY
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.text_map import with_one
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
 
 Floats = NDArray[np.float32]
+
+
+def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
+    beside = [each.get(MEMORY, {}).get("texts") for each in (head, head.get("undistilled", {}))]
+    found: Mapping[str, Any] = next((each for each in (head.get("new_items"), *beside) if each), {})
+    return found
 
 
 class ItemTexts:
@@ -32,9 +39,9 @@ class ItemTexts:
     """
 
     def __init__(self, folder: Path, head: Mapping[str, Any], threads: int | None) -> None:
-        self._folder, self._threads = folder, threads
-        self.width: int = head["new_items"]["width"]
-        self.name: str = head["new_items"]["encoder"]
+        self._folder, self._threads, about = folder, threads, new_item_texts(head)
+        self.width: int = about["width"]
+        self.name: str = about["encoder"]
         self.fields: list[str] = head["text_fields"]
         self._about: Mapping[str, Any] | None = head.get("text_encoder")
         self._encoder: TextEncoder | None = None
@@ -99,16 +106,16 @@ class NewItemEmbedder:
 
     Attributes:
         texts: shared by the distilled and the undistilled model of an export.
-        maps: by the name of a table of the scorer, float32 [T + 1, d].
+        maps: by the name of a table of the scorer, what makes its rows of text vectors.
     """
 
     texts: ItemTexts
-    maps: Mapping[str, Floats]
+    maps: Mapping[str, Callable[[Floats], Floats]]
 
     def embedded(self, name: str, table_ID: Floats, vectors_NT: Floats) -> Floats:
         """The rows of items with these text vectors in a table; its mean row where it has no map."""
         if name in self.maps:
-            return with_one(vectors_NT) @ self.maps[name]
+            return self.maps[name](vectors_NT)
         mean_D: Floats = table_ID.mean(axis=0)
         return np.repeat(mean_D[None], len(vectors_NT), axis=0)
 

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.memory import current_moment, memory_of
 from llmd4rec.inference.search import TitleSearch
 from llmd4rec.inference.types import Item, NewItem
+from llmd4rec.scoring.memory.recency import RecencyScorer
+from llmd4rec.scoring.memory.state import CountedMemory
 from llmd4rec.scoring.rows import RowScorer
 
 Floats = NDArray[np.float32]
@@ -39,6 +42,20 @@ class Snapshot:
     def search(self) -> TitleSearch:
         """Search by words of titles."""
         return TitleSearch(self.catalogue)
+
+    @cached_property
+    def memory(self) -> CountedMemory | None:
+        """The memory beside the model, if there is one."""
+        return memory_of(self.scorer)
+
+    @property
+    def recency(self) -> RecencyScorer | None:
+        """What is chosen of late, where the memory knows."""
+        return None if self.memory is None else self.memory.recency
+
+    def moment(self) -> int:
+        """For which moment a request is answered that names none."""
+        return current_moment(self.recency)
 
     @property
     def vectors_ID(self) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmd4rec.data.arrays import INPUTS
+from llmd4rec.inference.memory import memory_of
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.scoring.from_rows import RowsScorer
 from llmd4rec.scoring.rows import RowScorer
@@ -19,11 +20,12 @@ class RecommenderScorer(RowsScorer):
     """
 
     def __init__(self, scorer: RowScorer, info: ExportInfo) -> None:
+        memory = memory_of(scorer)
         super().__init__(
             scorer,
-            f"{info.model} {info.dim}",
+            f"{info.model} {info.dim}" + (" + memory" if memory is not None and memory is not scorer else ""),
             max_length=info.max_length,
             # Requests give all times or none, of which the encoder then reads what it needs.
-            reads=INPUTS if info.reads else (),
+            reads=INPUTS if info.reads else () if memory is None else memory.reads,
             stage=info.stage,
         )

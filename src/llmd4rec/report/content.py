@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.evaluation import MetricInfo
+from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison
 
 
@@ -160,6 +161,7 @@ class ReportContent:
         curves: validation values per epoch, in the order of training.
         weights: one per stage with sample weights.
         examples: see :func:`~llmd4rec.report.examples.choose_examples`.
+        rolling: what was found in windows behind the cut.
         metric_info: name → how to show a metric of `rows`; built-in ones need none.
         facts: what the data set is, name → value, in order; for example users, items, interactions.
         settings: the run's settings as YAML text.
@@ -181,6 +183,7 @@ class ReportContent:
     curves: Sequence[CurvePoint] = ()
     weights: Sequence[WeightHistogram] = ()
     examples: Sequence[Example] = ()
+    rolling: Sequence[RollingEvaluation] = ()
     metric_info: Mapping[str, MetricInfo] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""

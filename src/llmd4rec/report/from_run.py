@@ -11,6 +11,7 @@ from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.evaluation.rolling_evaluation import HEAD, RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
 from llmd4rec.losses.sample_weights import WEIGHT_BINS
@@ -65,6 +66,11 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None
         else (),
+        rolling=[
+            RollingEvaluation.load(folder)
+            for folder in sorted((run.folder / "evaluation").glob("rolling-*"))
+            if (folder / HEAD).exists()
+        ],
         metric_info={name: info for result in results for name, info in result.evaluation.metric_info.items()},
         facts={
             "users": data.num_users,
@@ -76,13 +82,12 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             "test targets": len(data.test),
             "seen items": "filtered" if run.settings.evaluation.filter_seen else "kept",
             "fingerprint": data.fingerprint,
+            **_origin_facts(run),
         },
         settings=dump_settings(run.settings),
         environment=_flat(read_json(run.folder / "environment.json"))
         | {"seed": run.settings.seed, **({"language model": run.record.llm["origin"]} if run.record.llm else {})},
-        commands=[
-            f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
-        ],
+        commands=[_command(run, data)],
     )
 
 
@@ -181,6 +186,25 @@ def _order_facts(data: Dataset) -> dict[str, str]:
         if "ascending_by_identifier" in ties:
             facts["tied neighbours"] += f", {ties['ascending_by_identifier']:.0%} of them ascending by identifier"
     return facts
+
+
+def _origin_facts(run: Run) -> dict[str, object]:
+    """What a refitted or updated run came from, and the figures of that run."""
+    origin = run.record.origin
+    if origin is None:
+        return {}
+    name = Path(origin["run"]).name
+    figures = {f"test {metric} of {name}": f"{value:.4f}" for metric, value in origin["metrics"].items()}
+    return {f"{origin['kind']} of": name, "held out": "nothing", **figures}
+
+
+def _command(run: Run, data: Dataset) -> str:
+    """What makes such a run."""
+    origin = run.record.origin
+    if origin is not None:
+        where = Path(origin["data_path"]).name if origin["data_path"] else "DATA"
+        return f"llmd4rec {origin['kind']} {Path(origin['run']).name} --data {where} --out {run.folder.name}"
+    return f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
 
 
 def _llm_name(run: Run) -> str:

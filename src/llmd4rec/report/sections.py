@@ -9,7 +9,7 @@ from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.evaluation import MetricInfo, main_metrics
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
-from llmd4rec.report import charts, tables
+from llmd4rec.report import charts, rolling, tables
 from llmd4rec.report.charts import esc
 from llmd4rec.report.content import Example, ReportContent
 from llmd4rec.report.words import capital, count, ensemble, enumeration, items, p_value, percent
@@ -228,6 +228,19 @@ def different_hits(content: ReportContent) -> str:
         f"{esc(comparison.first)} or {esc(comparison.second)}.{agree} What only one of them finds, the "
         "other can still learn.",
         charts.overlap(found, comparison.first, comparison.second),
+    )
+
+
+def time_passes(content: ReportContent) -> str:
+    """What was found in windows behind the cut."""
+    return "".join(
+        _section(
+            "rolling" if not number else f"rolling-{number}",
+            "Where time passes",
+            esc(rolling.finding(found)),
+            rolling.parts(found),
+        )
+        for number, found in enumerate(content.rolling)
     )
 
 

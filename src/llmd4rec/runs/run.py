@@ -7,6 +7,7 @@
     counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
+    checkpoints/STAGE/item_embedding.safetensors   before its features were merged, see unmerged.py
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
     rollouts/                  while somebody is taught on them, see distillation/rollouts.py
     teachers/                  while somebody is taught by them, see distillation/cache.py
@@ -217,6 +218,17 @@ class Run:
                 "or train a new run on this one. (`llmd4rec evaluate --other-data` takes it, and says so.)",
             )
 
+    def trained_on(self, data: Dataset) -> Dataset:
+        """The run's data set as it was trained on: of a refitted or updated run every row, over its catalogue.
+
+        Raises:
+            RunError: it is not the run's.
+        """
+        if self.record.origin is not None and data.is_known_as(self.record.origin["data"]):
+            return trained_on(data, self.catalogue())
+        self.require(data)
+        return data
+
     def load_data(self, path: Path | None = None, *, other: bool = False) -> Dataset:
         """The run's data set, from `path` or from where it was trained; with `other`, whatever data set is there.
 
@@ -231,11 +243,7 @@ class Run:
                 "Save it with data.save(FOLDER), then name it: --data FOLDER.",
             )
         data = Dataset.load(where)
-        if not other and self.record.origin is not None and data.is_known_as(self.record.origin["data"]):
-            return trained_on(data, self.catalogue())
-        if not other:
-            self.require(data)
-        return data
+        return data if other else self.trained_on(data)
 
     # ---- models -------------------------------------------------------------------------------------------------
     def checkpoint_of(self, stage_id: str) -> Path:
