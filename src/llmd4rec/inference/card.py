@@ -93,8 +93,9 @@ def _memory(head: dict[str, Any]) -> list[str]:
         "- Beside the model stands a memory (`memory/`), which was counted and not trained: what follows what, what "
         f"reads alike, what is chosen now. Scores are a sum with the weights {weights}; validation "
         f"{head['selection']} of both together is {found['validation']:.4f}. "
-        f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took {found['milliseconds']:.2f} ms with it and "
-        f"{found['milliseconds_without']:.2f} ms without. The snippet without this package below is of the model alone."
+        f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took "
+        f"{found['milliseconds']:.2f} ms with it and {found['milliseconds_without']:.2f} ms without. "
+        "The snippet without this package below is of the model alone."
     ]
     if "min_pair_users" in found:
         measured = (
