@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from refreshed import DAY, catalogue, data_of, rows, trained
+from refreshed import DAY, catalogue, data_of, rows, stopping, trained
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -24,6 +24,7 @@ from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.unmerged import FILE, attribute_keys, load_unmerged, save_unmerged
 from llmd4rec.runs.update import Update, new_rows, preferences, update
+from llmd4rec.training.runtime import Interrupted
 
 SHORT = Update(epochs=2, learning_rate=0.01)
 ITEMS = [f"i{item}" for item in range(12)]
@@ -138,6 +139,17 @@ def test_an_interrupted_update_goes_on_to_the_same_weights(folder: Path, tmp_pat
     part.record.finished = False
     part.save()
     again = update(run, data, tmp_path / "part", how=SHORT)
+    assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
+
+
+def test_stopped_within_the_training_it_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    data, how = data_of(rows(10)), Update(epochs=3, learning_rate=0.01)
+    whole = update(opened(folder), data, tmp_path / "whole", how=how)
+    run = stopping(opened(folder))
+    with pytest.raises(Interrupted):
+        update(run, data, tmp_path / "part", how=how)
+    assert (tmp_path / "part" / "checkpoints" / "undistilled" / "training" / "last.safetensors").exists()
+    again = update(run, data, tmp_path / "part", how=how)
     assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
 
 

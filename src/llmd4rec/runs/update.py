@@ -11,6 +11,7 @@ drawn by how recent they are, so that it learns what is new and keeps what it kn
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -183,7 +184,7 @@ class _Updating:
             settings_name="training.model",
             seed=derive_seed(settings.seed, "update", self.data.num_interactions),
             validate=None,
-            callbacks=[*settings.loggers],
+            callbacks=[*map(copy.copy, settings.loggers)],
             log_folder=folder,
             trained_before=True,
             objective=objective,
