@@ -263,3 +263,10 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     made = Run.open(tmp_path / "new")
     assert made.record.origin is not None
     assert made.record.origin["how"]["replay"] == 0.5
+
+
+def test_help_names_the_defaults() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["update", "--help"], env={"COLUMNS": "300"}).output.split())
+    usual = Update()
+    for value in (usual.epochs, usual.replay, f"{usual.half_life_days:g}", usual.learning_rate, f"{usual.remember:g}"):
+        assert f"[default: {value}]" in shown

@@ -63,9 +63,9 @@ class Update(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(4, ge=1, description="passes over the new rows, each with older ones drawn anew")
+    epochs: int = Field(3, ge=1, description="passes over the new rows, each with older ones drawn anew")
     replay: float = Field(
-        0.25, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
+        0.2, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
     )
     half_life_days: float | None = Field(
         60.0, gt=0, description="older rows are drawn half as often for each so many days of age (null: all alike)"
