@@ -20,28 +20,13 @@ from llmd4rec.evaluation.rolling_tables import print_rolling
 from llmd4rec.evaluation.windows import CountTo, History, Rolling, Window
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.factors import FactorScorer
-from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
 
 from .examples import LastItemModel, make_dataset
+from .rolling_examples import ASKED, MEMORY, WEIGHTS, hand_made, random_log
 
 DAY = 86_400
 LAST = np.array([1, 0.7, 0.5, 0.35, 0.25])
-WEIGHTS = {"content": 1.0, "transitions": 1.5, "recency": 1.0}
-MEMORY = Memory(
-    content=Content(dim=64), transitions=Transitions(gaps=2), recency=Recency(half_life_days=4.0), weights=WEIGHTS
-)
-ASKED = Rolling(windows=4, every=5 * DAY, choose_on=1, cut=15 * DAY)
-
-
-def random_log(seed: int, users: int = 40, items: int = 25) -> Dataset:
-    """Thirty-five days by the hour, many at the same moment; some users first appear late."""
-    rng = np.random.default_rng(seed)
-    sequences = [rng.integers(0, items, rng.integers(1, 14)).tolist() for _ in range(users)]
-    times = [
-        (np.sort(rng.integers(rng.integers(0, 30) * 24, 35 * 24, len(sequence))) * 3_600).tolist()
-        for sequence in sequences
-    ]
-    return make_dataset(sequences, items, times)
 
 
 def text_vectors(data: Dataset, seed: int = 0) -> NDArray[np.float32]:
@@ -62,11 +47,13 @@ def counted_scores(data: Dataset, texts_IT: NDArray[np.float32], history: Sequen
             recent_I[data.items[at]] += 0.5 ** ((now - data.times[at]) / (4 * DAY))
             for gap in (1, 2):
                 if at - gap >= span.start:
-                    counts_II[data.items[at - gap], data.items[at]] += 1 / gap
-                    counts_II[data.items[at], data.items[at - gap]] += 0.5 / gap
+                    weight = (1 + 3 * 0.5 ** ((now - data.times[at]) / (10 * DAY))) / gap
+                    counts_II[data.items[at - gap], data.items[at]] += weight
+                    counts_II[data.items[at], data.items[at - gap]] += 0.5 * weight
     last = list(history)[-5:][::-1]
     weights = LAST[: len(last)]
-    unit_IT = texts_IT / np.linalg.norm(texts_IT, axis=1, keepdims=True)
+    centred_IT = texts_IT - texts_IT.mean(axis=0)
+    unit_IT = centred_IT / np.linalg.norm(centred_IT, axis=1, keepdims=True)
     content_I = unit_IT @ (weights @ unit_IT[last] / weights.sum())
     follows_I = np.log1p(3 * weights @ counts_II[last])
     parts = {"content": content_I, "transitions": follows_I, "recency": np.log1p(recent_I)}
@@ -212,6 +199,49 @@ def test_totals_leave_out_the_windows_that_weights_are_chosen_on() -> None:
     assert np.average([mean or 0.0 for mean in means[1:]], weights=sizes[1:]) == pytest.approx(shown)
 
 
+def following_log() -> Dataset:
+    """Each item is followed by the next one round the circle, at moments that say nothing."""
+    rng = np.random.default_rng(0)
+    sequences = [((int(rng.integers(0, 30)) + np.arange(6)) % 30).tolist() for _ in range(150)]
+    times = [np.sort(rng.integers(0, 35 * DAY, 6)).tolist() for _ in sequences]
+    return make_dataset(sequences, 30, times)
+
+
+def test_weights_are_chosen_on_the_first_windows() -> None:
+    data, auto = following_log(), MEMORY.model_copy(update={"weights": "auto"})
+    asked = replace(ASKED, choose_on=2)
+    found = rolling(data, asked, memory=auto, texts_IT=text_vectors(data))
+    chosen = found.weights["memory"]
+    assert chosen["transitions"] > 0
+    assert chosen["content"] < 0.5 * chosen["transitions"]
+    assert any(note.startswith("recency is halved every") for note in found.notes)
+    # What comes later has no part in it.
+    assert data.times is not None
+    changed = np.array(data.items)
+    late = np.flatnonzero(data.times >= asked.cut + 2 * asked.every)  # type: ignore[operator]
+    changed[late] = (changed[late] + 7) % 30
+    other = rolling(replace(data, items=changed), asked, memory=auto, texts_IT=text_vectors(data))
+    assert other.weights["memory"] == chosen
+
+
+def test_a_useless_model_has_next_to_no_weight_beside_the_memory() -> None:
+    data, auto = following_log(), MEMORY.model_copy(update={"weights": "auto"})
+    noise = FactorScorer(LastItemModel(torch.randn(30, 8, generator=torch.Generator().manual_seed(0))))
+    found = rolling(data, replace(ASKED, choose_on=2), memory=auto, models={"frozen": lambda window: noise})
+    weights = found.weights["frozen + memory"]
+    assert weights["frozen"] < 0.05 * weights["transitions"]
+    both, memory = (found.figure(name, "ndcg@10") for name in ("frozen + memory", "memory"))
+    assert both == pytest.approx(memory, abs=0.05)
+    assert found.beats_baselines("frozen") is False
+
+
+def test_without_windows_to_choose_on_weights_are_the_defaults() -> None:
+    auto = MEMORY.model_copy(update={"weights": "auto"})
+    found = rolling(random_log(0), replace(ASKED, choose_on=0), memory=auto)
+    assert found.weights["memory"] == {name: DEFAULT_WEIGHTS[name] for name in ("transitions", "recency")}
+    assert "weights are the defaults, since there is no window to choose them on" in found.notes
+
+
 def test_parts_that_cannot_be_are_named() -> None:
     found = rolling(random_log(0), ASKED, memory=MEMORY)
     assert "content" not in found.kinds
@@ -242,22 +272,6 @@ def test_several_targets() -> None:
 def test_metrics_of_all_lists_have_no_windows() -> None:
     with pytest.raises(ConfigError, match="coverage@10 has no values per user"):
         rolling(random_log(0), ASKED, memory=MEMORY, metrics=["coverage@10"])
-
-
-def hand_made(values: dict[str, list[float]], users: list[str], kinds: dict[str, str]) -> RollingEvaluation:
-    """One window, one metric, given values."""
-    found = rolling(random_log(0), replace(ASKED, windows=1, choose_on=0), memory=MEMORY)
-    frames = [
-        pl.DataFrame(
-            {
-                "scorer": [name] * len(users), "window": [0] * len(users), "user_id": users, "item_id": users,
-                "time": [15 * DAY] * len(users), "history_length": [1] * len(users), "gap": [0] * len(users),
-                "item_count": [0] * len(users), "rank": [1] * len(users), "ndcg@10": each, "hr@10": each,
-            }
-        )
-        for name, each in values.items()
-    ]  # fmt: skip
-    return replace(found, kinds=kinds, weights={}, per_target=pl.concat(frames))  # type: ignore[arg-type]
 
 
 def test_a_model_no_better_than_the_best_baseline_is_marked(capsys: pytest.CaptureFixture[str]) -> None:

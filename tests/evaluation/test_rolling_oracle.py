@@ -21,11 +21,17 @@ SCRIPT = SHARED / "reference" / "memory_reference.py"
 BEAUTY, VECTORS = SHARED / "data" / "amazon2014_beauty", SHARED / "reference" / "beauty_minilm.npy"
 DAY = 86_400
 #: What the script calls its scorers.
-NAMES = {"recency": "recency, half-life 4 days", "transitions": "transitions", "content": "content", "memory": "memory"}
-#: The script forgets what is 24 days old; its weights and gaps are fixed.
+NAMES = {
+    "popularity": "popularity",
+    "recency": "recency, half-life 4 days",
+    "transitions": "transitions",
+    "content": "content",
+    "memory": "memory",
+}
+#: The script forgets what is 24 days old, and its pairs do not age; its weights and gaps are fixed.
 MEMORY = Memory(
     content=Content(dim=1000),
-    transitions=Transitions(gaps=1),
+    transitions=Transitions(gaps=1, recent_weight=0.0),
     recency=Recency(half_life_days=4.0, window_days=24 - 1e-6),
     weights={"content": 1.0, "transitions": 1.5, "recency": 1.0},
 )
@@ -41,7 +47,7 @@ def test_windows_of_a_part_of_beauty_are_those_of_the_script(tmp_path: Path) -> 
     log.write_parquet(tmp_path / "log.parquet")
     every = np.unique(whole["item_id"].to_numpy())
     vectors = np.load(VECTORS)[np.searchsorted(every, np.unique(log["item_id"].to_numpy()))]
-    np.save(tmp_path / "vectors.npy", vectors)
+    np.save(tmp_path / "vectors.npy", vectors - vectors.astype(np.float32).mean(axis=0))  # the package does so itself
     command = [sys.executable, str(SCRIPT), "rolling", str(tmp_path / "log.parquet"), "--weeks", "6"]
     command += ["--vectors", str(tmp_path / "vectors.npy")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
