@@ -19,6 +19,7 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.features.attributes import item_attributes
 from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.runs.memory import memory_of
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
@@ -151,6 +152,19 @@ def test_stopped_within_the_training_it_goes_on_to_the_same_weights(folder: Path
     assert (tmp_path / "part" / "checkpoints" / "undistilled" / "training" / "last.safetensors").exists()
     again = update(run, data, tmp_path / "part", how=how)
     assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
+
+
+def test_the_memory_is_counted_anew_with_the_weights_of_the_run(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run", memory="auto")
+    assert run.record.memory is not None
+    newer = data_of(rows(10))
+    for made in (refit(run, newer, tmp_path / "refit"), update(run, newer, tmp_path / "update", how=SHORT)):
+        assert made.record.memory is not None
+        assert made.record.memory["alone"] == run.record.memory["alone"]
+        assert made.record.memory["beside"] == run.record.memory["beside"]
+        memory, _ = memory_of(made)
+        assert memory.as_of == max(time for _, _, time in rows(10)) + 1
 
 
 def test_its_own_data_are_no_test(folder: Path, tmp_path: Path) -> None:
