@@ -368,15 +368,23 @@ def test_counting_a_few_rows_at_a_time_changes_nothing(
         assert (np.diff(columns[inside]) > 0).all()
 
 
-def test_a_full_row_drops_its_smallest_entry() -> None:
-    mix = np.array([1, 10], np.float32)
-    rows = SparseRows(np.array([0, 2]), np.array([1, 4], np.int32), np.array([[2, 0], [5, 0]], np.float32), 2)
-    rows.add(0, 0, np.array([1, 0], np.float32), mix)  # smaller than both
-    assert rows.row(0)[0].tolist() == [1, 4]
-    rows.add(0, 9, np.array([0, 0.3], np.float32), mix)
-    assert rows.row(0)[0].tolist() == [4, 9]
-    rows.add(0, 1, np.array([4, 0], np.float32), mix)
-    assert [each.tolist() for each in rows.row(0)] == [[1, 4], [[4, 0], [5, 0]]]
+def test_a_full_row_drops_its_smallest_entries_as_it_grows() -> None:
+    """By what the numbers of an entry weigh together; nothing of what is kept is lost."""
+    mix, rng = np.array([1, 10], np.float32), np.random.default_rng(0)
+    rows = SparseRows(np.array([0, 2]), np.array([1, 4], np.int32), np.array([[900, 0], [0, 90]], np.float32), 20)
+    dense = np.zeros((1000, 2))
+    dense[[1, 4]] = [[900, 0], [0, 90]]
+    for column in rng.permutation(1000).tolist():
+        numbers = (float(column), 0.5)
+        dense[column] += numbers
+        rows.add(0, column, numbers, mix)
+    columns, values = rows.row(0)
+    assert (np.diff(columns) > 0).all()
+    assert len(columns) < 100
+    np.testing.assert_allclose(values, dense[columns], rtol=1e-5)
+    assert set(np.argsort(-(dense @ mix))[:20].tolist()) <= set(columns.tolist())
+    starts, found, _ = rows.arrays()
+    assert (starts.tolist(), found.tolist()) == ([0, len(columns)], columns.tolist())
     assert [each.tolist() for each in rows.row(7)] == [[], []]
 
 
