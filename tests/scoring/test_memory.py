@@ -324,7 +324,7 @@ def test_readers_see_whole_rows_while_events_are_observed() -> None:
                 assert (np.diff(columns) > 0).all()
                 assert len(columns) == len(values)
                 assert np.isfinite(memory.prepare([[0]], [None], [start + 10**6]).scores()).all()
-                assert values.sum() >= last  # counts only grow
+                assert values.sum() >= last * (1 - 1e-4)  # counts grow, but for what they age meanwhile
                 last = float(values.sum())
         except BaseException as error:
             failures.append(error)
