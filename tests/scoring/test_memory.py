@@ -82,10 +82,7 @@ def test_scores_are_those_of_counting_by_hand(
     memory = counted_memory(asked, data, texts, before=before).with_weights(weights)
 
     counts = counted(data, before)
-    moment = before
-    if before is None and data.times is not None:
-        moment = max(int(time) for time, each in zip(data.times, counts, strict=True) if each)
-    total = pairs(data, counts, transitions, moment)
+    total = pairs(data, counts, transitions, before)  # without age where targets are of all times
     positions = [int(position) for position in (*data.valid, *data.test)]
     windows, times, now = asked_for(data, positions)
     found = {name: part.prepare(windows, times, now).scores() for name, part in memory.parts.items()}
@@ -215,18 +212,19 @@ def test_a_training_step_is_left_out_of_the_counts() -> None:
 def test_leaving_a_step_out_is_counting_without_it(seed: int, transitions: Transitions) -> None:
     """Repeated items and moments too: the item may stand in its own history."""
     data = random_log(seed, users=4, items=5)
-    scorer = counted_memory(Memory(content=None, recency=None, transitions=transitions), data, None).transitions
-    assert scorer is not None
     assert data.times is not None
-    rng, counts = np.random.default_rng(seed), np.array(counted(data, None))
+    before = int(np.quantile(data.times, 0.7))
+    memory = count_memory(Memory(content=None, recency=None, transitions=transitions), data, None, before=before)
+    scorer = None if memory is None else memory.transitions
+    assert scorer is not None
+    rng, counts = np.random.default_rng(seed), np.array(counted(data, before))
     steps = [p for p in np.flatnonzero(counts) if p > data.offsets[data.users_of(np.array([p]))[0]]]
     position = int(rng.choice(steps)) if steps else None
     if position is None:
         return
-    moment = int(data.times[counts].max())
     without = counts.copy()
     without[position] = False
-    total = pairs(data, without.tolist(), transitions, moment)
+    total = pairs(data, without.tolist(), transitions, before)
     history = data.history(position).tolist()
     times = data.times[position - len(history) : position].tolist()
     found = scorer.prepare_leaving_out([history], [times], [int(data.times[position])], [int(data.items[position])])
@@ -276,7 +274,7 @@ def test_a_new_item_is_scored_by_its_text_and_then_by_what_is_observed() -> None
     assert scores("content")[ITEMS] == pytest.approx(1.0, abs=1e-4)
     assert (scores("transitions")[ITEMS], scores("recency")[ITEMS]) == (0, 0)
     grown.observe([5], ITEMS, now)
-    assert np.expm1(scores("transitions")[ITEMS]) == pytest.approx(3.0 * 9, rel=1e-5)
+    assert np.expm1(scores("transitions")[ITEMS]) == pytest.approx(3.0, rel=1e-5)
     assert np.expm1(scores("recency")[ITEMS]) == pytest.approx(1.0, rel=1e-4)
     for then in (now + 1, now, now - 3 * DAY):  # what was there before still answers
         assert memory.prepare([[5], [5]], [None] * 2, [then, then - 5]).scores().shape == (2, ITEMS)
