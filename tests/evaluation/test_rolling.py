@@ -20,6 +20,7 @@ from llmd4rec.evaluation.rolling_tables import print_rolling
 from llmd4rec.evaluation.windows import CountTo, History, Rolling, Window
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.factors import FactorScorer
+from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
 
 from .examples import LastItemModel, make_dataset
 from .rolling_examples import ASKED, MEMORY, WEIGHTS, hand_made, random_log
@@ -196,6 +197,49 @@ def test_totals_leave_out_the_windows_that_weights_are_chosen_on() -> None:
     assert found.targets() == sizes
     means, shown = found.by_window("memory", "ndcg@10"), found.figure("memory", "ndcg@10")
     assert np.average([mean or 0.0 for mean in means[1:]], weights=sizes[1:]) == pytest.approx(shown)
+
+
+def following_log() -> Dataset:
+    """Each item is followed by the next one round the circle, at moments that say nothing."""
+    rng = np.random.default_rng(0)
+    sequences = [((int(rng.integers(0, 30)) + np.arange(6)) % 30).tolist() for _ in range(150)]
+    times = [np.sort(rng.integers(0, 35 * DAY, 6)).tolist() for _ in sequences]
+    return make_dataset(sequences, 30, times)
+
+
+def test_weights_are_chosen_on_the_first_windows() -> None:
+    data, auto = following_log(), MEMORY.model_copy(update={"weights": "auto"})
+    asked = replace(ASKED, choose_on=2)
+    found = rolling(data, asked, memory=auto, texts_IT=text_vectors(data))
+    chosen = found.weights["memory"]
+    assert chosen["transitions"] > 0
+    assert chosen["content"] < 0.5 * chosen["transitions"]
+    assert any(note.startswith("recency is halved every") for note in found.notes)
+    # What comes later has no part in it.
+    assert data.times is not None
+    changed = np.array(data.items)
+    late = np.flatnonzero(data.times >= asked.cut + 2 * asked.every)  # type: ignore[operator]
+    changed[late] = (changed[late] + 7) % 30
+    other = rolling(replace(data, items=changed), asked, memory=auto, texts_IT=text_vectors(data))
+    assert other.weights["memory"] == chosen
+
+
+def test_a_useless_model_has_next_to_no_weight_beside_the_memory() -> None:
+    data, auto = following_log(), MEMORY.model_copy(update={"weights": "auto"})
+    noise = FactorScorer(LastItemModel(torch.randn(30, 8, generator=torch.Generator().manual_seed(0))))
+    found = rolling(data, replace(ASKED, choose_on=2), memory=auto, models={"frozen": lambda window: noise})
+    weights = found.weights["frozen + memory"]
+    assert weights["frozen"] < 0.05 * weights["transitions"]
+    both, memory = (found.figure(name, "ndcg@10") for name in ("frozen + memory", "memory"))
+    assert both == pytest.approx(memory, abs=0.05)
+    assert found.beats_baselines("frozen") is False
+
+
+def test_without_windows_to_choose_on_weights_are_the_defaults() -> None:
+    auto = MEMORY.model_copy(update={"weights": "auto"})
+    found = rolling(random_log(0), replace(ASKED, choose_on=0), memory=auto)
+    assert found.weights["memory"] == {name: DEFAULT_WEIGHTS[name] for name in ("transitions", "recency")}
+    assert "weights are the defaults, since there is no window to choose them on" in found.notes
 
 
 def test_parts_that_cannot_be_are_named() -> None:

@@ -27,6 +27,7 @@ from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
 from llmd4rec.models.settings import ModelSettings
+from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
 from llmd4rec.training.settings import Training
@@ -192,6 +193,15 @@ def _teachers(value: Any) -> Any:
     return value
 
 
+def _memory(value: Any) -> Any:
+    """`auto`, `null` or its settings."""
+    if value == "auto":
+        return Memory()
+    if isinstance(value, str):
+        raise ValueError("must be `auto`, null, or parts such as {content: {dim: 64}, recency: null}")
+    return value
+
+
 class PerStudent(BaseModel):
     """A number for each model that is taught."""
 
@@ -309,6 +319,12 @@ class DistillationSettings(BaseModel):
         "that differ by their seeds alone; null: none, as in the paper",
     )
     llm: LLM | None = Field(None, description="the language model; null: none")
+    memory: Annotated[Memory | None, BeforeValidator(_memory)] = Field(
+        None,
+        description="what stands beside the model without being trained: what reads alike, what follows what, what is "
+        "chosen now. auto: all that the data has and validation wants; null: none; or its parts, such as "
+        "`{recency: {half_life_days: 7}}`",
+    )
     texts: TextSettings = Field(default_factory=TextSettings)
     distill: DistillSettings = Field(default_factory=DistillSettings)
     ensemble: EnsembleSettings = Field(default_factory=EnsembleSettings)
@@ -371,7 +387,7 @@ class DistillationSettings(BaseModel):
 
 
 #: What the command line trains where a file of settings does not say otherwise.
-RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default"}
+RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default", "memory": "auto"}
 
 
 def parse_settings(values: dict[str, Any]) -> DistillationSettings:

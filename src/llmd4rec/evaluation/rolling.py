@@ -19,6 +19,13 @@ from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.evaluation import MetricInfo
 from llmd4rec.evaluation.evaluator import ranked
 from llmd4rec.evaluation.held_out import split_up
+from llmd4rec.evaluation.memory_weights import (
+    DEFAULT_MODEL,
+    CandidateScores,
+    FittedWeights,
+    choose_weights,
+    sample_candidates,
+)
 from llmd4rec.evaluation.metrics import Floats, GlobalMetric, Metric, RecommendedLists, TargetRanks, expand, per_user
 from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.rolling_evaluation import Kind, RollingEvaluation
@@ -30,6 +37,7 @@ from llmd4rec.scoring.from_rows import RowsQuery, RowsScorer
 from llmd4rec.scoring.memory.recency import RecencyScorer
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
+from llmd4rec.scoring.rows import RowScorer
 from llmd4rec.scoring.sums import WeightedSum
 
 Int64Array = NDArray[np.int64]
@@ -77,10 +85,15 @@ def rolling(
             raise ConfigError(f"metric {metric.name} has no values per user", "Leave it out of a rolling evaluation.")
     found = windows_of(data, asked)
     contest = _Contest(data, asked, memory or Memory(), texts_IT, measured, batch_size)
+
+    def models_in(each: WindowTargets) -> dict[str, Scorer]:
+        return {name: model_for(each.window) for name, model_for in models.items()}
+
+    first = [models_in(each) for each in found[: asked.choose_on]]
+    contest.choose_weights(found[: asked.choose_on], first)
     frames = []
-    for each in found:
-        in_window = {name: model_for(each.window) for name, model_for in models.items()}
-        frames += contest.frames(each, in_window)
+    for number, each in enumerate(found):
+        frames += contest.frames(each, first[number] if number < len(first) else models_in(each))
     return RollingEvaluation(
         asked,
         tuple(each.window for each in found),
@@ -114,19 +127,57 @@ class _Contest:
         self._metrics, self._batch_size = metrics, batch_size
         self._times = event_times(data)
         self._k = max(metric.k or 0 for metric in metrics)
+        #: The weights of the memory's parts, and beside each model those and the model's; none before they are chosen.
+        self._alone: dict[str, float] | None = None
+        self._beside: dict[str, tuple[dict[str, float], float]] = {}
         self.kinds: dict[str, Kind] = {}
         self.weights: dict[str, dict[str, float]] = {}
         self.notes: list[str] = []
 
+    def choose_weights(self, windows: Sequence[WindowTargets], models: Sequence[Mapping[str, Scorer]]) -> None:
+        """Chooses the weights of the memory, and of each model beside it, on the first windows.
+
+        Args:
+            windows: to choose on.
+            models: those of each window.
+        """
+        if self._memory.weights != "auto":
+            return
+        chosen_on = [place for place, each in enumerate(windows) if len(each.held.positions)]
+        if not chosen_on:
+            self._note("weights are the defaults, since there is no window to choose them on")
+            return
+        counted = [self._counted(windows[place].window) for place in chosen_on]
+        alone = self._fitted([self._sample(memory, windows[n]) for memory, n in zip(counted, chosen_on, strict=True)])
+        self._alone, self._memory = alone.weights, alone.memory.settings
+        if alone.memory.recency is not None:
+            self._note(f"recency is halved every {alone.memory.recency.events.settings.half_life_days:g} days")
+        for name in models[0]:
+            samples = [self._sample(self._counted(windows[n].window), windows[n], models[n][name]) for n in chosen_on]
+            # Recency forgets as fast as in the memory alone, whose counts it shares.
+            kept = [replace(s, half_lives=s.half_lives[:1], recency_BCH=s.recency_BCH[..., :1]) for s in samples]
+            beside = self._fitted(kept, f" beside {name}")
+            self._beside[name] = beside.weights, beside.model
+
+    def _sample(self, memory: CountedMemory, each: WindowTargets, model: Scorer | None = None) -> CandidateScores:
+        return sample_candidates(memory, self._data, model=model, held=each.held, filter_seen=self._asked.filter_seen)
+
+    def _fitted(self, samples: Sequence[CandidateScores], where: str = "") -> FittedWeights:
+        fitted = choose_weights(samples)
+        self._note(*(f"{part} is left out{where}: {why}" for part, why in fitted.left_out.items()))
+        return fitted
+
     def frames(self, each: WindowTargets, models: Mapping[str, Scorer]) -> list[pl.DataFrame]:
         """The rows of one window, a frame for each scorer."""
         memory = self._counted(each.window)
-        counted: dict[str, Scorer] = {
-            name: RowsScorer(part, name, max_length=memory.max_length, reads=memory.reads)
-            for name, part in (*memory.parts.items(), ("memory", memory))
-        }
+        counted = {name: _rows(part, name, memory) for name, part in memory.parts.items()}
+        counted["memory"] = _rows(memory.with_weights(self._alone or memory.weights), "memory", memory)
         for name, model in models.items():
-            counted[f"{name}{BESIDE}"] = WeightedSum([model, counted["memory"]], [1.0, 1.0])
+            weights, model_weight = self._beside.get(name, (memory.weights, DEFAULT_MODEL))
+            beside = _rows(memory.with_weights(weights), "memory", memory)
+            counted[f"{name}{BESIDE}"] = WeightedSum([model, beside], [model_weight, 1.0])
+            self.weights[f"{name}{BESIDE}"] = {name: model_weight, **weights}
+        self.weights["memory"] = dict(self._alone or memory.weights)
         fixed: dict[str, Scorer] = {**self._baselines(each.window), **models}
         results = {name: _Found.empty(each.held.positions, self._metrics) for name in (*fixed, *counted)}
         first = None if memory.recency is None else _Found.empty(each.first_events, self._metrics)
@@ -145,8 +196,6 @@ class _Contest:
             name: _kind(name, models)
             for name in sorted(results, key=lambda name: (order.index(name.removesuffix(BESIDE)), name))
         }
-        weights = dict(memory.weights)
-        self.weights |= {"memory": weights} | {f"{name}{BESIDE}": {name: 1.0, "memory": 1.0} for name in models}
         frames = [self._frame(name, each, found) for name, found in results.items()]
         return frames if first is None else [*frames, self._frame("recency", each, first, newcomers=True)]
 
@@ -161,8 +210,11 @@ class _Contest:
             raise ConfigError(
                 "nothing is left of the memory that is to be counted", "Ask for transitions or recency in its settings."
             )
-        self.notes = [f"no {part}: {why}" for part, why in memory.missing.items()]
+        self._note(*(f"no {part}: {why}" for part, why in memory.missing.items()))
         return memory
+
+    def _note(self, *notes: str) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
 
     def _baselines(self, window: Window) -> dict[str, Scorer]:
         """Those that are no part of the memory; counted to the window's start in any case."""
@@ -267,6 +319,10 @@ class _Found:
         self.ranks[rows] = lists.ranks.given_P[lists.ranks.offsets[:-1]]
         for values_U, metric in zip(self.values_MU, metrics, strict=True):
             values_U[rows] = per_user(metric, lists)
+
+
+def _rows(scorer: RowScorer, name: str, memory: CountedMemory) -> Scorer:
+    return RowsScorer(scorer, name, max_length=memory.max_length, reads=memory.reads)
 
 
 def _kind(name: str, models: Mapping[str, Scorer]) -> Kind:

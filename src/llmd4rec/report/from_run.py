@@ -18,7 +18,7 @@ from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
-from llmd4rec.runs.results import Result, label
+from llmd4rec.runs.results import Result, best_baseline, is_below, label
 from llmd4rec.runs.run import Run, network_name
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
@@ -42,6 +42,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     """All that the page shows, from the run folder and the evaluated stages."""
     compared = _Compared.of(results)
     undistilled, distilled, llm = compared.undistilled, compared.distilled, compared.llm
+    bar = best_baseline(results)
     plan, log = run.plan, run.metrics()
     stages = {stage.id: stage for stage in plan}
     return ReportContent(
@@ -49,8 +50,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         model=network_name(stages[UNDISTILLED]),
         llm=_llm_name(run),
         undistilled=UNDISTILLED,
-        distilled=distilled.stage.id if distilled is not None else "",
-        rows=[_row(result) for result in results],
+        distilled=distilled.name if distilled is not None else "",
+        rows=[_row(result, bar) for result in results],
         plan=[_plan_row(stage, run.record.stages.get(stage.id)) for stage in plan],
         stopped_because=run.record.stopped_because,
         comparison=_compare(undistilled, distilled),
@@ -101,12 +102,14 @@ class _Compared:
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> _Compared:
-        rounds = [result for result in results if result.stage.role == "model" and result.stage.round]
+        trained = [(result, result.stage) for result in results if result.stage and not result.beside_memory]
+        rounds = [result for result, stage in trained if stage.role == "model" and stage.round]
         # The served model; where validation chose the undistilled one, the last that was distilled.
-        served = [result for result in rounds if result.served] or rounds
-        llms = [result for result in results if result.stage.role == "llm"]
+        served_id = next((result.stage.id for result in results if result.served and result.stage), "")
+        served = [result for result in rounds if result.name == served_id] or rounds
+        llms = [result for result, stage in trained if stage.role == "llm"]
         return cls(
-            next((result for result in results if result.stage.id == UNDISTILLED), None),
+            next((result for result, stage in trained if stage.id == UNDISTILLED), None),
             served[-1] if served else None,
             llms[-1] if llms else None,
         )
@@ -117,22 +120,23 @@ def _compare(first: Result | None, second: Result | None) -> Comparison | None:
         return None
     if not set(first.evaluation.per_user_metrics) & set(second.evaluation.per_user_metrics):
         return None  # only figures that no user has a share in
-    names = (label(first.stage.id, network_name(first.stage)), label(second.stage.id, network_name(second.stage)))
+    names = (label(first.name, first.network), label(second.name, second.network))
     return compare(first.evaluation, second.evaluation, names=names)
 
 
-def _row(result: Result) -> StageRow:
+def _row(result: Result, bar: Result | None) -> StageRow:
     stage = result.stage
     return StageRow(
-        stage.id,
-        stage.role,
-        stage.round,
-        network_name(stage),
+        result.name,
+        "baseline" if stage is None else stage.role,
+        0 if stage is None else stage.round,
+        result.network,
         result.evaluation.metrics,
         result.served,
         result.parameters,
         result.seconds,
         result.milliseconds,
+        is_below(result, bar),
     )
 
 

@@ -20,6 +20,7 @@ from llmd4rec.features.event_features import EVENT_FEATURES
 from llmd4rec.io.files import read_json, remove, remove_leftovers, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.memory import FOLDER, forget_memory
 from llmd4rec.runs.run import Run
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.runtime import environment
@@ -34,7 +35,8 @@ def tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
     for name in ("checkpoints", "teachers", "rollouts"):
         remove_leftovers(run.folder / name)
-    remove_leftovers(run.folder, of="text_vectors")
+    for name in ("run.json", "config.yaml", "environment.json", "text_vectors", "memory"):
+        remove_leftovers(run.folder, of=name)
     # Evaluations and the like are written by processes that hold no lock.
     remove_leftovers(run.folder, older_than=3600)
     missing: set[str] = set()
@@ -53,7 +55,10 @@ def tidy(run: Run) -> None:
                 for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-{split}*"):
                     remove(evaluation)
     no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
-    if missing or no_texts:
+    no_memory = run.record.memory is not None and not (run.folder / FOLDER).is_dir()
+    if missing or no_memory:
+        forget_memory(run)  # it is weighed beside models
+    if missing or no_texts or no_memory:
         run.record.finished = False
         run.save()
     for name in run.record.stages:

@@ -6,6 +6,7 @@ trained     the checksum of the weights that were served there
 served      the stage that is served, as validation chose it there
 data        fingerprint of the data set as it was prepared; every row of it was trained on
 data_path   where that is
+memory      what the record of the run that it came from says of its memory
 metrics     test figures of the run that it came from
 stages      refit: what validation chose in each stage: epoch, value, ensemble weights, logit adjustment
 kept        refit: the stages whose weights were taken over
@@ -54,6 +55,7 @@ def origin_of(run: Run, kind: str, data: Dataset, **more: Any) -> dict[str, Any]
         "served": served,
         "data": data.fingerprint,
         "data_path": str(data.path.resolve()) if data.path else None,
+        "memory": run.record.memory,
         "metrics": _figures(run, served),
         **more,
     }

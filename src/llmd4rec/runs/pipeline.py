@@ -41,6 +41,7 @@ from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.jobs import run_side_by_side
+from llmd4rec.runs.memory import FOLDER, add_memory
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of, validation_users
@@ -138,11 +139,22 @@ class Pipeline:
             for stage in first:
                 self.train(stage)
         record.stopped_because = self._rounds()
+        record.memory = self._memory()
         record.finished = True
         self.run_folder.save()
         if self.backend.first:
             for name in ("teachers", "rollouts"):
                 remove(self.run_folder.folder / name)
+
+    def _memory(self) -> dict[str, Any] | None:
+        """What the record says of the memory, counted and weighed beside the trained models; None: there is none."""
+        run = self.run_folder
+        if self.settings.memory is None and self.backend.first:
+            remove(run.folder / FOLDER)
+        found = run.record.memory
+        if found is None and self.backend.first:
+            found = add_memory(run, self.data, self.device)
+        return self.backend.from_first(found)
 
     def _rounds(self) -> str:
         """Trains the rounds; why there are no more."""

@@ -33,6 +33,7 @@ class Record:
         stopped_because: why there were no more rounds.
         llm: the language model that was built on: origin, layers, fingerprint of its weights.
         text_vectors: SHA-256 of text_vectors.safetensors, where there is one.
+        memory: what stands beside the models; see :mod:`llmd4rec.runs.memory`. None: nothing, or not counted yet.
         trained_until: when the last training interaction was, in seconds since 1970; None: that is not known.
         origin: what a refitted or updated run came from (`origin.py`); None: it was trained with `train`.
     """
@@ -47,6 +48,7 @@ class Record:
     stopped_because: str = ""
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
+    memory: dict[str, Any] | None = None
     trained_until: int | None = None
     origin: dict[str, Any] | None = None
     format: int = FORMAT_VERSION

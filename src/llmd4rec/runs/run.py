@@ -9,6 +9,7 @@
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
     checkpoints/STAGE/item_embedding.safetensors   before its features were merged, see unmerged.py
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
+    memory/                    what stands beside the models, see memory.py
     rollouts/                  while somebody is taught on them, see distillation/rollouts.py
     teachers/                  while somebody is taught by them, see distillation/cache.py
     .lock                      held by the process that trains
@@ -43,11 +44,13 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.events import require_event_features
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs import memory
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
 from llmd4rec.runs.origin import require_same_origin, trained_on
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
+from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.factors import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
@@ -161,10 +164,13 @@ class Run:
         before = [stage.id for stage in self.plan]
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
+        recount = self.settings.memory != settings.memory
         made = [stage for stage in self.plan if stage.id in begun]
         self.settings, self.record.selection = settings, settings.evaluation.selection.name
-        if changed:
+        if changed or recount:
             self.record.finished = False
+            memory.forget_memory(self)
+        if changed:
             if not any(stage.role == "llm" for stage in made):
                 self.record.llm = None
             if not any(stage.texts for stage in made):
@@ -176,6 +182,7 @@ class Run:
                 remove(self.folder / name)
             if self.record.text_vectors is None:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+        if changed or recount:
             if begun:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
                 logger.info(what)
@@ -275,19 +282,21 @@ class Run:
         if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
             return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
-            best = max(rounds, key=self.validation_of, default=UNDISTILLED)
-            if self.validation_of(best) >= self.validation_of(UNDISTILLED):
+            value = {stage: self.validation_of(stage) for stage in [UNDISTILLED, *rounds]}
+            best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
+            if value[best] >= value[UNDISTILLED]:
                 return best
             if not self._said_undistilled:  # once, however often it is asked
                 self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
-                    f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
+                    f"the undistilled model is taken (validation {label} {value[UNDISTILLED]:.4f}), not "
+                    f"the distilled one ({value[best]:.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
         if name in done:
             return name
-        have = ", ".join([*done, *([DISTILLED] if rounds else []), *([SERVED] if done else [])]) or "nothing yet"
+        named = [*done, *([DISTILLED] if rounds else []), *([SERVED] if done else []), *memory.names(self)]
+        have = ", ".join(named) or "nothing yet"
         hint = f" ({name!r} is now {_OTHER_NAMES[name]!r})" if name in _OTHER_NAMES else ""
         raise RunError(
             f"{self.folder} has no finished stage {name!r}{hint}; it has: {have}",
@@ -348,8 +357,21 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
-    def scorer(self, stage: str = SERVED) -> FactorScorer:
-        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+    def scorer(self, stage: str = SERVED) -> Scorer:
+        """What scores the catalogue, for an evaluator.
+
+        Args:
+            stage: `served`: the model that validation chose, with the memory where validation wants it beside it; a
+                stage (see :meth:`resolve`): its model; `undistilled+memory` and the like: with the memory; `memory`:
+                the memory alone.
+
+        Raises:
+            RunError: the run has no such stage, or no memory.
+        """
+        return memory.scorer_of(self, stage)
+
+    def model_scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage without a memory; see :meth:`resolve`."""
         found = self.stage(stage)
         return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
 

@@ -37,6 +37,7 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.memory import add_memory
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.origin import origin_of, rows_in, with_kept_items
 from llmd4rec.runs.record import last_training_time
@@ -203,6 +204,7 @@ class _Updating:
             "trainable_parameters": trainable,
             "checksum": checkpoint.save(folder / "best.safetensors", model.saved_state(), head),
         }
+        into.record.memory = add_memory(into, self.data, self.device)
         into.record.finished = True
         into.save()
         remove(folder / "training")

@@ -24,9 +24,11 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.features.cooccurrence import top_k_per_row
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.from_rows import RowsScorer
+from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
 from llmd4rec.scoring.memory.sparse import SparseRowQuery, SparseRows
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
+from llmd4rec.scoring.memory.transitions import TransitionScorer
 from llmd4rec.scoring.row_factors import FactorRowQuery
 from llmd4rec.scoring.rows import RowScorer
 
@@ -90,7 +92,11 @@ class ItemKNNScorer(RowScorer):
 
 
 def baseline_scorers(
-    data: Dataset, texts_IT: NDArray[np.float32] | None, memory: Memory | None = None
+    data: Dataset,
+    texts_IT: NDArray[np.float32] | None,
+    memory: Memory | None = None,
+    *,
+    counted: CountedMemory | None = None,
 ) -> dict[str, Scorer]:
     """The baselines that a data set allows, by name, in the order of :data:`BASELINES`.
 
@@ -98,20 +104,21 @@ def baseline_scorers(
         data: its training part is counted.
         texts_IT: a text vector for each item; without them there is no `content`, as without times no `recency`.
         memory: how the parts of the memory are counted; a part that it leaves out is counted as by default.
+        counted: a memory of these settings and this training part, whose parts are then not counted again.
     """
-    given = memory or Memory()
-    settings = Memory(
-        content=given.content or Content(),
-        transitions=given.transitions or Transitions(),
-        recency=given.recency or Recency(),
+    given, parts = memory or Memory(), dict({} if counted is None else counted.parts)
+    missing = Memory(
+        content=None if "content" in parts else given.content or Content(),
+        transitions=None if "transitions" in parts else given.transitions or Transitions(),
+        recency=None if "recency" in parts else given.recency or Recency(),
     )
-    counted = count_memory(settings, data, texts_IT)
-    assert counted is not None  # transitions can always be counted
-    found: dict[str, Scorer] = {"popularity": _named(PopularityScorer(data.train_counts), "popularity", 1)}
-    found |= {
-        name: _named(part, name, counted.max_length, counted.reads if name == "recency" else ())
-        for name, part in counted.parts.items()
-    }
+    more = count_memory(missing, data, texts_IT)
+    parts |= {} if more is None else more.parts
+    found = {"popularity": _named(PopularityScorer(data.train_counts), "popularity", 1)}
+    for name, part in parts.items():
+        length = len(part.last) if isinstance(part, ContentScorer) else 1
+        length = len(part.settings.last) if isinstance(part, TransitionScorer) else length
+        found[name] = _named(part, name, length, ("target_times",) if name == "recency" else ())
     found["item-knn"] = _named(ItemKNNScorer(data), "item-knn", None)
     return {name: found[name] for name in BASELINES if name in found}
 

@@ -192,6 +192,13 @@ class SparseRowQuery(RowQuery):
             every_BI = np.zeros((len(self), self.width), np.float32)
             every_BI[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.columns] = self.values
             return every_BI
+        first = int(rows[0]) if len(rows) else 0
+        if len(rows) > 1 and rows[-1] - first == len(rows) - 1 and (np.diff(rows) == 1).all():  # a block of columns
+            inside = (self.columns >= first) & (self.columns < first + len(rows))
+            block_BN = np.zeros((len(self), len(rows)), np.float32)
+            owner = np.repeat(np.arange(len(self)), np.diff(self.starts))[inside]
+            block_BN[owner, self.columns[inside] - first] = self.values[inside]
+            return block_BN
         some_BN = np.zeros((len(self), len(rows)), np.float32)
         for history, some_N in enumerate(some_BN):
             columns, values = self.entries(history)
