@@ -144,7 +144,7 @@ def test_the_scale_of_a_model_is_undone_by_its_weight() -> None:
 
 
 def test_the_same_again() -> None:
-    data = walks(times=True)
+    data = walks(users=120, times=True)
     memory, model = memory_of(data, noise()), knows_the_step()
     first, second = (fit_memory(memory, data, model=model, seed=3) for _ in range(2))
     assert replace(first, memory=memory) == replace(second, memory=memory)
@@ -194,7 +194,7 @@ def test_candidates_stand_for_the_whole_catalogue() -> None:
 
 @pytest.mark.parametrize("as_of", [None, 20 * DAY])
 def test_recency_of_other_half_lives_is_that_of_such_a_scorer(as_of: int | None) -> None:
-    data = walks(times=True)
+    data = walks(users=120, times=True)
     settings = Memory(recency=Recency(half_life_days=3.0))
     memory = count_memory(settings, data, None, before=as_of)
     assert memory is not None
@@ -227,7 +227,7 @@ def test_recency_forgets_as_fast_as_the_log_does() -> None:
 
 
 def test_windows_are_fitted_together() -> None:
-    data = walks(times=True)
+    data = walks(users=120, times=True)
     held = held_out(data, "valid")
     memory = memory_of(data, noise())
     half = len(held.positions) // 2
