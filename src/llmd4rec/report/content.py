@@ -42,10 +42,10 @@ class StageRow:
         network: what the model is called, such as `SASRec 64`.
         metrics: test metrics, such as `hr@10`, `ndcg@10` (also `coverage@10`, `popularity@10` where known).
         served: whether this is what is served.
-        below_baseline: whether the best method without training is at least as good.
         parameters: all of the model's.
         train_seconds: training time of this stage and of all stages that it needs.
         ms_per_request: time to answer one request.
+        below_baseline: whether the best method without training is at least as good.
     """
 
     stage: str
@@ -54,10 +54,10 @@ class StageRow:
     network: str
     metrics: Mapping[str, float]
     served: bool = False
-    below_baseline: bool = False
     parameters: int | None = None
     train_seconds: float | None = None
     ms_per_request: float | None = None
+    below_baseline: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,10 @@ def _row(result: Result, bar: Result | None) -> StageRow:
         result.network,
         result.evaluation.metrics,
         result.served,
-        is_below(result, bar),
         result.parameters,
         result.seconds,
         result.milliseconds,
+        is_below(result, bar),
     )
 
 

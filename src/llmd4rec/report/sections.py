@@ -74,7 +74,7 @@ def opening(content: ReportContent) -> str:
             f"</p><p>Undistilled and distilled model are the same {esc(content.model or 'network')}. "
             f"{esc(_taught(content))}"
         )
-        how += esc(_memory(content))
+        how += esc(f" {_memory(content)}".rstrip())
         if any(row.served and row.stage == content.undistilled for row in content.rows):
             how += " On the validation items the undistilled model is better, so it is the one that is served."
         how += "</p>"
@@ -90,6 +90,8 @@ def opening(content: ReportContent) -> str:
                 f"true item among the first 10: {hit.only_second:,} gained, {hit.only_first:,} lost",
             )
         )
+    elif beside := _memory(content):
+        how = f"<p>{esc(beside)}</p>"
     tiles.extend(_cost_tile(content))
     figures = f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
     return (
@@ -127,8 +129,8 @@ def _memory(content: ReportContent) -> str:
     info = content.info(lead)
     reached = f"The memory alone, which needs no training, reaches {info.shown(alone.metrics[lead])}."
     if served is None:
-        return f" {reached} Validation does not want it beside the model."
-    return f" {reached} It is served beside the model: together they reach {info.shown(served.metrics[lead])}."
+        return f"{reached} Validation does not want it beside the model."
+    return f"{reached} It is served beside the model: together they reach {info.shown(served.metrics[lead])}."
 
 
 def results(content: ReportContent) -> str:

@@ -182,10 +182,11 @@ def memory_scorer(memory: CountedMemory) -> Scorer:
 
 
 def baseline_scorers_of(run: Run, data: Dataset) -> dict[str, Scorer]:
-    """The training-free methods that the data allows, by name; see :mod:`llmd4rec.scoring.baselines`."""
-    settings = run.settings if run.settings.memory is not None else run.settings.model_copy(update={"memory": Memory()})
-    assert settings.memory is not None
-    return baseline_scorers(data, memory_texts(settings, data), settings.memory)
+    """The training-free methods that the data allows, by name; see :mod:`llmd4rec.scoring.baselines`.
+
+    Of a run without a memory texts are not encoded, only to have a baseline of them.
+    """
+    return baseline_scorers(data, memory_texts(run.settings, data), run.settings.memory or Memory(content=None))
 
 
 def _beside(run: Run, stage_id: str) -> Mapping[str, Any]:
