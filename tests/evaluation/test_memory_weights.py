@@ -82,7 +82,8 @@ def knows_the_step() -> OfLastItem:
     """A model that has learned what follows what."""
     scores_II = np.zeros((ITEMS, ITEMS), dtype=np.float32)
     scores_II[np.arange(ITEMS), (np.arange(ITEMS) + 7) % ITEMS] = 4
-    return OfLastItem(scores_II + np.random.default_rng(1).normal(size=scores_II.shape).astype(np.float32) / 100)
+    noise_II = np.random.default_rng(1).normal(size=scores_II.shape) / 100
+    return OfLastItem((scores_II + noise_II).astype(np.float32))
 
 
 def knows_nothing() -> OfLastItem:

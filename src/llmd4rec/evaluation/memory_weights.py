@@ -35,8 +35,10 @@ from llmd4rec.scoring.memory.recency import Events, RecencyScorer
 from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
 from llmd4rec.scoring.memory.state import CountedMemory
 
-__all__ = ["CandidateScores", "FittedWeights", "choose_weights", "fit_memory", "sample_candidates"]
+__all__ = ["DEFAULT_MODEL", "CandidateScores", "FittedWeights", "choose_weights", "fit_memory", "sample_candidates"]
 
+#: The weight of a model beside default weights where nothing at all is known of its scores.
+DEFAULT_MODEL = 0.7
 #: Fewer targets say nothing: the weights are the defaults.
 FEWEST_TARGETS = 30
 #: How many targets the default weights count as.
