@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.scoring.rows import Candidates, RowQuery, SearchLimits
+from llmd4rec.scoring.rows import Candidates, Mask, RowQuery, SearchLimits
 from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
@@ -228,6 +228,21 @@ class SparseRowQuery(RowQuery):
                 place = np.minimum(columns.searchsorted(rows), len(columns) - 1)
                 some_N[:] = np.where(columns[place] == rows, values[place], 0)
         return some_BN
+
+    def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
+        """Of all rows the entries alone."""
+        if rows is not None:
+            super().add_to(total_BN, weight, rows)
+            return
+        owner = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        total_BN[owner, self.columns] += np.float32(weight) * self.values  # a row stands once in a history
+
+    def centred_scores(self, rows: Rows, present: Mask) -> Floats:
+        """The mean is that of the entries, as all other rows have 0."""
+        there = np.where(present[self.columns], self.values, np.float32(0))
+        sums = np.concatenate([[0], np.cumsum(there, dtype=np.float64)])[self.starts]
+        mean_B = (np.diff(sums) / max(1, int(present.sum()))).astype(np.float32)
+        return self.scores(rows) - mean_B[:, None]
 
     def candidates(self, m: int) -> list[Candidates]:
         """The best entries, then rows of score 0 where there are fewer."""
