@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from evaluation.examples import make_dataset
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -126,7 +127,7 @@ def _script(log: Path, vectors: Path) -> dict[str, tuple[float, float]]:
     return {name.strip(): (float(rest.split()[2]), float(rest.split()[4])) for name, rest in lines}
 
 
-def _figures(data: Dataset, texts: np.ndarray) -> dict[str, tuple[float, float]]:  # type: ignore[type-arg]
+def _figures(data: Dataset, texts: NDArray[np.float32]) -> dict[str, tuple[float, float]]:
     """The same by the package: gaps 1 to 3 without age, the last 14 days, and the script's weights."""
     asked = Memory(
         content=Content(dim=1000),
@@ -146,7 +147,7 @@ def _figures(data: Dataset, texts: np.ndarray) -> dict[str, tuple[float, float]]
     return {name: (metrics["hr@10"], metrics["ndcg@10"]) for name, metrics in found.items()}
 
 
-def _log_of(frame: pl.DataFrame, vectors: np.ndarray, folder: Path) -> tuple[Dataset, np.ndarray]:  # type: ignore[type-arg]
+def _log_of(frame: pl.DataFrame, vectors: NDArray[np.float32], folder: Path) -> tuple[Dataset, NDArray[np.float32]]:
     ids = np.unique(frame["item_id"].to_numpy())
     data = Dataset.from_frames(frame, duplicates="keep")
     row = {str(item): number for number, item in enumerate(ids.tolist())}

@@ -268,7 +268,8 @@ def test_a_new_item_is_scored_by_its_text_and_then_by_what_is_observed() -> None
     now = int(data.times.max()) + 1
 
     def scores(name: str) -> NDArray[np.float32]:
-        return grown.parts[name].prepare([[5]], [None], [now + 1]).scores()[0]
+        found: NDArray[np.float32] = grown.parts[name].prepare([[5]], [None], [now + 1]).scores()[0]
+        return found
 
     assert grown.num_rows == ITEMS + 1
     assert scores("content")[ITEMS] == pytest.approx(1.0, abs=1e-4)

@@ -42,7 +42,7 @@ class SparseRows:
     @property
     def numbers(self) -> int:
         """C."""
-        return self._values_NC.shape[1]
+        return int(self._values_NC.shape[1])
 
     def row(self, number: int) -> tuple[Columns, Floats]:
         """The columns, ascending, and the numbers of a row; a row that there is not is empty."""
@@ -60,7 +60,7 @@ class SparseRows:
         if changed and any(number in changed for number in set(numbers.tolist())):
             rows = [self._pieces(number) for number in numbers.tolist()]
             lengths = np.array([len(columns) for columns, _ in rows], dtype=np.int64)
-            return lengths, *(np.concatenate(each) for each in zip(*rows, strict=True))
+            return lengths, np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
         last = len(self._starts) - 1  # rows behind are empty
         first, end = self._starts[np.minimum(numbers, last)], self._starts[np.minimum(numbers + 1, last)]
         lengths = end - first
