@@ -161,7 +161,9 @@ def test_wrong_settings_are_refused(wrong: dict[str, int | str]) -> None:
 
 def test_spans_are_read_and_written() -> None:
     assert [seconds_of(text) for text in ("7d", "6h", "30m", "90s", "2w")] == [7 * DAY, 21_600, 1_800, 90, 14 * DAY]
-    assert [span(seconds) for seconds in (14 * DAY, 21_600, 90, 0)] == ["14 days", "6 hours", "90 seconds", "0"]
+    assert [span(seconds) for seconds in (14 * DAY, DAY, 21_600, 90, 0)] == [
+        *("14 days", "1 day", "6 hours", "90 seconds", "0")
+    ]
     for wrong in ("7", "d", "0d", "1.5d", "7 days"):
         with pytest.raises(ConfigError, match="is no span of time"):
             seconds_of(wrong)

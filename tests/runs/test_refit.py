@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from refreshed import SETTINGS, data_of, rows, trained
+from refreshed import SETTINGS, data_of, rows, stopping, trained
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -18,6 +18,7 @@ from llmd4rec.export.write import export_run
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
+from llmd4rec.training.runtime import Interrupted
 
 TAUGHT = {
     "rounds": 1,
@@ -134,7 +135,18 @@ def test_an_interrupted_refit_goes_on_to_the_same_weights(tmp_path: Path) -> Non
         assert again.checksum_of(stage) == whole.checksum_of(stage), stage
 
 
-def test_unfinished_runs_and_updates_are_refused(tmp_path: Path) -> None:
+def test_stopped_within_a_training_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run")
+    run.record.stages["undistilled"]["best_epoch"] = 3
+    whole = refit(run, data, tmp_path / "whole")
+    stopping(run)
+    with pytest.raises(Interrupted):
+        refit(run, data, tmp_path / "part")
+    assert refit(run, data, tmp_path / "part").checksum_of("undistilled") == whole.checksum_of("undistilled")
+
+
+def test_unfinished_runs_are_refused(tmp_path: Path) -> None:
     data = data_of(rows(8), path=tmp_path / "data")
     run = trained(data, tmp_path / "run")
     run.record.finished = False

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from refreshed import DAY, catalogue, data_of, rows, trained
+from refreshed import DAY, catalogue, data_of, rows, stopping, trained
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -19,11 +19,13 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.features.attributes import item_attributes
 from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.embedding import ItemEmbedding
+from llmd4rec.runs.memory import memory_of
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.unmerged import FILE, attribute_keys, load_unmerged, save_unmerged
 from llmd4rec.runs.update import Update, new_rows, preferences, update
+from llmd4rec.training.runtime import Interrupted
 
 SHORT = Update(epochs=2, learning_rate=0.01)
 ITEMS = [f"i{item}" for item in range(12)]
@@ -141,6 +143,30 @@ def test_an_interrupted_update_goes_on_to_the_same_weights(folder: Path, tmp_pat
     assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
 
 
+def test_stopped_within_the_training_it_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    data, how = data_of(rows(10)), Update(epochs=3, learning_rate=0.01)
+    whole = update(opened(folder), data, tmp_path / "whole", how=how)
+    run = stopping(opened(folder))
+    with pytest.raises(Interrupted):
+        update(run, data, tmp_path / "part", how=how)
+    assert (tmp_path / "part" / "checkpoints" / "undistilled" / "training" / "last.safetensors").exists()
+    again = update(run, data, tmp_path / "part", how=how)
+    assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
+
+
+def test_the_memory_is_counted_anew_with_the_weights_of_the_run(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run", memory="auto")
+    assert run.record.memory is not None
+    newer = data_of(rows(10))
+    for made in (refit(run, newer, tmp_path / "refit"), update(run, newer, tmp_path / "update", how=SHORT)):
+        assert made.record.memory is not None
+        assert made.record.memory["alone"] == run.record.memory["alone"]
+        assert made.record.memory["beside"] == run.record.memory["beside"]
+        memory, _ = memory_of(made)
+        assert memory.as_of == max(time for _, _, time in rows(10)) + 1
+
+
 def test_its_own_data_are_no_test(folder: Path, tmp_path: Path) -> None:
     data = data_of(rows(10), path=tmp_path / "data")
     made = update(opened(folder), data, tmp_path / "new", how=SHORT)
@@ -251,3 +277,10 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     made = Run.open(tmp_path / "new")
     assert made.record.origin is not None
     assert made.record.origin["how"]["replay"] == 0.5
+
+
+def test_help_names_the_defaults() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["update", "--help"], env={"COLUMNS": "300"}).output.split())
+    usual = Update()
+    for value in (usual.epochs, usual.replay, f"{usual.half_life_days:g}", usual.learning_rate, f"{usual.remember:g}"):
+        assert f"[default: {value}]" in shown

@@ -86,7 +86,8 @@ def content_scores(history: list[int], texts: NDArray[np.float32], settings: Con
     recent = history[::-1][: len(settings.last)]
     weights = settings.last[: len(recent)]
     query = sum(weight * unit[item] for weight, item in zip(weights, recent, strict=True)) / sum(weights)
-    return unit @ query
+    scores: Floats = unit @ query
+    return scores
 
 
 def recency_counts(data: Dataset, counts: list[bool], settings: Recency, now: int) -> Floats:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmd4rec.cli.evaluate import Split
+from llmd4rec.cli.evaluate import ChooseOn, CountTo, Every, History, Released, Split, Windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,12 @@ def baselines(
         bool,
         typer.Option("--rolling", help="Windows of time behind a cut instead: in each the next item of every user."),
     ] = False,
-    windows: Annotated[int, typer.Option(min=1, help="With --rolling: how many windows.")] = 10,
-    every: Annotated[str, typer.Option(metavar="SPAN", help="With --rolling: how long each is, as 7d or 6h.")] = "7d",
+    windows: Windows = 10,
+    every: Every = "7d",
+    choose_on: ChooseOn = 3,
+    count_to: CountTo = "window",
+    history: History = "window",
+    released: Released = None,
     cut_fraction: Annotated[
         float | None,
         typer.Option(
@@ -58,6 +62,8 @@ def baselines(
       llmd4rec baselines data/mine --split valid --json
 
       llmd4rec baselines data/mine --rolling --every 7d
+
+      llmd4rec baselines data/sessions --rolling --every 3h --windows 8 --history event
     """
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.log import print_json, stdout_console
@@ -72,7 +78,16 @@ def baselines(
         cut = None
         if cut_fraction is not None or not dataset.is_temporal:
             cut = cut_at_fraction(dataset, 0.1 if cut_fraction is None else cut_fraction)
-        asked = Rolling(windows=windows, every=seconds_of(every), filter_seen=filter_seen, cut=cut)
+        asked = Rolling(
+            windows=windows,
+            every=seconds_of(every),
+            choose_on=choose_on,
+            count_to=count_to,
+            history=history,
+            released=released,
+            filter_seen=filter_seen,
+            cut=cut,
+        )
         found = evaluate_rolling(dataset, asked, texts_IT=texts_IT)
         if json_output:
             print_json(found.to_json())

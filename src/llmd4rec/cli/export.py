@@ -78,14 +78,17 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
+    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED, without_memory
     from llmd4rec.export.write import ExportOptions, export_run
 
     opened = open_run(run, trust_code)
     folder = out or opened.folder / "export"
-    chosen = opened.resolve(stage)
-    if both and stage == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
+    name, beside = without_memory(stage)
+    chosen = opened.resolve(name)
+    if both and name == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
         chosen = opened.resolve(DISTILLED)
+    if beside and memory == "auto":
+        memory = "on"
     summary = export_run(
         opened,
         opened.load_data(data),

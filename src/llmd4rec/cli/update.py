@@ -17,19 +17,24 @@ def update(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new run; an unfinished update is continued.")],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the new rows and a sample of older ones \\[default: EPOCHS].")
+        int | None, typer.Option(min=1, help="Passes over the new rows and a sample of older ones \\[default: 3].")
     ] = None,
     replay: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of the older training positions in each pass \\[default: REPLAY]."),
+        typer.Option(min=0, max=1, help="Share of the older training positions in each pass \\[default: 0.2]."),
     ] = None,
     half_life: Annotated[
         float | None,
         typer.Option(
-            "--half-life", metavar="DAYS", min=1e-9, help="Older rows are drawn half as often for so many days of age."
+            "--half-life",
+            metavar="DAYS",
+            min=1e-9,
+            help="Older rows are drawn half as often for each so many days \\[default: 60].",
         ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="Peak learning rate \\[default: RATE].")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-9, help="Peak learning rate \\[default: 0.002].")
+    ] = None,
     remember: Annotated[
         float | None,
         typer.Option(min=0, help="Weight of a distillation term whose teacher is the model as it was \\[default: 0]."),

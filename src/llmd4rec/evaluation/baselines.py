@@ -74,9 +74,9 @@ class BaselineFigures:
         groups = [("", self.users, self.figures)]
         if self.next_day_users:
             groups.append((" next day", self.next_day_users, self.next_day))
-        for said, _, _ in groups:
+        for which, _, _ in groups:
             for metric in METRICS:
-                table.add_column(f"{metric.label}{said}", justify="right")
+                table.add_column(f"{metric.label}{which}", justify="right")
         counts = [f"{users:,}" for _, users, _ in groups for _ in METRICS]
         table.add_row("targets", *counts, end_section=True)
         for name in self.figures:

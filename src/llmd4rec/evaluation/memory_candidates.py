@@ -27,8 +27,6 @@ from llmd4rec.scoring.memory.state import CountedMemory
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 MODEL = "model"
-#: The weight of a model beside parts with their default weights, where nothing can be fitted.
-DEFAULT_MODEL = 0.7
 #: Half-lives of recency that are tried, in days, beside that of the settings.
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
 #: Targets that weights are fitted on at most, and at least in a large catalogue, and scores of all of them.
@@ -198,15 +196,16 @@ def _candidates(
     """(items, the logarithm of how many each stands for, whether the target is possible) of some targets."""
     targets_B = held.targets.items[held.targets.offsets[rows]]
     count = len(targets_B)
-    default = {**DEFAULT_WEIGHTS, MODEL: DEFAULT_MODEL}
-    total_BI = sum(np.float32(default.get(name, 1.0)) * scores for name, scores in zip(names, dense, strict=True))
+    total_BI = np.zeros((count, data.num_items), dtype=np.float32)
+    for name, scores in zip(names, dense, strict=True):  # a model may have any scale
+        total_BI += scores * np.float32(DEFAULT_WEIGHTS.get(name, 1 / max(float(scores.std()), 1e-9)))
     allowed_BI = np.ones((count, data.num_items), dtype=bool)
     if filter_seen:
         seen = held.seen(data, rows)
         allowed_BI[np.repeat(np.arange(count), np.diff(seen.offsets)), seen.items] = False
     possible_B = allowed_BI[np.arange(count), targets_B]
     strong_BI = np.zeros((count, data.num_items), dtype=bool)
-    for scores in (*dense, np.asarray(total_BI)):
+    for scores in (*dense, total_BI):
         masked = torch.from_numpy(np.where(allowed_BI, scores, -np.inf).astype(np.float32))
         best_BC = masked.topk(min(STRONGEST, data.num_items), dim=1, sorted=False).indices.numpy()
         np.put_along_axis(strong_BI, best_BC, True, axis=1)
@@ -219,6 +218,8 @@ def _candidates(
         strong = np.flatnonzero(strong_BI[place])
         drawn = np.unique(drawn_BR[place])
         drawn = drawn[allowed_BI[place, drawn] & ~strong_BI[place, drawn]]
+        if not len(drawn):  # few are left
+            drawn = np.flatnonzero(allowed_BI[place] & ~strong_BI[place])[:1]
         items.append(np.concatenate([[target], strong[strong != target], drawn]))
         stands_for = np.log(rest_B[place] / len(drawn)) if len(drawn) else 0.0
         others.append(np.repeat([0.0, stands_for], [len(strong), len(drawn)]))

@@ -6,9 +6,9 @@ A conditional logit (the softmax over the catalogue that a model is trained with
 that a few hundred targets are enough for. Its catalogue is each target's strongest candidates and some drawn at
 random, which stand for all others. A coordinate search then makes NDCG@10 of those candidates better, as long as that
 is by more than the standard error of the difference, user by user. A part without which neither NDCG nor the likelihood
-is worse is left out. With few targets the weights stay near the defaults.
+is surely worse is left out. With few targets the weights stay near the defaults.
 
-How fast recency forgets is chosen by the likelihood.
+How fast recency forgets is chosen by NDCG, too; the half-life of the settings stays, if no other one is surely better.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.held_out import HeldOut
 from llmd4rec.evaluation.memory_candidates import (
-    DEFAULT_MODEL,
     MODEL,
     CandidateScores,
     Floats,
@@ -36,8 +35,10 @@ from llmd4rec.scoring.memory.recency import Events, RecencyScorer
 from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
 from llmd4rec.scoring.memory.state import CountedMemory
 
-__all__ = ["CandidateScores", "FittedWeights", "choose_weights", "fit_memory", "sample_candidates"]
+__all__ = ["DEFAULT_MODEL", "CandidateScores", "FittedWeights", "choose_weights", "fit_memory", "sample_candidates"]
 
+#: The weight of a model beside default weights where nothing at all is known of its scores.
+DEFAULT_MODEL = 0.7
 #: Fewer targets say nothing: the weights are the defaults.
 FEWEST_TARGETS = 30
 #: How many targets the default weights count as.
@@ -119,7 +120,9 @@ def choose_weights(found: Sequence[CandidateScores]) -> FittedWeights:
         np.concatenate([widened(each.others_BC, width, -np.inf) for each in found]),
         np.concatenate([each.possible_B for each in found]),
     )
-    start_F = np.array([{**DEFAULT_WEIGHTS, MODEL: DEFAULT_MODEL}.get(name, 1.0) for name in names])
+    start_F = np.array([DEFAULT_WEIGHTS.get(name, 1.0) for name in names])
+    if MODEL in names:
+        start_F[names.index(MODEL)] = 1 / (sample.scale_F()[names.index(MODEL)] or 1.0)
     memory = found[-1].memory
     left_out: dict[str, str] = {}
     if sample.possible_B.sum() < FEWEST_TARGETS:
@@ -150,14 +153,16 @@ def choose_weights(found: Sequence[CandidateScores]) -> FittedWeights:
 def _half_life(
     sample: _Sample, names: tuple[str, ...], recency_BCH: Scores, half_lives: tuple[float, ...], start_F: Floats
 ) -> float:
-    """The half-life of the highest likelihood."""
-    place, best = names.index("recency"), (-np.inf, half_lives[0])
-    for number, days in enumerate(half_lives):
+    """The half-life of the highest NDCG, each with weights of its own, if that is surely better than the first one."""
+    place, used_F = names.index("recency"), np.ones(len(names), dtype=bool)
+    values_HB = []
+    for number in range(len(half_lives)):
         scores_BCF = sample.scores_BCF.copy()
         scores_BCF[..., place] = recency_BCH[..., number]
-        _, likelihood = _logit(replace(sample, scores_BCF=scores_BCF), start_F)
-        best = max(best, (likelihood, days))
-    return best[1]
+        other = replace(sample, scores_BCF=scores_BCF)
+        values_HB.append(other.ndcg(_searched(other, _logit_of(other, start_F, used_F)[0])))
+    best = int(np.argmax([each.mean() for each in values_HB]))
+    return half_lives[best if _surely_better(values_HB[best], values_HB[0]) else 0]
 
 
 def _with_half_life(memory: CountedMemory, days: float) -> CountedMemory:
@@ -182,6 +187,12 @@ class _Sample:
     others_BC: Scores
     possible_B: NDArray[np.bool_]
 
+    def scale_F(self) -> Floats:
+        """The standard deviation of the scores of each part."""
+        real_BC = self.others_BC > -np.inf
+        scale_F: Floats = self.scores_BCF[real_BC].std(axis=0, dtype=np.float64)
+        return scale_F
+
     def ndcg(self, weights_F: Floats) -> Floats:
         """NDCG@10 of each target; ties count against it."""
         total_BC = self.scores_BCF @ weights_F.astype(np.float32)
@@ -198,16 +209,17 @@ def _fitted(sample: _Sample, names: tuple[str, ...], start_F: Floats) -> tuple[F
     used_F &= weights_F > 0
     weights_F = _searched(sample, weights_F)
     while used_F.sum() > 1:
-        value = sample.ndcg(weights_F).mean()
+        values_B = sample.ndcg(weights_F)
         useless: list[tuple[float, int, Floats, float]] = []
         for place in np.flatnonzero(used_F).tolist():
             others_F = used_F.copy()
             others_F[place] = False
             without_F, less = _logit_of(sample, start_F, others_F)
             without_F = _searched(sample, without_F)
-            found = float(sample.ndcg(without_F).mean())
-            if found >= value and (likelihood - less) * sample.possible_B.sum() < LIKELIER:
-                useless.append((found, place, without_F, less))
+            without_B = sample.ndcg(without_F)
+            likelier = (likelihood - less) * sample.possible_B.sum() > LIKELIER
+            if not likelier and not _surely_better(values_B, without_B):
+                useless.append((float(without_B.mean()), place, without_F, less))
         if not useless:
             break
         _, place, weights_F, likelihood = max(useless, key=lambda each: each[0])
@@ -234,38 +246,37 @@ def _logit_of(sample: _Sample, start_F: Floats, used_F: NDArray[np.bool_]) -> tu
 def _logit(sample: _Sample, prior_F: Floats) -> tuple[Floats, float]:
     """The weights of the highest likelihood, by Newton's method, and the mean logarithm of the likelihood."""
     scores_BCF, others_BC = sample.scores_BCF[sample.possible_B], sample.others_BC[sample.possible_B]
-    real_BC = others_BC > -np.inf
-    scale_F = scores_BCF[real_BC].std(axis=0, dtype=np.float64)
+    scale_F = sample.scale_F()
     scale_F[scale_F == 0] = 1
     scaled_BCF = scores_BCF / scale_F.astype(np.float32)
     prior_F = prior_F * scale_F
     pull = PRIOR_TARGETS / len(scaled_BCF) / 2
 
-    def objective(weights_F: Floats) -> tuple[float, Scores]:
+    def objective(weights_F: Floats) -> tuple[float, Scores, float]:
         total_BC = scaled_BCF @ weights_F.astype(np.float32) + others_BC
         highest_B1 = total_BC.max(axis=1, keepdims=True)
         share_BC = np.exp(total_BC - highest_B1)
         sum_B1 = share_BC.sum(axis=1, keepdims=True)
         loss_B = highest_B1[:, 0] + np.log(sum_B1[:, 0]) - total_BC[:, 0]
-        penalty = pull * float(((weights_F - prior_F) ** 2).sum())
-        return float(loss_B.mean(dtype=np.float64)) + penalty, share_BC / sum_B1
+        loss = float(loss_B.mean(dtype=np.float64))
+        return loss + pull * float(((weights_F - prior_F) ** 2).sum()), share_BC / sum_B1, -loss
 
     weights_F = prior_F
-    loss, share_BC = objective(weights_F)
+    loss, share_BC, likelihood = objective(weights_F)
     for _ in range(30):
         mean_BF = np.einsum("bc,bcf->bf", share_BC, scaled_BCF)
         gradient_F = (mean_BF - scaled_BCF[:, 0]).mean(axis=0, dtype=np.float64) + 2 * pull * (weights_F - prior_F)
         square_FF = np.einsum("bcf,bcg->fg", share_BC[..., None] * scaled_BCF, scaled_BCF, optimize=True)
         curve_FF = (square_FF - mean_BF.T @ mean_BF) / len(scaled_BCF) + 2 * pull * np.eye(len(weights_F))
         step_F, length = np.linalg.solve(curve_FF.astype(np.float64), gradient_F), 1.0
-        found, found_BC = objective(weights_F - step_F)
+        found, found_BC, likely = objective(weights_F - step_F)
         while found > loss and length > 1e-3:
             length /= 2
-            found, found_BC = objective(weights_F - length * step_F)
+            found, found_BC, likely = objective(weights_F - length * step_F)
         if found > loss - 1e-6:
             break
-        weights_F, loss, share_BC = weights_F - length * step_F, found, found_BC
-    return weights_F / scale_F, -loss
+        weights_F, loss, share_BC, likelihood = weights_F - length * step_F, found, found_BC, likely
+    return weights_F / scale_F, likelihood
 
 
 def _searched(sample: _Sample, weights_F: Floats) -> Floats:

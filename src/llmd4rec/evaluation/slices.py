@@ -157,10 +157,10 @@ def rolling_slices(per_target: pl.DataFrame, heading: Heading, every: int, cut: 
 
 
 def span(seconds: int) -> str:
-    """`14 days`, `6 hours`, `90 seconds`; `0` alone."""
+    """`14 days`, `1 day`, `6 hours`, `90 seconds`; `0` alone."""
     for size, unit in ((SECONDS_PER_DAY, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds % size == 0 and seconds:
-            return f"{seconds // size} {unit}"
+            return f"{seconds // size} {unit if seconds > size else unit.removesuffix('s')}"
     return f"{seconds} seconds" if seconds else "0"
 
 

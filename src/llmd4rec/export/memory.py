@@ -17,6 +17,7 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.memory import beside, counted_up_to, weights_of
 from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.runs.memory import is_wanted, memory_of, memory_scorer
 from llmd4rec.runs.run import Run
 from llmd4rec.scoring.factors import FactorScorer
 from llmd4rec.scoring.memory.counting import EVENTS_AT_ONCE
@@ -54,11 +55,7 @@ class Beside:
         Raises:
             RunError: it is asked for, and the run has none.
         """
-        if option == "off" or (getattr(run.record, "memory", None) is None and option == "auto"):
-            return None
-        from llmd4rec.runs.memory import is_wanted, memory_of
-
-        if option == "auto" and not is_wanted(run, stage_id):
+        if option == "off" or (option == "auto" and not is_wanted(run, stage_id)):
             return None
         memory, weight = memory_of(run, stage_id)
         record = run.record.memory
@@ -156,8 +153,6 @@ def loss_by_rare_pairs(
     """Validation NDCG@10 of a model with all pairs, and with those that are kept."""
     if not len(data.valid):
         return {}
-    from llmd4rec.runs.memory import memory_scorer
-
     names = {"ndcg@10_all_pairs": every.memory, "ndcg@10_kept_pairs": fewer}
     return {
         name: validation_value(

@@ -9,7 +9,7 @@ graph, padded on the right with anything, and the state that comes out is compar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
-from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.distillation.stage_ids import UNDISTILLED, without_memory
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
@@ -104,6 +104,11 @@ def export_run(
     data = run.trained_on(data)
     if overwrite:
         require_export_or_new(folder)
+    name, beside = without_memory(name)
+    if beside and options.memory == "auto":
+        options = replace(options, memory="on")
+    if name == MEMORY:
+        raise ConfigError("the memory alone has no network to export", "Export a model, with the memory beside it.")
     stage = run.stage(name)
     if stage.role == "llm":
         raise ConfigError(

@@ -49,10 +49,10 @@ def count_events(name: str, snapshots: Sequence[Snapshot], events: Sequence[Even
         except DataError as error:
             where = f"events[{place}]: " if len(events) > 1 else ""
             raise DataError(f"{where}{error.what}", error.remedy) from error
-    for event in looked_up:
-        memories[0].observe(event.history, event.item, event.time, event.times)
+    for counted in looked_up:
+        memories[0].observe(counted.history, counted.item, counted.time, counted.times)
         for beside in memories[1:]:
-            beside.advance(event.time + 1)  # the counts are shared; it answers for the same moment
+            beside.advance(counted.time + 1)  # the counts are shared; it answers for the same moment
 
 
 def _looked_up(catalogue: Catalogue, event: Event) -> _Counted:

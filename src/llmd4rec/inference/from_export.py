@@ -76,7 +76,8 @@ def _open_models(read: Folder, options: LoadOptions) -> Recommender:
 
     def open_model(model: Model, head: Mapping[str, Any], undistilled: Recommender | None) -> Recommender:
         info, encoder = read.info(head), OnnxEncoder(model.encoder, head["dim"], options.threads)
-        scorer: RowScorer = FactorRowScorer(encoder, model.table_ID, max_length=head["max_length"])
+        factors = FactorRowScorer(encoder, model.table_ID, max_length=head["max_length"])
+        scorer: RowScorer = factors
         maps: dict[str, Callable[[Floats], Floats]] = {}
         if (text_map := model.text_map) is not None:
             maps[SPACE] = lambda texts_NT: with_one(texts_NT) @ text_map
@@ -86,7 +87,7 @@ def _open_models(read: Folder, options: LoadOptions) -> Recommender:
             if memory.content is not None:
                 maps[CONTENT] = memory.content.embed
             alone = read.info({name: value for name, value in head.items() if name != MEMORY})
-            scorer = beside(scorer, memory, info.memory[SPACE], indexed=indexed)
+            scorer = beside(factors, memory, info.memory[SPACE], indexed=indexed)
         elif indexed:
             scorer = FactorRowScorer(encoder, model.table_ID, ApproximateIndex(model.table_ID))
         return Recommender(

@@ -73,7 +73,9 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
         else:
             unfiltered.append(number)
     if unfiltered:  # scored together: of factors, one matrix product for all of them
-        asked = scored.take(np.array([places[number] for number in unfiltered], dtype=np.int64))
+        asked = scored
+        if len(unfiltered) < len(scored):
+            asked = scored.take(np.array([places[number] for number in unfiltered], dtype=np.int64))
         k = max(queries[number].num_ranked for number in unfiltered)
         excluded = [queries[number].excluded for number in unfiltered]
         for number, rows, scores in zip(unfiltered, *exact_top(asked, k, excluded), strict=True):

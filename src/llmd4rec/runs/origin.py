@@ -25,6 +25,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.runs.memory import label_of
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
@@ -56,16 +57,17 @@ def origin_of(run: Run, kind: str, data: Dataset, **more: Any) -> dict[str, Any]
         "data": data.fingerprint,
         "data_path": str(data.path.resolve()) if data.path else None,
         "memory": run.record.memory,
-        "metrics": _figures(run, served),
+        "metrics": _figures(run),
         **more,
     }
 
 
-def _figures(run: Run, served: str) -> dict[str, float]:
-    """The test figures of the served model, where they were saved; those that it came with for a run with an origin."""
+def _figures(run: Run) -> dict[str, float]:
+    """The test figures of what is served, where they were saved; those that it came with for a run with an origin."""
     if run.record.origin is not None:
         return dict(run.record.origin["metrics"])
-    folder = run.folder / "evaluation" / f"{served}-test"
+    filtered = "" if run.settings.evaluation.filter_seen else "-with-seen"
+    folder = run.folder / "evaluation" / f"{label_of(run, SERVED)}-test{filtered}"
     try:
         return dict(Evaluation.load(folder).metrics) if folder.exists() else {}
     except LLMD4RecError:  # they are to be had again, with `evaluate`

@@ -14,10 +14,12 @@ from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.slices import span
 from llmd4rec.evaluation.windows import Rolling, Window, cut_of
 from llmd4rec.log import logger
+from llmd4rec.runs.memory import memory_texts
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.update import new_rows, update
 from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.memory.settings import Memory
 
 #: What happens to the model before each window.
 MODES = ("frozen", "updated", "refitted")
@@ -43,11 +45,12 @@ def score_rolling(
     run.require(data)
     cut_of(data)  # or nothing is known to lie behind what the run was trained on
     stage_id = run.resolve(stage)
-    texts = run.text_vectors()
+    memory = run.settings.memory or Memory()
     found = rolling(
         data,
         asked,
-        texts_IT=None if texts is None else texts.float().numpy(),
+        memory=memory,
+        texts_IT=memory_texts(run.settings.model_copy(update={"memory": memory}), data),
         models=models_of(run, data, stage_id, modes, asked.every),
     )
     found.save(folder_of(run, stage_id, asked))
@@ -78,7 +81,7 @@ def models_of(run: Run, data: Dataset, stage_id: str, modes: Sequence[str], ever
             raise ConfigError(f"{stage_id} is not served, and only what is served can be updated", "Leave out --stage.")
     for mode in modes:
         if mode == "frozen":
-            makers[mode] = _always(run.scorer(stage_id))
+            makers[mode] = _always(run.model_scorer(stage_id))
         elif mode == "updated":
             makers[mode] = _Updated(run, data, folder / f"updated-every-{span(every).replace(' ', '-')}")
         else:
@@ -98,14 +101,14 @@ class _Updated:
         if new_rows(self._run, until).any():
             logger.info(f"updating for window {window.number}")
             self._run = update(self._run, until, self._folder / f"window-{window.number}")
-        return self._run.scorer()
+        return self._run.model_scorer()
 
 
 def _refitted(run: Run, data: Dataset, stage_id: str, folder: Path) -> ModelFor:
     def model_for(window: Window) -> Scorer:
         logger.info(f"refitting for window {window.number}")
         day = as_text(window.start).replace(" ", "-").replace(":", "")
-        return refit(run, data.until(window.start), folder / "refitted" / day).scorer(stage_id)
+        return refit(run, data.until(window.start), folder / "refitted" / day).model_scorer(stage_id)
 
     return model_for
 

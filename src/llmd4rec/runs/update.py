@@ -11,6 +11,7 @@ drawn by how recent they are, so that it learns what is new and keeps what it kn
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,9 +64,9 @@ class Update(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(4, ge=1, description="passes over the new rows, each with older ones drawn anew")
+    epochs: int = Field(3, ge=1, description="passes over the new rows, each with older ones drawn anew")
     replay: float = Field(
-        0.25, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
+        0.2, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
     )
     half_life_days: float | None = Field(
         60.0, gt=0, description="older rows are drawn half as often for each so many days of age (null: all alike)"
@@ -184,7 +185,7 @@ class _Updating:
             settings_name="training.model",
             seed=derive_seed(settings.seed, "update", self.data.num_interactions),
             validate=None,
-            callbacks=[*settings.loggers],
+            callbacks=[*map(copy.copy, settings.loggers)],
             log_folder=folder,
             trained_before=True,
             objective=objective,

@@ -54,7 +54,7 @@ class PopularityScorer(RowScorer):
     @property
     def num_rows(self) -> int:
         """I."""
-        return self._scores_1I.shape[1]
+        return int(self._scores_1I.shape[1])
 
     def prepare(self, windows: Sequence[Sequence[int]], times: Sequence[Any], now: Sequence[Any]) -> FactorRowQuery:
         """The same for every history."""

@@ -83,13 +83,21 @@ class SumRowQuery(RowQuery):
         return replace(self, members=tuple(member.take(which) for member in self.members))
 
     def scores(self, rows: Rows | None = None) -> Floats:
-        """Member after member."""
-        total_BN = self.members[0].scores(rows)
-        total_BN *= np.float32(self.weights[0])
-        for member, weight in zip(self.members[1:], self.weights[1:], strict=True):
-            scores_BN = member.scores(rows)
-            scores_BN *= np.float32(weight)
-            total_BN += scores_BN
+        """Member after member, the factors first; each adds its own in place."""
+        total_BN: Floats | None = None
+        others: list[tuple[RowQuery, float]] = []
+        for member, weight in zip(self.members, self.weights, strict=True):
+            if not isinstance(member, FactorRowQuery):
+                others.append((member, weight))
+                continue
+            scaled = replace(member, states_BD=np.float32(weight) * member.states_BD)  # few numbers beside the scores
+            total_BN = scaled.scores(rows) if total_BN is None else np.add(total_BN, scaled.scores(rows), out=total_BN)
+        if total_BN is None:
+            (first, weight), *others = others
+            total_BN = first.scores(rows)
+            total_BN *= np.float32(weight)
+        for member, weight in others:
+            member.add_to(total_BN, weight, rows)
         return total_BN
 
     def centred_scores(self, rows: Rows, present: Mask) -> Floats:

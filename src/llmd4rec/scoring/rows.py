@@ -76,6 +76,12 @@ class RowQuery(ABC):
     def scores(self, rows: Rows | None = None) -> Floats:
         """The scores of some rows, or of all, [B, n]; the caller may overwrite them."""
 
+    def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
+        """Adds the scores of some rows, or of all, times a weight, to others in place."""
+        scores_BN = self.scores(rows)
+        scores_BN *= np.float32(weight)
+        total_BN += scores_BN
+
     def candidates(self, m: int) -> list[Candidates]:
         """At least the m best rows of each history (all, if there are fewer), and a bound on all others.
 
@@ -178,7 +184,8 @@ def exact_top(
     rows: list[Rows] = []
     scores: list[Floats] = []
     for start in range(0, len(query), at_once):
-        block_BI = query.take(slice(start, start + at_once)).scores()
+        block = query if at_once >= len(query) else query.take(slice(start, start + at_once))
+        block_BI = block.scores()
         for scores_I, rows_E in zip(block_BI, excluded[start : start + at_once], strict=True):
             scores_I[rows_E] = -np.inf
         best_BK = top_columns(block_BI, k)

@@ -277,6 +277,13 @@ class RecencyQuery(RowQuery):
             found_BN[order[first[number] : first[number + 1]]] = some_N
         return found_BN
 
+    def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
+        """Once for all histories where they are answered for one moment."""
+        if len(self) and (self.now_B == self.now_B[0]).all():
+            total_BN += np.float32(weight) * self.take(slice(0, 1)).scores(rows)
+        else:
+            super().add_to(total_BN, weight, rows)
+
     def candidates(self, m: int) -> list[Candidates]:
         """The most chosen rows that are at hand; other moments are counted."""
         found = []

@@ -9,82 +9,84 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.scoring.rows import Candidates, RowQuery, SearchLimits
+from llmd4rec.scoring.rows import Candidates, Mask, RowQuery, SearchLimits
 from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Starts = NDArray[np.int64]
 Columns = NDArray[np.int32]
+Numbers = tuple[float, ...]
+#: Entries that are added to a row before they become part of it.
+_ADDED = 64
 
 
 class SparseRows:
     """The rows of a sparse matrix, columns ascending, to which entries can be added. An entry may be several numbers.
 
-    A row that is changed is replaced as a whole, so readers of other threads see it as it was or as it is. There may be
-    one writer at a time.
+    What is added to a row is kept beside it, and becomes part of it when it has grown. There may be one writer at a
+    time. Readers need no lock: a row and what was added to it are replaced together.
 
     Args:
         starts: [I + 1], where each row's entries begin.
         columns: of all entries, row by row.
         values_NC: their C numbers.
-        max_per_row: of a row that grows longer, the smallest entry is dropped.
+        max_per_row: of a row that has grown longer, the smallest entries are dropped.
     """
 
     def __init__(self, starts: Starts, columns: Columns, values_NC: Floats, max_per_row: int | None = None) -> None:
         self._starts, self._columns, self._values_NC, self._max = starts, columns, values_NC, max_per_row
-        self._changed: dict[int, tuple[Columns, Floats]] = {}
+        #: Row → its columns and numbers, and what was added since, by column.
+        self._changed: dict[int, tuple[Columns, Floats, dict[int, Numbers]]] = {}
 
     @property
     def numbers(self) -> int:
         """C."""
-        return self._values_NC.shape[1]
+        return int(self._values_NC.shape[1])
 
     def row(self, number: int) -> tuple[Columns, Floats]:
-        """The columns and numbers of a row; a row that there is not is empty."""
-        changed = self._changed.get(number)
-        if changed is not None:
-            return changed
-        last = len(self._starts) - 1
-        entries = slice(self._starts[min(number, last)], self._starts[min(number + 1, last)])
-        return self._columns[entries], self._values_NC[entries]
+        """The columns, ascending, and the numbers of a row; a row that there is not is empty."""
+        columns, values_NC = self._pieces(number)
+        if number not in self._changed or not len(columns):
+            return columns, values_NC
+        order = columns.argsort(kind="stable")
+        columns, values_NC = columns[order], values_NC[order]
+        first = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
+        return columns[first], np.add.reduceat(values_NC, first, axis=0)
 
     def gathered(self, numbers: Rows) -> tuple[Rows, Columns, Floats]:
-        """Many rows one after the other: lengths, columns and numbers."""
+        """Many rows one after the other, in any order and perhaps in pieces: lengths, columns and numbers."""
         changed = self._changed
         if changed and any(number in changed for number in set(numbers.tolist())):
-            rows = [self.row(number) for number in numbers.tolist()]
+            rows = [self._pieces(number) for number in numbers.tolist()]
             lengths = np.array([len(columns) for columns, _ in rows], dtype=np.int64)
-            return lengths, *(np.concatenate(each) for each in zip(*rows, strict=True))
+            return lengths, np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
         last = len(self._starts) - 1  # rows behind are empty
         first, end = self._starts[np.minimum(numbers, last)], self._starts[np.minimum(numbers + 1, last)]
         lengths = end - first
         entry = np.arange(lengths.sum()) + np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
         return lengths, self._columns[entry], self._values_NC[entry]
 
-    def add(self, number: int, column: int, added_C: Floats, mix_C: Floats) -> None:
+    def add(self, number: int, column: int, added: Numbers, mix_C: Floats) -> None:
         """Adds to one entry.
 
         Args:
             number, column: which.
-            added_C: to each of its numbers.
-            mix_C: what each number weighs, where the smallest entry is to be dropped.
+            added: to each of its numbers.
+            mix_C: what each number weighs, where the smallest entries are to be dropped.
         """
-        columns, values_NC = self.row(number)
-        place = int(columns.searchsorted(column))
-        if place < len(columns) and columns[place] == column:
-            values_NC = values_NC.copy()
-            values_NC[place] += added_C
-            self._changed[number] = columns, values_NC
-            return
-        if self._max is not None and len(columns) >= self._max:
-            sizes = values_NC @ mix_C
-            least = int(sizes.argmin())
-            if sizes[least] >= added_C @ mix_C:
-                return
-            columns, values_NC = np.delete(columns, least), np.delete(values_NC, least, axis=0)
-            place -= place > least
-        self._changed[number] = np.insert(columns, place, column), np.insert(values_NC, place, added_C, axis=0)
+        changed = self._changed.get(number)
+        if changed is None:
+            self._changed[number] = changed = (*self._stored(number), {})
+        since = changed[2]
+        old = since.get(column)
+        since[column] = added if old is None else tuple(a + b for a, b in zip(old, added, strict=True))
+        if len(since) > _ADDED:
+            columns, values_NC = self.row(number)
+            if self._max is not None and len(columns) > self._max:
+                kept = np.sort(np.argsort(-(values_NC @ mix_C), kind="stable")[: self._max])
+                columns, values_NC = columns[kept], values_NC[kept]
+            self._changed[number] = columns, values_NC, {}
 
     def scaled(self, factor_C: Floats) -> SparseRows:
         """All numbers times a factor each."""
@@ -93,12 +95,32 @@ class SparseRows:
 
     def arrays(self) -> tuple[Starts, Columns, Floats]:
         """All rows as starts, columns and numbers."""
-        changed = self._changed.copy()
+        changed = list(self._changed)
         if not changed:
             return self._starts, self._columns, self._values_NC
         rows = [self.row(number) for number in range(max(len(self._starts) - 1, max(changed) + 1))]
         starts = np.concatenate([[0], np.cumsum([len(columns) for columns, _ in rows])])
         return starts, np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
+
+    def _stored(self, number: int) -> tuple[Columns, Floats]:
+        last = len(self._starts) - 1
+        entries = slice(self._starts[min(number, last)], self._starts[min(number + 1, last)])
+        return self._columns[entries], self._values_NC[entries]
+
+    def _pieces(self, number: int) -> tuple[Columns, Floats]:
+        """A row and behind it what was added."""
+        changed = self._changed.get(number)
+        if changed is None:
+            return self._stored(number)
+        columns, values_NC, since = changed
+        added = list(since.items())  # in one step, so that no other thread adds to it meanwhile
+        if not added:
+            return columns, values_NC
+        more = np.array([column for column, _ in added], np.int32)
+        return (
+            np.concatenate([columns, more]),
+            np.concatenate([values_NC, np.array([each for _, each in added], np.float32)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -206,6 +228,21 @@ class SparseRowQuery(RowQuery):
                 place = np.minimum(columns.searchsorted(rows), len(columns) - 1)
                 some_N[:] = np.where(columns[place] == rows, values[place], 0)
         return some_BN
+
+    def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
+        """Of all rows the entries alone."""
+        if rows is not None:
+            super().add_to(total_BN, weight, rows)
+            return
+        owner = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        total_BN[owner, self.columns] += np.float32(weight) * self.values  # a row stands once in a history
+
+    def centred_scores(self, rows: Rows, present: Mask) -> Floats:
+        """The mean is that of the entries, as all other rows have 0."""
+        there = np.where(present[self.columns], self.values, np.float32(0))
+        sums = np.concatenate([[0], np.cumsum(there, dtype=np.float64)])[self.starts]
+        mean_B = (np.diff(sums) / max(1, int(present.sum()))).astype(np.float32)
+        return self.scores(rows) - mean_B[:, None]
 
     def candidates(self, m: int) -> list[Candidates]:
         """The best entries, then rows of score 0 where there are fewer."""

@@ -265,7 +265,8 @@ def count_memory(
         data: histories, and when each event was.
         texts_IT: a text vector for each item, 0 where it has no text; None: there are none.
         before: counts every event strictly before this moment, held out or not, and answers for this moment at the
-            latest; None: counts the training part. Recency knows for each target what was before it, whichever it is.
+            latest; None: counts the training part, in which transitions do not age if the split is leave-one-out.
+            Recency knows for each target what was before it.
 
     Raises:
         DataError: `before` is given, and the data set has no times.
@@ -293,7 +294,7 @@ def count_memory(
                 )
             parts[name] = ContentScorer.of(part, texts_IT)
         elif isinstance(part, Transitions):
-            parts[name] = TransitionScorer.count(part, log, before if before is not None else _last(log))
+            parts[name] = TransitionScorer.count(part, log, before if before is not None else _moment(data, log))
         elif isinstance(part, Recency):
             if times is None:
                 missing[name] = "the data set has no times"
@@ -313,6 +314,10 @@ def _counted(data: Dataset, before: int | None) -> NDArray[np.bool_]:
     return trained
 
 
-def _last(log: Log) -> int | None:
+def _moment(data: Dataset, log: Log) -> int | None:
+    """When counts of the training part are as old as they are: at its end, if everything held out comes later.
+
+    Leave-one-out targets are of all times, for which nothing is old.
+    """
     times: Int64Array | None = log.times
-    return int(times[log.counted].max()) if times is not None and log.counted.any() else None
+    return int(times[log.counted].max()) if times is not None and data.is_temporal and log.counted.any() else None

@@ -124,12 +124,12 @@ class TransitionScorer(RowScorer):
         columns: list[int] = []
         values: list[float] = []
         for place, (window, item) in enumerate(zip(windows, items, strict=True)):
-            for one, other, added_C in self._added(state, window, times[place], item, now[place]):
+            for one, other, numbers in self._added(state, window, times[place], item, now[place]):
                 for pick, weight in zip(picks[place], weights[place], strict=True):
                     if pick == one:
                         owners.append(place)
                         columns.append(other)
-                        values.append(-weight * float(added_C @ mix_C))
+                        values.append(-weight * float(np.dot(numbers, mix_C)))
         corrections = np.array(owners, np.int64), np.array(columns, np.int32), np.array(values, np.float32)
         return self._scored(state, picks, weights, corrections)
 
@@ -147,8 +147,8 @@ class TransitionScorer(RowScorer):
                 self._age(time)
             state = self._counts.state
             mix_C = state.mix_C(self.settings)
-            for one, other, added_C in self._added(state, history, times, item, time):
-                state.rows.add(one, other, added_C, mix_C)
+            for one, other, numbers in self._added(state, history, times, item, time):
+                state.rows.add(one, other, numbers, mix_C)
 
     def age(self, now: int) -> None:
         """Lets counts be as old as they are at a moment, if it is later than the one before."""
@@ -191,20 +191,20 @@ class TransitionScorer(RowScorer):
 
     def _added(
         self, state: _State, history: Sequence[int], times: Sequence[int] | None, item: int, time: int | None
-    ) -> list[tuple[int, int, NDArray[np.float32]]]:
+    ) -> list[tuple[int, int, tuple[float, ...]]]:
         """What an event adds to which row and column, in stored numbers."""
         settings, age = self.settings, 0.0
         if state.moment is not None and time is not None:
             age = 2.0 ** ((time - state.moment) / (settings.half_life_days * DAY))
-        numbers_C = np.array([1.0, age][: state.rows.numbers], np.float32)
+        numbers = (1.0, age)[: state.rows.numbers]
         added = []
         for gap in range(1, min(settings.gaps, len(history)) + 1):
             before = history[-gap]
             tied = times is not None and time is not None and times[-gap] == time
             forward, back = pair_weight(settings, gap, tied)
-            added.append((before, item, np.float32(forward) * numbers_C))
+            added.append((before, item, tuple(forward * number for number in numbers)))
             if back:
-                added.append((item, before, np.float32(back) * numbers_C))
+                added.append((item, before, tuple(back * number for number in numbers)))
         return added
 
     def _age(self, now: int) -> None:
