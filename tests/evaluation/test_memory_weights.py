@@ -102,7 +102,7 @@ def test_texts_that_say_nothing_weigh_next_to_nothing_and_cost_nothing() -> None
     alone = fit_memory(memory_of(data, None), data)
     for seed in range(5):
         fitted = fit_memory(memory_of(data, noise(seed=seed)), data)
-        assert relative(fitted)["content"] < 0.1 * DEFAULT_WEIGHTS["content"] / DEFAULT_WEIGHTS["transitions"]
+        assert relative(fitted)["content"] < 0.2 * DEFAULT_WEIGHTS["content"] / DEFAULT_WEIGHTS["transitions"]
         assert fitted.value == pytest.approx(alone.value, abs=alone.standard_error)
 
 
