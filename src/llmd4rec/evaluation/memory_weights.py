@@ -246,7 +246,7 @@ def _logit(sample: _Sample, prior_F: Floats) -> Floats:
     scores_BCF, others_BC = sample.scores_BCF[sample.possible_B], sample.others_BC[sample.possible_B]
     scale_F = sample.scale_F()
     scale_F[scale_F == 0] = 1
-    scaled_BCF: Scores = scores_BCF / scale_F.astype(np.float32)
+    scaled_BCF = (scores_BCF / scale_F.astype(np.float32)).astype(np.float32, copy=False)
     prior_F = prior_F * scale_F
     weights_F = prior_F
     counts_B: Scores = np.ones(len(scaled_BCF), dtype=np.float32)
