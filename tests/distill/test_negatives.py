@@ -20,6 +20,8 @@ from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.losses.sampling import draw_candidates
 from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.sequential import SASRec
 from llmd4rec.runs.teachers import negatives_of
 from llmd4rec.training.settings import Training
@@ -28,7 +30,7 @@ ITEMS, DIM, POSITIONS = 7, 8, 5
 KNOWN = torch.tensor([0, 2, 3, 5])
 
 
-def model() -> torch.nn.Module:
+def model() -> SequenceEncoder:
     return SASRec(dim=DIM, layers=1, heads=2, max_length=4, item_features="id").build(ITEMS, seed=1)
 
 
@@ -52,6 +54,12 @@ class OneTeacher:
         return TeacherBatch(Factors(self.states_ND[position_N], table), torch.ones(len(position_N), dtype=torch.int64))
 
 
+def gradient_of(network: SequenceEncoder) -> torch.Tensor:
+    gradient = item_embedding_of(network).weight.grad
+    assert gradient is not None
+    return gradient
+
+
 def states() -> torch.Tensor:
     return torch.randn(POSITIONS, DIM, generator=torch.Generator().manual_seed(2), requires_grad=True)
 
@@ -66,7 +74,7 @@ def test_the_denominator_is_of_known_items_alone() -> None:
         for row, target in zip(scores, batch(None).target_N, strict=True):
             expected += float(torch.log(torch.exp(row[KNOWN]).sum()) - row[target]) / POSITIONS
     assert abs(found.item() - expected) < 1e-5
-    gradient = network.items.weight.grad
+    gradient = gradient_of(network)
     unknown = [item for item in range(ITEMS) if item not in KNOWN]
     assert torch.all(gradient[unknown] == 0)  # nobody pushes them down
     assert torch.all(gradient[KNOWN].abs().sum(1) > 0)
@@ -98,7 +106,7 @@ def test_sample_weights_count_known_items_alone() -> None:
     with torch.no_grad():
         table = torch.zeros(ITEMS, DIM)
         table[:, 0] = torch.tensor([1.0, 9.0, 3.0, 2.0, 8.0, 0.0, 7.0])  # 1, 4 and 6, the best, are unknown
-        network.items.weight.copy_(table)
+        item_embedding_of(network).weight.copy_(table)
     states_ND = torch.zeros(POSITIONS, DIM)
     states_ND[:, 0] = 1.0
     teacher = OneTeacher(torch.randn(POSITIONS, DIM), torch.randn(ITEMS, DIM))
@@ -123,7 +131,7 @@ def test_other_methods_leave_unknown_items_out_too() -> None:
     objective = method.objective(Training(), cache, DistillationTerm(), network, 0)  # type: ignore[arg-type]
     loss = objective(states_ND, network, batch(KNOWN), 0).loss
     loss.backward()
-    assert torch.all(network.items.weight.grad[[1, 4, 6]] == 0)
+    assert torch.all(gradient_of(network)[[1, 4, 6]] == 0)
 
 
 def temporal_data() -> Dataset:

@@ -116,7 +116,7 @@ def test_the_undistilled_model_is_compared_with_the_served_one(
     stages = RECORD | {"llm-round-2": record(0.09), "distilled-round-2": record(0.12)}
     run = make_run(stages)
     scored = results(run, chain_data, "distilled-round-1")
-    assert [result.stage.id for result in scored if result.stage.round] == [
+    assert [result.name for result in scored if result.stage is not None and result.stage.round] == [
         "distilled-round-1", "llm-round-2", "distilled-round-2",
     ]  # fmt: skip
     content = report_content(run, chain_data, scored)
@@ -127,7 +127,7 @@ def test_the_undistilled_model_is_compared_with_the_served_one(
     assert content.llm_comparison is not None
     assert content.llm_comparison.first == "distilled-round-1 (SASRec 8)"
     assert content.llm_comparison.second == "llm-round-2 (Tiny-Llama)"
-    figures = {result.stage.id: result.evaluation.metrics["ndcg@10"] for result in scored}
+    figures = {result.name: result.evaluation.metrics["ndcg@10"] for result in scored}
     d = content.comparison.overall.metrics["ndcg@10"]
     assert (d.first, d.second) == pytest.approx((figures["undistilled"], figures["distilled-round-1"]))
 

@@ -325,7 +325,8 @@ def _probabilities(preference: NDArray[np.float64], limit: int) -> NDArray[np.fl
     # The first so many are certain; the others share what is left.
     scale = (limit - np.arange(len(largest))) / np.maximum(others, np.finfo(np.float64).tiny)
     certain = int(np.argmax(scale * largest <= 1))
-    return np.minimum(scale[certain] * preference, 1)
+    found: NDArray[np.float64] = np.minimum(scale[certain] * preference, 1)
+    return found
 
 
 def _split_by_sum(order: Int64Array, size: Int64Array, max_sum: int) -> list[Int64Array]:

@@ -99,15 +99,18 @@ def counted_to(data: Dataset) -> int | None:
 def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMemory, dict[str, Any], dict[str, Any]]:
     """The memory with the half-life that validation chose; its weights alone, and those beside each model."""
     filter_seen, seed = run.settings.evaluation.filter_seen, run.settings.seed
+    stages = [stage.id for stage in run.reported() if stage.role == "model"]
+    if counted.settings.weights != "auto":
+        logger.info(f"  weights as given: {counted.weights}")
+        given = {"weights": counted.weights, "left_out": {}, "wanted": True}
+        return counted, given | {"model": 0.0}, {stage: given | {"model": 1.0} for stage in stages}
     alone = fit_memory(counted, data, filter_seen=filter_seen, seed=seed)
     _say("alone", alone)
     beside = {}
-    for stage in run.reported():
-        if stage.role == "model":
-            model = run.model_scorer(stage.id)
-            fitted = fit_memory(alone.memory, data, model=model, filter_seen=filter_seen, seed=seed)
-            beside[stage.id] = _written(fitted)
-            _say(f"beside {stage.id}", fitted)
+    for stage in stages:
+        fitted = fit_memory(alone.memory, data, model=run.model_scorer(stage), filter_seen=filter_seen, seed=seed)
+        beside[stage] = _written(fitted)
+        _say(f"beside {stage}", fitted)
     return alone.memory, _written(alone), beside
 
 
