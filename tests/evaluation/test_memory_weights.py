@@ -27,6 +27,7 @@ from .examples import make_dataset
 
 ITEMS = 60
 DAY = 86_400
+START = 1_400_000_000
 
 
 class OfLastItem(Scorer):
@@ -63,7 +64,7 @@ def walks(users: int = 300, follows: float = 0.8, seed: int = 0, times: bool = F
         while len(history) < 7:
             history.append((history[-1] + 7) % ITEMS if rng.random() < follows else int(rng.integers(ITEMS)))
         histories.append(history)
-    moments = [[(user * 7 + place) * DAY // 50 for place in range(7)] for user in range(users)]
+    moments = [[START + (user * 7 + place) * DAY // 50 for place in range(7)] for user in range(users)]
     return make_dataset(histories, ITEMS, moments if times else None)
 
 
@@ -96,14 +97,13 @@ def relative(fitted: FittedWeights) -> dict[str, float]:
     return {name: weight / fitted.weights["transitions"] for name, weight in weights.items()}
 
 
-def test_texts_that_say_nothing_are_mostly_left_out_and_cost_nothing() -> None:
+def test_texts_that_say_nothing_weigh_next_to_nothing_and_cost_nothing() -> None:
     data = walks()
     alone = fit_memory(memory_of(data, None), data)
-    fitted = [fit_memory(memory_of(data, noise(seed=seed)), data) for seed in range(5)]
-    assert sum("content" in each.left_out for each in fitted) >= 3
-    for each in fitted:
-        assert each.weights["transitions"] > 0
-        assert each.value == pytest.approx(alone.value, abs=2 * alone.standard_error)
+    for seed in range(5):
+        fitted = fit_memory(memory_of(data, noise(seed=seed)), data)
+        assert relative(fitted)["content"] < 0.2 * DEFAULT_WEIGHTS["content"] / DEFAULT_WEIGHTS["transitions"]
+        assert fitted.value == pytest.approx(alone.value, abs=alone.standard_error)
 
 
 def test_a_part_that_ranks_against_the_truth_is_left_out_and_said() -> None:
@@ -193,7 +193,7 @@ def test_candidates_stand_for_the_whole_catalogue() -> None:
     assert np.allclose(stands_for_B[possible_B], unseen_B[possible_B])
 
 
-@pytest.mark.parametrize("as_of", [None, 20 * DAY])
+@pytest.mark.parametrize("as_of", [None, START + 20 * DAY])
 def test_recency_of_other_half_lives_is_that_of_such_a_scorer(as_of: int | None) -> None:
     data = walks(users=120, times=True)
     settings = Memory(recency=Recency(half_life_days=3.0))
@@ -204,11 +204,11 @@ def test_recency_of_other_half_lives_is_that_of_such_a_scorer(as_of: int | None)
     place = found.names.index("recency")
     real_BC = found.others_BC > -np.inf
     assert np.allclose(found.recency_BCH[..., own][real_BC], found.scores_BCF[..., place][real_BC], atol=1e-5)
-    other = count_memory(Memory(recency=Recency(half_life_days=16.0)), data, None, before=as_of)
+    other = count_memory(Memory(recency=Recency(half_life_days=30.0)), data, None, before=as_of)
     assert other is not None
     expected = sample_candidates(other, data)
-    sixteen = found.recency_BCH[:, 0, found.half_lives.index(16.0)]  # the target, which is first in both
-    assert np.allclose(sixteen, expected.scores_BCF[:, 0, place], atol=1e-5)
+    thirty = found.recency_BCH[:, 0, found.half_lives.index(30.0)]  # the target, which is first in both
+    assert np.allclose(thirty, expected.scores_BCF[:, 0, place], atol=1e-5)
 
 
 def test_recency_forgets_as_fast_as_the_log_does() -> None:
@@ -221,9 +221,9 @@ def test_recency_forgets_as_fast_as_the_log_does() -> None:
     data = make_dataset(histories, ITEMS, [times.tolist() for times in moments])
     memory = memory_of(data, None, Memory(content=None, recency=Recency(half_life_days=64.0)))
     fitted = fit_memory(memory, data)
-    assert fitted.memory.settings.recency == Recency(half_life_days=1.0)
+    assert fitted.memory.settings.recency == Recency(half_life_days=2.0)
     assert fitted.memory.recency is not None
-    assert fitted.memory.recency.events.settings.half_life_days == 1.0
+    assert fitted.memory.recency.events.settings.half_life_days == 2.0
     assert memory.settings.recency == Recency(half_life_days=64.0)
 
 

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 MODEL = "model"
 #: Half-lives of recency that are tried, in days, beside that of the settings.
-HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0)
+HALF_LIVES = (2.0, 8.0, 30.0)
 #: Targets that weights are fitted on at most, and at least in a large catalogue, and scores of all of them.
 MAX_TARGETS, MIN_TARGETS, MAX_SCORES = 3000, 500, 10**8
 #: Strongest candidates of each part and of their sum, and candidates drawn at random, for each target.
@@ -154,20 +154,17 @@ class _ItemEvents:
     def scores(self, items_BC: NDArray[np.int64], now_B: NDArray[np.int64]) -> Scores:
         """log(1 + what they add up to) of some items, each row for a moment, [B, C, H]."""
         now_B = np.array([self.recency.moment(each) for each in now_B.tolist()])
+        # Items and times as one ascending number, so that one search finds the first interaction at or behind a moment.
+        earliest, latest = (int(self.times.min()), int(self.times.max())) if len(self.times) else (0, 0)
+        span = latest - earliest + 2
+        lengths = np.diff(self.starts)
+        keys = np.repeat(np.arange(len(lengths)) * span, lengths) + (self.times - earliest)
+        since_B = np.clip(now_B - earliest, 0, span - 1)
+        behind_BC = np.searchsorted(keys, items_BC * span + since_B[:, None])
         found = np.zeros((*items_BC.shape, len(self.half_lives)), dtype=np.float32)
-        for row, (items_C, now) in enumerate(zip(items_BC, now_B.tolist(), strict=True)):
-            first_C, last_C = self.starts[items_C], self.starts[items_C + 1]
-            while True:  # bisection: the first interaction at or behind the moment, of every item at once
-                open_C = first_C < last_C
-                if not open_C.any():
-                    break
-                middle_C = (first_C + last_C) // 2
-                earlier_C = open_C & (self.times[np.minimum(middle_C, len(self.times) - 1)] < now)
-                first_C = np.where(earlier_C, middle_C + 1, first_C)
-                last_C = np.where(open_C & ~earlier_C, middle_C, last_C)
-            some = np.flatnonzero(first_C > self.starts[items_C])
-            at = first_C[some] - 1
-            found[row, some] = np.log1p(self.sums_NH[at] * self._left(now - self.times[at], self.half_lives))
+        rows, places = np.nonzero(behind_BC > self.starts[items_BC])
+        at = behind_BC[rows, places] - 1
+        found[rows, places] = np.log1p(self.sums_NH[at] * self._left(now_B[rows] - self.times[at], self.half_lives))
         return found
 
     @staticmethod

@@ -4,9 +4,10 @@
 
 A conditional logit (the softmax over the catalogue that a model is trained with, here of a few numbers) gives weights
 that a few hundred targets are enough for. Its catalogue is each target's strongest candidates and some drawn at
-random, which stand for all others. A coordinate search then makes NDCG@10 of those candidates better, as long as that
-is by more than the standard error of the difference, user by user. A part without which neither NDCG nor the likelihood
-is surely worse is left out. With few targets the weights stay near the defaults.
+random, which stand for all others. Targets that it finds count more than those that nobody does. A coordinate search
+then makes NDCG@10 of those candidates better, as long as that is by more than the standard error of the difference,
+user by user. A part is left out where its weight would not be positive, or where NDCG without it is better by more than
+that. With few targets the weights stay near the defaults.
 
 How fast recency forgets is chosen by NDCG, too; the half-life of the settings stays, if no other one is surely better.
 """
@@ -43,11 +44,11 @@ DEFAULT_MODEL = 0.7
 FEWEST_TARGETS = 30
 #: How many targets the default weights count as.
 PRIOR_TARGETS = 20.0
-#: A part stays where the logarithm of the likelihood of all targets is higher with it by so much.
-LIKELIER = 2.0
 #: What a weight is multiplied with in the search.
 FACTORS = (0.35, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8)
-_MAX_PASSES = 4
+#: A target counts as its probability to this power: one that nobody finds says little about the first ten places.
+FOUND = 0.25
+_MAX_PASSES, _ROUNDS = 4, 4
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _half_life(
         scores_BCF = sample.scores_BCF.copy()
         scores_BCF[..., place] = recency_BCH[..., number]
         other = replace(sample, scores_BCF=scores_BCF)
-        values_HB.append(other.ndcg(_searched(other, _logit_of(other, start_F, used_F)[0])))
+        values_HB.append(other.ndcg(_logit_of(other, start_F, used_F)))
     best = int(np.argmax([each.mean() for each in values_HB]))
     return half_lives[best if _surely_better(values_HB[best], values_HB[0]) else 0]
 
@@ -205,78 +206,92 @@ class _Sample:
 def _fitted(sample: _Sample, names: tuple[str, ...], start_F: Floats) -> tuple[Floats, dict[str, str]]:
     """The weights, and which parts are left out and why."""
     used_F = np.ones(len(names), dtype=bool)
-    weights_F, likelihood = _logit_of(sample, start_F, used_F)
+    weights_F = _searched(sample, _logit_of(sample, start_F, used_F))
     used_F &= weights_F > 0
-    weights_F = _searched(sample, weights_F)
     while used_F.sum() > 1:
         values_B = sample.ndcg(weights_F)
-        useless: list[tuple[float, int, Floats, float]] = []
+        harmful: list[tuple[float, int, Floats]] = []
         for place in np.flatnonzero(used_F).tolist():
             others_F = used_F.copy()
             others_F[place] = False
-            without_F, less = _logit_of(sample, start_F, others_F)
-            without_F = _searched(sample, without_F)
+            without_F = _searched(sample, _logit_of(sample, start_F, others_F))
             without_B = sample.ndcg(without_F)
-            likelier = (likelihood - less) * sample.possible_B.sum() > LIKELIER
-            if not likelier and not _surely_better(values_B, without_B):
-                useless.append((float(without_B.mean()), place, without_F, less))
-        if not useless:
+            if without_F.any() and _surely_better(without_B, values_B):
+                harmful.append((float(without_B.mean()), place, without_F))
+        if not harmful:
             break
-        _, place, weights_F, likelihood = max(useless, key=lambda each: each[0])
+        _, place, weights_F = max(harmful, key=lambda each: each[0])
         used_F[place] = False
     used_F &= weights_F > 0
-    why = "validation is no better with it"
+    why = "validation is better without it"
     return weights_F, {name: why for name, used in zip(names, used_F, strict=True) if not used}
 
 
-def _logit_of(sample: _Sample, start_F: Floats, used_F: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """The weights of the logit, none of them negative: those that would be are 0; and its likelihood."""
-    used_F, likelihood = used_F.copy(), -np.inf
+def _logit_of(sample: _Sample, start_F: Floats, used_F: NDArray[np.bool_]) -> Floats:
+    """The weights of the logit, none of them negative: those that would be are 0."""
+    used_F = used_F.copy()
     weights_F = np.zeros(len(used_F))
     while used_F.any():
         part = replace(sample, scores_BCF=np.ascontiguousarray(sample.scores_BCF[..., used_F]))
         weights_F[:] = 0
-        weights_F[used_F], likelihood = _logit(part, start_F[used_F])
+        weights_F[used_F] = _logit(part, start_F[used_F])
         if (weights_F >= 0).all():
             break
         used_F &= weights_F > 0
-    return np.maximum(weights_F, 0), likelihood
+    return np.maximum(weights_F, 0)
 
 
-def _logit(sample: _Sample, prior_F: Floats) -> tuple[Floats, float]:
-    """The weights of the highest likelihood, by Newton's method, and the mean logarithm of the likelihood."""
+def _logit(sample: _Sample, prior_F: Floats) -> Floats:
+    """The weights of the highest likelihood, by Newton's method; targets that are found count more, see `FOUND`."""
     scores_BCF, others_BC = sample.scores_BCF[sample.possible_B], sample.others_BC[sample.possible_B]
     scale_F = sample.scale_F()
     scale_F[scale_F == 0] = 1
-    scaled_BCF = scores_BCF / scale_F.astype(np.float32)
+    scaled_BCF = (scores_BCF / scale_F.astype(np.float32)).astype(np.float32, copy=False)
     prior_F = prior_F * scale_F
+    weights_F = prior_F
+    counts_B: Scores = np.ones(len(scaled_BCF), dtype=np.float32)
+    for _ in range(_ROUNDS):
+        weights_F, chance_B = _newton(scaled_BCF, others_BC, prior_F, weights_F, counts_B)
+        counts_B = chance_B ** np.float32(FOUND)
+        counts_B /= counts_B.mean()
+    result_F: Floats = weights_F / scale_F
+    return result_F
+
+
+def _newton(
+    scaled_BCF: Scores, others_BC: Scores, prior_F: Floats, start_F: Floats, counts_B: Scores
+) -> tuple[Floats, Scores]:
+    """The weights of the highest likelihood where each target counts as much, and the probability of each."""
     pull = PRIOR_TARGETS / len(scaled_BCF) / 2
 
-    def objective(weights_F: Floats) -> tuple[float, Scores, float]:
+    def objective(weights_F: Floats) -> tuple[float, Scores]:
         total_BC = scaled_BCF @ weights_F.astype(np.float32) + others_BC
-        highest_B1 = total_BC.max(axis=1, keepdims=True)
-        share_BC = np.exp(total_BC - highest_B1)
+        total_BC -= total_BC.max(axis=1, keepdims=True)
+        share_BC = np.exp(total_BC)
         sum_B1 = share_BC.sum(axis=1, keepdims=True)
-        loss_B = highest_B1[:, 0] + np.log(sum_B1[:, 0]) - total_BC[:, 0]
-        loss = float(loss_B.mean(dtype=np.float64))
-        return loss + pull * float(((weights_F - prior_F) ** 2).sum()), share_BC / sum_B1, -loss
+        loss_B = np.log(sum_B1[:, 0]) - total_BC[:, 0]
+        loss = float((counts_B * loss_B).mean(dtype=np.float64))
+        return loss + pull * float(((weights_F - prior_F) ** 2).sum()), share_BC / sum_B1
 
-    weights_F = prior_F
-    loss, share_BC, likelihood = objective(weights_F)
+    weights_F = start_F
+    loss, share_BC = objective(weights_F)
     for _ in range(30):
         mean_BF = np.einsum("bc,bcf->bf", share_BC, scaled_BCF)
-        gradient_F = (mean_BF - scaled_BCF[:, 0]).mean(axis=0, dtype=np.float64) + 2 * pull * (weights_F - prior_F)
-        square_FF = np.einsum("bcf,bcg->fg", share_BC[..., None] * scaled_BCF, scaled_BCF, optimize=True)
-        curve_FF = (square_FF - mean_BF.T @ mean_BF) / len(scaled_BCF) + 2 * pull * np.eye(len(weights_F))
+        gradient_F = (counts_B[:, None] * (mean_BF - scaled_BCF[:, 0])).mean(axis=0, dtype=np.float64)
+        gradient_F += 2 * pull * (weights_F - prior_F)
+        counted_BC = counts_B[:, None] * share_BC
+        square_FF = np.einsum("bcf,bcg->fg", counted_BC[..., None] * scaled_BCF, scaled_BCF, optimize=True)
+        square_FF -= (counts_B[:, None] * mean_BF).T @ mean_BF
+        curve_FF = square_FF / len(scaled_BCF) + 2 * pull * np.eye(len(weights_F))
         step_F, length = np.linalg.solve(curve_FF.astype(np.float64), gradient_F), 1.0
-        found, found_BC, likely = objective(weights_F - step_F)
+        found, found_BC = objective(weights_F - step_F)
         while found > loss and length > 1e-3:
             length /= 2
-            found, found_BC, likely = objective(weights_F - length * step_F)
+            found, found_BC = objective(weights_F - length * step_F)
         if found > loss - 1e-6:
             break
-        weights_F, loss, share_BC, likelihood = weights_F - length * step_F, found, found_BC, likely
-    return weights_F / scale_F, likelihood
+        weights_F, loss, share_BC = weights_F - length * step_F, found, found_BC
+    return weights_F, share_BC[:, 0]
 
 
 def _searched(sample: _Sample, weights_F: Floats) -> Floats:

@@ -35,7 +35,7 @@ class FactorRowScorer(RowScorer):
         max_length: int | None = None,
     ) -> None:
         self.encoder, self.table_ID, self.index, self.max_length = encoder, table_ID, index, max_length
-        self._vectors = ItemVectors(table_ID)
+        self._vectors = ItemVectors(table_ID, by_column=True)
 
     @property
     def tables(self) -> Mapping[str, Floats]:

@@ -39,6 +39,11 @@ class _Effects:
     effects_NK: Floats
     numbers_NK: Floats | None = None
 
+    @property
+    def told_NK(self) -> Floats:
+        """:attr:`numbers_NK`, 0 where nothing is told."""
+        return np.zeros_like(self.effects_NK) if self.numbers_NK is None else self.numbers_NK
+
 
 def find_reasons(
     snapshot: Snapshot, query: Query, scored: RowQuery | None, rows: Rows, max_length: int
@@ -59,19 +64,27 @@ def find_reasons(
     """
     if scored is None:
         return [()] * len(rows)
+    parts = list(_effects(snapshot, query, scored, rows, max_length))
+    effects_NK = np.concatenate([part.effects_NK for part in parts])
+    numbers_NK = np.concatenate([part.told_NK for part in parts])
+    said: list[tuple[ReasonKind, int | None]] = [(part.kind, item) for part in parts for item in part.items]
+    by_model = np.array([kind == "model" for kind, _ in said])
+    told_NK = by_model[:, None] | ((effects_NK > 0) & (numbers_NK > 0))
+    order_NK = np.argsort(np.where(told_NK, -np.abs(effects_NK), np.float32(np.inf)), axis=0, kind="stable")
+    return [
+        tuple(
+            _reason(snapshot, *said[at], float(effects_NK[at, place]), float(numbers_NK[at, place]))
+            for at in order_NK[:MAX_REASONS, place].tolist()
+            if told_NK[at, place]
+        )
+        for place in range(len(rows))
+    ]
+
+
+def _reason(snapshot: Snapshot, kind: ReasonKind, row: int | None, effect: float, number: float) -> Reason:
     catalogue = snapshot.catalogue
-    found: list[list[Reason]] = [[] for _ in rows]
-    for part in _effects(snapshot, query, scored, rows, max_length):
-        numbers_NK = np.zeros_like(part.effects_NK) if part.numbers_NK is None else part.numbers_NK
-        names = [(None, None) if row is None else (catalogue.ids[row], catalogue.title(row)) for row in part.items]
-        for place, reasons in enumerate(found):
-            every = zip(names, part.effects_NK[:, place].tolist(), numbers_NK[:, place].tolist(), strict=True)
-            for (item_id, title), effect, number in every:
-                if part.kind == "model":
-                    reasons.append(Reason(item_id, title, effect))
-                elif effect > 0 and number > 0:
-                    reasons.append(Reason(item_id, title, effect, part.kind, number))
-    return [tuple(sorted(each, key=lambda reason: -abs(reason.effect))[:MAX_REASONS]) for each in found]
+    item_id, title = (None, None) if row is None else (catalogue.ids[row], catalogue.title(row))
+    return Reason(item_id, title, effect) if kind == "model" else Reason(item_id, title, effect, kind, number)
 
 
 def _effects(snapshot: Snapshot, query: Query, scored: RowQuery, rows: Rows, max_length: int) -> Iterator[_Effects]:

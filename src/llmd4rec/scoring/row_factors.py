@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -16,6 +17,8 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: If the candidates are less than this share of the table, their rows are gathered before scoring.
 GATHER_BELOW = 0.25
+#: A table of at most so many rows is held a second time, column by column, where that is asked for.
+BY_COLUMN_UP_TO = 50_000
 
 
 class ItemVectors:
@@ -23,11 +26,19 @@ class ItemVectors:
 
     Args:
         table_ID: [I, d].
+        by_column: scores of all rows are made from a second copy, column by column. They differ in their last digits,
+            and take about half the time where d is large.
     """
 
-    def __init__(self, table_ID: Floats) -> None:
-        self.table_ID = table_ID
+    def __init__(self, table_ID: Floats, *, by_column: bool = False) -> None:
+        self.table_ID, self._by_column = table_ID, by_column and len(table_ID) <= BY_COLUMN_UP_TO
         self._mean: tuple[Mask, Floats] | None = None
+
+    @cached_property
+    def transposed_DI(self) -> Floats:
+        """What states are multiplied with for the scores of all rows."""
+        transposed_DI: Floats = np.ascontiguousarray(self.table_ID.T) if self._by_column else self.table_ID.T
+        return transposed_DI
 
     def mean_D(self, present: Mask) -> Floats:
         """The mean of the rows that are present; its product with a state is the state's mean score."""
@@ -77,12 +88,12 @@ class FactorRowQuery(RowQuery):
         """One matrix product."""
         table_ID = self.vectors.table_ID
         if rows is None:
-            every_BI: Floats = self.states_BD @ table_ID.T
+            every_BI: Floats = self.states_BD @ self.vectors.transposed_DI
             return every_BI
         if len(rows) < GATHER_BELOW * len(table_ID):
             some_BN: Floats = self.states_BD @ table_ID[rows].T
             return some_BN
-        return (self.states_BD @ table_ID.T)[:, rows]
+        return (self.states_BD @ self.vectors.transposed_DI)[:, rows]
 
     def candidates(self, m: int) -> list[Candidates]:
         """Through the index, which finds nearly all of the m best, and many more rows: `bound` is as approximate."""

@@ -33,7 +33,7 @@ class ContentScorer(RowScorer):
     name = "content"
 
     def __init__(self, table_ID: Floats, mean_T: Floats, axes_TD: Floats | None, last: Sequence[float]) -> None:
-        self._vectors, self.last = ItemVectors(table_ID), tuple(last)
+        self._vectors, self.last = ItemVectors(table_ID, by_column=True), tuple(last)
         self.mean_T, self.axes_TD = mean_T, axes_TD
 
     @classmethod
@@ -87,9 +87,7 @@ class ContentScorer(RowScorer):
             items_BL[place, : len(recent)] = recent
             weight_BL[place, : len(recent)] = self.last[: len(recent)]
         weight_BL /= np.maximum(weight_BL.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        states_BD = np.zeros((len(windows), table_ID.shape[1]), dtype=np.float32)
-        for items_B, weight_B in zip(items_BL.T, weight_BL.T, strict=True):
-            states_BD += weight_B[:, None] * table_ID[items_B]
+        states_BD = (weight_BL[:, None, :] @ table_ID[items_BL])[:, 0]
         return FactorRowQuery(states_BD, self._vectors)
 
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> ContentScorer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llmd4rec.data.arrays import Int32Array, Int64Array
 from llmd4rec.scoring.memory.counting import DAY, Log
 from llmd4rec.scoring.memory.settings import Recency
-from llmd4rec.scoring.rows import Candidates, RowQuery, Rows, RowScorer, SearchLimits
+from llmd4rec.scoring.rows import Candidates, Mask, RowQuery, Rows, RowScorer, SearchLimits
 from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
@@ -32,6 +32,14 @@ class _Leaders(NamedTuple):
     rows: Rows
     since: set[int]
     others: float
+
+
+class _Scored(NamedTuple):
+    """The scores of all rows at a moment behind the last interaction, and after how many additions."""
+
+    added: int
+    now: int
+    scores: Floats
 
 
 class Events:
@@ -53,6 +61,8 @@ class Events:
         #: Times, items, and how many of them there are; behind these is room for more.
         self._log = np.asarray(times[order], np.int64), np.asarray(items[order], np.int32), len(order)
         self._leaders: _Leaders | None = None
+        #: How often something was added, counted when it is there; and the scores of all rows that were made last.
+        self._added, self._scored = 0, _Scored(-1, 0, np.empty(0, np.float32))
         #: A moment behind the last interaction, and the counts there; None where old ones leave a window.
         self._latest: tuple[int, Counts] | None = None
         if settings.window_days is None:
@@ -83,6 +93,16 @@ class Events:
             found = np.where(rows < len(stored), stored[np.minimum(rows, len(stored) - 1)], 0)
         result: Counts = found * self._left(moment, now)
         return result
+
+    def scores(self, now: int, rows: Rows | None, num_rows: int) -> Floats | None:
+        """log(1 + :meth:`latest`), which is made once for all histories of a moment; not to be changed."""
+        added, kept = self._added, self._scored  # read first: what is added meanwhile makes these scores old
+        if kept.added != added or kept.now != now or len(kept.scores) != num_rows:
+            counts = self.latest(now, rows, num_rows)
+            if counts is None or rows is not None:
+                return None if counts is None else np.log1p(counts.astype(np.float32))
+            self._scored = kept = _Scored(added, now, np.log1p(counts.astype(np.float32)))
+        return kept.scores if rows is None else kept.scores[rows]
 
     def counts(self, now: int, num_rows: int, before: tuple[int, Counts] | None = None) -> Counts:
         """What the interactions before a moment add up to.
@@ -129,6 +149,7 @@ class Events:
         self._latest = moment, stored
         if self._leaders is not None:
             self._leaders.since.add(item)
+        self._added += 1
 
     def leaders(self, now: int, num_rows: int) -> tuple[Rows, float] | None:
         """Rows that hold the most chosen ones, and the highest count of another; None: the moment is not the last."""
@@ -265,8 +286,8 @@ class RecencyQuery(RowQuery):
             some_N = self.known.get(now)
             if some_N is not None:
                 some_N = some_N if rows is None else some_N[rows]
-            elif (latest := self.events.latest(now, rows, self.width)) is not None:
-                some_N = np.log1p(latest.astype(np.float32))
+            elif (latest := self.events.scores(now, rows, self.width)) is not None:
+                some_N = latest
             else:
                 counts = self.events.counts(now, self.width, before)
                 before = now, counts
@@ -280,9 +301,22 @@ class RecencyQuery(RowQuery):
     def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
         """Once for all histories where they are answered for one moment."""
         if len(self) and (self.now_B == self.now_B[0]).all():
-            total_BN += np.float32(weight) * self.take(slice(0, 1)).scores(rows)
+            total_BN += np.float32(weight) * self._of_moment(int(self.now_B[0]), rows)
         else:
             super().add_to(total_BN, weight, rows)
+
+    def _of_moment(self, now: int, rows: Rows | None) -> Floats:
+        """The scores of one moment, not to be changed."""
+        latest = self.events.scores(now, rows, self.width)
+        return self.take(slice(0, 1)).scores(rows)[0] if latest is None else latest
+
+    def centred_scores(self, rows: Rows, present: Mask) -> Floats:
+        """Less one mean for all histories where they are answered for one moment."""
+        if not len(self) or (self.now_B != self.now_B[0]).any():
+            return super().centred_scores(rows, present)
+        every_I = self._of_moment(int(self.now_B[0]), None)
+        centred_N = every_I[rows] - every_I[present].mean()
+        return np.repeat(centred_N[None], len(self), axis=0)
 
     def candidates(self, m: int) -> list[Candidates]:
         """The most chosen rows that are at hand; other moments are counted."""

@@ -19,7 +19,7 @@ class Content(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(128, ge=1, description="principal directions of the text vectors kept; all, if there are fewer")
+    dim: int = Field(256, ge=1, description="principal directions of the text vectors kept; all, if there are fewer")
     last: tuple[float, ...] = Field(
         LAST, min_length=1, description="weights of the most recent items of a history, newest first"
     )
