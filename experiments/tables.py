@@ -212,7 +212,7 @@ class Headline:
         return cls(
             taken(study, "identifiers", column["seeds"]),
             taken(study, column["variant"], column["seeds"]),
-            taken("memory", "undistilled", column["memory_seeds"]),
+            taken("memory", column.get("memory_variant", "undistilled"), column["memory_seeds"]),
             column.get("published", {}).get("ndcg@10"),
         )
 
@@ -222,11 +222,12 @@ class Headline:
         def model(trials: list[Any], name: str) -> list[tuple[Any, Any]]:
             return [(trial, trial["models"][name]) for trial in trials]
 
+        trained = [trial for trial in self.memory if trial["variant"] != "untrained"]
         return [
             ("memory alone", model(self.memory[:1], "memory")),
             ("identifiers only", model(self.identifiers, "undistilled")),
             ("with item features", model(self.distilled, "undistilled")),
-            ("with item features + memory", model(self.memory, "undistilled+memory")),
+            ("with item features + memory", model(trained, "undistilled+memory")),
             ("with item features, distilled", model(self.distilled, "distilled")),
         ]
 
@@ -241,7 +242,7 @@ class Headline:
             "memory": memory,
             "identifiers": identifiers,
             "undistilled": undistilled,
-            "beside": f"**{beside}**",
+            "beside": f"**{beside}**" if beside else "",
             "distilled": f"**{distilled}**",
             "gain": f"{gains} % ({short(largest_p(compared))})",
             "published": "" if self.published is None else short(f"{self.published:.4f}"),

@@ -73,7 +73,7 @@ OTHERS = (
     True, False, 1, 2, 3, 8, 0.25, 0.5, None, "x", ["title"], [{"dim": 96}], ["model"], [3], "int8", "float32", "none",
     "rank", "partner", "self", "current", "equal", "constant", "cosine", "fp32", "bf16", "never", "full", "id+text",
     "id", "gelu", "relu", "leader", "gru4rec", "hr@5", ["csv"], ["hr"],
-    ["time_gaps"], f"{__name__}:Unlike", "half", {"transitions": 1.0},
+    ["time_gaps"], f"{__name__}:Unlike", "half", {"transitions": 1.0}, "known",
 )  # fmt: skip
 
 
