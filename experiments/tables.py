@@ -178,6 +178,8 @@ def headline_sources(trials: Trials, chosen: dict[str, Any]) -> str:
     ]
     for data, column in chosen["columns"].items():
         for name, found in Headline.of(trials, chosen["study"], data, column).sources():
+            if not found:
+                continue
             commits = ", ".join(dict.fromkeys(f"`{trial['environment']['commit']}`" for trial, _ in found))
             seeds = ", ".join(str(trial["seed"]) for trial, _ in found)
             ndcg, hr = (spread([model["test"][metric] for _, model in found]) for metric in ("ndcg@10", "hr@10"))
