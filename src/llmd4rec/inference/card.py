@@ -95,7 +95,7 @@ def _memory(head: dict[str, Any]) -> list[str]:
         f"{head['selection']} of both together is {found['validation']:.4f}. "
         f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took "
         f"{found['milliseconds']:.2f} ms with it and {found['milliseconds_without']:.2f} ms without. "
-        "The snippet without this package below is of the model alone."
+        "The snippet without this package below is of the model without it."
     ]
     if "min_pair_users" in found:
         measured = (
