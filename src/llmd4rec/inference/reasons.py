@@ -73,7 +73,7 @@ def find_reasons(
     order_NK = np.argsort(np.where(told_NK, -np.abs(effects_NK), np.float32(np.inf)), axis=0, kind="stable")
     return [
         tuple(
-            _reason(snapshot, *said[at], float(effects_NK[at, place]), float(numbers_NK[at, place]))
+            _reason(snapshot, said[int(at)], float(effects_NK[at, place]), float(numbers_NK[at, place]))
             for at in order_NK[:MAX_REASONS, place].tolist()
             if told_NK[at, place]
         )
@@ -81,8 +81,8 @@ def find_reasons(
     ]
 
 
-def _reason(snapshot: Snapshot, kind: ReasonKind, row: int | None, effect: float, number: float) -> Reason:
-    catalogue = snapshot.catalogue
+def _reason(snapshot: Snapshot, said: tuple[ReasonKind, int | None], effect: float, number: float) -> Reason:
+    catalogue, (kind, row) = snapshot.catalogue, said
     item_id, title = (None, None) if row is None else (catalogue.ids[row], catalogue.title(row))
     return Reason(item_id, title, effect) if kind == "model" else Reason(item_id, title, effect, kind, number)
 
