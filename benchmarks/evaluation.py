@@ -32,8 +32,8 @@ from llmd4rec.evaluation.ranking import ItemLists, rank_targets
 from llmd4rec.matmul import product
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential.sasrec import SASRec, SASRecNetwork
-from llmd4rec.scoring import FactorQuery
 from llmd4rec.scoring.base import CPU_BLOCK_ELEMENTS
+from llmd4rec.scoring.factors import FactorQuery
 
 TOP = 10
 #: The naive sort is measured on one of so many users.

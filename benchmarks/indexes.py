@@ -20,8 +20,9 @@ import numpy as np
 
 from llmd4rec import Dataset, Recommender
 from llmd4rec.inference.encoder import encode
-from llmd4rec.inference.factors import FactorRowQuery, FactorRowScorer
-from llmd4rec.inference.scorer import exact_top
+from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.rows import exact_top
 
 STATES = 300
 Search = Callable[[np.ndarray], np.ndarray]

@@ -34,6 +34,7 @@ STAGES = {
     "evaluation": 85,
     "prepare": 65,
     "large_catalogue": 150,
+    "memory": 120,
     "command_line": 40,
     "serve_recommender": 100,
     "serve_http": 110,

@@ -33,16 +33,17 @@ from llmd4rec.export.graphs import write_encoder
 from llmd4rec.inference.batch import Histories, recommend_histories, write
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import Encoder, HistoryBatch, OnnxEncoder, encode
-from llmd4rec.inference.factors import FactorRowQuery, FactorRowScorer
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.query import parse_request
 from llmd4rec.inference.ranking import rank
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.inference.scorer import exact_top
 from llmd4rec.inference.types import ExportInfo, Filters, Request
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential.sasrec import SASRec
+from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.rows import exact_top
 
 REQUESTS, LARGE, QUERIES = 400, 1_000_000, 200
 MAX_SECONDS, MIN_RECALL = 5, 0.99

@@ -35,7 +35,7 @@ from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.losses.objective import RankingObjective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.sequential.sasrec import SASRec
-from llmd4rec.scoring import FactorQuery
+from llmd4rec.scoring.factors import FactorQuery
 from llmd4rec.training.fit import fit
 from llmd4rec.training.loggers.json_lines import JSONLines
 

@@ -14,7 +14,7 @@ step prepare --interactions "$DEMO/raw/interactions.parquet" --items "$DEMO/raw/
 step train examples/demo.yaml --data "$DEMO/data" --run "$DEMO/run"
 step export "$DEMO/run" --out "$DEMO/export" --both
 step recommend "$DEMO/export" --history "50,181,172" -k 5
-step compare "$DEMO/run" "$DEMO/run" --stage-a undistilled --stage-b distilled | tee "$DEMO/compared.txt"
+step compare "$DEMO/run" "$DEMO/run" --stage-a undistilled --stage-b served | tee "$DEMO/compared.txt"
 
 printf '\nThe demo took %d s. Next:\n' $((SECONDS - started))
 printf '  open %s/run/report.html                where gains and losses come from\n' "$DEMO"

@@ -41,11 +41,12 @@ from llmd4rec.config.settings import check, differences
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, rounds_of
 from llmd4rec.distillation.settings import RECIPE, DistillationSettings
-from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, UNDISTILLED
+from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, MEMORY, UNDISTILLED, with_memory
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import atomic_dir, write_json
+from llmd4rec.runs.memory import stages_with_memory
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
@@ -186,6 +187,8 @@ def trial(
             (best, first), (best_round(run, "llm"), LANGUAGE_MODEL), (LANGUAGE_MODEL, first), (TEACHER, first),
             (LANGUAGE_MODEL, TEACHER),
         ]  # fmt: skip
+        for stage in stages_with_memory(run):
+            pairs += [(with_memory(stage), stage), (with_memory(stage), MEMORY)]
         for second, other in pairs:
             if second in evaluations and other in evaluations:
                 comparison = compare(evaluations[other], evaluations[second])
@@ -206,6 +209,7 @@ def trial(
         "stages": {name: rounded(stage) for name, stage in run.record.stages.items()},
         "stopped_because": run.record.stopped_because,
         "llm": run.record.llm,
+        "memory": run.record.memory,
         "models": models,
         "comparisons": comparisons,
     }
@@ -225,9 +229,11 @@ def trained(
 
 
 def scored(run: Run) -> list[str]:
-    """The stages whose figures a result holds, in the order of the plan."""
+    """The stages whose figures a result holds, in the order of the plan; then models with the memory, and it alone."""
     shown = {UNDISTILLED, TEACHER, LANGUAGE_MODEL, best_round(run, "model"), best_round(run, "llm")}
-    return [stage.id for stage in run.plan if stage.id in shown & run.record.stages.keys()]
+    stages = [stage.id for stage in run.plan if stage.id in shown & run.record.stages.keys()]
+    beside = [with_memory(stage) for stage in stages if stage in stages_with_memory(run)]
+    return [*stages, *beside, *([MEMORY] if run.record.memory else [])]
 
 
 def best_round(run: Run, student: Literal["model", "llm"]) -> str | None:

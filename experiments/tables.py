@@ -26,10 +26,12 @@ STUDIES = ROOT / "experiments" / "studies"
 HEADLINE = ROOT / "experiments" / "headline.yaml"
 #: Between these lines the README holds the table that is made here.
 MARKS = ("<!-- made by experiments/tables.py -->", "<!-- end -->")
-MODELS = ("undistilled", "distilled", "teacher-1", "llm", "llm distilled")
+MODELS = (
+    "undistilled", "distilled", "teacher-1", "llm", "llm distilled", "undistilled+memory", "distilled+memory", "memory",
+)  # fmt: skip
 #: Each model that is taught, undistilled and distilled.
 TAUGHT = {"model": ("undistilled", "distilled"), "llm": ("llm", "llm distilled")}
-#: What results called them before stages had ids; `memory` is that of training_free.py.
+#: What results called them before stages had ids.
 FORMER_MODELS = {
     "crm alone": "undistilled",
     "crm distilled": "distilled",
@@ -115,9 +117,9 @@ def in_words_of_now(trial: dict[str, Any]) -> dict[str, Any]:
 
 def model_name(name: str) -> str:
     """What a table calls the model of a stage: `distilled` for `distilled-round-2` and former names of it."""
-    taught = re.fullmatch(r"(distilled|llm)-round-\d+", name)
+    taught = re.fullmatch(r"(distilled|llm)-round-\d+(\+memory)?", name)
     if taught is not None:
-        return "distilled" if taught[1] == "distilled" else "llm distilled"
+        return ("distilled" if taught[1] == "distilled" else "llm distilled") + (taught[2] or "")
     return FORMER_MODELS.get(name, name)
 
 
@@ -140,12 +142,13 @@ def page(trials: Trials, searches: Sequence[dict[str, Any]], top: str = "") -> s
 
 # ---- the README's table ---------------------------------------------------------------------------------------------
 def headline(trials: Trials, chosen: dict[str, Any]) -> str:
-    """Six rows, a column for each data set of headline.yaml."""
+    """Seven rows, a column for each data set of headline.yaml."""
     rows = [["Test NDCG@10"], ["---"]]
     labels = {
-        "free": "No training: texts + transitions",
+        "memory": "Memory alone: no training",
         "identifiers": "SASRec, identifiers only",
         "undistilled": "SASRec with item features",
+        "beside": "**SASRec with item features + memory**",
         "distilled": "**SASRec with item features, distilled**",
         "gain": "Gain of distillation (*p*)",
         "published": "Best published that we know",
@@ -175,6 +178,8 @@ def headline_sources(trials: Trials, chosen: dict[str, Any]) -> str:
     ]
     for data, column in chosen["columns"].items():
         for name, found in Headline.of(trials, chosen["study"], data, column).sources():
+            if not found:
+                continue
             commits = ", ".join(dict.fromkeys(f"`{trial['environment']['commit']}`" for trial, _ in found))
             seeds = ", ".join(str(trial["seed"]) for trial, _ in found)
             ndcg, hr = (spread([model["test"][metric] for _, model in found]) for metric in ("ndcg@10", "hr@10"))
@@ -193,7 +198,7 @@ class Headline:
 
     identifiers: list[Any]
     distilled: list[Any]
-    free: list[Any]
+    memory: list[Any]
     published: float | None
 
     @classmethod
@@ -209,7 +214,7 @@ class Headline:
         return cls(
             taken(study, "identifiers", column["seeds"]),
             taken(study, column["variant"], column["seeds"]),
-            taken("training-free", "content-transitions", [0]),
+            taken("memory", column.get("memory_variant", "undistilled"), column["memory_seeds"]),
             column.get("published", {}).get("ndcg@10"),
         )
 
@@ -219,24 +224,27 @@ class Headline:
         def model(trials: list[Any], name: str) -> list[tuple[Any, Any]]:
             return [(trial, trial["models"][name]) for trial in trials]
 
+        trained = [trial for trial in self.memory if trial["variant"] != "untrained"]
         return [
-            ("no training", model(self.free, "memory")),
+            ("memory alone", model(self.memory[:1], "memory")),
             ("identifiers only", model(self.identifiers, "undistilled")),
             ("with item features", model(self.distilled, "undistilled")),
+            ("with item features + memory", model(trained, "undistilled+memory")),
             ("with item features, distilled", model(self.distilled, "distilled")),
         ]
 
     def cells(self) -> dict[str, str]:
         """The cells of the column, by row."""
-        (free, identifiers, undistilled, distilled) = (
+        (memory, identifiers, undistilled, beside, distilled) = (
             short(spread([model["test"]["ndcg@10"] for _, model in found])) for _, found in self.sources()
         )
         compared = [gain_of("model", trial) for trial in self.distilled]
         gains = ", ".join(f"{c['relative_percent']:+.1f}" for c in compared if c)
         return {
-            "free": free,
+            "memory": memory,
             "identifiers": identifiers,
             "undistilled": undistilled,
+            "beside": f"**{beside}**" if beside else "",
             "distilled": f"**{distilled}**",
             "gain": f"{gains} % ({short(largest_p(compared))})",
             "published": "" if self.published is None else short(f"{self.published:.4f}"),

@@ -57,6 +57,7 @@ def tiny_settings(llama: str) -> dict[str, Any]:
         "rounds": 1,
         "round_patience": 3,
         "teachers": None,
+        "memory": None,
         "distill": {"source": "partner", "weight": {"model": 4.0}, "logit_adjustment": 0.0, "dropout": None},
         "model": {"dim": 8, "layers": 1, "heads": 2, "dropout": 0.1, "max_length": 6, "item_features": "id"},
         "llm": {

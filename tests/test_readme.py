@@ -80,16 +80,21 @@ def test_each_figure_says_what_made_it(place: int, data: str) -> None:
         [json.loads((folder / f"{name}-seed{seed}.json").read_text()) for seed in seeds_of]
         for name in (variant.strip("`"), "identifiers")
     )
-    free = json.loads((ROOT / "results/training-free" / data / "content-transitions-seed0.json").read_text())
-    assert rows[0][place] == figure([free], "memory")
+    trained = CHOSEN["columns"][data].get("memory_variant", "undistilled")
+    memory = [
+        json.loads((ROOT / "results/memory" / data / f"{trained}-seed{seed}.json").read_text())
+        for seed in CHOSEN["columns"][data]["memory_seeds"]
+    ]
+    assert rows[0][place] == figure(memory[:1], "memory")
     assert rows[1][place] == figure(identifiers, "undistilled")
     assert rows[2][place] == figure(distilled, "undistilled")
-    assert rows[3][place] == f"**{figure(distilled, 'distilled')}**"
+    assert rows[3][place] == ("" if trained == "untrained" else f"**{figure(memory, 'undistilled+memory')}**")
+    assert rows[4][place] == f"**{figure(distilled, 'distilled')}**"
     compared = [named(trial["comparisons"], "distilled over undistilled, test") for trial in distilled]
     gains = [groups["all"]["ndcg@10"] for groups in compared]
-    shown = re.findall(r"[+-]\d+\.\d", rows[4][place])
+    shown = re.findall(r"[+-]\d+\.\d", rows[5][place])
     assert shown == [f"{gain['relative_percent']:+.1f}" for gain in gains]
-    [p] = re.findall(r"\((.*)\)", rows[4][place])
+    [p] = re.findall(r"\((.*)\)", rows[5][place])
     assert float(p) == round(max(gain["p"] for gain in gains), 4)
 
 

@@ -32,7 +32,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.models.events import EventEmbedding
 from llmd4rec.models.settings import ModelSettings
-from llmd4rec.scoring import Query, Scorer
+from llmd4rec.scoring.base import Query, Scorer
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.loggers.base import Logger
 

@@ -17,7 +17,7 @@ from llmd4rec.evaluation import Evaluation, Evaluator
 from llmd4rec.evaluation.evaluation import MetricInfo
 from llmd4rec.evaluation.metrics import Floats, RankMetric, TargetRanks, expand
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.scoring import FactorScorer
+from llmd4rec.scoring.factors import FactorScorer
 
 
 def make_dataset(

@@ -18,7 +18,7 @@ from llmd4rec.errors import ConfigError, RunError
 from llmd4rec.evaluation import Evaluation, Evaluator, compare
 from llmd4rec.evaluation.held_out import held_out
 from llmd4rec.evaluation.ranking import NO_CANDIDATE, ItemLists, rank_targets
-from llmd4rec.scoring import FactorQuery
+from llmd4rec.scoring.factors import FactorQuery
 
 from .examples import LastItemModel, evaluate, make_dataset
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmd4rec.errors import ModelError
 from llmd4rec.evaluation.ranking import NO_CANDIDATE, NO_ITEM, ItemLists, rank_targets
-from llmd4rec.scoring import FactorQuery
+from llmd4rec.scoring.factors import FactorQuery
 
 
 def one_hot_scores(scores: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.runs.opening import note_environment
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 from llmd4rec.training import checkpoint
@@ -218,7 +219,7 @@ def attempts(run: Path, unfinished: Path, data: Dataset) -> dict[Path, Callable[
     return {
         run / "run.json": lambda: Run.open(run),
         run / "config.yaml": lambda: Run.open(run),
-        run / "environment.json": lambda: Run.open(run).note_environment(),
+        run / "environment.json": lambda: note_environment(run),
         **{path: lambda: Run.open(run).metrics() for path in run.glob("checkpoints/*/metrics.jsonl")},
         run / "catalogue.parquet": lambda: Run.open(run).recommender(),
         run / "counts.npy": lambda: Run.open(run).recommender(),

@@ -18,7 +18,7 @@ from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report import render
 from llmd4rec.report.from_run import report_content, write_run_report
 from llmd4rec.runs.results import Result, score_run
-from llmd4rec.runs.run import Run
+from llmd4rec.runs.run import Run, network_name
 
 #: The served model, two teachers of one network and one of another, and a language model that is never built.
 SETTINGS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def results(run: Run, data: Dataset, served: str) -> list[Result]:
     found: list[Result] = []
     for stage in run.reported():
         table = torch.randn(data.num_items, 4, generator=torch.Generator().manual_seed(len(found)))
-        evaluation = evaluate(LastItemModel(table), data, name="m", stage=stage.id)
+        evaluation = evaluate(LastItemModel(table), data, name=network_name(stage), stage=stage.id)
         found.append(Result(stage, evaluation, stage.id == served, 1000 + len(found), 20.0, 1.5))
     return found
 
@@ -116,7 +116,7 @@ def test_the_undistilled_model_is_compared_with_the_served_one(
     stages = RECORD | {"llm-round-2": record(0.09), "distilled-round-2": record(0.12)}
     run = make_run(stages)
     scored = results(run, chain_data, "distilled-round-1")
-    assert [result.stage.id for result in scored if result.stage.round] == [
+    assert [result.name for result in scored if result.stage is not None and result.stage.round] == [
         "distilled-round-1", "llm-round-2", "distilled-round-2",
     ]  # fmt: skip
     content = report_content(run, chain_data, scored)
@@ -127,7 +127,7 @@ def test_the_undistilled_model_is_compared_with_the_served_one(
     assert content.llm_comparison is not None
     assert content.llm_comparison.first == "distilled-round-1 (SASRec 8)"
     assert content.llm_comparison.second == "llm-round-2 (Tiny-Llama)"
-    figures = {result.stage.id: result.evaluation.metrics["ndcg@10"] for result in scored}
+    figures = {result.name: result.evaluation.metrics["ndcg@10"] for result in scored}
     d = content.comparison.overall.metrics["ndcg@10"]
     assert (d.first, d.second) == pytest.approx((figures["undistilled"], figures["distilled-round-1"]))
 
@@ -229,7 +229,7 @@ def test_a_trained_run_makes_a_page(chain_run: Path, chain_data: Dataset, tmp_pa
     assert path == tmp_path / "page.html"
     page = path.read_text(encoding="utf-8")
     for result in scored:
-        assert f"{result.stage.id}<small>" in page
+        assert f"{result.name}<small>" in page
     assert "Distillation" in page
     assert "Sample weights" in page
 

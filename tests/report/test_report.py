@@ -167,7 +167,7 @@ def test_each_teacher_has_the_name_of_its_own_network() -> None:
         StageRow("teacher-1", "teacher", 0, "SASRec 256", {"ndcg@10": 0.06}),
         StageRow("teacher-2", "teacher", 0, "GRU4Rec 256", {"ndcg@10": 0.06}),
     ]
-    curves = [CurvePoint(row.stage, row.role, 0, 1, 0.02) for row in rows]
+    curves = [CurvePoint(row.stage, "model" if n == 0 else "teacher", 0, 1, 0.02) for n, row in enumerate(rows)]
     page = Page(render(ReportContent("r", model="SASRec 64", rows=rows, curves=curves)))
     assert "teacher-1SASRec 256" in page.text
     assert "teacher-2GRU4Rec 256" in page.text

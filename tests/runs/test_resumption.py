@@ -60,7 +60,8 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(
         if process.exitcode == 0:  # it was faster than the signal, or lost it in a destructor, as Python may
             parts = tmp_path / f"parts {attempt}"
     assert stopped > 0
-    (parts / ".text_vectors.safetensors.x.part").write_bytes(b"half")  # as a process leaves it that is killed just then
+    for name in ("text_vectors.safetensors", "run.json", "config.yaml"):
+        (parts / f".{name}.x.part").write_bytes(b"half")  # as a process leaves it that is stopped just then
     finish(parts)
     assert outcome(parts) == outcome(tmp_path / "whole")
     assert not list(parts.rglob("*.part"))

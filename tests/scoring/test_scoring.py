@@ -22,8 +22,9 @@ from llmd4rec.evaluation import Evaluator
 from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.validation import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
-from llmd4rec.scoring import Candidates, FactorQuery, FactorScorer, Query, Scorer, WeightedSum, weighted_sum
-from llmd4rec.scoring.base import recent
+from llmd4rec.scoring.base import Candidates, Query, Scorer, recent
+from llmd4rec.scoring.factors import FactorQuery, FactorScorer
+from llmd4rec.scoring.sums import WeightedSum, weighted_sum
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.types import Answer, ExportInfo, Item
+from llmd4rec.scoring.index import ApproximateIndex
 
 
 class MeanEncoder:

@@ -17,10 +17,10 @@ from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.inference.factors import FactorRowScorer
-from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.scorer import SearchLimits
 from llmd4rec.inference.types import Request
 from llmd4rec.models.base import last_states
+from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.rows import SearchLimits
 
 from .by_hand import by_hand, ids, item_of, undistilled_of
 from .store import Store

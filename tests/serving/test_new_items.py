@@ -14,6 +14,7 @@ import pytest
 from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.factors import SPACE
 
 from .by_hand import ids, item_of, undistilled_of
 from .store import Store
@@ -165,7 +166,7 @@ def test_a_row_that_is_no_number_is_refused_in_both_models(recommender: Recommen
     undistilled = undistilled_of(recommender)
     broken = undistilled._embedder
     assert broken is not None
-    undistilled._embedder = replace(broken, text_map=np.full_like(broken.text_map, 3e38))
+    undistilled._embedder = replace(broken, maps={SPACE: lambda texts: np.inf * broken.maps[SPACE](texts)})
     with pytest.raises(DataError, match="'n': the embedding made from its text vector is not finite"):
         recommender.add_items([NewItem("n", vector=[1.0] * 16)])
     assert recommender.info.items == undistilled.info.items == 20

@@ -20,8 +20,9 @@ from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.scorer import Candidates, Floats, RowQuery, Rows, RowScorer, SearchLimits
 from llmd4rec.inference.types import Answer, ExportInfo, Request
+from llmd4rec.scoring.row_sums import WeightedRowSum
+from llmd4rec.scoring.rows import Candidates, Floats, RowQuery, Rows, RowScorer, SearchLimits
 
 from .store import Store
 
@@ -110,43 +111,6 @@ class Transitions(RowScorer):
         return found
 
 
-@dataclass(frozen=True)
-class SumQuery(RowQuery):
-    members: tuple[RowQuery, RowQuery]
-
-    @property
-    def num_rows(self) -> int:
-        return ITEMS
-
-    def __len__(self) -> int:
-        return len(self.members[0])
-
-    def take(self, which: slice | Rows) -> SumQuery:
-        return SumQuery((self.members[0].take(which), self.members[1].take(which)))
-
-    def scores(self, rows: Rows | None = None) -> Floats:
-        return self.members[0].scores(rows) + self.members[1].scores(rows)
-
-
-class SumScorer(RowScorer):
-    """Factors and counts together; items are compared by the factors' vectors."""
-
-    def __init__(self, factors: FactorRowScorer, counts: Transitions) -> None:
-        self.members = factors, counts
-
-    @property
-    def num_rows(self) -> int:
-        return ITEMS
-
-    @property
-    def vectors_ID(self) -> Floats:
-        return self.members[0].vectors_ID
-
-    def prepare(self, windows: Sequence[Sequence[int]], times: Sequence[Any], now: Sequence[Any]) -> SumQuery:
-        factors, counts = self.members
-        return SumQuery((factors.prepare(windows, times, now), counts.prepare(windows)))
-
-
 class LastRow:
     """The state of a history is its last item's row."""
 
@@ -168,7 +132,7 @@ def asked(scorer: RowScorer, max_length: int = 4) -> Recommender:
 KINDS: dict[str, RowScorer] = {
     "counts": Transitions(),
     "searched": Transitions(SearchedCounts),
-    "sum": SumScorer(FactorRowScorer(LastRow(), TABLE), Transitions()),
+    "sum": WeightedRowSum([FactorRowScorer(LastRow(), TABLE), Transitions()]),
 }
 
 
@@ -286,7 +250,7 @@ def test_items_of_a_scorer_without_vectors_can_be_renamed_but_not_added() -> Non
     with pytest.raises(RunError, match="cannot embed new items"):
         recommender.add_items([NewItem("new", title="New")])
     with pytest.raises(RunError, match="cannot score new items"):
-        Transitions().with_vectors([ITEMS], np.zeros((1, 0), dtype=np.float32))
+        Transitions().with_items([ITEMS], {})
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd4rec.inference.factors import FactorRowQuery
 from llmd4rec.inference.folder_writer import to_int8
-from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.scorer import exact_among, exact_top
 from llmd4rec.inference.text_map import Cases, fit_map, fit_text_map, with_one
-from llmd4rec.inference.topk import top_columns
+from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.rows import exact_among, exact_top
+from llmd4rec.scoring.topk import top_columns
 
 
 @settings(max_examples=200, deadline=None)

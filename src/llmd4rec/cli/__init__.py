@@ -13,7 +13,20 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from llmd4rec.cli import compare, data, evaluate, export, prepare, recommend, report, serve, train
+from llmd4rec.cli import (
+    baselines,
+    compare,
+    data,
+    evaluate,
+    export,
+    prepare,
+    recommend,
+    refit,
+    report,
+    serve,
+    train,
+    update,
+)
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.extras import explanation
 from llmd4rec.startup import set_environment
@@ -90,7 +103,10 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
+app.command("refit")(refit.refit)
+app.command("update")(update.update)
 app.command("evaluate")(evaluate.evaluate)
+app.command("baselines")(baselines.baselines)
 app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

@@ -25,6 +25,31 @@ Targets = Annotated[
         help="What is to be found of each user: the next item, the next K, or everything held out of the split.",
     ),
 ]
+Windows = Annotated[int, typer.Option(min=1, help="With --rolling: how many windows.")]
+Every = Annotated[str, typer.Option(metavar="SPAN", help="With --rolling: length of a window, such as 7d or 6h.")]
+ChooseOn = Annotated[
+    int,
+    typer.Option(min=0, help="With --rolling: weights are chosen on the first so many windows, which are in no total."),
+]
+CountTo = Annotated[
+    Literal["window", "event"],
+    typer.Option(help="With --rolling: the memory has counted everything before the window, or before each target."),
+]
+History = Annotated[
+    Literal["window", "event"],
+    typer.Option(
+        help="With --rolling: whose next item is to be found: users with a history before the window, or with an event "
+        "before the target, for logs of short sessions."
+    ),
+]
+Released = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD",
+        help="With --rolling: a field of the catalogue with dates; what comes out after the window's start is no "
+        "candidate \\[default: every item is one].",
+    ),
+]
 
 
 def evaluate(
@@ -46,6 +71,26 @@ def evaluate(
             "the result says so.",
         ),
     ] = False,
+    rolling: Annotated[
+        bool,
+        typer.Option(
+            "--rolling",
+            help="Of a run on a temporal split: windows behind the test cut, in each the next item of every user.",
+        ),
+    ] = False,
+    windows: Windows = 10,
+    every: Every = "7d",
+    choose_on: ChooseOn = 3,
+    modes: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE,...",
+            help="With --rolling, what happens to the model before each window: frozen, updated, refitted.",
+        ),
+    ] = "frozen",
+    count_to: CountTo = "window",
+    history: History = "window",
+    released: Released = None,
     trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -65,11 +110,35 @@ def evaluate(
       llmd4rec evaluate runs/first --targets next:5
 
       llmd4rec evaluate runs/first --data data/newer --other-data
+
+      llmd4rec evaluate runs/temporal --rolling --modes frozen,updated
     """
     from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
 
     opened = open_run(run, trust_code)
+    if rolling:
+        from llmd4rec.evaluation.rolling_tables import print_rolling
+        from llmd4rec.evaluation.windows import Rolling, seconds_of
+        from llmd4rec.runs.rolling import score_rolling
+
+        asked = Rolling(
+            windows=windows,
+            every=seconds_of(every),
+            choose_on=choose_on,
+            count_to=count_to,
+            targets=targets,
+            history=history,
+            released=released,
+            filter_seen=opened.settings.evaluation.filter_seen if filter_seen is None else filter_seen,
+        )
+        kinds = tuple(mode.strip() for mode in modes.split(","))
+        found = score_rolling(opened, opened.load_data(data), stage, asked=asked, modes=kinds)
+        if json_output:
+            print_json(found.to_json())
+        else:
+            print_rolling(found, f"{run}, {opened.resolve(stage)}")
+        return
     result = score(
         opened,
         opened.load_data(data, other=other_data),

@@ -11,6 +11,7 @@ from llmd4rec.cli.evaluate import STAGES
 from llmd4rec.cli.opening import TrustCode, open_run
 
 Table = Literal["float32", "int8"]
+MemoryOption = Literal["auto", "on", "off"]
 
 
 def export(
@@ -48,6 +49,22 @@ def export(
             "not publish such an export.",
         ),
     ] = 0,
+    memory: Annotated[
+        MemoryOption,
+        typer.Option(
+            metavar="WHEN",
+            help="The memory beside the model: `auto`, where validation wants it; `on`; `off`.",
+        ),
+    ] = "auto",
+    min_pair_users: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Leave out of the memory what fewer than N users chose after one another; the loss of accuracy is "
+            "measured and written.",
+        ),
+    ] = 1,
     trust_code: TrustCode = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
 ) -> None:
@@ -61,20 +78,23 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
+    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED, without_memory
     from llmd4rec.export.write import ExportOptions, export_run
 
     opened = open_run(run, trust_code)
     folder = out or opened.folder / "export"
-    chosen = opened.resolve(stage)
-    if both and stage == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
+    name, beside = without_memory(stage)
+    chosen = opened.resolve(name)
+    if both and name == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
         chosen = opened.resolve(DISTILLED)
+    if beside and memory == "auto":
+        memory = "on"
     summary = export_run(
         opened,
         opened.load_data(data),
         folder,
         chosen,
         overwrite=overwrite,
-        options=ExportOptions(both, table, new_items, text_encoder, example_histories),
+        options=ExportOptions(both, table, new_items, text_encoder, example_histories, memory, min_pair_users),
     )
     print(f"{folder}: {chosen}, {summary}")

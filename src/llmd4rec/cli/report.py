@@ -20,6 +20,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about a run, and print its table of results.
 
+    Of a refitted or updated run nothing is held out: the page has the figures of the run that it came from.
+
     Example:
 
       llmd4rec report runs/first
@@ -29,5 +31,5 @@ def report(
 
     opened = open_run(run, trust_code)
     dataset = opened.load_data(data)
-    results = score_run(opened, dataset)
+    results = [] if opened.record.origin is not None else score_run(opened, dataset)
     print_table(results, opened, write_run_report(opened, dataset, results, out))

@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmd4rec.data.arrays import INPUTS, Int32Array, Int64Array
@@ -102,11 +103,13 @@ class TrainingBatch(SequenceBatch):
         trained_N: where a next item is to be predicted: indices into the B · L positions, row after row.
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
+        candidate_C: the items that could have been chosen, ascending, on the CPU: others are no negatives; None: all.
     """
 
     trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
+    candidate_C: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
@@ -199,14 +202,26 @@ class TrainingWindows:
         histories: to train on.
         max_length: the longest window.
         reads: what the model reads beside items; see :data:`~llmd4rec.data.arrays.INPUTS`.
+        candidates: the items that could have been chosen, ascending; None: all.
+        preference: how much rather than others each of `items` is a target where an epoch takes only some of the
+            positions, [N]: the probability of being taken is in proportion to it, and at most 1. None: whole windows
+            are taken, all alike.
 
     Raises:
         DataError, ConfigError: the histories do not have what is read.
     """
 
-    def __init__(self, histories: Histories, max_length: int, reads: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        histories: Histories,
+        max_length: int,
+        reads: Sequence[str] = (),
+        candidates: Int64Array | None = None,
+        preference: NDArray[np.float64] | None = None,
+    ) -> None:
         check_inputs(histories, reads)
         self._histories, self._reads = histories, tuple(reads)
+        self._candidates = None if candidates is None else torch.from_numpy(candidates)
         self._items = histories.items
         self.max_length = max_length
         starts = np.asarray(histories.offsets[:-1])
@@ -227,6 +242,14 @@ class TrainingWindows:
         self._length: Int64Array = end - begin
         self._fresh: Int64Array = fresh - begin  # first row of the window whose target is its own to train
         self._number: Int64Array = first_number[user] + begin
+        #: How much rather each training position is taken, [P], and which ones the epoch takes.
+        self._preference: NDArray[np.float64] | None = None
+        self._taken: NDArray[np.bool_] | None = None
+        if preference is not None:
+            place = np.arange(len(self._items))
+            inside = place < np.repeat(histories.train_end, np.diff(histories.offsets))
+            inside[starts[starts < len(place)]] = False  # the first item of a history is no target
+            self._preference = preference[inside]
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -246,6 +269,8 @@ class TrainingWindows:
         real = column < length[:, None]
         index = np.where(real, self._begin[windows, None] + column, self._begin[windows, None])
         mask = real & (column >= self._fresh[windows, None])
+        if self._taken is not None:
+            mask[mask] = self._taken[(self._number[windows, None] + column)[mask]]
         return TrainingBatch(
             items_BL=torch.from_numpy(np.where(real, self._items[index], 0).astype(np.int64)),
             lengths_B=torch.from_numpy(length),
@@ -253,6 +278,7 @@ class TrainingWindows:
             trained_N=torch.from_numpy(np.flatnonzero(mask)),
             target_N=torch.from_numpy(self._items[(index + 1)[mask]].astype(np.int64)),
             position_N=torch.from_numpy((self._number[windows, None] + column)[mask]),
+            candidate_C=self._candidates,
         )
 
     def shuffled(self, tokens: int, rng: np.random.Generator, limit: int | None = None) -> list[Int64Array]:
@@ -264,11 +290,17 @@ class TrainingWindows:
         Args:
             tokens: trained positions per batch, about.
             rng: source of randomness.
-            limit: train only about so many positions, of windows drawn at random (for epochs that would take hours).
+            limit: train only about so many positions, of windows drawn at random (for epochs that would take hours), or
+                drawn by preference.
         """
         order = rng.permutation(len(self))
-        own = self._length - self._fresh
-        if limit is not None and limit < self.num_positions:
+        own, self._taken = self._length - self._fresh, None
+        if self._preference is not None and limit is not None and limit < self.num_positions:
+            self._taken = rng.random(self.num_positions) < _probabilities(self._preference, limit)
+            before = np.concatenate([[0], np.cumsum(self._taken)])
+            own = before[self._number + self._length] - before[self._number + self._fresh]
+            order = order[own[order] > 0]
+        elif limit is not None and limit < self.num_positions:
             order = order[: int(np.searchsorted(np.cumsum(own[order]), limit)) + 1]
         batches: list[Int64Array] = []
         for chunk in _split_by_sum(order, own, 32 * tokens):
@@ -284,6 +316,17 @@ class TrainingWindows:
             count = max(1, tokens // int(self._length[order[start]]))
             yield order[start : start + count]
             start += count
+
+
+def _probabilities(preference: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
+    """Probabilities in proportion to a preference, at most 1, that add up to `limit`."""
+    largest = np.sort(preference)[::-1]
+    others = np.cumsum(largest[::-1])[::-1]  # of an item and all behind it
+    # The first so many are certain; the others share what is left.
+    scale = (limit - np.arange(len(largest))) / np.maximum(others, np.finfo(np.float64).tiny)
+    certain = int(np.argmax(scale * largest <= 1))
+    found: NDArray[np.float64] = np.minimum(scale[certain] * preference, 1)
+    return found
 
 
 def _split_by_sum(order: Int64Array, size: Int64Array, max_sum: int) -> list[Int64Array]:

@@ -29,6 +29,7 @@ from llmd4rec.data.arrays import NO_TIME, Int32Array, Int64Array, PreparedData, 
 from llmd4rec.data.folder import open_folder, write_folder
 from llmd4rec.data.ingest.pipeline import prepare_frames
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.ingest.times import as_text
 from llmd4rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -157,6 +158,56 @@ class Dataset(PreparedData):
                 "Leave their interactions out of the log, or train on a data set that has these items.",
             )
         return replace(self, catalogue=catalogue, items=items, path=None)
+
+    def with_catalogue(self, catalogue: pl.DataFrame) -> Dataset:
+        """The same sequences and split over a catalogue that begins with the items of this one, in their order."""
+        return replace(self, catalogue=catalogue, path=None)
+
+    # ---- other moments ------------------------------------------------------------------------------------------
+    @property
+    def is_temporal(self) -> bool:
+        """Whether its training part ends at a moment, so that items may first appear behind it."""
+        return bool(self.report.get("split", {}).get("kind") == "temporal")
+
+    def until(self, moment: int) -> Dataset:
+        """The data set as it was known at a moment: every row strictly before it is training, none is held out.
+
+        Users and catalogue stay whole, so that indices are the same; later users have no interactions.
+
+        Args:
+            moment: in seconds since 1970.
+
+        Raises:
+            DataError: the data set has no times.
+        """
+        times = self.event_times
+        if times is None:
+            raise DataError(
+                "the data set has no times, so no moment divides it",
+                "Prepare it from a log with timestamps (the setting `time` of `llmd4rec prepare`).",
+            )
+        later = np.flatnonzero(times >= moment)
+        ends = np.array(self.offsets[1:])
+        np.minimum.at(ends, self.users_of(later), later)
+        kept = np.arange(self.num_interactions) < np.repeat(ends, np.diff(self.offsets))
+        offsets = np.concatenate([[0], np.cumsum(ends - self.offsets[:-1])])
+        split = {"kind": "temporal", "until": as_text(np.int64(moment))}
+        return replace(
+            self._all_training(offsets, split),
+            items=self.items[kept],
+            times=None if self.times is None else self.times[kept],
+        )
+
+    def whole(self) -> Dataset:
+        """The same data set with every row in training and nothing held out, for a last training on all of it."""
+        return self._all_training(self.offsets, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
+
+    def _all_training(self, offsets: Int64Array, split: dict[str, Any]) -> Dataset:
+        nothing = np.empty(0, dtype=np.int64)
+        report = {**self.report, "split": split}
+        return replace(
+            self, offsets=offsets, train_end=offsets[1:], valid=nothing, test=nothing, report=report, path=None
+        )
 
     # ---- identity -----------------------------------------------------------------------------------------------
     @cached_property

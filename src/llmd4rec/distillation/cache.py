@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories, TrainingWindows, to_device
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
@@ -84,6 +85,7 @@ def write_cache(
     precision: Precision = "float32",
     tau: float | None = None,
     block_elements: int = BLOCK_ELEMENTS,
+    candidates: Int64Array | None = None,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
@@ -100,6 +102,7 @@ def write_cache(
         precision: what the ranks are those of: the distribution that the student will see.
         tau: what :mod:`llmd4rec.distillation.logit_adjustment` allows a student, kept beside the states.
         block_elements: of scores at once.
+        candidates: the items that ranks are counted among, ascending, with all true ones; None: all.
 
     Raises:
         ModelError: a state is not a finite number.
@@ -109,9 +112,11 @@ def write_cache(
     model.eval()
     device = next(model.parameters()).device
     table = model.item_table().float()
-    rivals, stands_for = _rivals(table, rank_items)
-    if precision == "int8" and rivals is table:
-        rivals = Int8Rows.of(table)
+    candidate_C = None if candidates is None else torch.from_numpy(candidates).to(device)
+    ranked = table if candidate_C is None else table[candidate_C]
+    rivals, stands_for = _rivals(ranked, rank_items)
+    if precision == "int8" and rivals is ranked:
+        rivals = Int8Rows.of(ranked)
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, model.dim)
@@ -132,9 +137,10 @@ def write_cache(
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
-                    rank[numbers] = _true_ranks(
-                        states_ND.float(), table, rivals, stands_for, batch.target_N, block_elements
-                    )
+                    target_N = batch.target_N
+                    if candidate_C is not None:
+                        target_N = torch.searchsorted(candidate_C, target_N)
+                    rank[numbers] = _true_ranks(states_ND.float(), ranked, rivals, stands_for, target_N, block_elements)
                     progress.advance(len(numbers))
             states.flush()
             write_array(temporary / "table.npy", table.cpu().numpy())

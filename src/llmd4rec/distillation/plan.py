@@ -68,6 +68,7 @@ class Stage:
         seed_key: what its random numbers are derived from, beside the seed.
         selection: what its epochs are chosen by: the metric, whether seen items are
             filtered, and on how many users.
+        negatives: which items are negatives, as the setting says.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.
@@ -89,6 +90,7 @@ class Stage:
     seed: int
     seed_key: str
     selection: tuple[Any, bool, int | None]
+    negatives: Literal["auto", "known", "all"] = "auto"
     texts: TextSettings | None = None
     text_llm: LLM | None = None
     teachers: tuple[str, ...] = ()
@@ -301,6 +303,7 @@ class _Plan:
             settings.seed,
             seed_key,
             selection,
+            settings.training.negatives,
             settings.texts if network.reads_texts else None,
             settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,

@@ -27,6 +27,7 @@ from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
 from llmd4rec.models.settings import ModelSettings
+from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
 from llmd4rec.training.settings import Training
@@ -83,6 +84,12 @@ class Trainings(BaseModel):
 
     model: ModelTraining = Field(default_factory=ModelTraining)
     llm: LLMTraining = Field(default_factory=LLMTraining)
+    negatives: Literal["auto", "known", "all"] = Field(
+        "auto",
+        description="which items the softmax ranks the true one above: known: those that somebody chose in the "
+        "training part; all: the whole catalogue; auto: known where a moment divides the data (split: temporal), "
+        "because the others may not have been there yet, and all otherwise",
+    )
 
 
 class EvaluationSettings(BaseModel):
@@ -183,6 +190,15 @@ def _teachers(value: Any) -> Any:
         return [{}] * value
     if isinstance(value, str | int | float):
         raise ValueError("must be `default`, null, a number, or a list such as [{name: gru4rec, dim: 256}]")
+    return value
+
+
+def _memory(value: Any) -> Any:
+    """`auto`, `null` or its settings."""
+    if value == "auto":
+        return Memory()
+    if isinstance(value, str):
+        raise ValueError("must be `auto`, null, or parts such as {content: {dim: 64}, recency: null}")
     return value
 
 
@@ -303,6 +319,12 @@ class DistillationSettings(BaseModel):
         "that differ by their seeds alone; null: none, as in the paper",
     )
     llm: LLM | None = Field(None, description="the language model; null: none")
+    memory: Annotated[Memory | None, BeforeValidator(_memory)] = Field(
+        None,
+        description="what stands beside the model without being trained: what reads alike, what follows what, what is "
+        "chosen now. auto: all that the data has and validation wants; null: none; or its parts, such as "
+        "`{recency: {half_life_days: 7}}`",
+    )
     texts: TextSettings = Field(default_factory=TextSettings)
     distill: DistillSettings = Field(default_factory=DistillSettings)
     ensemble: EnsembleSettings = Field(default_factory=EnsembleSettings)
@@ -365,7 +387,7 @@ class DistillationSettings(BaseModel):
 
 
 #: What the command line trains where a file of settings does not say otherwise.
-RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default"}
+RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default", "memory": "auto"}
 
 
 def parse_settings(values: dict[str, Any]) -> DistillationSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +30,8 @@ from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.scoring import FactorScorer, Scorer
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.factors import FactorScorer
 
 #: The k of metrics that give none.
 CUTOFFS = (5, 10, 20)
@@ -185,6 +186,22 @@ class Evaluator:
 def rank(
     scorer: Scorer, data: Dataset, held: HeldOut, k: int, *, filter_seen: bool, batch_size: int, said: str
 ) -> RecommendedLists:
+    """The ranks of all targets, and each user's list of k, with a progress bar that says `said`; see :func:`ranked`."""
+    with bar(said, len(held.positions), "users") as progress:
+        return ranked(scorer, data, held, k, filter_seen=filter_seen, batch_size=batch_size, advance=progress.advance)
+
+
+def ranked(
+    scorer: Scorer,
+    data: Dataset,
+    held: HeldOut,
+    k: int,
+    *,
+    filter_seen: bool,
+    batch_size: int,
+    advance: Callable[[int], None],
+    candidates_I: NDArray[np.bool_] | None = None,
+) -> RecommendedLists:
     """The ranks of all targets, and each user's list of k.
 
     Args:
@@ -194,7 +211,8 @@ def rank(
         k: length of the lists; 0: none are made.
         filter_seen: items of the history are no candidates.
         batch_size: histories read at once.
-        said: of the progress bar.
+        advance: told how many histories were read, for a progress bar.
+        candidates_I: which items are candidates for anyone; None: all.
 
     Raises:
         ModelError: the scorer is of another catalogue, or its scores are NaN or infinite.
@@ -206,16 +224,15 @@ def rank(
         )
     ranks = np.empty(len(held.targets.items), dtype=np.int64)
     top = np.empty((len(held.positions), k), dtype=np.int32)
-    with bar(said, len(held.positions), "users") as progress:
-        for chunk in split_up(by_length(held, scorer.max_length), USERS_AT_ONCE):
-            query = scorer.prepare(
-                read(data, held, chunk, scorer.max_length, batch_size, progress.advance, scorer.reads)
-            )
-            targets, places = held.targets_of(chunk)
-            found = rank_targets(query, targets, held.seen(data, chunk) if filter_seen else None, k)
-            ranks[places], top[chunk] = found.ranks, found.top
-    ranked = TargetRanks(ranks, held.targets.offsets)
-    return RecommendedLists(top, held.positions, ranked, held.targets.items, data, scorer.vectors_ID)
+    for chunk in split_up(by_length(held, scorer.max_length), USERS_AT_ONCE):
+        query = scorer.prepare(read(data, held, chunk, scorer.max_length, batch_size, advance, scorer.reads))
+        targets, places = held.targets_of(chunk)
+        seen = held.seen(data, chunk) if filter_seen else None
+        found = rank_targets(query, targets, seen, k, candidates_I=candidates_I)
+        ranks[places], top[chunk] = found.ranks, found.top
+    return RecommendedLists(
+        top, held.positions, TargetRanks(ranks, held.targets.offsets), held.targets.items, data, scorer.vectors_ID
+    )
 
 
 def as_scorer(

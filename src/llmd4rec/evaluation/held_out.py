@@ -32,6 +32,10 @@ class HeldOut:
         """The items of some histories."""
         return _ranges(dataset, self.starts[rows], self.positions[rows])
 
+    def take(self, rows: NDArray[np.int64]) -> HeldOut:
+        """Some of the users."""
+        return HeldOut(self.positions[rows], self.starts[rows], self.targets_of(rows)[0])
+
     def targets_of(self, rows: NDArray[np.int64]) -> tuple[ItemLists, NDArray[np.int64]]:
         """The targets of some users, and where each stands among all targets."""
         offsets, places = _flat(self.targets.offsets[rows], self.targets.offsets[rows + 1])
@@ -71,7 +75,7 @@ def held_out(
         DataError: the split has no target with a history.
         ConfigError: `split`, `targets` or `max_users` is none of these.
     """
-    count = number_of_targets(targets)
+    number_of_targets(targets)
     if split not in ("valid", "test"):
         raise ConfigError(f"split is {split!r}", "Choose 'test' or 'valid'.")
     positions = np.asarray(dataset.targets(split))
@@ -85,16 +89,29 @@ def held_out(
         if max_users < 1:
             raise ConfigError(f"max_users is {max_users}", "Give a whole number from 1, or leave it out.")
         positions = np.sort(np.random.default_rng(seed).choice(positions, max_users, replace=False))
-    users = dataset.users_of(positions)
-    if count == 1:
-        items = dataset.items[positions].astype(np.int64)
-        return HeldOut(positions, dataset.offsets[users], ItemLists(np.arange(len(positions) + 1), items))
     ends = np.array(dataset.offsets[1:])
     if split == "valid":
         test = np.asarray(dataset.test)
         ends[dataset.users_of(test)] = test
-    last = ends[users] if count is None else np.minimum(ends[users], positions + count)
-    return HeldOut(positions, dataset.offsets[users], _once(_ranges(dataset, positions, last)))
+    return held_out_at(dataset, positions, ends[dataset.users_of(positions)], targets)
+
+
+def held_out_at(dataset: Dataset, positions: NDArray[np.int64], ends: NDArray[np.int64], targets: str) -> HeldOut:
+    """The targets from some flat positions on, one position per user.
+
+    Args:
+        dataset: the data set.
+        positions: of each user's first target, ascending.
+        ends: behind the last that may be asked for.
+        targets: `next`, `next:5` or `all`. An item that comes again counts once.
+    """
+    count = number_of_targets(targets)
+    starts = dataset.offsets[dataset.users_of(positions)]
+    if count == 1:
+        items = dataset.items[positions].astype(np.int64)
+        return HeldOut(positions, starts, ItemLists(np.arange(len(positions) + 1), items))
+    last = ends if count is None else np.minimum(ends, positions + count)
+    return HeldOut(positions, starts, _once(_ranges(dataset, positions, last)))
 
 
 def read(

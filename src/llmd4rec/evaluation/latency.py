@@ -1,4 +1,4 @@
-"""How long one request takes: one history in, ten items out, on the model's device, through PyTorch."""
+"""How long one request takes: one history in, ten items out, through PyTorch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 
 from llmd4rec.data.batching import read_histories
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.scoring.base import Scorer
 
 
 @torch.inference_mode()
 def milliseconds_per_request(
-    rankers: Sequence[SequenceEncoder], dataset: Dataset, requests: int = 60, seed: int = 0
+    scorers: Sequence[Scorer], dataset: Dataset, requests: int = 60, seed: int = 0
 ) -> list[float]:
-    """The median time of answering one history at a time, per model, in milliseconds.
+    """The median time of answering one history at a time, per scorer, in milliseconds.
 
-    The models take turns at each history, each as often first as last: whatever else the machine does, and a processor
+    They take turns at each history, each as often first as last: whatever else the machine does, and a processor
     cache that a large model before it has emptied, falls on all of them alike.
 
     Args:
-        rankers: models in evaluation mode.
+        scorers: what answers; a model's work on its item table is done when its scorer is made.
         dataset: test histories are drawn from it.
         requests: how many are timed, after a warm-up.
         seed: of the draw.
@@ -31,16 +31,13 @@ def milliseconds_per_request(
     rng = np.random.default_rng(seed)
     positions = rng.choice(np.asarray(dataset.test), size=requests + 5)
     starts = dataset.offsets[dataset.users_of(positions)]
-    tables_DI = [ranker.item_table().t().contiguous() for ranker in rankers]
-    times = np.empty((len(positions), len(rankers)))
+    times = np.empty((len(positions), len(scorers)))
     for row in range(len(positions)):
-        for turn in range(len(rankers)):
-            column = (row + turn) % len(rankers)
-            ranker, table_DI = rankers[column], tables_DI[column]
-            device = table_DI.device
+        for turn in range(len(scorers)):
+            column = (row + turn) % len(scorers)
+            scorer = scorers[column]
             started = time.perf_counter()
-            batch = read_histories(dataset, starts[row, None], positions[row, None], ranker.max_length, ranker.reads)
-            state = last_states(ranker, batch.to(device))
-            (state @ table_DI).topk(min(10, dataset.num_items)).indices.tolist()
+            batch = read_histories(dataset, starts[row, None], positions[row, None], scorer.max_length, scorer.reads)
+            scorer.prepare([batch]).candidates(10).items_BM.tolist()
             times[row, column] = time.perf_counter() - started
     return [1000 * float(value) for value in np.median(times[5:], axis=0)]

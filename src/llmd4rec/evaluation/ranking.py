@@ -58,6 +58,7 @@ def rank_targets(
     seen: ItemLists | None = None,
     k: int = 0,
     block_elements: int | None = None,
+    candidates_I: NDArray[np.bool_] | None = None,
 ) -> Ranking:
     """Ranks the targets of each user among all items and takes the k best items.
 
@@ -71,6 +72,7 @@ def rank_targets(
         k: how many of the best items to return; 0 for none.
         block_elements: how many scores may be held at once; default: 2**22 on a CPU, 2**24 elsewhere. It bounds the
             memory.
+        candidates_I: which items are candidates for anyone; None: all.
 
     Raises:
         ModelError: scores are NaN or infinite.
@@ -83,18 +85,21 @@ def rank_targets(
     # A product with only a few rows is bound by memory: large catalogues are ranked in parts, for more users at once.
     rows, columns = block_rows(query, MANY_ROWS, block_elements)
     buffer = torch.empty(rows * columns, device=device)
+    no_candidates = None if candidates_I is None else torch.from_numpy(~candidates_I).to(device)
 
     with torch.inference_mode():
         for start, end in spans(num_users, rows):
             block = query.take(slice(start, end))
             users, items = (tensor.to(device) for tensor in _pairs(seen, start, end))
-            goal = _Goal.of(block, wanted, start, end, users, items)
+            goal = _Goal.of(block, wanted, start, end, users, items, no_candidates)
             best: list[tuple[Tensor, Tensor]] = []
             for first, last in spans(num_items, columns):
                 out = buffer[: (end - start) * (last - first)].view(end - start, last - first)
                 scores = block.scores(first, last, out)
                 inside = (items >= first) & (items < last)
                 scores[users[inside], items[inside] - first] = -torch.inf
+                if no_candidates is not None:
+                    scores[:, no_candidates[first:last]] = -torch.inf
                 # The largest of a row is NaN if anything in it is.
                 refuse_unless(not torch.isnan(scores.amax(dim=1)).any(), "scores")
                 if kept:
@@ -124,7 +129,16 @@ class _Goal:
     ahead_BT: Tensor
 
     @classmethod
-    def of(cls, block: Query, wanted: ItemLists, start: int, end: int, users: Tensor, items: Tensor) -> _Goal:
+    def of(
+        cls,
+        block: Query,
+        wanted: ItemLists,
+        start: int,
+        end: int,
+        users: Tensor,
+        items: Tensor,
+        no_candidates: Tensor | None = None,
+    ) -> _Goal:
         """The targets of users start..end; those among `items`, which `users` have seen, are no candidates."""
         counts = torch.from_numpy(np.diff(wanted.offsets[start : end + 1]))
         real_BT = torch.arange(int(counts.max()))[None, :] < counts[:, None]
@@ -135,7 +149,7 @@ class _Goal:
         true_BT, rounding_BT = block.item_scores(items_BT)
         refuse_unless((torch.isfinite(true_BT) | ~real_BT).all(), "scores")
         rounding_BT.nan_to_num_(nan=torch.inf)  # a norm may overflow: then every item may be a tie
-        candidate_BT = real_BT.clone()
+        candidate_BT = real_BT.clone() if no_candidates is None else real_BT & ~no_candidates[items_BT]
         for place, items_B in enumerate(items_BT.unbind(1)):
             candidate_BT[users[items == items_B[users]], place] = False
         return cls(items_BT, real_BT, candidate_BT, true_BT, true_BT - rounding_BT, torch.zeros_like(items_BT))

@@ -111,3 +111,66 @@ def buckets(per_user: pl.DataFrame, column: Literal["history_length", "train_cou
             label = str(low) if low == upper else f"{low}–{int(upper)}"
         found.append(Bucket(label, mask))
     return found
+
+
+Heading = Literal["days", "gap", "items"]
+#: What a rolling evaluation's headings are called.
+ROLLING_HEADINGS = {
+    "days": "time since the cut",
+    "gap": "time since the user's last event",
+    "items": "how often the item occurs before the window",
+}
+#: Spans of time since the user's last event, in seconds, and what is before each bound.
+_GAPS = (
+    (3_600, "at most an hour"),
+    (SECONDS_PER_DAY, "an hour to a day"),
+    (7 * SECONDS_PER_DAY, "1 to 7 days"),
+    (30 * SECONDS_PER_DAY, "8 to 30 days"),
+    (90 * SECONDS_PER_DAY, "31 to 90 days"),
+    (np.inf, "more than 90 days"),
+)
+_COUNTS = ((0, "new items (0)"), (3, "rare items (1 to 3)"), (np.inf, "other items (4 or more)"))
+
+
+def rolling_slices(per_target: pl.DataFrame, heading: Heading, every: int, cut: int) -> dict[str, Mask]:
+    """Splits the targets of a rolling evaluation; each is in exactly one group, and no group is empty.
+
+    Args:
+        per_target: rows of one scorer.
+        heading: one of :data:`ROLLING_HEADINGS`.
+        every: length of a window, in seconds.
+        cut: the moment at which the first window begins.
+    """
+    if heading == "days":
+        values = per_target["time"].to_numpy() - cut
+        spans = [(1, 0), (2, 1), (4, 2), (8, 4)]
+        bounds: list[tuple[float, str]] = [
+            (every * last - 1, f"{span(every * first)} to {span(every * last)}") for last, first in spans
+        ]
+        bounds.append((np.inf, f"more than {span(8 * every)}"))
+    elif heading == "gap":
+        values, bounds = per_target["gap"].to_numpy(), list(_GAPS)
+    else:
+        values, bounds = per_target["item_count"].to_numpy(), list(_COUNTS)
+    group = np.searchsorted(np.array([bound for bound, _ in bounds]), values, side="left")
+    return {label: group == n for n, (_, label) in enumerate(bounds) if (group == n).any()}
+
+
+def span(seconds: int) -> str:
+    """`14 days`, `1 day`, `6 hours`, `90 seconds`; `0` alone."""
+    for size, unit in ((SECONDS_PER_DAY, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds % size == 0 and seconds:
+            return f"{seconds // size} {unit if seconds > size else unit.removesuffix('s')}"
+    return f"{seconds} seconds" if seconds else "0"
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95% interval of a share by Wilson's score, which holds for few targets and few hits too.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    z = 1.959964
+    share, shrunk = hits / count, 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / shrunk
+    half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / shrunk
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

@@ -25,7 +25,9 @@ from llmd4rec.evaluation.metrics import (
 from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.log import bar
 from llmd4rec.models.base import SequenceEncoder
-from llmd4rec.scoring import FactorQuery, Scorer, weighted_sum
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.factors import FactorQuery
+from llmd4rec.scoring.sums import weighted_sum
 
 #: What epochs and rounds are selected by, where nothing else is said.
 NDCG10 = NDCG(10)

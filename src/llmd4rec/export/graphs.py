@@ -69,7 +69,9 @@ def check_parity(ranker: SequenceEncoder, path: Path, table: Floats, data: Datas
         ModelError: it exceeds :data:`TOLERANCE`, or a top 10 differs by more than a tie.
     """
     encoder = OnnxEncoder(path, ranker.dim)
-    positions = np.asarray(data.test if len(data.test) else data.train_end[np.diff(data.offsets) > 0])
+    # Where nothing is held out, the last training item stands for what follows.
+    last = data.train_end[data.train_end > data.offsets[:-1]] - 1
+    positions = np.asarray(data.test if len(data.test) else last)
     max_difference = 0.0
     for position in positions[:: max(1, len(positions) // histories)]:
         start = data.offsets[data.users_of(np.asarray([position]))]

@@ -9,7 +9,7 @@ graph, padded on the right with anything, and the state that comes out is compar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +20,24 @@ from numpy.typing import NDArray
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
-from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.distillation.stage_ids import UNDISTILLED, without_memory
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
+from llmd4rec.export.memory import (
+    Beside,
+    MemoryOption,
+    bytes_in,
+    described,
+    lines_about,
+    loss_by_rare_pairs,
+    without_rare_pairs,
+)
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
+from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.folder import FORMAT_VERSION
+from llmd4rec.inference.folder import FORMAT_VERSION, FORMAT_WITH_MEMORY, MEMORY
 from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
 from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
@@ -53,6 +63,8 @@ class ExportOptions:
         text_encoder: the sentence encoder, so that new items can be given as text.
         example_histories: so many histories of real people, without their identifiers. Rare items can tell who somebody
             is: do not publish such an export.
+        memory: what is counted, beside each model: where validation wants it, always, or never.
+        min_pair_users: of the memory, what fewer users than these chose after one another is left out.
     """
 
     both: bool = False
@@ -60,6 +72,8 @@ class ExportOptions:
     new_items: bool | None = None
     text_encoder: bool = False
     example_histories: int = 0
+    memory: MemoryOption = "auto"
+    min_pair_users: int = 1
 
 
 def export_run(
@@ -87,9 +101,14 @@ def export_run(
         RunError: `folder` holds something else, the data is not the run's, or the run has no such model.
         ConfigError: options contradict each other or the data, or the stage is a language model.
     """
-    run.require(data)
+    data = run.trained_on(data)
     if overwrite:
         require_export_or_new(folder)
+    name, beside = without_memory(name)
+    if beside and options.memory == "auto":
+        options = replace(options, memory="on")
+    if name == MEMORY:
+        raise ConfigError("the memory alone has no network to export", "Export a model, with the memory beside it.")
     stage = run.stage(name)
     if stage.role == "llm":
         raise ConfigError(
@@ -111,11 +130,16 @@ def export_run(
         if data.multi_fields is not None:
             head["multi_fields"] = data.multi_fields
         head["text_fields"] = list(texts.fields) if texts else []
-        worst = _write_model(run, data, stage, temporary, options, texts, head)
+        if (origin := run.record.origin) is not None:
+            came_from = Path(origin["run"]).name
+            head["origin"] = {"kind": origin["kind"], "run": came_from, "metrics": origin["metrics"]}
+        worst = _write_model(run, data, stage, temporary, "", options, texts, head)
         if options.both:
             head["undistilled"] = {}
             undistilled = run.stage(UNDISTILLED)
-            _write_model(run, data, undistilled, temporary / "undistilled", options, texts, head["undistilled"])
+            _write_model(run, data, undistilled, temporary, "undistilled", options, texts, head["undistilled"])
+        if (temporary / MEMORY).exists():
+            head["format"] = FORMAT_WITH_MEMORY
         write_catalogue(temporary, data.catalogue, data.train_counts)
         if texts is not None and options.text_encoder:
             head["text_encoder"] = write_text_encoder(
@@ -127,6 +151,7 @@ def export_run(
         size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
     parts = [f"{size / 2**20:.1f} MiB; ONNX Runtime and PyTorch agree to {worst:.1e} and on every top 10 checked"]
     parts += [line for line in (_about_table(head), _about_new_items(head), _about_encoder(head)) if line]
+    parts += lines_about(head)
     return "\n  ".join(parts)
 
 
@@ -165,12 +190,18 @@ def _write_model(
     run: Run,
     data: Dataset,
     stage: Stage,
-    folder: Path,
+    root: Path,
+    subfolder: str,
     options: ExportOptions,
     texts: _Texts | None,
     head: dict[str, Any],
 ) -> float:
-    """Writes graph, table and text map of one model, describes it in `head`; gives the graph's worst difference."""
+    """Writes graph, table and text map of one model, and the memory beside it, and describes them in `head`.
+
+    Returns:
+        The worst difference between the graph and PyTorch.
+    """
+    folder = root / subfolder
     folder.mkdir(exist_ok=True)
     model = run.load(stage.id).cpu()
     write_encoder(model, folder / "encoder.onnx")
@@ -201,7 +232,36 @@ def _write_model(
         text_map, report = fit_text_map(texts.vectors_IT, table_ID, valid, test)
         np.save(folder / "text_map.npy", text_map, allow_pickle=False)
         head["new_items"] = {"encoder": texts.encoder, "width": texts.vectors_IT.shape[1], **report}
+    graph = OnnxEncoder(folder / "encoder.onnx", model.dim)
+    scorer = FactorRowScorer(graph, table_ID, max_length=model.max_length)
+    head |= _write_memory(run, data, model, scorer, stage.id, root / MEMORY, options)
     return worst
+
+
+def _write_memory(
+    run: Run,
+    data: Dataset,
+    model: SequenceEncoder,
+    scorer: FactorRowScorer,
+    stage_id: str,
+    folder: Path,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Writes the memory that stands beside a model, where another one has not done so; what is said of it there."""
+    every = Beside.of(run, stage_id, options.memory)
+    if every is None:
+        return {}
+    memory, about = without_rare_pairs(every.memory, data, options.min_pair_users)
+    if about:
+        about |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)
+    if not folder.exists():
+        memory.save(folder)
+    about |= described(Beside(memory, every.weight, every.validation), scorer, model.max_length, data)
+    if memory.content is not None:
+        encoder = run.settings.texts.encoder
+        encoder = encoder if encoder != "llm" else TextSettings().encoder
+        about["texts"] = {"encoder": encoder, "width": len(memory.content.mean_T)}
+    return {MEMORY: {**about, "bytes": bytes_in(folder)}}
 
 
 def _loss_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from llmd4rec.errors import DataError
 from llmd4rec.extras import explained
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.ranking import Ranked
-from llmd4rec.inference.types import Request
+from llmd4rec.inference.types import Fallback, Request
 from llmd4rec.io.files import atomic_file
 from llmd4rec.log import bar, logger
 
@@ -123,7 +123,7 @@ def recommend_histories(recommender: Recommender, histories: Histories, request:
     if request.explain:
         raise DataError("a table of recommendations has no reasons", "Ask for reasons with a list of histories.")
     users, ranks, rows, scores = [], [], [], []
-    popular: list[int] = []
+    strangers: dict[Fallback, list[int]] = {"recent": [], "popular": []}
     unknown: dict[str, None] = {}
     # Users with histories of similar length are encoded together; the table is in the order given.
     order = sorted(range(len(histories.users)), key=lambda user: len(histories.items[user]))
@@ -145,14 +145,16 @@ def recommend_histories(recommender: Recommender, histories: Histories, request:
     with bar("Recommending", len(order), "users") as progress, ThreadPoolExecutor(workers) as pool:
         for chosen, (_, found) in zip(parts, pool.map(ranked, parts), strict=True):
             lengths = [len(each.rows) for each in found]
-            popular += [user for user, each in zip(chosen, found, strict=True) if each.popular]
+            for user, each in zip(chosen, found, strict=True):
+                if each.fallback:
+                    strangers[each.fallback].append(user)
             unknown.update(dict.fromkeys(item for each in found for item in each.unknown))
             users.append(np.repeat(np.array(chosen, dtype=np.int64), lengths))
             ranks.append(np.concatenate([np.arange(1, length + 1) for length in lengths]))
             rows.append(np.concatenate([each.rows for each in found]))
             scores.append(np.concatenate([each.scores for each in found]))
             progress.advance(len(chosen))
-    _warn(histories.users, sorted(popular), list(unknown))
+    _warn(histories.users, strangers, list(unknown))
     table = pl.DataFrame(
         {
             "user": _joined(users, np.int64),
@@ -173,14 +175,16 @@ def recommend_histories(recommender: Recommender, histories: Histories, request:
     )
 
 
-def _warn(users: pl.Series, popular: list[int], unknown: list[str]) -> None:
+def _warn(users: pl.Series, strangers: Mapping[Fallback, list[int]], unknown: list[str]) -> None:
     parts = []
     if unknown:
         some = ", ".join(map(repr, unknown[:3]))
         parts.append(f"{len(unknown):,} items of histories are not in the catalogue and were skipped (such as {some})")
-    if popular:
-        some = ", ".join(repr(users[user]) for user in popular[:3])
-        parts.append(f"{len(popular):,} users have no known item and got the most frequent ones (such as {some})")
+    got: dict[Fallback, str] = {"recent": "those chosen most of late", "popular": "the most frequent ones"}
+    for fallback, which in got.items():
+        if found := sorted(strangers[fallback]):
+            some = ", ".join(repr(users[user]) for user in found[:3])
+            parts.append(f"{len(found):,} users have no known item and got {which} (such as {some})")
     if parts:
         logger.warning("; ".join(parts))
 

@@ -30,6 +30,14 @@ def _about(head: dict[str, Any]) -> list[str]:
         + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
         "- Learned from logged behaviour: it repeats what was popular and shown there, and says nothing about why.",
     ]
+    if "origin" in head:
+        origin = head["origin"]
+        what = {"refit": "the refit", "update": "an update"}[origin["kind"]]
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in origin["metrics"].items() if name.endswith("@10"))
+        lines.append(
+            f"- It is {what} of the run `{origin['run']}`: every row of its data was trained on and none was held out. "
+            f"Figures are those of that run, validation above{f' and on test items {figures}' if figures else ''}."
+        )
     if "undistilled" in head:
         lines.append(
             f"- `undistilled/` is the same network trained without distillation, with validation {head['selection']} "
@@ -42,6 +50,7 @@ def _about(head: dict[str, Any]) -> list[str]:
             if "ndcg@10_rounded" in table
             else "."
         ))  # fmt: skip
+    lines += _memory(head)
     if "new_items" in head:
         new = head["new_items"]
         lines.append(
@@ -62,7 +71,7 @@ def _about(head: dict[str, Any]) -> list[str]:
             f"  These items, a fifth of the catalogue at a time, then take {new['share_of_top10']:.1%} of the top ten; "
             f"with their trained embeddings {new['share_of_top10_trained_rows']:.1%}.",
         ]
-    else:
+    elif not head.get("memory", {}).get("texts"):
         lines.append("- Knows only the items of `catalogue.parquet`.")
     if "text_encoder" in head:
         encoder = head["text_encoder"]
@@ -71,6 +80,38 @@ def _about(head: dict[str, Any]) -> list[str]:
             f"- `text_encoder/` is {encoder['name']} in {encoder['precision']} ({encoder['bytes'] / 2**20:.1f} MiB); "
             f"cosine with the original's vectors at least {encoder['cosine_min']:.4f}.",
         ]
+    return lines
+
+
+def _memory(head: dict[str, Any]) -> list[str]:
+    """What stands beside the model without being trained."""
+    found = head.get("memory")
+    if not found:
+        return []
+    weights = ", ".join(f"{name} {weight:.3g}" for name, weight in found["weights"].items())
+    lines = [
+        "- Beside the model stands a memory (`memory/`), which was counted and not trained: what follows what, what "
+        f"reads alike, what is chosen now. Scores are a sum with the weights {weights}; validation "
+        f"{head['selection']} of both together is {found['validation']:.4f}. "
+        f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took "
+        f"{found['milliseconds']:.2f} ms with it and {found['milliseconds_without']:.2f} ms without. "
+        "The snippet without this package below is of the model without its memory."
+    ]
+    if "min_pair_users" in found:
+        measured = (
+            f" (validation NDCG@10 {found['ndcg@10_kept_pairs']:.4f}, with all pairs {found['ndcg@10_all_pairs']:.4f})"
+            if "ndcg@10_kept_pairs" in found
+            else ""
+        )
+        lines.append(
+            f"- Items that fewer than {found['min_pair_users']} users chose after one another are left out of it: "
+            f"{found['pairs_kept']:.1%} of the pairs are kept{measured}."
+        )
+    else:
+        lines.append(
+            "- It holds which items were chosen after one another, also where one person alone did so; "
+            "`llmd4rec export --min-pair-users N` leaves rare ones out."
+        )
     return lines
 
 

@@ -2,106 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.inference.encoder import Encoder, encode
-from llmd4rec.inference.index import ApproximateIndex
-from llmd4rec.inference.scorer import Candidates, RowQuery, RowScorer, SearchLimits
+from llmd4rec.scoring.index import ApproximateIndex
+from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
+from llmd4rec.scoring.rows import RowScorer, with_rows
 
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-#: If the candidates are less than this share of the table, their rows are gathered before scoring.
-GATHER_BELOW = 0.25
-
-
-class ItemVectors:
-    """An item table with what is computed from it once.
-
-    Args:
-        table_ID: [I, d].
-    """
-
-    def __init__(self, table_ID: Floats) -> None:
-        self.table_ID = table_ID
-        self._mean: tuple[Mask, Floats] | None = None
-
-    def mean_D(self, present: Mask) -> Floats:
-        """The mean of the rows that are present; its product with a state is the state's mean score."""
-        known = self._mean
-        if known is None or known[0] is not present:  # a mask is never changed, as its catalogue is not
-            known = self._mean = present, self.table_ID[present].mean(axis=0)
-        return known[1]
-
-
-@dataclass(frozen=True)
-class FactorRowQuery(RowQuery):
-    """Scores are `states_BD @ table_ID.T`.
-
-    Attributes:
-        states_BD: one for each history.
-        vectors: the item table.
-        index: over its first rows; those behind them are scored exactly. None: every row is.
-    """
-
-    states_BD: Floats
-    vectors: ItemVectors
-    index: ApproximateIndex | None = None
-
-    @classmethod
-    def of(cls, states_BD: Floats, table_ID: Floats, index: ApproximateIndex | None = None) -> FactorRowQuery:
-        """Of a table alone."""
-        return cls(states_BD, ItemVectors(table_ID), index)
-
-    @property
-    def search_limits(self) -> SearchLimits | None:
-        """Those of the index."""
-        return None if self.index is None else self.index.limits
-
-    @property
-    def num_rows(self) -> int:
-        """I."""
-        return len(self.vectors.table_ID)
-
-    def __len__(self) -> int:
-        return len(self.states_BD)
-
-    def take(self, which: slice | Rows) -> Self:
-        """Some of the states."""
-        return type(self)(self.states_BD[which], self.vectors, self.index)
-
-    def scores(self, rows: Rows | None = None) -> Floats:
-        """One matrix product."""
-        table_ID = self.vectors.table_ID
-        if rows is None:
-            every_BI: Floats = self.states_BD @ table_ID.T
-            return every_BI
-        if len(rows) < GATHER_BELOW * len(table_ID):
-            some_BN: Floats = self.states_BD @ table_ID[rows].T
-            return some_BN
-        return (self.states_BD @ table_ID.T)[:, rows]
-
-    def candidates(self, m: int) -> list[Candidates]:
-        """Through the index, which finds nearly all of the m best, and many more rows: `bound` is as approximate."""
-        if self.index is None:
-            return super().candidates(m)
-        behind = np.arange(len(self.index), self.num_rows)
-        found = []
-        for place, rows in enumerate(self.index.candidates(self.states_BD, m)):
-            every = np.sort(np.concatenate([rows, behind]))
-            scores = self.take(slice(place, place + 1)).scores(every)[0]
-            found.append(Candidates(every, scores, float(scores.min()) if len(every) < self.num_rows else -np.inf))
-        return found
-
-    def centred_scores(self, rows: Rows, present: Mask) -> Floats:
-        """Of the rows less their mean."""
-        centred_BN: Floats = self.states_BD @ (self.vectors.table_ID[rows] - self.vectors.mean_D(present)).T
-        return centred_BN
+#: What a model is called among the tables of a scorer, and among the weights of a memory's parts.
+SPACE = "model"
 
 
 class FactorRowScorer(RowScorer):
@@ -111,16 +24,23 @@ class FactorRowScorer(RowScorer):
         encoder: gives the states of histories.
         table_ID: float32.
         index: over the first rows of the table, which never change then; None on a small catalogue.
+        max_length: how many of the most recent items it reads; None: as many as it is given.
     """
 
-    def __init__(self, encoder: Encoder, table_ID: Floats, index: ApproximateIndex | None = None) -> None:
-        self.encoder, self.table_ID, self.index = encoder, table_ID, index
-        self._vectors = ItemVectors(table_ID)
+    def __init__(
+        self,
+        encoder: Encoder,
+        table_ID: Floats,
+        index: ApproximateIndex | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.encoder, self.table_ID, self.index, self.max_length = encoder, table_ID, index, max_length
+        self._vectors = ItemVectors(table_ID, by_column=True)
 
     @property
-    def vectors_ID(self) -> Floats:
+    def tables(self) -> Mapping[str, Floats]:
         """The item table."""
-        return self.table_ID
+        return {SPACE: self.table_ID}
 
     @property
     def num_rows(self) -> int:
@@ -134,11 +54,13 @@ class FactorRowScorer(RowScorer):
         now: Sequence[int | None],
     ) -> FactorRowQuery:
         """Encodes the histories together."""
+        if (length := self.max_length) is not None:
+            windows = [window[-length:] for window in windows]
+            times = [None if each is None else each[-length:] for each in times]
         return FactorRowQuery(encode(self.encoder, windows, self.table_ID, times, now), self._vectors, self.index)
 
-    def with_vectors(self, rows: Sequence[int], vectors_ND: Floats) -> FactorRowScorer:
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> FactorRowScorer:
         """With another table, in which these rows are written."""
-        table_ID = np.empty((max([self.num_rows, *(row + 1 for row in rows)]), self.table_ID.shape[1]), np.float32)
-        table_ID[: self.num_rows] = self.table_ID
-        table_ID[list(rows)] = vectors_ND
-        return FactorRowScorer(self.encoder, table_ID, self.index)
+        return FactorRowScorer(
+            self.encoder, with_rows(self.table_ID, rows, vectors[SPACE]), self.index, self.max_length
+        )

@@ -11,6 +11,7 @@
     text_encoder/       ONNX sentence encoder and its tokenizer.json (optional)
     histories.json      example histories (optional)
     undistilled/        encoder, table and text map of the undistilled model (optional)
+    memory/             what stands beside the model without being trained, see `scoring/memory/state.py` (optional)
 
 Nothing is unpickled, and no file name may point outside the folder.
 """
@@ -28,12 +29,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import INPUTS
+from llmd4rec.distillation.stage_ids import with_memory
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.types import ExportInfo, FieldKind
 from llmd4rec.io.files import read_json, sha256_file
+from llmd4rec.scoring.memory.state import CountedMemory
 
-FORMAT_VERSION = 3
+#: Of an export without a memory, and of one with it, which older versions of this package cannot answer with.
+FORMAT_VERSION, FORMAT_WITH_MEMORY = 3, 4
 HEAD = "export.json"
+#: The folder of the memory, and its entry in export.json.
+MEMORY = "memory"
 Floats = NDArray[np.float32]
 _REQUIRED_FILES = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
 _REQUIRED_ENTRIES: dict[str, type | tuple[type, ...]] = {
@@ -67,6 +73,7 @@ class Folder:
         has: names of the files it lists.
         undistilled: the same network trained without distillation, where the export has it.
         trained: bool [I]; false for items whose embeddings were made from texts.
+        memory: what stands beside the models, where the export has it; `weights` in export.json are those beside each.
         examples: histories of real people, and the item each chose next.
     """
 
@@ -79,27 +86,33 @@ class Folder:
     counts: NDArray[np.int64]
     trained: NDArray[np.bool_]
     examples: tuple[tuple[tuple[str, ...], str | None], ...]
+    memory: CountedMemory | None = None
 
     def info(self, head: Mapping[str, Any]) -> ExportInfo:
         """What is served, according to `head`: export.json, or what it says of the undistilled model."""
         can_add: Literal["text", "vector"] = "text" if "text_encoder/encoder.onnx" in self.has else "vector"
         known = {"format", "model", "stage", "dim", "items", "max_length", "fields", "files"}
         known |= {"undistilled", "filter_seen", "multi_fields", "reads"}
+        beside = head.get(MEMORY)
+        embeds_items = self.model.text_map is not None or (self.memory is not None and self.memory.content is not None)
         return ExportInfo(
             name=self.path.resolve().name,
             format=head["format"],
-            stage=head["stage"],
+            stage=with_memory(head["stage"]) if beside else head["stage"],
             model=str(head["model"].get("name", "")),
             dim=head["dim"],
             items=head["items"],
-            max_length=head["max_length"],
+            max_length=max(head["max_length"], self.memory.max_length)
+            if beside and self.memory
+            else head["max_length"],
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
-            validation=float(head["validation"]),
+            validation=float((beside or head)["validation"]),
             selection=head["selection"],
             filter_seen=head["filter_seen"],
             reads=tuple(head.get("reads", ())),
-            can_add=can_add if self.model.text_map is not None else None,
+            can_add=can_add if embeds_items else None,
+            memory=dict(beside["weights"]) if beside else {},
             about={name: value for name, value in head.items() if name not in known},
         )
 
@@ -154,7 +167,8 @@ def read_folder(path: Path) -> Folder:
         raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
     trained[untrained] = False
     examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
-    return Folder(path, head, has, model, undistilled, catalogue, counts, trained, examples)
+    memory = _read_memory(path, head, has) if _has_memory(head) else None
+    return Folder(path, head, has, model, undistilled, catalogue, counts, trained, examples, memory)
 
 
 def _read_head(path: Path) -> dict[str, Any]:
@@ -166,14 +180,14 @@ def _read_head(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise RunError(error.what, _AGAIN) from error
     version = head.get("format") if isinstance(head, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, FORMAT_WITH_MEMORY):
         raise _other_format(path, version)
     for name, kind in _REQUIRED_ENTRIES.items():
         if not isinstance(head.get(name), kind):
             raise RunError(f"{path / HEAD} is damaged: {name!r} is missing or of the wrong kind", _AGAIN)
     if head["items"] < 1 or head["dim"] < 1 or head["max_length"] < 1:
         raise RunError(f"{path / HEAD} is damaged: items, dim and max_length must be at least 1", _AGAIN)
-    for name in ("new_items", "undistilled"):
+    for name in ("new_items", "undistilled", MEMORY):
         if not isinstance(head.get(name, {}), dict):
             raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
     reads = head.get("reads", [])
@@ -187,7 +201,8 @@ def _read_head(path: Path) -> dict[str, Any]:
 
 def _other_format(path: Path, version: Any) -> RunError:
     """The error for an export that another version of this package made."""
-    what = f"{path / HEAD} has export format {version!r}; this version of llmd4rec reads format {FORMAT_VERSION}"
+    what = f"{path / HEAD} has export format {version!r}; this version of llmd4rec reads formats {FORMAT_VERSION} "
+    what += f"and {FORMAT_WITH_MEMORY}"
     remedy = "Export the run again with this version of llmd4rec, or serve it with the version that made it."
     if type(version) is int and version < FORMAT_VERSION:
         what = f"{path} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
@@ -224,6 +239,29 @@ def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: i
     if name in has:
         text_map = _array(path / name, np.float32, (None if width is None else width + 1, dim))
     return Model(path / f"{prefix}encoder.onnx", table_ID, text_map)
+
+
+def _has_memory(head: Mapping[str, Any]) -> bool:
+    return MEMORY in head or MEMORY in head.get("undistilled", {})
+
+
+def _read_memory(path: Path, head: Mapping[str, Any], has: frozenset[str]) -> CountedMemory:
+    unlisted = [each.name for each in (path / MEMORY).glob("*") if f"{MEMORY}/{each.name}" not in has]
+    if unlisted:
+        raise RunError(f"{path / MEMORY / unlisted[0]} is not listed in {HEAD}", _AGAIN)
+    try:
+        memory = CountedMemory.load(path / MEMORY)
+        every = [each[MEMORY]["weights"] for each in (head, head.get("undistilled", {})) if MEMORY in each]
+        if not all(isinstance(weight, int | float) for each in every for weight in each.values()):
+            raise TypeError("a weight is no number")
+    except DataError as error:
+        raise RunError(error.what, _AGAIN) from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{path / HEAD} is damaged: it does not say how the memory is weighed", _AGAIN) from error
+    if memory.num_rows != head["items"]:
+        what = f"{path / MEMORY} is of {memory.num_rows:,} items, {HEAD} names {head['items']:,}"
+        raise RunError(what, _AGAIN)
+    return memory
 
 
 def _read_examples(path: Path) -> tuple[tuple[tuple[str, ...], str | None], ...]:

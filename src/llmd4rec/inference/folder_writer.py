@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from llmd4rec.errors import RunError
 from llmd4rec.inference.card import model_card
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.folder import HEAD, Folder
+from llmd4rec.inference.factors import SPACE
+from llmd4rec.inference.folder import HEAD, MEMORY, Folder
+from llmd4rec.inference.memory import counted_up_to, subset
+from llmd4rec.inference.snapshot import Snapshot
+from llmd4rec.inference.types import ExportInfo
 from llmd4rec.io.files import atomic_dir, sha256_file, write_json
 
 Floats = NDArray[np.float32]
@@ -61,23 +65,32 @@ def require_export_or_new(folder: Path) -> None:
 
 
 def save_changed(
-    source: Folder, catalogue: Catalogue, tables: Mapping[str, Floats], folder: Path, *, overwrite: bool
+    source: Folder | None, info: ExportInfo, snapshots: Mapping[str, Snapshot], folder: Path, *, overwrite: bool
 ) -> None:
-    """Writes an export with other items: those of `catalogue`, without removed ones.
+    """Writes an export with other items and counts: what is served now, without removed items.
 
     Args:
-        source: the export that was loaded; graphs and text maps are copied from there.
-        catalogue: the items as they are now.
-        tables: the item embeddings of each model, [I, d], by its subfolder ("" or "undistilled/").
+        source: the export that was loaded; graphs and text maps are copied from there. None: there is none.
+        info: what is served.
+        snapshots: what each model serves, by its subfolder ("" or "undistilled/").
 
     Raises:
-        RunError: a file of the source is gone or changed, or `folder` exists and is not an export.
+        RunError: there is no export, a file of it is gone or changed, or `folder` exists and is not an export.
         DataError: `folder` exists, and `overwrite` is false.
     """
+    if source is None:
+        if info.format == 0:
+            raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
+        raise RunError(
+            f"{info.stage} is a part of its export, and is not saved without the rest",
+            "Save the recommender of the whole export: Recommender.load(FOLDER).",
+        )
     require_export_or_new(folder)
+    catalogue, memory = snapshots[""].catalogue, snapshots[""].memory
     rows = np.flatnonzero(catalogue.present)
-    rewritten = {f"{prefix}{name}" for prefix in tables for name in ("item_table.npy", "item_scales.npy")}
+    rewritten = {f"{prefix}{name}" for prefix in snapshots for name in ("item_table.npy", "item_scales.npy")}
     rewritten |= {"catalogue.parquet", "counts.npy", "README.md"}
+    rewritten |= {name for name in source.has if name.startswith(f"{MEMORY}/")}
     with atomic_dir(folder, replace=overwrite) as temporary:
         for name, digest in source.head["files"].items():
             if name in rewritten:
@@ -89,12 +102,16 @@ def save_changed(
                 raise RunError(f"{source.path / name} is gone", "Load the export again from where it is.") from None
             if sha256_file(temporary / name) != digest:
                 raise RunError(f"{source.path / name} was changed after it was loaded", "Load the export again.")
-        for prefix, table_ID in tables.items():
+        for prefix, snapshot in snapshots.items():
+            table_ID = snapshot.scorer.tables[SPACE]
             write_table(temporary / prefix, table_ID[rows], int8=f"{prefix}item_scales.npy" in source.has)
         write_catalogue(temporary, _frame(source.catalogue, catalogue, rows), catalogue.counts[rows])
-        head = {name: value for name, value in source.head.items() if name != "files"}
         untrained = np.flatnonzero(~catalogue.trained[rows])
-        finish(temporary, {**head, "items": len(rows), "untrained_rows": untrained.tolist()})
+        head = {**source.head, "items": len(rows), "untrained_rows": untrained.tolist()}
+        if memory is not None:
+            subset(memory, rows).save(temporary / MEMORY)
+            head[MEMORY] = {**head[MEMORY], **counted_up_to(memory)}
+        finish(temporary, {name: value for name, value in head.items() if name != "files"})
 
 
 def _frame(original: pl.DataFrame, catalogue: Catalogue, rows: NDArray[np.int64]) -> pl.DataFrame:

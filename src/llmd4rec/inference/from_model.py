@@ -11,10 +11,10 @@ from llmd4rec.errors import ModelError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import HistoryBatch
 from llmd4rec.inference.factors import FactorRowScorer
-from llmd4rec.inference.index import ApproximateIndex
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.base import SequenceEncoder, last_states
+from llmd4rec.scoring.index import ApproximateIndex
 
 Floats = NDArray[np.float32]
 
@@ -51,9 +51,20 @@ def recommender_of_model(
     Raises:
         ModelError: the item table is not finite.
     """
+    scorer = scorer_of_model(model)
+    if indexed:
+        scorer = FactorRowScorer(scorer.encoder, scorer.table_ID, ApproximateIndex(scorer.table_ID))
+    return Recommender(info, scorer, catalogue)
+
+
+def scorer_of_model(model: SequenceEncoder) -> FactorRowScorer:
+    """A model as it scores rows, every one of them.
+
+    Raises:
+        ModelError: the item table is not finite.
+    """
     with torch.inference_mode():
         table_ID = model.item_table().float().cpu().numpy()
     if not np.isfinite(table_ID).all():
         raise ModelError("the model's item table holds NaN or infinite values", "Training diverged; train again.")
-    index = ApproximateIndex(table_ID) if indexed else None
-    return Recommender(info, FactorRowScorer(ModelEncoder(model), table_ID, index), catalogue)
+    return FactorRowScorer(ModelEncoder(model), table_ID, max_length=model.max_length)

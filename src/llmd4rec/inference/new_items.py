@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.folder import MEMORY
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.text_map import with_one
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
 
 Floats = NDArray[np.float32]
+
+
+def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
+    beside = [each.get(MEMORY, {}).get("texts") for each in (head, head.get("undistilled", {}))]
+    found: Mapping[str, Any] = next((each for each in (head.get("new_items"), *beside) if each), {})
+    return found
 
 
 class ItemTexts:
@@ -32,9 +39,9 @@ class ItemTexts:
     """
 
     def __init__(self, folder: Path, head: Mapping[str, Any], threads: int | None) -> None:
-        self._folder, self._threads = folder, threads
-        self.width: int = head["new_items"]["width"]
-        self.name: str = head["new_items"]["encoder"]
+        self._folder, self._threads, about = folder, threads, new_item_texts(head)
+        self.width: int = about["width"]
+        self.name: str = about["encoder"]
         self.fields: list[str] = head["text_fields"]
         self._about: Mapping[str, Any] | None = head.get("text_encoder")
         self._encoder: TextEncoder | None = None
@@ -95,15 +102,22 @@ class ItemTexts:
 
 @dataclass(frozen=True)
 class NewItemEmbedder:
-    """Makes the embeddings of new items for one model.
+    """Makes the vectors of new items for one scorer.
 
     Attributes:
         texts: shared by the distilled and the undistilled model of an export.
-        text_map: float32 [T + 1, d].
+        maps: by the name of a table of the scorer, what makes its rows of text vectors.
     """
 
     texts: ItemTexts
-    text_map: Floats
+    maps: Mapping[str, Callable[[Floats], Floats]]
+
+    def embedded(self, name: str, table_ID: Floats, vectors_NT: Floats) -> Floats:
+        """The rows of items with these text vectors in a table; its mean row where it has no map."""
+        if name in self.maps:
+            return self.maps[name](vectors_NT)
+        mean_D: Floats = table_ID.mean(axis=0)
+        return np.repeat(mean_D[None], len(vectors_NT), axis=0)
 
 
 def with_new_items(
@@ -178,23 +192,25 @@ def _embeddings(
     items: Sequence[NewItem],
     to_embed: list[int],
     vectors_NT: Floats,
-) -> Floats:
-    """The item vectors of items, [N, d]: made from text vectors, or those they have. A scorer without has [N, 0].
+) -> dict[str, Floats]:
+    """The vectors of items in each table of the scorer, [N, d]: made from text vectors, or those they have.
 
     Raises:
         DataError: one is not finite, which would spoil every answer; names the item.
     """
-    if (vectors_ID := snapshot.scorer.vectors_ID) is None:
-        return np.empty((len(items), 0), dtype=np.float32)
-    rows_ND = np.empty((len(items), vectors_ID.shape[1]), dtype=np.float32)
-    if embedder is not None and to_embed:
-        rows_ND[to_embed] = with_one(vectors_NT) @ embedder.text_map
-    for place in set(range(len(items))).difference(to_embed):
-        rows_ND[place] = vectors_ID[snapshot.catalogue.index[items[place].item_id]]
-    wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
-    if len(wrong):
-        raise DataError(
-            f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
-            "Export the run again: its text_map.npy contains numbers that are too large.",
-        )
-    return rows_ND
+    known = sorted(set(range(len(items))).difference(to_embed))
+    rows = [snapshot.catalogue.index[items[place].item_id] for place in known]
+    made: dict[str, Floats] = {}
+    for name, table_ID in snapshot.scorer.tables.items():
+        rows_ND = np.empty((len(items), table_ID.shape[1]), dtype=np.float32)
+        if embedder is not None and to_embed:
+            rows_ND[to_embed] = embedder.embedded(name, table_ID, vectors_NT)
+        rows_ND[known] = table_ID[rows]
+        wrong = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"item {items[wrong[0]].item_id!r}: the embedding made from its text vector is not finite",
+                "Export the run again: its text_map.npy contains numbers that are too large.",
+            )
+        made[name] = rows_ND
+    return made

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, is_distilled
+from llmd4rec.distillation.stage_ids import (
+    DISTILLED,
+    SERVED,
+    UNDISTILLED,
+    is_distilled,
+    with_memory,
+    without_memory,
+)
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
 from llmd4rec.inference.hub import locate_export
 
 if TYPE_CHECKING:
+    from llmd4rec.inference.from_export import LoadedFrom
     from llmd4rec.inference.recommender import Recommender
 
 IndexKind = Literal["auto", "exact", "approximate"]
@@ -65,21 +73,58 @@ def open_source(source: Path | str, options: LoadOptions) -> Recommender:
 
 
 def of_stage(recommender: Recommender, stage: str) -> Recommender:
-    """A recommender, or the undistilled one beside it, whichever is of that stage.
+    """A recommender, the undistilled one beside it, or the model of either without its memory, whichever is meant.
+
+    Args:
+        recommender: with the memory beside its model, or without.
+        stage: `served`, `distilled` or an id; `+memory` behind it means with the memory, and an id alone without.
 
     Raises:
-        RunError: neither is.
+        RunError: there is no such stage.
     """
     info, undistilled = recommender.info, recommender.undistilled
-    if stage in {info.stage, SERVED, *([DISTILLED] if is_distilled(info.stage) else [])}:
+    names = [SERVED, info.stage, *([with_memory(DISTILLED)] if is_distilled(info.stage) and info.memory else [])]
+    if stage in names:
         return recommender
-    if undistilled is not None and stage == undistilled.info.stage:
-        return undistilled
+    model = without_memory(info.stage)[0]
+    if stage in {model, *([DISTILLED] if is_distilled(model) else [])}:
+        return recommender.model_alone()
+    if undistilled is not None and without_memory(stage)[0] == UNDISTILLED:
+        return of_stage(undistilled, stage)
     have = info.stage + (f" and {undistilled.info.stage}" if undistilled is not None else "")
     kind = "a run" if info.format == 0 else "an export"
     raise RunError(
         f"{info.name} is {kind} of {have}, not of {stage}", "Leave out the stage, or name one that is there."
     )
+
+
+def reloading(loaded_from: LoadedFrom | None, *, changed: bool) -> Callable[[], Recommender]:
+    """What loads a recommender again where it is unpickled.
+
+    Args:
+        loaded_from: its folder; None: it was made from a run.
+        changed: items were added or removed, or events counted, since it was loaded.
+
+    Raises:
+        RunError: it cannot be loaded again as it is.
+    """
+    if loaded_from is None:
+        raise RunError(
+            "a recommender made from a run cannot be sent to another process or copied",
+            "Export the run, and call Recommender.load(FOLDER) in each process.",
+        )
+    if changed:
+        raise RunError(
+            "this recommender has changed since it was loaded: items were added or removed, or events counted, which "
+            "another process or a copy would not have",
+            "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
+        )
+    if not Path(loaded_from.folder).is_dir():
+        raise RunError(
+            f"{loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
+            "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
+        )
+    return loaded_from.load_again
 
 
 class Renamed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +53,12 @@ class Query:
         return np.flatnonzero(mask)
 
 
-def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> Query:
+def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool, moment: int | None = None) -> Query:
     """Checks a request and looks its items up.
 
     Args:
         filter_seen: whether seen items are left out where the request does not say.
+        moment: for which it is answered where it does not say; None: then for none.
 
     Raises:
         DataError: an argument is out of its range, a filter names a field that the catalogue does not have, or an item
@@ -72,7 +72,7 @@ def parse_request(request: Request, catalogue: Catalogue, filter_seen: bool) -> 
     times = None if request.times is None else times_of(request.times, len(named))
     if times is not None and unknown:
         times = [when for item, when in zip(named, times, strict=True) if item in catalogue.index]
-    now = int(time.time()) if request.now is None else seconds_of("now", request.now)
+    now = moment if request.now is None else seconds_of("now", request.now)
     allowed = None
     if request.filters is not None:
         allowed = catalogue.mask(request.filters)

@@ -1,4 +1,4 @@
-"""The best candidates of each query: exactly, through an index on a large catalogue, or by popularity."""
+"""The best candidates of each query: exactly, by a search of a large catalogue, or what is chosen now."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.diversity import maximal_marginal_relevance
 from llmd4rec.inference.query import Query
-from llmd4rec.inference.scorer import RowQuery, SearchLimits, exact_among, exact_top
 from llmd4rec.inference.snapshot import Snapshot
-from llmd4rec.inference.topk import top_columns
-from llmd4rec.inference.types import Request
+from llmd4rec.inference.types import Fallback, Request
+from llmd4rec.scoring.rows import RowQuery, SearchLimits, exact_among, exact_top
+from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -28,13 +27,14 @@ class Ranked:
     """The recommended rows of a query, best first, and their scores.
 
     Attributes:
-        popular: no item of the history was known; the rows are the most frequent ones, scored by their counts.
+        fallback: what the rows are where no item of the history was known; see
+            :class:`~llmd4rec.inference.types.Answer`.
         unknown: identifiers of the history that are not in the catalogue.
     """
 
     rows: Rows
     scores: Floats
-    popular: bool = False
+    fallback: Fallback | None = None
     unknown: Sequence[str] = ()
 
 
@@ -42,6 +42,14 @@ def history_places(queries: Sequence[Query]) -> list[int | None]:
     """Which history of those that a scorer reads is each query's; None where no item of it is known."""
     counted = itertools.count()
     return [next(counted) if query.history else None for query in queries]
+
+
+def read_histories(snapshot: Snapshot, queries: Sequence[Query], max_length: int) -> RowQuery:
+    """The histories with a known item, as the scorer reads them: their last `max_length` items."""
+    known = [query for query in queries if query.history]
+    windows = [query.history[-max_length:] for query in known]
+    times = [None if query.times is None else query.times[-max_length:] for query in known]
+    return snapshot.scorer.prepare(windows, times, [query.now for query in known])
 
 
 def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list[Ranked]:
@@ -57,7 +65,7 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
     unfiltered: list[int] = []
     for number, (query, place) in enumerate(zip(queries, places, strict=True)):
         if place is None:
-            ranked[number] = _most_popular(snapshot.catalogue, query)
+            ranked[number] = _chosen_most(snapshot, query)
         elif (limits := scored.search_limits) is not None:
             ranked[number] = _searched(snapshot, query, scored.take(slice(place, place + 1)), limits)
         elif query.allowed is not None:
@@ -65,7 +73,9 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
         else:
             unfiltered.append(number)
     if unfiltered:  # scored together: of factors, one matrix product for all of them
-        asked = scored.take(np.array([places[number] for number in unfiltered], dtype=np.int64))
+        asked = scored
+        if len(unfiltered) < len(scored):
+            asked = scored.take(np.array([places[number] for number in unfiltered], dtype=np.int64))
         k = max(queries[number].num_ranked for number in unfiltered)
         excluded = [queries[number].excluded for number in unfiltered]
         for number, rows, scores in zip(unfiltered, *exact_top(asked, k, excluded), strict=True):
@@ -74,7 +84,7 @@ def rank(snapshot: Snapshot, queries: Sequence[Query], scored: RowQuery) -> list
     for query, each in zip(queries, ranked, strict=True):
         if each is not None:
             found = _diversified(snapshot, query.request, each)
-            answered.append(Ranked(found.rows, found.scores, found.popular, query.unknown))
+            answered.append(Ranked(found.rows, found.scores, found.fallback, query.unknown))
     return answered
 
 
@@ -101,12 +111,16 @@ def _searched(snapshot: Snapshot, query: Query, scored: RowQuery, limits: Search
     return Ranked(found.rows[kept], found.scores[kept])
 
 
-def _most_popular(catalogue: Catalogue, query: Query) -> Ranked:
-    """The most frequent candidates, scored by their counts."""
+def _chosen_most(snapshot: Snapshot, query: Query) -> Ranked:
+    """For a history of which no item is known: what is chosen most of late, where that is known; or ever."""
+    catalogue, recency = snapshot.catalogue, snapshot.recency
+    if recency is not None and recency.events.last is not None:
+        scored = recency.prepare([[]], [None], [query.now])
+        return Ranked(*exact_among(scored, query.num_ranked, query.candidates(catalogue)), fallback="recent")
     allowed = catalogue.present if query.allowed is None else query.allowed
     order = catalogue.by_count[allowed[catalogue.by_count]]
     rows = order[~np.isin(order, query.excluded)][: query.num_ranked]
-    return Ranked(rows, catalogue.counts[rows].astype(np.float32), popular=True)
+    return Ranked(rows, catalogue.counts[rows].astype(np.float32), fallback="popular")
 
 
 def _diversified(snapshot: Snapshot, request: Request, found: Ranked) -> Ranked:
@@ -114,4 +128,13 @@ def _diversified(snapshot: Snapshot, request: Request, found: Ranked) -> Ranked:
         return found
     vectors_ND = snapshot.vectors_ID[found.rows]
     chosen = maximal_marginal_relevance(found.scores, vectors_ND, request.k, request.diversity)
-    return Ranked(found.rows[chosen], found.scores[chosen], found.popular)
+    return Ranked(found.rows[chosen], found.scores[chosen], found.fallback)
+
+
+def most_similar(snapshot: Snapshot, row: int, query: Query) -> tuple[Rows, Floats]:
+    """The candidates with the highest cosine between their vector and a row's, best first, and the cosines."""
+    candidates = query.candidates(snapshot.catalogue)
+    unit_D = snapshot.vectors_ID[row] / snapshot.norms_I[row]
+    cosines_I = (snapshot.vectors_ID @ unit_D) / snapshot.norms_I
+    best = candidates[np.argsort(-cosines_I[candidates], kind="stable")[: query.request.k]]
+    return best, cosines_I[best]

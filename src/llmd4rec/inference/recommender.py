@@ -8,9 +8,9 @@ It is the same for a run, an export and an export on the hub; what they hold is 
 A request takes the same steps whether it comes alone or with others:
 
     parse     identifiers to rows; which rows are candidates (filters, exclusions, seen items)        query.py
-    read      the histories of all requests together, by the scorer                           scorer.py, factors.py
+    read      the histories of all requests together, by the scorer                 factors.py, scoring/memory
     rank      the k best candidates: exactly, or through an index on a large catalogue                ranking.py
-    answer    titles, fields, reasons                                                                 reasons.py
+    answer    titles, fields, reasons                                                     answers.py, reasons.py
 
 Everything that changes is in one immutable :class:`~llmd4rec.inference.snapshot.Snapshot`, which is replaced as a whole
 when items are added or removed.
@@ -25,44 +25,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import numpy as np
-
 from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.extras import explained
+from llmd4rec.inference.answers import answer_of, scored_item
 from llmd4rec.inference.batch import is_several, recommend_frame
 from llmd4rec.inference.catalogue import Catalogue
+from llmd4rec.inference.events import count_events
 from llmd4rec.inference.folder import Folder
 from llmd4rec.inference.folder_writer import save_changed
 from llmd4rec.inference.hub import push
 from llmd4rec.inference.moments import Moment
 from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
-from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source
+from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source, reloading
 from llmd4rec.inference.query import Query, parse_request
-from llmd4rec.inference.ranking import Ranked, history_places, rank
-from llmd4rec.inference.reasons import find_reasons
-from llmd4rec.inference.scorer import RowQuery, RowScorer
+from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank, read_histories
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import (
     AddedReport,
     Answer,
+    Event,
     ExportInfo,
     Filters,
     Item,
     NewItem,
     Options,
-    Reason,
     RemovedReport,
     Request,
-    ScoredItem,
     identifiers,
 )
+from llmd4rec.scoring.rows import RowScorer
 
 if TYPE_CHECKING:
     import polars as pl
 
     from llmd4rec.inference.from_export import LoadedFrom
-    from llmd4rec.scoring import Scorer
+    from llmd4rec.scoring.base import Scorer
 
 
 class Recommender:
@@ -97,13 +95,15 @@ class Recommender:
         undistilled: Recommender | None = None,
         examples: Sequence[tuple[tuple[str, ...], str | None]] = (),
         embedder: NewItemEmbedder | None = None,
+        alone: ExportInfo | None = None,
         folder: Folder | None = None,
         loaded_from: LoadedFrom | None = None,
     ) -> None:
-        self._info, self._embedder = info, embedder
+        self._info, self._embedder, self._alone = info, embedder, alone
         self._snapshot = Snapshot(catalogue, scorer, len(catalogue))
         self._loaded_catalogue = catalogue
         self._lock = threading.Lock()  # one change at a time
+        self._observed = False
         self.undistilled = undistilled
         self.examples = tuple(examples)
         self._folder, self._loaded_from = folder, loaded_from
@@ -149,22 +149,14 @@ class Recommender:
 
         Raises:
             DataError: `folder` exists.
-            RunError: this is a run, or the undistilled model of an export; the folder this was loaded from is gone or
-                changed; or `folder` is not an export.
+            RunError: this is a run, or a part of an export; the folder this was loaded from is gone or changed; or
+                `folder` is not an export.
         """
-        if self._folder is None:
-            if self._info.format == 0:
-                raise RunError("this recommender was made from a run, not from an export", "Use llmd4rec export.")
-            raise RunError(
-                f"{self._info.stage} stands beside another model in its export, and is not saved without it",
-                "Save the recommender of the whole export: Recommender.load(FOLDER).",
-            )
         with self._lock:
-            tables = {"": self._snapshot.vectors_ID}
+            snapshots = {"": self._snapshot}
             if self.undistilled is not None:
-                tables["undistilled/"] = self.undistilled._snapshot.vectors_ID
-            catalogue = self._snapshot.catalogue
-        save_changed(self._folder, catalogue, tables, Path(folder), overwrite=overwrite)
+                snapshots["undistilled/"] = self.undistilled._snapshot
+        save_changed(self._folder, self._info, snapshots, Path(folder), overwrite=overwrite)
 
     def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
         """Uploads what is served now to the Hugging Face hub; returns its address.
@@ -180,25 +172,13 @@ class Recommender:
         """For pickle, copies and other processes: it is loaded again from its folder where it is unpickled.
 
         Raises:
-            RunError: it has no folder, the folder is gone, or items were added or removed since it was loaded.
+            RunError: it has no folder, the folder is gone, or it has changed since it was loaded.
         """
-        if self._loaded_from is None:
-            raise RunError(
-                "a recommender made from a run cannot be sent to another process or copied",
-                "Export the run, and call Recommender.load(FOLDER) in each process.",
-            )
-        if self._snapshot.catalogue is not self._loaded_catalogue:
-            raise RunError(
-                "this recommender has changed since it was loaded: items were added or removed, which another process "
-                "or a copy would not have",
-                "Write it with save(FOLDER), and call Recommender.load(FOLDER) there.",
-            )
-        if not Path(self._loaded_from.folder).is_dir():
-            raise RunError(
-                f"{self._loaded_from.folder}, from which this was loaded, is gone: it cannot be loaded again",
-                "Put the export back, or load it from where it is now: Recommender.load(FOLDER) in each process.",
-            )
-        return self._loaded_from.load_again, ()
+        return reloading(self._loaded_from, changed=self._changed), ()
+
+    @property
+    def _changed(self) -> bool:
+        return self._observed or self._snapshot.catalogue is not self._loaded_catalogue
 
     # ---- what is served ---------------------------------------------------------------------------------------------
     @property
@@ -289,10 +269,10 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        scored = self._read(snapshot, queries)
+        scored = read_histories(snapshot, queries, length := self._info.max_length)
         ranked = rank(snapshot, queries, scored)
         return [
-            self._answer(snapshot, query, scored, place, found)
+            answer_of(snapshot, query, scored, place, found, length)
             for query, place, found in zip(queries, history_places(queries), ranked, strict=True)
         ]
 
@@ -304,7 +284,7 @@ class Recommender:
         """
         snapshot = self._snapshot
         queries = self._parse(snapshot, requests)
-        return snapshot.catalogue, rank(snapshot, queries, self._read(snapshot, queries))
+        return snapshot.catalogue, rank(snapshot, queries, read_histories(snapshot, queries, self._info.max_length))
 
     def similar(self, item_id: str | int, k: int = 10, *, filters: Filters | None = None) -> Answer:
         """The items with the highest cosine between their vector and this item's; scores are cosines.
@@ -320,42 +300,35 @@ class Recommender:
         if unknown:
             raise DataError(f"the catalogue has no item {unknown[0]!r}", "Use an identifier of the catalogue.")
         request = Request([item_id], k, filter_seen=True, filters=filters)  # an item is not similar to itself
-        candidates = self._parse(snapshot, [request])[0].candidates(snapshot.catalogue)
-        unit_D = snapshot.vectors_ID[rows[0]] / snapshot.norms_I[rows[0]]
-        cosines_I = (snapshot.vectors_ID @ unit_D) / snapshot.norms_I
-        best = candidates[np.argsort(-cosines_I[candidates], kind="stable")[:k]]
-        items = tuple(_scored(snapshot, int(row), float(cosines_I[row])) for row in best)
-        return Answer(items, (), None, len(candidates))
+        (query,) = self._parse(snapshot, [request])
+        found = zip(*most_similar(snapshot, rows[0], query), strict=True)
+        items = tuple(scored_item(snapshot, int(row), float(cosine)) for row, cosine in found)
+        return Answer(items, (), None, query.num_candidates)
 
     def _parse(self, snapshot: Snapshot, requests: Sequence[Request]) -> list[Query]:
-        return [parse_request(request, snapshot.catalogue, self._info.filter_seen) for request in requests]
+        moment, filter_seen = snapshot.moment(), self._info.filter_seen
+        return [parse_request(request, snapshot.catalogue, filter_seen, moment) for request in requests]
 
-    def _read(self, snapshot: Snapshot, queries: Sequence[Query]) -> RowQuery:
-        """The histories with a known item, as the scorer reads them."""
-        known = [query for query in queries if query.history]
-        length = self._info.max_length
-        windows = [query.history[-length:] for query in known]
-        times = [None if query.times is None else query.times[-length:] for query in known]
-        return snapshot.scorer.prepare(windows, times, [query.now for query in known])
-
-    def _answer(self, snapshot: Snapshot, query: Query, scored: RowQuery, place: int | None, found: Ranked) -> Answer:
-        """The answer to a query; `place` is which of the histories that were scored is its own."""
-        reasons: Sequence[tuple[Reason, ...] | None] = [None] * len(found.rows)
-        if query.request.explain:
-            own = None if place is None else scored.take(slice(place, place + 1))
-            reasons = find_reasons(snapshot, query, own, found.rows, self._info.max_length)
-        items = tuple(map(_scored, [snapshot] * len(reasons), found.rows.tolist(), found.scores.tolist(), reasons))
-        return Answer(items, tuple(query.unknown), "popular" if found.popular else None, query.num_candidates)
+    def model_alone(self) -> Recommender:
+        """What answers without the memory beside its model; itself where there is none."""
+        if self._alone is None:
+            return self
+        (model, *_), name = self._snapshot.scorer.members, self._alone.stage  # type: ignore[attr-defined]
+        loaded_from = None if self._loaded_from is None else replace(self._loaded_from, stage=name)
+        return Recommender(
+            self._alone, model, self.catalogue, examples=self.examples, embedder=self._embedder, loaded_from=loaded_from
+        )
 
     def scorer(self, stage: str = SERVED) -> Scorer:
         """What scores the catalogue, for an :class:`~llmd4rec.Evaluator`. Needs PyTorch.
 
         Raises:
-            RunError: it has no such stage; or items were added or removed, so that it fits no data set.
+            RunError: it has no such stage; or it has changed since it was loaded, so that it fits no data set.
         """
         asked = of_stage(self, stage)
-        if asked._snapshot.catalogue is not asked._loaded_catalogue:
-            raise RunError("items were added, changed or removed since this was loaded", "Evaluate it as it is loaded.")
+        if self._changed:
+            what = "items were added, changed or removed, or events counted, since this was loaded"
+            raise RunError(what, "Evaluate it as it is loaded.")
         with explained():
             from llmd4rec.inference.torch_scorer import RecommenderScorer
         return RecommenderScorer(asked._snapshot.scorer, asked._info)
@@ -393,7 +366,25 @@ class Recommender:
         removed = set(present)
         return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in removed))
 
+    def observe(
+        self,
+        history: Sequence[str | int],
+        item: str | int,
+        time: Moment | None = None,
+        *,
+        times: Sequence[Moment] | None = None,
+    ) -> None:
+        """Counts an event into the memory; see :class:`~llmd4rec.inference.types.Event` and :meth:`observe_many`."""
+        self.observe_many([Event(history, item, time, times)])
 
-def _scored(snapshot: Snapshot, row: int, score: float, reasons: tuple[Reason, ...] | None = None) -> ScoredItem:
-    catalogue = snapshot.catalogue
-    return ScoredItem(catalogue.ids[row], catalogue.title(row), score, catalogue.values(row), reasons)
+    def observe_many(self, events: Sequence[Event]) -> None:
+        """Counts events into the memory, in the order of their times. Answers know them at once; nothing is stored.
+
+        Raises:
+            DataError: an item is unknown, or a time lies in the future; names the event. None is counted then.
+            RunError: there is no memory beside the model.
+        """
+        with self._lock:
+            both = [model._snapshot for model in (self, self.undistilled) if model is not None]
+            count_events(self._info.name, both, events)
+            self._observed = True

@@ -6,7 +6,7 @@ as it is, so that requests in flight are not disturbed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.scorer import RowScorer
+from llmd4rec.inference.memory import current_moment, memory_of
 from llmd4rec.inference.search import TitleSearch
 from llmd4rec.inference.types import Item, NewItem
+from llmd4rec.scoring.memory.recency import RecencyScorer
+from llmd4rec.scoring.memory.state import CountedMemory
+from llmd4rec.scoring.rows import RowScorer
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +42,20 @@ class Snapshot:
     def search(self) -> TitleSearch:
         """Search by words of titles."""
         return TitleSearch(self.catalogue)
+
+    @cached_property
+    def memory(self) -> CountedMemory | None:
+        """The memory beside the model, if there is one."""
+        return memory_of(self.scorer)
+
+    @property
+    def recency(self) -> RecencyScorer | None:
+        """What is chosen of late, where the memory knows."""
+        return None if self.memory is None else self.memory.recency
+
+    def moment(self) -> int:
+        """For which moment a request is answered that names none."""
+        return current_moment(self.recency)
 
     @property
     def vectors_ID(self) -> Floats:
@@ -65,15 +82,15 @@ class Snapshot:
         row = self.catalogue.index.get(item_id)
         return self.catalogue.item(row) if row is not None and self.catalogue.present[row] else None
 
-    def with_items(self, items: Sequence[NewItem], vectors_ND: Floats) -> Snapshot:
-        """This snapshot with items added or replaced, which have these vectors.
+    def with_items(self, items: Sequence[NewItem], vectors: Mapping[str, Floats]) -> Snapshot:
+        """This snapshot with items added or replaced, which have these vectors in each of the scorer's tables.
 
         Raises:
             RunError: the scorer cannot score new items.
         """
         rows = self.catalogue.rows_for(items, self.num_loaded)
         return replace(
-            self, catalogue=self.catalogue.with_items(items, rows), scorer=self.scorer.with_vectors(rows, vectors_ND)
+            self, catalogue=self.catalogue.with_items(items, rows), scorer=self.scorer.with_items(rows, vectors)
         )
 
     def without_items(self, item_ids: Sequence[str]) -> Snapshot:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmd4rec.inference.topk import top_columns
+from llmd4rec.scoring.topk import top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -18,6 +18,9 @@ from llmd4rec.inference.moments import Moment
 Value = str | float | None
 #: `category`: few values that many items share; `text`: nearly every item has its own; `number`: has an order.
 FieldKind = Literal["category", "text", "number"]
+ReasonKind = Literal["model", "follows", "reads-like", "recent"]
+#: What is recommended where no item of a history is known.
+Fallback = Literal["recent", "popular"]
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,31 @@ class Item:
 
 @dataclass(frozen=True)
 class Reason:
-    """How much an item of the history changed a recommended item's score.
+    """Why an item was recommended.
 
     Attributes:
-        effect: how far the score, relative to the catalogue's mean score, falls when the item is left out of the
-            history; negative where it rises.
+        item_id, title: an item of the history; None where the reason is none of these (`recent`).
+        effect: how far the score, relative to the catalogue's mean score, falls without this reason: when the item is
+            left out of the history, by the model or by one part of the memory. Negative where it rises.
+        kind: `model`: by what the model learned; `follows`: it often came after the item; `reads-like`: its text is
+            like the item's; `recent`: it is chosen now.
+        number: for `follows` how often, nearer ones counting more; for `reads-like` the cosine of the texts; for
+            `recent` how often in the last seven days.
     """
 
-    item_id: str
-    title: str
+    item_id: str | None
+    title: str | None
     effect: float
+    kind: ReasonKind = "model"
+    number: float | None = None
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.kind == "recent":
+            times = "once" if self.number == 1 else f"{self.number:,.0f} times"
+            return f"chosen {times} this week" if self.number else "chosen lately"
+        return {"follows": "often follows ", "reads-like": "reads like "}.get(self.kind, "") + str(self.title)
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class ScoredItem:
     """A recommended item.
 
     Attributes:
-        reasons: with `explain`, the items of the history that changed the score most, largest effect first.
+        reasons: with `explain`, what changed the score most, largest effect first.
     """
 
     item_id: str
@@ -72,14 +90,15 @@ class Answer:
     Attributes:
         items: best first; fewer than k only where there are fewer candidates.
         unknown: items of the history that are not in the catalogue; they were skipped.
-        fallback: `popular` where no item of the history was known: the items are then the most frequent ones of the
-            training data, and their scores are their counts.
+        fallback: where no item of the history was known. `recent`: the items are those chosen most of late, and their
+            scores are what the memory gives for it; `popular`: the most frequent ones of the training data, scored by
+            their counts.
         num_candidates: how many items were ranked, after filters, exclusions and the filtering of seen items.
     """
 
     items: tuple[ScoredItem, ...]
     unknown: tuple[str, ...]
-    fallback: Literal["popular"] | None
+    fallback: Fallback | None
     num_candidates: int
 
     def __str__(self) -> str:
@@ -92,9 +111,11 @@ class Answer:
             cells = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join(cells).rstrip())
             reasons = self.items[place - 1].reasons if place else None
-            lines += [f"{'':{widths[0]}}    {reason.effect:+.2f} {reason.title}" for reason in reasons or ()]
-        if self.fallback:
+            lines += [f"{'':{widths[0]}}    {reason.effect:+.2f} {reason.text}" for reason in reasons or ()]
+        if self.fallback == "popular":
             lines.append("No item of the history is known: these are the most frequent ones, with their counts.")
+        elif self.fallback:
+            lines.append("No item of the history is known: these are chosen most of late.")
         if self.unknown:
             lines.append(f"Not in the catalogue, and skipped: {', '.join(map(repr, self.unknown))}.")
         return "\n".join(lines)
@@ -135,11 +156,11 @@ class Request:
         exclude: identifiers that must not be recommended; unknown ones are fine; None: nothing is excluded.
         filters: which items may be recommended.
         diversity: from 0 (by score alone) to 1 (as different from each other as possible); see `docs/serving.md`.
-        explain: also return the items of the history that changed each score most.
-        popular_in: field → value; where no item of the history is known, the most frequent items with these values.
+        explain: also return what changed each score most.
+        popular_in: field → value; where no item of the history is known, only items with these values.
         skip_unknown: identifiers of the history that the catalogue does not have are skipped; false: they are an error.
         times: when each item of the history was chosen; needed by models that read times, checked for all.
-        now: the moment for which is recommended, which such a model reads too; None: the current time.
+        now: the moment for which is recommended, which such a model and a memory read too; None: the current time.
     """
 
     history: Sequence[str | int] = ()
@@ -196,6 +217,23 @@ class NewItem:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that was chosen; see :meth:`~llmd4rec.inference.recommender.Recommender.observe`.
+
+    Attributes:
+        history: what the same user chose before, oldest first; unknown items are skipped.
+        item: what was chosen.
+        time: when; None: now.
+        times: when each item of the history was chosen; needed where items of one moment count half each way.
+    """
+
+    history: Sequence[str | int]
+    item: str | int
+    time: Moment | None = None
+    times: Sequence[Moment] | None = None
+
+
+@dataclass(frozen=True)
 class AddedReport:
     """The result of adding items: identifiers that are new, and those of items that were replaced."""
 
@@ -231,6 +269,8 @@ class ExportInfo:
             items cannot be added).
         filter_seen: whether items of the history were left out when the model was evaluated; the default of requests.
         reads: what the model reads of a history beside its items, such as `times`.
+        memory: the parts of the memory beside the model and their weights, the model's own among them; empty: it has
+            none.
         about: the other entries of export.json.
     """
 
@@ -248,6 +288,7 @@ class ExportInfo:
     can_add: Literal["text", "vector"] | None = None
     filter_seen: bool = True
     reads: tuple[str, ...] = ()
+    memory: Mapping[str, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
 

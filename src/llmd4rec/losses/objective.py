@@ -33,14 +33,21 @@ class RankingObjective:
 
     def __call__(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:
         """See :class:`~llmd4rec.losses.base.Objective`."""
-        target_N, bias_C, candidate_C = batch.target_N, None, None
+        target_N, bias_C, candidate_C = batch.target_N, None, batch.candidate_C
         if ranker.num_items > self.settings.full_softmax_items:
             generator = torch.Generator().manual_seed(seed)
             candidate_C, target_N, bias_C = draw_candidates(
-                target_N, ranker.num_items, self.settings.num_candidates, generator
+                target_N, ranker.num_items, self.settings.num_candidates, generator, batch.candidate_C
             )
+            table_ID = ranker.item_table(candidate_C)
+        elif candidate_C is not None:
+            candidate_C = candidate_C.to(target_N.device)
+            target_N = torch.searchsorted(candidate_C, target_N)
+            # The whole table, which the network's input has made for this step already, and the rows of it.
+            table_ID = ranker.item_table()[candidate_C]
+        else:
+            table_ID = ranker.item_table()
         teacher = self.teacher.batch(batch.position_N, candidate_C) if self.teacher is not None else None
-        table_ID = ranker.item_table(candidate_C)
         if self.distill is not None and self.distill.logit_adjustment_I is not None:
             adjustment_I = self.distill.logit_adjustment_I
             states_ND, table_ID = _with_adjustment(

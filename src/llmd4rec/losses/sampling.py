@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def draw_candidates(
-    target_N: Tensor, num_items: int, draws: int, generator: torch.Generator
+    target_N: Tensor, num_items: int, draws: int, generator: torch.Generator, among_C: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates for one step: the batch's true items and a uniform sample of all others.
 
@@ -19,18 +19,20 @@ def draw_candidates(
         num_items: |I|.
         draws: how many items to sample.
         generator: source of randomness, on the CPU.
+        among_C: the items to draw from, on the CPU, with all true ones; None: all.
 
     Returns:
         candidate_C: item indices, ascending; target_N as rows of it; bias_C: the correction, 0 for true items.
     """
     own = torch.unique(target_N.cpu())
-    drawn = torch.randint(num_items, (draws,), generator=generator)
-    drawn = torch.unique(drawn)
+    available = num_items if among_C is None else len(among_C)
+    drawn = torch.unique(torch.randint(available, (draws,), generator=generator))
+    drawn = drawn if among_C is None else among_C[drawn]
     drawn = drawn[~torch.isin(drawn, own, assume_unique=True)]
     candidate_C, order = torch.cat([own, drawn]).sort()
     bias_C = torch.zeros(len(candidate_C))
     if len(drawn):
-        bias_C[len(own) :] = float(torch.log(torch.tensor((num_items - len(own)) / len(drawn), dtype=torch.float64)))
+        bias_C[len(own) :] = float(torch.log(torch.tensor((available - len(own)) / len(drawn), dtype=torch.float64)))
     row_N = torch.searchsorted(candidate_C, target_N.cpu())
     device = target_N.device
     return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)

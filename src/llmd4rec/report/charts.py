@@ -61,8 +61,8 @@ def curves(points: Sequence[CurvePoint], names: Mapping[Role, str], metric: str)
         x += len(stage) + 0.6
         spans[number] = (min(spans.get(number, (begin, x))[0], begin), x)
         if role in last_of and number > 0:  # a round goes on from, or is compared with, what was before
-            lines.append(_path([last_of[role], places[0]], f"{role} link"))
-        lines.append(_path(places, role))
+            lines.append(path([last_of[role], places[0]], f"{role} link"))
+        lines.append(path(places, role))
         last_of[role] = places[-1]
         best = max(range(len(stage)), key=lambda n: stage[n].value)
         for n, (point, (left, top)) in enumerate(zip(stage, places, strict=True)):
@@ -105,9 +105,10 @@ def _visible_range(points: Sequence[CurvePoint]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def _path(places: Iterable[tuple[float, float]], kind: str) -> str:
+def path(places: Iterable[tuple[float, float]], kind: str) -> str:
+    """A line through places in percent, from the left and from the top."""
     steps = " L".join(f"{left:.2f} {top:.2f}" for left, top in places)
-    return f'<path class="{kind}" d="M{steps}"/>'
+    return f'<path class="{esc(kind)}" d="M{steps}"/>'
 
 
 def _curve_table(stages: Sequence[Sequence[CurvePoint]]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llmd4rec.distillation.plan import Role
 from llmd4rec.evaluation.evaluation import MetricInfo
+from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison
 
 
@@ -31,22 +33,23 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class StageRow:
-    """The model of one stage, as a row of the table of results.
+    """The model of one stage, alone or with the memory, or a method without training: a row of the table of results.
 
     Attributes:
-        stage: the stage's id.
-        role: what its model is for.
+        stage: the stage's id, `undistilled+memory` and the like, or the name of the method.
+        role: what its model is for; `baseline`: nothing was trained.
         round: of distillation; 0 for a stage before the first one.
         network: what the model is called, such as `SASRec 64`.
         metrics: test metrics, such as `hr@10`, `ndcg@10` (also `coverage@10`, `popularity@10` where known).
-        served: whether this is the model that is served.
+        served: whether this is what is served.
         parameters: all of the model's.
         train_seconds: training time of this stage and of all stages that it needs.
         ms_per_request: time to answer one request.
+        below_baseline: whether the best method without training is at least as good.
     """
 
     stage: str
-    role: Role
+    role: Role | Literal["baseline"]
     round: int
     network: str
     metrics: Mapping[str, float]
@@ -54,6 +57,7 @@ class StageRow:
     parameters: int | None = None
     train_seconds: float | None = None
     ms_per_request: float | None = None
+    below_baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ class ReportContent:
         curves: validation values per epoch, in the order of training.
         weights: one per stage with sample weights.
         examples: see :func:`~llmd4rec.report.examples.choose_examples`.
+        rolling: what was found in windows behind the cut.
         metric_info: name → how to show a metric of `rows`; built-in ones need none.
         facts: what the data set is, name → value, in order; for example users, items, interactions.
         settings: the run's settings as YAML text.
@@ -181,6 +186,7 @@ class ReportContent:
     curves: Sequence[CurvePoint] = ()
     weights: Sequence[WeightHistogram] = ()
     examples: Sequence[Example] = ()
+    rolling: Sequence[RollingEvaluation] = ()
     metric_info: Mapping[str, MetricInfo] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     settings: str = ""

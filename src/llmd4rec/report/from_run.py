@@ -11,13 +11,14 @@ from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
 from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.evaluation.rolling_evaluation import HEAD, RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import read_json
 from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow, WeightHistogram
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
-from llmd4rec.runs.results import Result, label
+from llmd4rec.runs.results import Result, best_baseline, is_below, label
 from llmd4rec.runs.run import Run, network_name
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
@@ -41,6 +42,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
     """All that the page shows, from the run folder and the evaluated stages."""
     compared = _Compared.of(results)
     undistilled, distilled, llm = compared.undistilled, compared.distilled, compared.llm
+    bar = best_baseline(results)
     plan, log = run.plan, run.metrics()
     stages = {stage.id: stage for stage in plan}
     return ReportContent(
@@ -48,8 +50,8 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         model=network_name(stages[UNDISTILLED]),
         llm=_llm_name(run),
         undistilled=UNDISTILLED,
-        distilled=distilled.stage.id if distilled is not None else "",
-        rows=[_row(result) for result in results],
+        distilled=distilled.name if distilled is not None else "",
+        rows=[_row(result, bar) for result in results],
         plan=[_plan_row(stage, run.record.stages.get(stage.id)) for stage in plan],
         stopped_because=run.record.stopped_because,
         comparison=_compare(undistilled, distilled),
@@ -57,7 +59,7 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         curves=[
             CurvePoint(stage.id, stage.role, stage.round, line["epoch"], line["validation"])
             for line in log
-            if line["epoch"] > 0
+            if line["epoch"] > 0 and "validation" in line
             for stage in [stages[line["stage"]]]
         ],
         selection=run.settings.evaluation.selection.label,
@@ -65,6 +67,11 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
         examples=choose_examples(data, undistilled.evaluation, distilled.evaluation)
         if undistilled is not None and distilled is not None
         else (),
+        rolling=[
+            RollingEvaluation.load(folder)
+            for folder in sorted((run.folder / "evaluation").glob("rolling-*"))
+            if (folder / HEAD).exists()
+        ],
         metric_info={name: info for result in results for name, info in result.evaluation.metric_info.items()},
         facts={
             "users": data.num_users,
@@ -76,13 +83,12 @@ def report_content(run: Run, data: Dataset, results: Sequence[Result]) -> Report
             "test targets": len(data.test),
             "seen items": "filtered" if run.settings.evaluation.filter_seen else "kept",
             "fingerprint": data.fingerprint,
+            **_origin_facts(run),
         },
         settings=dump_settings(run.settings),
         environment=_flat(read_json(run.folder / "environment.json"))
         | {"seed": run.settings.seed, **({"language model": run.record.llm["origin"]} if run.record.llm else {})},
-        commands=[
-            f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
-        ],
+        commands=[_command(run, data)],
     )
 
 
@@ -96,12 +102,14 @@ class _Compared:
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> _Compared:
-        rounds = [result for result in results if result.stage.role == "model" and result.stage.round]
+        trained = [(result, result.stage) for result in results if result.stage and not result.beside_memory]
+        rounds = [result for result, stage in trained if stage.role == "model" and stage.round]
         # The served model; where validation chose the undistilled one, the last that was distilled.
-        served = [result for result in rounds if result.served] or rounds
-        llms = [result for result in results if result.stage.role == "llm"]
+        served_id = next((result.stage.id for result in results if result.served and result.stage), "")
+        served = [result for result in rounds if result.name == served_id] or rounds
+        llms = [result for result, stage in trained if stage.role == "llm"]
         return cls(
-            next((result for result in results if result.stage.id == UNDISTILLED), None),
+            next((result for result, stage in trained if stage.id == UNDISTILLED), None),
             served[-1] if served else None,
             llms[-1] if llms else None,
         )
@@ -112,22 +120,23 @@ def _compare(first: Result | None, second: Result | None) -> Comparison | None:
         return None
     if not set(first.evaluation.per_user_metrics) & set(second.evaluation.per_user_metrics):
         return None  # only figures that no user has a share in
-    names = (label(first.stage.id, network_name(first.stage)), label(second.stage.id, network_name(second.stage)))
+    names = (label(first.name, first.network), label(second.name, second.network))
     return compare(first.evaluation, second.evaluation, names=names)
 
 
-def _row(result: Result) -> StageRow:
+def _row(result: Result, bar: Result | None) -> StageRow:
     stage = result.stage
     return StageRow(
-        stage.id,
-        stage.role,
-        stage.round,
-        network_name(stage),
+        result.name,
+        "baseline" if stage is None else stage.role,
+        0 if stage is None else stage.round,
+        result.network,
         result.evaluation.metrics,
         result.served,
         result.parameters,
         result.seconds,
         result.milliseconds,
+        is_below(result, bar),
     )
 
 
@@ -181,6 +190,25 @@ def _order_facts(data: Dataset) -> dict[str, str]:
         if "ascending_by_identifier" in ties:
             facts["tied neighbours"] += f", {ties['ascending_by_identifier']:.0%} of them ascending by identifier"
     return facts
+
+
+def _origin_facts(run: Run) -> dict[str, object]:
+    """What a refitted or updated run came from, and the figures of that run."""
+    origin = run.record.origin
+    if origin is None:
+        return {}
+    name = Path(origin["run"]).name
+    figures = {f"test {metric} of {name}": f"{value:.4f}" for metric, value in origin["metrics"].items()}
+    return {f"{origin['kind']} of": name, "held out": "nothing", **figures}
+
+
+def _command(run: Run, data: Dataset) -> str:
+    """What makes such a run."""
+    origin = run.record.origin
+    if origin is not None:
+        where = Path(origin["data_path"]).name if origin["data_path"] else "DATA"
+        return f"llmd4rec {origin['kind']} {Path(origin['run']).name} --data {where} --out {run.folder.name}"
+    return f"llmd4rec train config.yaml --data {data.path.name if data.path else 'DATA'} --run {run.folder.name}"
 
 
 def _llm_name(run: Run) -> str:

@@ -36,6 +36,7 @@ def render(content: ReportContent) -> str:
         sections.learning(content),
         sections.sample_weights(content),
         sections.different_hits(content),
+        sections.time_passes(content),
         sections.histories(content),
         sections.background(content),
     ]

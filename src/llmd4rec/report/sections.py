@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from llmd4rec.distillation.plan import Role
+from llmd4rec.distillation.stage_ids import MEMORY, without_memory
 from llmd4rec.evaluation.evaluation import MetricInfo, main_metrics
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
-from llmd4rec.report import charts, tables
+from llmd4rec.report import charts, rolling, tables
 from llmd4rec.report.charts import esc
 from llmd4rec.report.content import Example, ReportContent
 from llmd4rec.report.words import capital, count, ensemble, enumeration, items, p_value, percent
@@ -73,6 +74,7 @@ def opening(content: ReportContent) -> str:
             f"</p><p>Undistilled and distilled model are the same {esc(content.model or 'network')}. "
             f"{esc(_taught(content))}"
         )
+        how += esc(f" {_memory(content)}".rstrip())
         if any(row.served and row.stage == content.undistilled for row in content.rows):
             how += " On the validation items the undistilled model is better, so it is the one that is served."
         how += "</p>"
@@ -88,6 +90,8 @@ def opening(content: ReportContent) -> str:
                 f"true item among the first 10: {hit.only_second:,} gained, {hit.only_first:,} lost",
             )
         )
+    elif beside := _memory(content):
+        how = f"<p>{esc(beside)}</p>"
     tiles.extend(_cost_tile(content))
     figures = f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
     return (
@@ -114,17 +118,33 @@ def _taught(content: ReportContent) -> str:
     return said + (f" Logit adjustment: τ = {row.logit_adjustment:g}." if row.logit_adjustment else "")
 
 
+def _memory(content: ReportContent) -> str:
+    """What the served model reaches with the memory beside it, and the memory alone; empty where there is none."""
+    lead = lead_metric(content)
+    rows = {row.stage: row for row in content.rows if lead in row.metrics}
+    served = next((row for row in rows.values() if row.served and without_memory(row.stage)[1]), None)
+    alone = rows.get(MEMORY)
+    if alone is None:
+        return ""
+    info = content.info(lead)
+    reached = f"The memory alone, which needs no training, reaches {info.shown(alone.metrics[lead])}."
+    if served is None:
+        return f"{reached} Validation does not want it beside the model."
+    return f"{reached} It is served beside the model: together they reach {info.shown(served.metrics[lead])}."
+
+
 def results(content: ReportContent) -> str:
     """All models in one table, with what they cost."""
     if not content.rows:
         return ""
     distilled = any(row.round and row.role == "model" for row in content.rows)
+    about = "The distilled model costs as much to serve as the undistilled one: same network, same parameters."
+    below = "“Below the best baseline” marks models that do not beat the best method without training."
+    marked = any(row.below_baseline for row in content.rows)
     return _section(
         "results",
         "What the models score and cost",
-        "The distilled model costs as much to serve as the undistilled one: same network, same parameters."
-        if distilled
-        else "",
+        " ".join([*([about] if distilled else []), *([below] if marked else [])]),
         tables.results(content, lead_metric(content)),
     )
 
@@ -228,6 +248,19 @@ def different_hits(content: ReportContent) -> str:
         f"{esc(comparison.first)} or {esc(comparison.second)}.{agree} What only one of them finds, the "
         "other can still learn.",
         charts.overlap(found, comparison.first, comparison.second),
+    )
+
+
+def time_passes(content: ReportContent) -> str:
+    """What was found in windows behind the cut."""
+    return "".join(
+        _section(
+            "rolling" if not number else f"rolling-{number}",
+            "Where time passes",
+            esc(rolling.finding(found)),
+            rolling.parts(found),
+        )
+        for number, found in enumerate(content.rolling)
     )
 
 

@@ -15,7 +15,7 @@ ROLE_NAMES: dict[Role, str] = {"model": "model", "teacher": "teacher", "llm": "l
 
 
 def results(content: ReportContent, lead: str) -> str:
-    """One row per evaluated stage.
+    """One row per evaluated stage, with and without the memory, and per method without training.
 
     Args:
         content: with at least one row.
@@ -36,6 +36,8 @@ def results(content: ReportContent, lead: str) -> str:
     for row in content.rows:
         kind = f"{row.role} {'in-round' if row.round else 'before-rounds'}{' served' if row.served else ''}"
         mark = " <b>served</b>" if row.served else ""
+        if row.below_baseline:
+            mark += ' <em title="not better than the best method without training">below the best baseline</em>'
         cells = "".join(
             f'<td class="num" data-name="{esc(column)}">{show(row) or "–"}</td>' for column, show in columns
         )

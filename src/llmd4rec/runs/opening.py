@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from llmd4rec.data.batching import TrainingWindows, check_inputs
@@ -15,10 +17,13 @@ from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.features.event_features import EVENT_FEATURES
-from llmd4rec.io.files import remove, remove_leftovers
+from llmd4rec.io.files import read_json, remove, remove_leftovers, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.memory import FOLDER, forget_memory
 from llmd4rec.runs.run import Run
+from llmd4rec.training.backends.base import Backend
+from llmd4rec.training.runtime import environment
 
 
 def new_folder() -> str:
@@ -30,7 +35,8 @@ def tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
     for name in ("checkpoints", "teachers", "rollouts"):
         remove_leftovers(run.folder / name)
-    remove_leftovers(run.folder, of="text_vectors")
+    for name in ("run.json", "config.yaml", "environment.json", "text_vectors", "memory"):
+        remove_leftovers(run.folder, of=name)
     # Evaluations and the like are written by processes that hold no lock.
     remove_leftovers(run.folder, older_than=3600)
     missing: set[str] = set()
@@ -49,7 +55,10 @@ def tidy(run: Run) -> None:
                 for evaluation in (run.folder / "evaluation").glob(f"{stage_id}-{split}*"):
                     remove(evaluation)
     no_texts = run.record.text_vectors is not None and not (run.folder / "text_vectors.safetensors").exists()
-    if missing or no_texts:
+    no_memory = run.record.memory is not None and not (run.folder / FOLDER).is_dir()
+    if missing or no_memory:
+        forget_memory(run)  # it is weighed beside models
+    if missing or no_texts or no_memory:
         run.record.finished = False
         run.save()
     for name in run.record.stages:
@@ -58,17 +67,42 @@ def tidy(run: Run) -> None:
         for name in ("teachers", "rollouts"):
             remove(run.folder / name)
     elif run.begun():
-        run.note_environment()
+        note_environment(run.folder)
 
 
-def check_data(settings: DistillationSettings, data: Dataset) -> None:
-    """Refuses, before anything is written, data that cannot be trained on or selected on."""
+def note_environment(folder: Path) -> None:
+    """Adds to environment.json what is different from the session before, and says what may change the numbers."""
+    path = folder / "environment.json"
+    noted, now = read_json(path), environment()
+    sessions = noted.setdefault("later_sessions", [])
+    latest = {name: value for name, value in noted.items() if name != "later_sessions"}
+    for session in sessions:
+        latest |= session
+    new = {name: value for name, value in now.items() if latest.get(name, value) != value}
+    if new:
+        sessions.append(new)
+        write_json(path, noted)
+    if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
+        logger.warning(
+            f"{folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
+            "differ in their last digits from those of a run never stopped"
+        )
+
+
+def check_data(settings: DistillationSettings, data: Dataset, *, validates: bool = True) -> None:
+    """Refuses, before anything is written, data that cannot be trained on or selected on.
+
+    Args:
+        settings: of the run.
+        data: to train on.
+        validates: whether anything is chosen on validation.
+    """
     if not TrainingWindows(data, settings.model.max_length).num_positions:
         raise DataError(
             "there is nothing to train on: no user has two interactions in the training part",
             "Prepare a data set with longer histories (leave-one-out needs 4 interactions of some users).",
         )
-    if not len(data.valid):
+    if validates and not len(data.valid):
         raise DataError("the data set has no validation targets", "Prepare it with a split that holds items out.")
     for stage in plan(settings):
         if not isinstance(stage.network, LLM):
@@ -79,18 +113,20 @@ def check_data(settings: DistillationSettings, data: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, settings: DistillationSettings, data: Dataset) -> Iterator[None]:
+def locked(
+    folder: Path, settings: DistillationSettings, data: Dataset, origin: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Makes the run folder where there is none, and keeps two trainings out of it.
 
     The operating system lifts the lock of a process that died.
     """
     try:
-        Run.start(folder, settings, data, locked=False)
+        Run.start(folder, settings, data, locked=False, origin=origin)
     except LLMD4RecError:
         if not (folder / "run.json").exists():
             raise
         # Another process was faster; what it made is looked at like any other.
-        Run.start(folder, settings, data, locked=False)
+        Run.start(folder, settings, data, locked=False, origin=origin)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -102,3 +138,41 @@ def locked(folder: Path, settings: DistillationSettings, data: Dataset) -> Itera
         yield
     finally:
         lock.release()
+
+
+def carried_out(
+    settings: DistillationSettings,
+    data: Dataset,
+    folder: Path | str | None,
+    work: Callable[[Run], None],
+    *,
+    backend: Backend,
+    origin: dict[str, Any] | None = None,
+    first: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """A run folder, made or found and kept from others, in which work is done unless the run is finished.
+
+    Args:
+        settings: of the run.
+        data: to train on.
+        folder: of the run; None: a temporary one.
+        work: done by all processes.
+        backend: the processes that train together.
+        origin: what the run comes from; None: it is trained from nothing.
+        first: done before it in a folder that is new or unfinished, by the first process alone.
+    """
+    path = Path(folder or backend.from_first(new_folder() if backend.first else ""))
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    with locked(path, settings, data, origin) if backend.first else contextlib.nullcontext():
+        if backend.first:
+            opened = Run.start(path, settings, data, origin=origin)
+            if not opened.record.finished:
+                first(opened)
+            tidy(opened)
+        backend.wait()  # until the folder is there and in order
+        run = Run.start(path, settings, data, origin=origin)
+        if not run.record.finished:
+            work(run)
+        backend.wait()  # nobody scores what is not yet written
+    return run

@@ -13,7 +13,6 @@ do not change. Nothing couples the models but the cached teachers, and nothing i
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -42,13 +41,17 @@ from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.jobs import run_side_by_side
-from llmd4rec.runs.opening import check_data, locked, new_folder, tidy
+from llmd4rec.runs.memory import FOLDER, add_memory
+from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
-from llmd4rec.runs.teachers import Teachers, cache_name, validation_users
+from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of, validation_users
+from llmd4rec.runs.unmerged import FILE as UNMERGED
+from llmd4rec.runs.unmerged import save_unmerged
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
 from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.callbacks.stop_after import StopAfter
 from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
 from llmd4rec.training.trainer import Fitted
@@ -91,21 +94,12 @@ def train(
         )
     for own in settings.loggers:
         own.check()
-    path = Path(folder or backend.from_first(new_folder() if backend.first else ""))
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    check_data(settings, data)
     if folder is not None or jobs > 1:
         require_importable(settings, by_workers=jobs > 1)
-    with locked(path, settings, data) if backend.first else contextlib.nullcontext():
-        if backend.first:
-            tidy(Run.start(path, settings, data))
-        backend.wait()  # until the folder is there and in order
-        run = Run.start(path, settings, data)
-        if not run.record.finished:
-            Pipeline(run, data, callbacks, backend).run(jobs)
-        backend.wait()  # nobody scores what is not yet written
-    return run
+    check_data(settings, data)
+    return carried_out(
+        settings, data, folder, lambda run: Pipeline(run, data, callbacks, backend).run(jobs), backend=backend
+    )
 
 
 class Pipeline:
@@ -122,6 +116,8 @@ class Pipeline:
         self._callbacks, self._selection = callbacks, run.settings.evaluation.selection
         self.run_folder, self.data, self.settings = run, data, run.settings
         self.stages = plan(run.settings)
+        #: What validation chose in the run that this one is the refit of, by stage.
+        self._chosen: dict[str, dict[str, Any]] = (run.record.origin or {}).get("stages", {})
         self.device = select_device(run.settings.device)
         self.backend = backend or current_backend()
         self._teachers = teachers or Teachers(run, data, self.device)
@@ -143,11 +139,22 @@ class Pipeline:
             for stage in first:
                 self.train(stage)
         record.stopped_because = self._rounds()
+        record.memory = self._memory()
         record.finished = True
         self.run_folder.save()
         if self.backend.first:
             for name in ("teachers", "rollouts"):
                 remove(self.run_folder.folder / name)
+
+    def _memory(self) -> dict[str, Any] | None:
+        """What the record says of the memory, counted and weighed beside the trained models; None: there is none."""
+        run = self.run_folder
+        if self.settings.memory is None and self.backend.first:
+            remove(run.folder / FOLDER)
+        found = run.record.memory
+        if found is None and self.backend.first:
+            found = add_memory(run, self.data, self.device)
+        return self.backend.from_first(found)
 
     def _rounds(self) -> str:
         """Trains the rounds; why there are no more."""
@@ -211,7 +218,10 @@ class Pipeline:
         cache = self._teachers.of(stage, histories)
         model = self._starting_point(stage)
         features = self._item_features(stage, model)
-        training = stage.training
+        training, chosen = stage.training, self._chosen.get(stage.id)
+        if chosen and not chosen["best_epoch"]:  # the weights that it starts from were the best
+            training = training.model_copy(update={"epochs": 0})
+        stops = [StopAfter(chosen["best_epoch"])] if chosen else []
         objective, tau = self._objective(stage, cache, model)
         folder = run.checkpoint_of(stage.id)
         try:
@@ -224,14 +234,15 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=self._validate,
+                validate=None if chosen else self._validate,
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
-                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks],
+                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, *stops],
                 selection=self._selection.name,
                 log_folder=folder,
                 backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
+                candidates=negatives_of(stage, self.data),
             )
         except torch.OutOfMemoryError as error:
             smaller = {"llm": "llm.layers", "teacher": "the dim of its teacher", "model": "model.dim"}[stage.role]
@@ -241,9 +252,15 @@ class Pipeline:
                 f"where no finished stage depends on it, in this one after {folder / 'training'} is gone.",
             ) from error
         if features:
-            item_embedding_of(model).merge()
+            embedding = item_embedding_of(model)
+            if stage.role == "model" and self.backend.first:  # others are never updated
+                save_unmerged(folder / UNMERGED, embedding, features, self.data.item_ids)
+            embedding.merge()
         result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
         found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
+        if chosen:  # nothing is held out: what was found where something was
+            result["validation"] = chosen["validation"]
+            found = f"{fitted.best_epoch} epochs, as many as validation chose"
         logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import RunError
 from llmd4rec.io.files import read_json
@@ -31,6 +33,9 @@ class Record:
         stopped_because: why there were no more rounds.
         llm: the language model that was built on: origin, layers, fingerprint of its weights.
         text_vectors: SHA-256 of text_vectors.safetensors, where there is one.
+        memory: what stands beside the models; see :mod:`llmd4rec.runs.memory`. None: nothing, or not counted yet.
+        trained_until: when the last training interaction was, in seconds since 1970; None: that is not known.
+        origin: what a refitted or updated run came from (`origin.py`); None: it was trained with `train`.
     """
 
     data: str
@@ -43,13 +48,18 @@ class Record:
     stopped_because: str = ""
     llm: dict[str, Any] | None = None
     text_vectors: str | None = None
+    memory: dict[str, Any] | None = None
+    trained_until: int | None = None
+    origin: dict[str, Any] | None = None
     format: int = FORMAT_VERSION
 
     @classmethod
     def of(cls, data: Dataset, selection: str) -> Record:
         """The record of a run that begins."""
         path = str(data.path.resolve()) if data.path else None
-        return cls(data.fingerprint, path, data.num_items, data.multi_fields, selection)
+        record = cls(data.fingerprint, path, data.num_items, data.multi_fields, selection)
+        record.trained_until = last_training_time(data)
+        return record
 
     @classmethod
     def read(cls, folder: Path) -> Record:
@@ -73,3 +83,12 @@ class Record:
                 "with their new names.",
             )
         return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+
+
+def last_training_time(data: Dataset) -> int | None:
+    """When the last training interaction was, in seconds since 1970; None where no time is known."""
+    times = data.event_times
+    if times is None:
+        return None
+    trained = np.arange(len(times)) < np.repeat(data.train_end, np.diff(data.offsets))
+    return int(times[trained].max()) if trained.any() else None

@@ -7,7 +7,9 @@
     counts.npy                 int64 [I], how often each item occurs in the training data
     text_vectors.safetensors   vectors of the items' texts
     checkpoints/STAGE/         best.safetensors, the weights; metrics.jsonl, one line per epoch
+    checkpoints/STAGE/item_embedding.safetensors   before its features were merged, see unmerged.py
     checkpoints/STAGE/training/   while it is trained, see training/trainer.py
+    memory/                    what stands beside the models, see memory.py
     rollouts/                  while somebody is taught on them, see distillation/rollouts.py
     teachers/                  while somebody is taught by them, see distillation/cache.py
     .lock                      held by the process that trains
@@ -36,17 +38,20 @@ from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.io.files import atomic_dir, read_json, remove, sha256_file, write_json
+from llmd4rec.io.files import atomic_dir, remove, sha256_file, write_json
 from llmd4rec.log import logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.events import require_event_features
 from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs import memory
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
 from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.origin import require_same_origin, trained_on
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
-from llmd4rec.scoring import FactorScorer
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.factors import FactorScorer
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.loggers.json_lines import METRICS, MetricsLog
@@ -96,18 +101,28 @@ class Run:
 
     # ---- making and opening -------------------------------------------------------------------------------------
     @classmethod
-    def start(cls, folder: Path, settings: DistillationSettings, data: Dataset, *, locked: bool = True) -> Run:
+    def start(
+        cls,
+        folder: Path,
+        settings: DistillationSettings,
+        data: Dataset,
+        *,
+        locked: bool = True,
+        origin: dict[str, Any] | None = None,
+    ) -> Run:
         """A new run folder, or the unfinished or finished one that is there.
 
         Args:
             locked: nobody else trains in it, so it may be given other settings where nothing that was trained
                 depends on them; otherwise it comes as it is.
+            origin: what the run comes from, if it is not trained from nothing; see `origin.py`.
 
         Raises:
             RunError: the folder holds another run or something else.
         """
         if (folder / "run.json").exists():
             run = cls.open(folder)
+            require_same_origin(folder, run.record.origin, origin)
             run.require(data)
             if not differences(run.settings, settings):
                 return run
@@ -128,6 +143,8 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not a run folder", "Choose another path with --run.")
         run = cls(folder, settings, Record.of(data, settings.evaluation.selection.name))
+        if origin is not None:
+            run.record.origin, run.record.data_path = origin, origin["data_path"]
         with atomic_dir(folder) as temporary:
             save_settings(settings, temporary / "config.yaml")
             write_json(temporary / "environment.json", environment())
@@ -147,10 +164,13 @@ class Run:
         before = [stage.id for stage in self.plan]
         changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
         changed = changed or self.settings.round_patience != settings.round_patience
+        recount = self.settings.memory != settings.memory
         made = [stage for stage in self.plan if stage.id in begun]
         self.settings, self.record.selection = settings, settings.evaluation.selection.name
-        if changed:
+        if changed or recount:
             self.record.finished = False
+            memory.forget_memory(self)
+        if changed:
             if not any(stage.role == "llm" for stage in made):
                 self.record.llm = None
             if not any(stage.texts for stage in made):
@@ -162,6 +182,7 @@ class Run:
                 remove(self.folder / name)
             if self.record.text_vectors is None:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
+        if changed or recount:
             if begun:
                 what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
                 logger.info(what)
@@ -190,24 +211,6 @@ class Run:
         if self.writes:
             write_json(self.folder / "run.json", vars(self.record))
 
-    def note_environment(self) -> None:
-        """Adds to environment.json what is different from the session before, and says what may change the numbers."""
-        path = self.folder / "environment.json"
-        noted, now = read_json(path), environment()
-        sessions = noted.setdefault("later_sessions", [])
-        latest = {name: value for name, value in noted.items() if name != "later_sessions"}
-        for session in sessions:
-            latest |= session
-        new = {name: value for name, value in now.items() if latest.get(name, value) != value}
-        if new:
-            sessions.append(new)
-            write_json(path, noted)
-        if rounding := [name for name in ("processor", "threads", "processes", "gpu", "packages") if name in new]:
-            logger.warning(
-                f"{self.folder} goes on with other {' and '.join(rounding)} than before: from here on numbers may "
-                "differ in their last digits from those of a run never stopped"
-            )
-
     def require(self, data: Dataset) -> None:
         """Refuses data that is not this run's.
 
@@ -221,6 +224,17 @@ class Run:
                 f"Use its own data set{f', {self.record.data_path}' if self.record.data_path else ''}, "
                 "or train a new run on this one. (`llmd4rec evaluate --other-data` takes it, and says so.)",
             )
+
+    def trained_on(self, data: Dataset) -> Dataset:
+        """The run's data set as it was trained on: of a refitted or updated run every row, over its catalogue.
+
+        Raises:
+            RunError: it is not the run's.
+        """
+        if self.record.origin is not None and data.is_known_as(self.record.origin["data"]):
+            return trained_on(data, self.catalogue())
+        self.require(data)
+        return data
 
     def load_data(self, path: Path | None = None, *, other: bool = False) -> Dataset:
         """The run's data set, from `path` or from where it was trained; with `other`, whatever data set is there.
@@ -236,9 +250,7 @@ class Run:
                 "Save it with data.save(FOLDER), then name it: --data FOLDER.",
             )
         data = Dataset.load(where)
-        if not other:
-            self.require(data)
-        return data
+        return data if other else self.trained_on(data)
 
     # ---- models -------------------------------------------------------------------------------------------------
     def checkpoint_of(self, stage_id: str) -> Path:
@@ -267,20 +279,24 @@ class Run:
         rounds = [stage.id for stage in rounds_of(self.plan, "model") if stage.id in done]
         if name == DISTILLED and rounds:
             return rounds[-1]
+        if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
+            return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
-            best = max(rounds, key=self.validation_of, default=UNDISTILLED)
-            if self.validation_of(best) >= self.validation_of(UNDISTILLED):
+            value = {stage: self.validation_of(stage) for stage in [UNDISTILLED, *rounds]}
+            best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
+            if value[best] >= value[UNDISTILLED]:
                 return best
             if not self._said_undistilled:  # once, however often it is asked
                 self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
-                    f"the undistilled model is taken (validation {label} {self.validation_of(UNDISTILLED):.4f}), not "
-                    f"the distilled one ({self.validation_of(best):.4f}); --stage decides otherwise"
+                    f"the undistilled model is taken (validation {label} {value[UNDISTILLED]:.4f}), not "
+                    f"the distilled one ({value[best]:.4f}); --stage decides otherwise"
                 )
             return UNDISTILLED
         if name in done:
             return name
-        have = ", ".join([*done, *([DISTILLED] if rounds else []), *([SERVED] if done else [])]) or "nothing yet"
+        named = [*done, *([DISTILLED] if rounds else []), *([SERVED] if done else []), *memory.names(self)]
+        have = ", ".join(named) or "nothing yet"
         hint = f" ({name!r} is now {_OTHER_NAMES[name]!r})" if name in _OTHER_NAMES else ""
         raise RunError(
             f"{self.folder} has no finished stage {name!r}{hint}; it has: {have}",
@@ -341,8 +357,21 @@ class Run:
         model.load_saved_state(self.weights_of(stage.id))
         return model.eval()
 
-    def scorer(self, stage: str = SERVED) -> FactorScorer:
-        """The model of a finished stage as what scores the catalogue, for an evaluator; see :meth:`resolve`."""
+    def scorer(self, stage: str = SERVED) -> Scorer:
+        """What scores the catalogue, for an evaluator.
+
+        Args:
+            stage: `served`: the model that validation chose, with the memory where validation wants it beside it; a
+                stage (see :meth:`resolve`): its model; `undistilled+memory` and the like: with the memory; `memory`:
+                the memory alone.
+
+        Raises:
+            RunError: the run has no such stage, or no memory.
+        """
+        return memory.scorer_of(self, stage)
+
+    def model_scorer(self, stage: str = SERVED) -> FactorScorer:
+        """The model of a finished stage without a memory; see :meth:`resolve`."""
         found = self.stage(stage)
         return FactorScorer(self.load(found.id), name=network_name(found), stage=found.id)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from llmd4rec.data.batching import Histories
-from llmd4rec.data.dataset import Dataset
+from llmd4rec.data.dataset import Dataset, Int64Array
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.distillation.ensemble import choose_weights, describe_weights
 from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
@@ -24,7 +25,6 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.run import Run
 from llmd4rec.training.backends.torch_distributed import current_backend
-from llmd4rec.training.settings import Training
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
 VALIDATION_SCORES = 5_000_000_000
@@ -35,6 +35,14 @@ def validation_users(settings: DistillationSettings, data: Dataset) -> int:
     # A large catalogue would spend longer on choosing the epoch than on training it.
     affordable = max(1000, VALIDATION_SCORES // data.num_items)
     return min(affordable, settings.evaluation.validation_users or len(data.valid))
+
+
+def negatives_of(stage: Stage, data: Dataset) -> Int64Array | None:
+    """The items that are negatives in a stage's training, ascending; None: all."""
+    if stage.negatives == "all" or (stage.negatives == "auto" and not data.is_temporal):
+        return None
+    known = np.flatnonzero(data.train_counts)
+    return None if len(known) == data.num_items else known
 
 
 class Teachers:
@@ -60,6 +68,8 @@ class Teachers:
         self.run, self.data, self.device = run, data, device
         self._choose_weights, self._choose_tau = choose_weights, choose_tau
         self.backend = current_backend()
+        #: What validation chose in the run that this one is the refit of, by stage.
+        self._known: dict[str, dict[str, Any]] = (run.record.origin or {}).get("stages", {})
 
     def of(self, stage: Stage, histories: Histories) -> TeacherCache | None:
         """The cached teachers of a stage, with the student's ranks at the round's start where it wants them."""
@@ -93,7 +103,7 @@ class Teachers:
             if cache is not None and asks_tau and cache.tau is None:  # made when nobody asked
                 cache = None
             if cache is None:
-                self._write_cache(folder, histories, teachers, made_of, stage.training, teaching, asks_tau)
+                self._write_cache(folder, histories, teachers, made_of, stage, teaching, asks_tau)
         self.backend.wait()
         return cache or opened()
 
@@ -103,17 +113,21 @@ class Teachers:
         histories: Histories,
         teachers: tuple[str, ...],
         made_of: dict[str, str | None],
-        learning: Training,
+        stage: Stage,
         teaching: Teaching,
         asks_tau: bool,
     ) -> None:
         models = {teacher: self.run.load(teacher) for teacher in teachers}
         weights, tau = dict.fromkeys(teachers, 1), None
         chooses = len(models) > 1 and teaching.ensemble_weights == "validation"
-        if asks_tau or chooses:
+        if self._known:
+            found = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
+            if found is not None:
+                weights, tau = dict(found["teachers"]), float(found.get("logit_adjustment", 0.0))
+        elif asks_tau or chooses:
             weights, tau = self._chosen(models, chooses, asks_tau)
         used = [(models[teacher], weight) for teacher, weight in weights.items() if weight]
-        large = self.data.num_items > learning.full_softmax_items
+        large = self.data.num_items > stage.training.full_softmax_items
         write_cache(
             used[0][0] if len(used) == 1 else Ensemble(*zip(*used, strict=True)),
             histories,
@@ -121,9 +135,10 @@ class Teachers:
             label=" + ".join(teachers),
             weights=weights,
             made_of=made_of,
-            rank_items=learning.num_candidates if large else None,
+            rank_items=stage.training.num_candidates if large else None,
             precision=teaching.teacher_precision,
             tau=tau,
+            candidates=negatives_of(stage, self.data),
         )
 
     def _chosen(

@@ -1,7 +1,5 @@
-"""Scorers: what gives every item of a catalogue a score for a history."""
+"""Scorers: what gives every item of a catalogue a score for a history.
 
-from llmd4rec.scoring.base import Candidates, Query, Scorer
-from llmd4rec.scoring.factors import FactorQuery, FactorScorer
-from llmd4rec.scoring.sums import WeightedSum, weighted_sum
-
-__all__ = ["Candidates", "FactorQuery", "FactorScorer", "Query", "Scorer", "WeightedSum", "weighted_sum"]
+`base.py`, `factors.py` and `sums.py` are PyTorch's, for training and evaluation. `rows.py`, `row_factors.py`,
+`topk.py` and `index.py` are the same without PyTorch, for answering. This file imports neither.
+"""

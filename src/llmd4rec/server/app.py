@@ -17,7 +17,7 @@ from llmd4rec import __version__
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.server import explorer
-from llmd4rec.server.convert import answer_json, examples_json, item_json, to_filters, to_new_item, to_request
+from llmd4rec.server.convert import answer_json, examples_json, item_json, to_event, to_filters, to_new_item, to_request
 from llmd4rec.server.errors import ApiError, as_api_error, invalid_request
 from llmd4rec.server.logs import Log
 from llmd4rec.server.metrics import CONTENT_TYPE
@@ -29,6 +29,8 @@ from llmd4rec.server.schema import (
     AnswerOut,
     BatchIn,
     BatchOut,
+    CountedOut,
+    EventsIn,
     ExamplesOut,
     Health,
     ItemOut,
@@ -165,6 +167,17 @@ def create_app(service: Service, log: Log) -> App:
         require_at_most(body.ids, settings.max_batch, "ids")
         report = await service.remove(body.ids)
         return _json({"removed": report.removed, "unknown": report.unknown, "items": service.recommender.info.items})
+
+    @app.post("/v1/events", response_model=CountedOut, responses=CHANGE)
+    async def observe(body: EventsIn) -> Response:
+        """Counts what users have chosen into the memory; answers know it at once. Lasts until another export is
+        loaded. If one event is wrong none is counted."""
+        service.require_changes()
+        require_at_most(body.events, settings.max_batch, "events")
+        for place, event in enumerate(body.events):
+            require_at_most(event.history, settings.max_history, f"events[{place}].history")
+        await service.observe([to_event(event) for event in body.events])
+        return _json({"counted": len(body.events)})
 
     @app.get("/v1/items/{item_id:path}", response_model=ItemOut, responses=errors(404, 422))
     async def item(item_id: Annotated[str, Path(max_length=LONGEST_ID)]) -> Response:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmd4rec.inference.types import Filters, Item, NewItem, Request, ScoredItem
-from llmd4rec.server.schema import FiltersIn, NewItemIn, RecommendIn
+from llmd4rec.inference.types import Event, Filters, Item, NewItem, Request, ScoredItem
+from llmd4rec.server.schema import EventIn, FiltersIn, NewItemIn, RecommendIn
 from llmd4rec.server.service import Reply, Served
 
 
@@ -15,6 +15,11 @@ def to_new_item(item: NewItemIn) -> NewItem:
     # A title of null is removed, as a field of null is; one that is not sent stays.
     title = "" if item.title is None and "title" in item.model_fields_set else item.title
     return NewItem(item.item_id, title, item.fields, item.text, item.vector)
+
+
+def to_event(event: EventIn) -> Event:
+    """The event of a body."""
+    return Event(event.history, event.item_id, event.time, event.times)
 
 
 def to_request(body: RecommendIn) -> Request:

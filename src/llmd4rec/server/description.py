@@ -31,6 +31,7 @@ def describe(recommender: Recommender) -> ModelOut:
         has_undistilled=recommender.undistilled is not None,
         can_add=info.can_add,
         reads=list(info.reads),
+        memory=dict(info.memory),
         fields=[facet_of(field, recommender.catalogue.present) for field in recommender.catalogue.fields.values()],
     )
 

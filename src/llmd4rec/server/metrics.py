@@ -48,9 +48,10 @@ class Metrics:
         )
         self.fallback = Counter(
             "llmd4rec_histories_fallback",
-            "Histories without a known item, answered with popular items.",
+            "Histories without a known item, answered with what is chosen most.",
             registry=registry,
         )
+        self.events = Counter("llmd4rec_events", "Events counted into the memory.", registry=registry)
         self.empty = Counter("llmd4rec_answers_empty", "Histories for which there was no candidate.", registry=registry)
         self.batch = Histogram(
             "llmd4rec_batch_histories",

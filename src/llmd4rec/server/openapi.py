@@ -10,7 +10,8 @@ from llmd4rec.server.settings import ServiceSettings
 DESCRIPTION = """Recommends the next items for a history of items, with a sequential recommender.
 
 Every answer with an error status has this format: `{"error": {"code", "message", "request_id", "field", "remedy"}}`.
-Histories are read and forgotten; nothing of them is kept or logged."""
+Histories are read and forgotten; nothing of them is kept or logged. Events that are sent to be counted change counts,
+and nothing else is kept of them."""
 
 _STATUSES: dict[int, str] = {
     400: "The body is not valid JSON.",
@@ -48,6 +49,8 @@ def with_limits(document: dict[str, Any], limits: ServiceSettings) -> dict[str, 
     schemas["RemoveIn"]["properties"]["ids"]["maxItems"] = limits.max_batch
     schemas["BatchIn"]["properties"]["requests"]["maxItems"] = limits.max_batch
     schemas["AddIn"]["properties"]["items"]["maxItems"] = limits.max_batch
+    schemas["EventsIn"]["properties"]["events"]["maxItems"] = limits.max_batch
+    schemas["EventIn"]["properties"]["history"]["maxItems"] = limits.max_history
     for name in ("RecommendIn", "SimilarIn"):
         schemas[name]["properties"]["k"]["maximum"] = limits.max_k
     if limits.api_keys:

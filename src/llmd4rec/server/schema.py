@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from llmd4rec.data.ingest.limits import LONGEST_ID
+from llmd4rec.inference.types import Fallback, ReasonKind
 
 ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, description="An identifier of the catalogue.")]
 FieldName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -91,11 +92,11 @@ class RecommendIn(_In):
     fields: list[FieldName] | None = Field(
         default=None, max_length=64, description="Fields to return with each item; if not sent: all except long texts."
     )
-    explain: bool = Field(default=False, description="Return the items of the history that changed each score most.")
+    explain: bool = Field(default=False, description="Return what changed each score most.")
     popular_in: dict[FieldName, str] | None = Field(
         default=None,
         max_length=8,
-        description="If no item of the history is known: the most popular items with these values.",
+        description="If no item of the history is known: only items with these values.",
     )
 
     times: list[When] | None = Field(
@@ -163,6 +164,26 @@ class RemoveIn(_In):
     ids: list[ItemId] = Field(min_length=1)
 
 
+class EventIn(_In):
+    """Something that a user has chosen."""
+
+    history: list[ItemId] = Field(
+        description="What the same user chose before, oldest first. Unknown items are skipped."
+    )
+    item_id: ItemId
+    time: When | None = Field(default=None, description="When; if not sent: now.")
+    times: list[When] | None = Field(
+        default=None,
+        description="When each item of the history was chosen; needed where items of one moment count half each way.",
+    )
+
+
+class EventsIn(_In):
+    """Events to count in, in the order of their times."""
+
+    events: list[EventIn] = Field(min_length=1)
+
+
 class SwapIn(_In):
     """The export to load."""
 
@@ -183,13 +204,20 @@ class ItemOut(_Out):
 
 
 class ReasonOut(_Out):
-    """An item of the history and its effect on a score."""
+    """What changed a score: an item of the history, or that the item is chosen now."""
 
-    item_id: str
-    title: str
+    item_id: str | None = Field(description="An item of the history; null for `recent`.")
+    title: str | None
     effect: float = Field(
-        description="How far the score, relative to the catalogue's mean score, falls if this item is left out; "
-        "negative: it rises."
+        description="How far the score, relative to the catalogue's mean score, falls without this; negative: it rises."
+    )
+    kind: ReasonKind = Field(
+        description="`model`: by what the model learned. By the memory: `follows`, it often comes after the item; "
+        "`reads-like`, the texts are alike; `recent`, it is chosen now."
+    )
+    number: float | None = Field(
+        description="`follows`: how often, nearer ones counting more; `reads-like`: the cosine of the texts; `recent`: "
+        "how often in the last seven days."
     )
 
 
@@ -208,8 +236,9 @@ class AnswerOut(_Out):
 
     items: list[ScoredItemOut]
     unknown: list[str] = Field(description="Identifiers of the history that the catalogue does not have.")
-    fallback: Literal["popular"] | None = Field(
-        description="`popular`: no item of the history is known; these are the most frequent items in training."
+    fallback: Fallback | None = Field(
+        description="No item of the history is known. `recent`: these items are chosen most of late; `popular`: they "
+        "are the most frequent ones in training."
     )
     num_candidates: int = Field(description="How many items were ranked, after filters and exclusions.")
     fingerprint: str = Field(description="Fingerprint of the export that answered.")
@@ -243,6 +272,12 @@ class RemovedOut(_Out):
     items: int = Field(description="The number of items in the catalogue now.")
 
 
+class CountedOut(_Out):
+    """The result of counting events in."""
+
+    counted: int
+
+
 class Facet(_Out):
     """A field of the catalogue that can be filtered by."""
 
@@ -271,6 +306,9 @@ class ModelOut(_Out):
         description="What a new item needs: its texts, or a text vector; null: items cannot be added."
     )
     reads: list[str] = Field(description="What the model reads of a history beside its items, such as `times`.")
+    memory: dict[str, float] = Field(
+        description="The parts of the memory beside the model and their weights, the model's among them; empty: none."
+    )
     fields: list[Facet]
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.recommender import Recommender
-from llmd4rec.inference.types import AddedReport, Answer, NewItem, RemovedReport, Request
+from llmd4rec.inference.types import AddedReport, Answer, Event, NewItem, RemovedReport, Request
 from llmd4rec.server.batching import Batcher
 from llmd4rec.server.description import describe
 from llmd4rec.server.errors import ApiError
@@ -192,6 +192,12 @@ class Service:
     async def remove(self, ids: Sequence[str]) -> RemovedReport:
         """Removes items from the served recommender."""
         return await self._changed(lambda recommender: recommender.remove_items(ids))
+
+    async def observe(self, events: Sequence[Event]) -> None:
+        """Counts events into the memory of the served recommender."""
+        async with self._changing:
+            await asyncio.shield(self._in_change_thread(lambda: self.recommender.observe_many(events)))
+        self.metrics.events.inc(len(events))
 
     async def _changed(self, work: Callable[[Recommender], T]) -> T:
         async with self._changing:

@@ -16,7 +16,7 @@ class ServiceSettings(BaseModel):
         max_body: maximum bytes of a request's body.
         max_history: maximum items of one history. The model reads only its last few dozen.
         max_k: maximum items to recommend in one answer.
-        max_batch: maximum histories of a batch request, and maximum items added or removed at once.
+        max_batch: maximum histories of a batch request, and maximum items added or removed, or events counted, at once.
         concurrency: maximum requests answered at the same time; more are refused with 503.
         queue: maximum histories that wait for the encoder; more are refused with 503.
         micro_batch: maximum histories in one call of the encoder.

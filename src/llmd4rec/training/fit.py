@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories, TrainingWindows
 from llmd4rec.errors import DataError
 from llmd4rec.losses.base import Objective
@@ -39,7 +42,7 @@ def fit(
     *,
     stage: str,
     seed: int,
-    validate: Callable[[SequenceEncoder], float],
+    validate: Callable[[SequenceEncoder], float] | None,
     objective: Objective,
     callbacks: Sequence[Callback] = (),
     log_folder: Path | None = None,
@@ -48,6 +51,8 @@ def fit(
     selection: str = "ndcg@10",
     settings_name: str = "training",
     backend: Backend | None = None,
+    candidates: Int64Array | None = None,
+    preference: NDArray[np.float64] | None = None,
 ) -> Fitted:
     """Trains `model` in place and leaves it with its best weights.
 
@@ -58,7 +63,8 @@ def fit(
         folder: checkpoints; a training found there is continued. To be removed when the result is saved elsewhere.
         stage: id of this training in logs, in checkpoints and in messages.
         seed: the run's seed.
-        validate: gives the value by which epochs are chosen, such as validation NDCG@10; larger is better.
+        validate: gives the value by which epochs are chosen, such as validation NDCG@10; larger is better. None:
+            nothing is held out, and the last epoch is kept.
         objective: what to train it towards.
         callbacks: beside those of :data:`DEFAULTS`; one of the same class takes the place of the default.
         log_folder: where loggers write; None: `folder`.
@@ -68,13 +74,16 @@ def fit(
         selection: the name of what `validate` gives.
         settings_name: where `settings` stand in the run's settings, such as `training.llm`; for error messages.
         backend: the processes that train together; None: those that there are.
+        candidates: the items that could have been chosen, ascending; others are no negatives. None: all.
+        preference: which of the histories' items are rather trained on than others, where `epoch_positions` leaves some
+            out; see :class:`~llmd4rec.data.batching.TrainingWindows`.
 
     Raises:
         DataError: there is nothing to train on.
         Diverged: the training diverged; the checkpoints before that are kept.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written, unless it came twice.
     """
-    windows = TrainingWindows(histories, model.max_length, model.reads)
+    windows = TrainingWindows(histories, model.max_length, model.reads, candidates, preference)
     if not windows.num_positions:
         raise DataError(
             "there is nothing to train on: no user has two interactions in the training part",

@@ -45,7 +45,7 @@ class Validation:
 
     Attributes:
         epoch: behind which it was; 0: before the first.
-        value: of the selection criterion.
+        value: of the selection criterion; NaN where nothing is held out, and the last epoch is kept.
         best: whether it is the best so far.
         seconds: of training and validation so far.
         figures: of the epoch: means of the loss's figures, and histograms.
@@ -62,7 +62,7 @@ class Validation:
         return {
             "stage": stage,
             "epoch": self.epoch,
-            "validation": self.value,
+            **({} if math.isnan(self.value) else {"validation": self.value}),
             "best": self.best,
             "seconds": round(self.seconds, 3),
             **self.figures,

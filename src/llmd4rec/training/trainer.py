@@ -63,7 +63,7 @@ class Trainer:
         windows: the training positions.
         objective: what it is trained towards.
         settings: optimiser, batches, precision, how many epochs.
-        validate: gives the value by which epochs are chosen; larger is better.
+        validate: gives the value by which epochs are chosen; larger is better. None: the last epoch is kept.
         callbacks: in the order in which they are called; one of them is the :class:`Checkpoints`.
         backend: the processes that train together.
         folder: of the checkpoints.
@@ -83,6 +83,7 @@ class Trainer:
         epoch_steps: of the epoch that runs.
         resumed: whether it goes on from a checkpoint.
         first_epoch: which it began with in this process.
+        validates: whether epochs are chosen by validation.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Trainer:
         windows: TrainingWindows,
         objective: Objective,
         settings: Training,
-        validate: Callable[[SequenceEncoder], float],
+        validate: Callable[[SequenceEncoder], float] | None,
         callbacks: Sequence[Callback],
         backend: Backend,
         *,
@@ -122,6 +123,7 @@ class Trainer:
             if name.startswith("on_")
         }
         self.progress, self.resumed, self.first_epoch = Progress(), False, 1
+        self.validates = validate is not None
         # Reading a loss makes the host wait for a GPU, which would then wait for the host's next step.
         self._read_every = 1 if self.device.type == "cpu" else 32
         #: The figures of each step that are not read yet.
@@ -277,6 +279,8 @@ class Trainer:
             self._call("on_validation_end")
 
     def _validated(self, interruptible: contextlib.AbstractContextManager[None]) -> float:
+        if self._validate is None:
+            return 0.0  # equal to the best so far, of which the later one is kept
         try:
             with interruptible:
                 return self.backend.from_first(self._validate(self.model) if self.backend.first else 0.0)
@@ -292,7 +296,8 @@ class Trainer:
         improved = value > at.best_value or (value == at.best_value == 0)
         if improved:
             at.best_value, at.best_epoch = value, epoch
-        self._call("on_validation", Validation(epoch, value, improved, at.seconds, at.figures.values()))
+        found = Validation(epoch, value if self.validates else math.nan, improved, at.seconds, at.figures.values())
+        self._call("on_validation", found)
 
     def _save(self) -> None:
         self._call("on_save")

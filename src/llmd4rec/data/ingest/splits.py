@@ -65,6 +65,19 @@ def leave_one_out(offsets: Int64Array) -> Targets:
     return Targets(np.where(held, ends - 2, ends), ends[held] - 2, ends[held] - 1, facts)
 
 
+def moment_before_last(times: Int64Array, fraction: float) -> np.int64:
+    """The moment at which the last share of the interactions begins; those of the same moment belong to it.
+
+    Args:
+        times: [N], in any order.
+        fraction: the share.
+    """
+    count = len(times)
+    place = min(count - round(count * fraction), count - 1)
+    moment: np.int64 = np.partition(times, place)[place]
+    return moment
+
+
 def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test_fraction: float) -> Targets:
     """Cuts the log at two moments. A target is a user's first interaction in a window, with a history before it.
 
@@ -79,10 +92,9 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
     Raises:
         DataError: a part is left empty.
     """
-    count, starts = len(times), offsets[:-1]
-    ordered = np.sort(times)
-    valid_from = ordered[min(count - round(count * (valid_fraction + test_fraction)), count - 1)]
-    test_from = ordered[min(count - round(count * test_fraction), count - 1)]
+    starts = offsets[:-1]
+    valid_from = moment_before_last(times, valid_fraction + test_fraction)
+    test_from = moment_before_last(times, test_fraction)
     users = np.repeat(np.arange(len(starts)), np.diff(offsets))
 
     def first_since(moment: np.int64) -> Int64Array:

@@ -88,11 +88,14 @@ class _BestItems:
         softmax = RankingObjective(self.training)(states_ND, ranker, batch, seed)
         loss = self.training.loss
         base = softmax if isinstance(loss, Softmax) else loss.objective(self.training)(states_ND, ranker, batch, seed)
-        table_ID = ranker.item_table()
+        table_ID, target_N = ranker.item_table(), batch.target_N
+        if batch.candidate_C is not None:
+            candidate_C = batch.candidate_C.to(table_ID.device)
+            table_ID, target_N = table_ID[candidate_C], torch.searchsorted(candidate_C, target_N)
         best_NK, weight_NK = self._best_of_teacher(states_ND.detach(), table_ID.detach(), batch)
         # CE(k) = log Z - score_k. As the ω sum to 1, Σ ω_k CE(k) is CE(true) + score_true - Σ ω_k score_k: no second
         # walk over the catalogue. Labels are smoothed alike.
-        true_N = (states_ND * table_ID[batch.target_N]).sum(1)
+        true_N = (states_ND * table_ID[target_N]).sum(1)
         best_scores_NK = torch.einsum("nd,nkd->nk", states_ND, table_ID[best_NK])
         kept = 1 - self.training.label_smoothing
         distilled = softmax.loss + kept * (true_N - (weight_NK * best_scores_NK).sum(1)).mean()
@@ -102,7 +105,7 @@ class _BestItems:
     def _best_of_teacher(self, states_ND: Tensor, table_ID: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The teacher's best items and their weights ω, [N, K] each."""
         k = min(self.settings.items, len(table_ID))
-        scores = self.teacher.batch(batch.position_N).scores
+        scores = self.teacher.batch(batch.position_N, batch.candidate_C).scores
         parts = [score_nI.topk(k, dim=1) for score_nI in score_blocks(scores)]
         score_NK, best_NK = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
         own = Factors(states_ND, table_ID)

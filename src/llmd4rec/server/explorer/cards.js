@@ -1,5 +1,5 @@
 // A list of recommendations: cards with the place, the title, the reasons, and the change of place.
-import { make, meta, signed } from "./format.js";
+import { make, meta, plural, signed } from "./format.js";
 import { add } from "./history.js";
 import { $, ASKED, state } from "./state.js";
 
@@ -73,11 +73,20 @@ function why(reasons) {
   line.setAttribute("aria-label", "Why");
   for (const reason of reasons) {
     const chip = make("span", reason.effect < 0 ? "against" : "");
-    chip.append(make("b", "", signed(reason.effect)), ` ${reason.title}`);
-    chip.title = `${reason.effect < 0 ? "Spoke against it" : "Spoke for it"}: ${reason.title}`;
+    const said = told(reason);
+    chip.append(make("b", "", signed(reason.effect)), ` ${said}`);
+    chip.title = `${reason.effect < 0 ? "Spoke against it" : "Spoke for it"}: ${said}`;
     line.append(chip);
   }
   return line;
+}
+
+// A reason in words: an item of the history, and how it is known to matter; or that the item is chosen now.
+function told(reason) {
+  if (reason.kind === "follows") return `often follows ${reason.title}`;
+  if (reason.kind === "reads-like") return `reads like ${reason.title}`;
+  if (reason.kind === "recent") return `chosen ${plural(reason.number, "time")} this week`;
+  return reason.title;
 }
 
 // The same item in the other list, and what spoke for it in the history, light up together.

@@ -59,14 +59,15 @@ export function renderAnswers() {
   const undistilled = served.fallback ? null : state.answers.undistilled;
   $("columns").classList.toggle("two", Boolean(undistilled));
   $("undistilled-column").hidden = $("switch").hidden = !undistilled;
-  $("served-title").textContent = undistilled ? "Distilled" : served.fallback ? "Most popular" : "Served";
+  $("served-title").textContent = undistilled ? "Distilled" : served.fallback ? (served.fallback === "recent" ? "Chosen now" : "Most popular") : "Served";
   const count = state.more ? ASKED : SHOWN;
   const places = (answer) => new Map(answer.items.map((item, place) => [item.item_id, place]));
   const old = undistilled ? places(undistilled) : null;
   renderList($("served"), served, count, old);
   if (undistilled) renderList($("undistilled"), undistilled, count, null);
   $("more").hidden = state.more || Math.max(served.items.length, undistilled ? undistilled.items.length : 0) <= SHOWN;
-  const popular = "Without a history, these are the most frequent items.";
+  const which = served.fallback === "recent" ? "the items chosen most of late" : "the most frequent items";
+  const popular = `Without a history, these are ${which}.`;
   $("served-sub").textContent = served.fallback ? popular : `The best of ${plural(served.num_candidates, "item")}.`;
   if (undistilled) $("undistilled-sub").textContent = difference(served, undistilled);
   renderThen();

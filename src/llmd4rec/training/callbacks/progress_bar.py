@@ -46,8 +46,8 @@ class ProgressBar(Callback):
         """See :class:`~llmd4rec.training.callbacks.base.Callback`."""
         assert self._bar is not None
         value = trainer.progress.best_value
-        best = value if math.isfinite(value) else 0.0
-        self._bar.advance(note=f"loss {self._loss:.3f}, best {best:.4f}, {self._left(trainer)}")
+        best = f", best {value if math.isfinite(value) else 0.0:.4f}" if trainer.validates else ""
+        self._bar.advance(note=f"loss {self._loss:.3f}{best}, {self._left(trainer)}")
 
     def _left(self, trainer: Trainer) -> str:
         """How long the stage may still take, validations included as far as they have been seen."""

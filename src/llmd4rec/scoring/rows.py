@@ -11,14 +11,14 @@ against it. A model is a scorer of factors (`factors.py`); counts or a sum of sc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
-from llmd4rec.inference.topk import BLOCK_ELEMENTS, top_columns
+from llmd4rec.scoring.topk import BLOCK_ELEMENTS, top_columns
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -76,6 +76,12 @@ class RowQuery(ABC):
     def scores(self, rows: Rows | None = None) -> Floats:
         """The scores of some rows, or of all, [B, n]; the caller may overwrite them."""
 
+    def add_to(self, total_BN: Floats, weight: float, rows: Rows | None = None) -> None:
+        """Adds the scores of some rows, or of all, times a weight, to others in place."""
+        scores_BN = self.scores(rows)
+        scores_BN *= np.float32(weight)
+        total_BN += scores_BN
+
     def candidates(self, m: int) -> list[Candidates]:
         """At least the m best rows of each history (all, if there are fewer), and a bound on all others.
 
@@ -110,9 +116,17 @@ class RowScorer(ABC):
         """I."""
 
     @property
+    def tables(self) -> Mapping[str, Floats]:
+        """Item vectors by the name of their space, [I, d] each: what a new item is given to be scored.
+
+        The factors of a model are called `model`, those of text vectors `content`.
+        """
+        return {}
+
+    @property
     def vectors_ID(self) -> Floats | None:
-        """The item vectors by which `similar` and diversity compare items, and of which a new item is given one."""
-        return None
+        """The item vectors by which `similar` and diversity compare items: the first of the tables."""
+        return next(iter(self.tables.values()), None)
 
     @abstractmethod
     def prepare(
@@ -132,8 +146,12 @@ class RowScorer(ABC):
             DataError: it reads times, and a history has none.
         """
 
-    def with_vectors(self, rows: Sequence[int], vectors_ND: Floats) -> RowScorer:
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> RowScorer:
         """This scorer with other vectors of some rows, of which the last may be new.
+
+        Args:
+            rows: which.
+            vectors: for each of :attr:`tables` that of each row, [N, d]; others are not read.
 
         Raises:
             RunError: it has no item vectors, and can score no new item.
@@ -141,6 +159,14 @@ class RowScorer(ABC):
         if max(rows, default=-1) >= self.num_rows:
             raise RunError("what is served has no item vectors, and cannot score new items", "Train it with them.")
         return self
+
+
+def with_rows(table_ID: Floats, rows: Sequence[int], vectors_ND: Floats) -> Floats:
+    """A copy of a table in which some rows are written, of which the last may be new."""
+    written_ID = np.zeros((max([len(table_ID), *(row + 1 for row in rows)]), table_ID.shape[1]), table_ID.dtype)
+    written_ID[: len(table_ID)] = table_ID
+    written_ID[list(rows)] = vectors_ND
+    return written_ID
 
 
 def exact_top(
@@ -158,7 +184,8 @@ def exact_top(
     rows: list[Rows] = []
     scores: list[Floats] = []
     for start in range(0, len(query), at_once):
-        block_BI = query.take(slice(start, start + at_once)).scores()
+        block = query if at_once >= len(query) else query.take(slice(start, start + at_once))
+        block_BI = block.scores()
         for scores_I, rows_E in zip(block_BI, excluded[start : start + at_once], strict=True):
             scores_I[rows_E] = -np.inf
         best_BK = top_columns(block_BI, k)

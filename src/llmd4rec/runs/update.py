@@ -1,0 +1,292 @@
+"""A served model brought up to date: it goes on from its weights, with newer rows and a sample of older ones.
+
+A full training on the longer log costs many epochs. An update takes a few, of the rows that are new and of older ones
+drawn by how recent they are, so that it learns what is new and keeps what it knew:
+
+    items      found again by identifier; a new one begins as its item features say (text, words, attributes,
+               neighbours), or, where the run has kept none, as a map from texts to trained rows says
+    users      have nothing of their own, so that new ones cost nothing
+    training   every row of the data set; nothing is held out
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from llmd4rec.data.arrays import Int64Array
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.cache import open_cache, write_cache
+from llmd4rec.distillation.plan import Stage
+from llmd4rec.errors import ConfigError, DataError, RunError
+from llmd4rec.features.item_features import ItemFeatures, item_features
+from llmd4rec.inference.text_map import fit_map, with_one
+from llmd4rec.io.files import remove, sha256_file
+from llmd4rec.log import logger
+from llmd4rec.losses.base import Objective
+from llmd4rec.losses.objective import RankingObjective
+from llmd4rec.losses.softmax import DistillationTerm
+from llmd4rec.models.base import SequenceEncoder, count_parameters
+from llmd4rec.models.embedding import item_embedding_of
+from llmd4rec.models.llm.assemble import prepare_text_vectors
+from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.memory import add_memory
+from llmd4rec.runs.opening import carried_out, check_data
+from llmd4rec.runs.origin import origin_of, rows_in, with_kept_items
+from llmd4rec.runs.record import last_training_time
+from llmd4rec.runs.run import Run
+from llmd4rec.runs.teachers import negatives_of
+from llmd4rec.runs.unmerged import FILE as UNMERGED
+from llmd4rec.runs.unmerged import load_unmerged, moved_rows, save_unmerged
+from llmd4rec.training import checkpoint
+from llmd4rec.training.backends.local import LocalBackend
+from llmd4rec.training.fit import fit
+from llmd4rec.training.runtime import derive_seed, select_device
+from llmd4rec.training.settings import Training
+
+DAY = 86_400.0
+#: A row that is new is always among those that an epoch takes.
+_ALWAYS = 1e9
+#: Of the map that places new items where no features were kept.
+_STRENGTH = 0.3
+
+
+class Update(BaseModel):
+    """How a model is brought up to date."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(3, ge=1, description="passes over the new rows, each with older ones drawn anew")
+    replay: float = Field(
+        0.2, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
+    )
+    half_life_days: float | None = Field(
+        60.0, gt=0, description="older rows are drawn half as often for each so many days of age (null: all alike)"
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate, which falls to 0 as a cosine")
+    ema: float = Field(0.98, ge=0, lt=1, description="decay per step of the moving average of the weights")
+    remember: float = Field(
+        0.0, ge=0, description="weight of the distillation term whose teacher is the model as it was; 0: none"
+    )
+    drop_missing: bool = Field(
+        False, description="whether items leave the catalogue that the new data set's does not have"
+    )
+
+
+#: What is done where nothing else is said.
+USUAL = Update()
+
+
+def update(run: Run, data: Dataset, folder: Path | str | None = None, *, how: Update = USUAL) -> Run:
+    """Goes on with the served model of a run on a newer log, or with an update that was interrupted.
+
+    Args:
+        run: finished; refitted and updated ones too.
+        data: the newer log, with the rows that the run was trained on as far as they are still wanted. Every row of it
+            is trained on.
+        folder: of the new run; an unfinished update found there is continued. None: a temporary one.
+        how: epochs, replay, learning rate.
+
+    Raises:
+        RunError: the run is not finished, has no item in common with the data or has seen all of its rows, or `folder`
+            holds something else.
+        DataError: the data cannot be trained on.
+        ConfigError: a language model is served, which cannot be updated.
+    """
+    origin = origin_of(run, "update", data, how=how.model_dump(mode="json"))
+    old_row = rows_in(run, data)
+    if not (old_row >= 0).any():
+        raise RunError(
+            f"no item of {data.path or 'the given data set'} is known to {run.folder}",
+            "Check that its items have the same identifiers, or train a new run.",
+        )
+    whole = data.whole()
+    if not how.drop_missing:
+        gone = run.catalogue().filter(~pl.col("item_id").is_in(data.item_ids))
+        if len(gone):
+            whole = with_kept_items(whole, gone)
+            old_row = rows_in(run, whole)
+    new = new_rows(run, whole)
+    if not new.any():
+        raise RunError(
+            f"every row of {data.path or 'the given data set'} was there already when {run.folder} was trained",
+            "Give a newer log, prepared with the rows that came since.",
+        )
+    check_data(run.settings, whole, validates=False)
+    work = _Updating(run, whole, new, old_row, how)
+    return carried_out(run.settings, whole, folder, work, backend=LocalBackend(), origin=origin)
+
+
+def new_rows(run: Run, data: Dataset) -> NDArray[np.bool_]:
+    """Which rows the run was not trained on, [N]: those behind its last training interaction.
+
+    Without times, those that a user has more than in the run's own data.
+    """
+    until, times = run.record.trained_until, data.event_times
+    if times is not None:
+        if until is None:  # a run of before it was written down
+            until = last_training_time(run.load_data())
+        if until is not None:
+            found: NDArray[np.bool_] = times > until
+            return found
+    before = run.load_data()
+    trained = dict(zip(before.user_ids.to_list(), (before.train_end - before.offsets[:-1]).tolist(), strict=True))
+    known = np.array([trained.get(user, 0) for user in data.user_ids.to_list()], dtype=np.int64)
+    place = np.arange(data.num_interactions) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
+    return np.asarray(place >= np.repeat(known, np.diff(data.offsets)))
+
+
+def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | None) -> NDArray[np.float64]:
+    """How much rather each row is trained on: new ones always, older ones by their age; [N]."""
+    wanted = np.ones(data.num_interactions)
+    times = data.event_times
+    if times is not None and half_life_days is not None:
+        age = (times.max() - times) / DAY
+        wanted = np.exp2(-np.minimum(age / half_life_days, 1000))
+    wanted[new] = _ALWAYS
+    return wanted
+
+
+class _Updating:
+    """The one training of an update."""
+
+    def __init__(self, run: Run, data: Dataset, new: NDArray[np.bool_], old_row: Int64Array, how: Update) -> None:
+        self.run, self.data, self.new, self.old_row, self.how = run, data, new, old_row, how
+        self.device = select_device(run.settings.device)
+
+    def __call__(self, into: Run) -> None:
+        """Trains, keeps the weights and the record that they are there."""
+        served = self.run.stage()
+        if isinstance(served.network, LLM):
+            raise ConfigError("a language model is served, which cannot be updated", "Refit the run instead.")
+        settings = self.run.settings
+        folder = into.checkpoint_of(served.id)
+        self._prepare_texts(served, into)
+        model = into.build(served)
+        features = self._start(served, into, model)
+        training = self._training(settings.training.model)
+        logger.info(f"{served.id}: {int(self.new.sum()):,} new rows of {self.data.num_interactions:,}")
+        objective = self._objective(served, into, training)
+        fitted = fit(
+            model,
+            self.data,
+            training,
+            folder / "training",
+            stage=served.id,
+            seed_key="update",
+            settings_name="training.model",
+            seed=derive_seed(settings.seed, "update", self.data.num_interactions),
+            validate=None,
+            callbacks=[*map(copy.copy, settings.loggers)],
+            log_folder=folder,
+            trained_before=True,
+            objective=objective,
+            candidates=negatives_of(served, self.data),
+            preference=preferences(self.data, self.new, self.how.half_life_days),
+        )
+        if features:
+            save_unmerged(folder / UNMERGED, item_embedding_of(model), features, self.data.item_ids)
+            item_embedding_of(model).merge()
+        head = {"stage": served.id, "epoch": fitted.best_epoch, "value": 0.0}
+        total, trainable = count_parameters(model)
+        into.record.stages[served.id] = {
+            "validation": self.run.validation_of(served.id),
+            **{name: value for name, value in asdict(fitted).items() if name != "best_value"},
+            "teachers": {},
+            "parameters": total,
+            "trainable_parameters": trainable,
+            "checksum": checkpoint.save(folder / "best.safetensors", model.saved_state(), head),
+        }
+        into.record.memory = add_memory(into, self.data, self.device)
+        into.record.finished = True
+        into.save()
+        remove(folder / "training")
+        remove(into.folder / "teachers")
+
+    def _prepare_texts(self, served: Stage, into: Run) -> None:
+        if served.texts is None:
+            return
+        prepare_text_vectors(served.texts, self.run.settings.llm, self.data, into.folder, self.device)
+        path = into.folder / "text_vectors.safetensors"
+        if path.exists() and into.record.text_vectors is None:
+            into.record.text_vectors = sha256_file(path)
+            into.save()
+
+    def _start(self, served: Stage, into: Run, model: SequenceEncoder) -> ItemFeatures | None:
+        """The model as the run left it, over the new catalogue; its item features, where the run has kept them."""
+        assert not isinstance(served.network, LLM)
+        weights = self.run.weights_of(served.id)
+        texts_IT = into.text_vectors()
+        kept = self.run.checkpoint_of(served.id) / UNMERGED
+        weights["items.weight"] = self._placed(weights["items.weight"], None if kept.exists() else texts_IT)
+        model.load_saved_state(weights)
+        if not kept.exists():
+            return None
+        embedding = item_embedding_of(model)
+        features = item_features(served.network.item_features, self.data, texts_IT)
+        embedding.attach(features, derive_seed(served.seed, "texts", served.seed_key))
+        load_unmerged(kept, embedding, features, self.data.item_ids, self.old_row)
+        return features
+
+    def _placed(self, table_ID: Tensor, texts_IT: Tensor | None) -> Tensor:
+        """The old rows in their new places; rows of new items from their texts, or the mean row."""
+        rows_ID = moved_rows(table_ID, self.old_row)
+        fresh, known = np.flatnonzero(self.old_row < 0), np.flatnonzero(self.old_row >= 0)
+        if not len(fresh):
+            return rows_ID
+        rows_ID[torch.from_numpy(fresh)] = rows_ID[torch.from_numpy(known)].mean(0)
+        if texts_IT is not None:
+            texts = texts_IT.cpu().numpy()
+            has = np.any(texts != 0, axis=1)
+            fresh, known = fresh[has[fresh]], known[has[known]]
+            if len(fresh) and len(known):
+                text_map = fit_map(texts[known], rows_ID.numpy()[known], _STRENGTH)
+                rows_ID[torch.from_numpy(fresh)] = torch.from_numpy(with_one(texts[fresh]) @ text_map)
+        return rows_ID
+
+    def _training(self, training: Training) -> Training:
+        """Of the update: new positions and a share of the others, in so many epochs."""
+        new = int(self.new.sum())
+        older = self.data.num_interactions - new
+        return training.model_copy(
+            update={
+                "epochs": self.how.epochs,
+                "epoch_positions": max(1, new + round(self.how.replay * older)),
+                "learning_rate": self.how.learning_rate,
+                "schedule": "cosine",
+                "ema": self.how.ema,
+            }
+        )
+
+    def _objective(self, served: Stage, into: Run, training: Training) -> Objective:
+        if not self.how.remember:
+            return training.loss.objective(training)
+        folder = into.folder / "teachers" / "before"
+        made_of = {served.id: self.run.checksum_of(served.id)}
+        try:
+            cache = open_cache(folder, self.data, self.device, "int8", made_of)
+        except (RunError, DataError):
+            before = into.build(served)
+            weights = self.run.weights_of(served.id)
+            weights["items.weight"] = self._placed(weights["items.weight"], into.text_vectors())
+            before.load_saved_state(weights)
+            write_cache(
+                before.eval(),
+                self.data,
+                folder,
+                label="the model as it was",
+                made_of=made_of,
+                precision="int8",
+                rank_items=training.num_candidates if self.data.num_items > training.full_softmax_items else None,
+                candidates=negatives_of(served, self.data),
+            )
+            cache = open_cache(folder, self.data, self.device, "int8", made_of)
+        return RankingObjective(training, cache, DistillationTerm(weight=self.how.remember))

@@ -1,0 +1,323 @@
+"""A memory: the counts of a log up to a moment, its parts, and their weighted sum."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.data.arrays import NO_TIME, Int64Array
+from llmd4rec.data.dataset import Dataset
+from llmd4rec.errors import DataError, ModelError
+from llmd4rec.io.files import atomic_dir, read_json, write_array, write_json
+from llmd4rec.scoring.memory.content import ContentScorer
+from llmd4rec.scoring.memory.counting import Log
+from llmd4rec.scoring.memory.recency import Events, RecencyScorer
+from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS, PARTS, Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.sparse import SparseRows
+from llmd4rec.scoring.memory.transitions import TransitionScorer
+from llmd4rec.scoring.row_sums import WeightedRowSum
+from llmd4rec.scoring.rows import RowScorer
+
+Floats = NDArray[np.float32]
+FORMAT = 1
+FILE = "memory.json"
+_REMEDY = "Put it back from a copy, or make it anew."
+
+
+class CountedMemory(WeightedRowSum):
+    """Content, transitions and recency, as far as there are such, and their weighted sum.
+
+    Args:
+        settings: what it is made of.
+        parts: its parts by name, in the order of :data:`~llmd4rec.scoring.memory.settings.PARTS`.
+        weights: of each part; None: those of the settings, or the defaults where they are fitted.
+        as_of: it has counted what was before this moment, and answers later ones as this; None: whatever was there.
+        missing: parts that the settings ask for and the data cannot give, and why.
+    """
+
+    def __init__(
+        self,
+        settings: Memory,
+        parts: Mapping[str, RowScorer],
+        weights: Mapping[str, float] | None = None,
+        as_of: int | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:
+        given = settings.weights if weights is None and settings.weights != "auto" else weights
+        known = DEFAULT_WEIGHTS if given is None else given
+        self.settings, self.parts, self.as_of = settings, dict(parts), as_of
+        self.weights = {name: float(known.get(name, 0.0)) for name in parts}
+        self.missing = dict(missing or {})
+        used = [name for name in parts if self.weights[name]] or list(parts)
+        super().__init__([self.parts[name] for name in used], [self.weights[name] for name in used])
+
+    @property
+    def content(self) -> ContentScorer | None:
+        """What reads alike."""
+        part = self.parts.get("content")
+        return part if isinstance(part, ContentScorer) else None
+
+    @property
+    def transitions(self) -> TransitionScorer | None:
+        """What follows what."""
+        part = self.parts.get("transitions")
+        return part if isinstance(part, TransitionScorer) else None
+
+    @property
+    def recency(self) -> RecencyScorer | None:
+        """What is chosen now."""
+        part = self.parts.get("recency")
+        return part if isinstance(part, RecencyScorer) else None
+
+    @property
+    def max_length(self) -> int:
+        """How many of the most recent items it reads."""
+        settings = self.settings
+        lengths = [len(part.last) for part in (settings.content, settings.transitions) if part is not None]
+        return max(lengths, default=1)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What it reads beside the items; see :data:`~llmd4rec.data.arrays.INPUTS`."""
+        return ("target_times",) if "recency" in self.parts else ()
+
+    @property
+    def last_event(self) -> int | None:
+        """When the last interaction was that recency has counted."""
+        return None if self.recency is None else self.recency.events.last
+
+    def with_weights(self, weights: Mapping[str, float]) -> CountedMemory:
+        """The same counts, weighed otherwise; a part without a weight has none."""
+        return CountedMemory(self.settings, self.parts, weights, self.as_of, self.missing)
+
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> CountedMemory:
+        """For a catalogue with new items at its end, or other texts of some; counts are shared with this.
+
+        Args:
+            rows: which.
+            vectors: those of `content`, as its :meth:`~llmd4rec.scoring.memory.content.ContentScorer.embed` makes
+                them; without them these items have no text.
+        """
+        parts = {name: part.with_items(rows, vectors) for name, part in self.parts.items()}
+        return CountedMemory(self.settings, parts, self.weights, self.as_of, self.missing)
+
+    def observe(self, history: Sequence[int], item: int, time: int | None, times: Sequence[int] | None = None) -> None:
+        """Counts one event; from then on all scores are what counting the longer log would give.
+
+        Events are expected in the order of their times. Answers in other threads need no lock: what they read is
+        replaced, never half changed. Several threads may observe; they wait for each other.
+
+        Args:
+            history: what the user chose before, oldest first.
+            item: what was chosen now.
+            time: when, in seconds since 1970; without it recency does not count.
+            times: when each of the history was; needed where items of one moment count half each way.
+        """
+        if self.transitions is not None:
+            self.transitions.observe(history, item, time, times)
+        if self.recency is not None and time is not None:
+            self.recency.observe(item, time)
+        if self.as_of is not None and time is not None:
+            self.as_of = max(self.as_of, time + 1)
+
+    def advance(self, moment: int) -> None:
+        """Says that everything before a moment has been counted."""
+        if self.as_of is not None:
+            self.as_of = max(self.as_of, moment)
+        if self.recency is not None and self.recency.as_of is not None:
+            self.recency.as_of = max(self.recency.as_of, moment)
+        if self.transitions is not None:
+            self.transitions.age(moment)
+
+    def save(self, folder: Path | str) -> None:
+        """Writes a folder of its own: `memory.json`, and an array in a file of each name in it."""
+        arrays = dict(self._arrays())
+        with atomic_dir(Path(folder), replace=True) as temporary:
+            for name, array in arrays.items():
+                write_array(temporary / f"{name}.npy", array)
+            about = {
+                "format": FORMAT,
+                "settings": self.settings.model_dump(mode="json"),
+                "parts": list(self.parts),
+                "weights": self.weights,
+                "as_of": self.as_of,
+                "moment": None if self.transitions is None else self.transitions.moment,
+                "missing": self.missing,
+                "items": self.num_rows,
+                "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
+            }
+            write_json(temporary / FILE, about)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        if self.content is not None:
+            arrays |= {"content": self.content.vectors_ID, "content_mean": self.content.mean_T}
+            if self.content.axes_TD is not None:
+                arrays["content_axes"] = self.content.axes_TD
+        if self.transitions is not None:
+            found = self.transitions.arrays()
+            arrays |= zip(("transition_starts", "transition_items", "transition_counts"), found, strict=True)
+        if self.recency is not None:
+            arrays |= zip(("recency_times", "recency_items"), self.recency.events.arrays(), strict=True)
+        return arrays
+
+    @classmethod
+    def load(cls, folder: Path | str) -> CountedMemory:
+        """Reads what :meth:`save` wrote. Nothing is believed: sizes are compared before anything is read.
+
+        Raises:
+            DataError: a file is missing, damaged, or does not fit the others.
+        """
+        folder = Path(folder)
+        about = read_json(folder / FILE)
+        try:
+            if about["format"] != FORMAT:
+                raise DataError(
+                    f"{folder / FILE} has format {about['format']!r}; this version reads {FORMAT}",
+                    "Use the version of llmd4rec that wrote it, or make it anew.",
+                )
+            return cls._of(folder, about)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataError(f"{folder / FILE} is damaged: {error!r}", _REMEDY) from error
+
+    @classmethod
+    def _of(cls, folder: Path, about: dict[str, Any]) -> CountedMemory:
+        settings, items = Memory.model_validate(about["settings"]), int(about["items"])
+        stored = {name: _stored(folder, name, *about["arrays"][name]) for name in about["arrays"]}
+        parts: dict[str, RowScorer] = {}
+        for name in about["parts"]:
+            part: Content | Transitions | Recency = getattr(settings, name)
+            if isinstance(part, Content):
+                table_ID, mean_T, axes_TD = stored["content"], stored["content_mean"], stored.get("content_axes")
+                width = len(mean_T) if axes_TD is None else axes_TD.shape[1]
+                _fits(folder, "content", table_ID.shape == (items, width) and np.isfinite(table_ID).all())
+                _fits(folder, "content_mean", np.isfinite(mean_T).all())
+                if axes_TD is not None:
+                    _fits(folder, "content_axes", len(axes_TD) == len(mean_T) and np.isfinite(axes_TD).all())
+                parts[name] = ContentScorer(table_ID, mean_T, axes_TD, part.last)
+            elif isinstance(part, Transitions):
+                starts, columns, counts = (stored[f"transition_{each}"] for each in ("starts", "items", "counts"))
+                _fits(folder, "transition_starts", len(starts) == items + 1 and starts[0] == 0)
+                _fits(folder, "transition_starts", (np.diff(starts) >= 0).all() and starts[-1] == len(columns))
+                _fits(folder, "transition_items", not len(columns) or 0 <= columns.min() <= columns.max() < items)
+                within = np.ones(len(columns), bool)
+                within[starts[:-1][starts[:-1] < len(columns)]] = False
+                _fits(folder, "transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
+                _fits(folder, "transition_counts", len(counts) == len(columns) and np.isfinite(counts).all())
+                _fits(folder, "transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
+                rows = SparseRows(starts, columns, counts, part.max_per_row)
+                parts[name] = TransitionScorer(part, rows, items, about["moment"])
+            else:
+                times, chosen = stored["recency_times"], stored["recency_items"]
+                _fits(folder, "recency_items", len(times) == len(chosen))
+                _fits(folder, "recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
+                parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about["as_of"])
+        as_of = None if about["as_of"] is None else int(about["as_of"])
+        return cls(settings, parts, about["weights"], as_of, about["missing"])
+
+
+#: Kind of numbers and number of axes of each array.
+_ARRAYS = {
+    "content": ("<f4", 2),
+    "content_mean": ("<f4", 1),
+    "content_axes": ("<f4", 2),
+    "transition_starts": ("<i8", 1),
+    "transition_items": ("<i4", 1),
+    "transition_counts": ("<f4", 2),
+    "recency_times": ("<i8", 1),
+    "recency_items": ("<i4", 1),
+}
+
+
+def _stored(folder: Path, name: str, dtype: str, shape: list[int]) -> NDArray[Any]:
+    """One array, if the file is as large as it says that it is."""
+    if name not in _ARRAYS:
+        raise ValueError(f"there is no array {name!r}")
+    path = folder / f"{name}.npy"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the first lines, and compares sizes
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is missing or damaged: {error}", _REMEDY) from error
+    kind, axes = _ARRAYS[name]
+    size = os.path.getsize(path)
+    _fits(folder, name, (array.dtype.str, array.ndim, list(array.shape), dtype) == (kind, axes, list(shape), kind))
+    _fits(folder, name, size == array.nbytes + getattr(array, "offset", 0))
+    return np.array(array)
+
+
+def _fits(folder: Path, name: str, fits: Any) -> None:
+    if not fits:
+        raise DataError(f"{folder / name}.npy does not fit the rest of the memory, or is damaged", _REMEDY)
+
+
+def count_memory(
+    settings: Memory, data: Dataset, texts_IT: Floats | None, *, before: int | None = None
+) -> CountedMemory | None:
+    """Counts a data set's log; None where no part is possible.
+
+    Args:
+        settings: which parts.
+        data: histories, and when each event was.
+        texts_IT: a text vector for each item, 0 where it has no text; None: there are none.
+        before: counts every event strictly before this moment, held out or not, and answers for this moment at the
+            latest; None: counts the training part, in which transitions do not age if the split is leave-one-out.
+            Recency knows for each target what was before it.
+
+    Raises:
+        DataError: `before` is given, and the data set has no times.
+        ModelError: the text vectors do not fit the catalogue.
+    """
+    times = data.event_times
+    if before is not None and times is None:
+        raise DataError(
+            "the data set has no times, so nothing can be counted up to a moment",
+            "Prepare it from a log with timestamps, or count its training part.",
+        )
+    log = Log(np.asarray(data.items), np.asarray(data.offsets), _counted(data, before), times, data.num_items)
+    parts: dict[str, RowScorer] = {}
+    missing: dict[str, str] = {}
+    for name in PARTS:
+        part: Content | Transitions | Recency | None = getattr(settings, name)
+        if isinstance(part, Content):
+            if texts_IT is None or not np.any(texts_IT):
+                missing[name] = "the items have no texts"
+                continue
+            if len(texts_IT) != data.num_items:
+                raise ModelError(
+                    f"there are text vectors of {len(texts_IT)} items, and the catalogue has {data.num_items}",
+                    "Encode the texts of this data set.",
+                )
+            parts[name] = ContentScorer.of(part, texts_IT)
+        elif isinstance(part, Transitions):
+            parts[name] = TransitionScorer.count(part, log, before if before is not None else _moment(data, log))
+        elif isinstance(part, Recency):
+            if times is None:
+                missing[name] = "the data set has no times"
+                continue
+            known = log.counted & (np.asarray(data.times) != NO_TIME)
+            parts[name] = RecencyScorer.count(part, Log(log.items, log.offsets, known, times, log.num_items), before)
+    return CountedMemory(settings, parts, None, before, missing) if parts else None
+
+
+def _counted(data: Dataset, before: int | None) -> NDArray[np.bool_]:
+    if before is not None:
+        assert data.event_times is not None
+        earlier: NDArray[np.bool_] = np.asarray(data.event_times) < before
+        return earlier
+    ends = np.repeat(np.asarray(data.train_end), np.diff(data.offsets))
+    trained: NDArray[np.bool_] = np.arange(data.num_interactions) < ends
+    return trained
+
+
+def _moment(data: Dataset, log: Log) -> int | None:
+    """When counts of the training part are as old as they are: at its end, if everything held out comes later.
+
+    Leave-one-out targets are of all times, for which nothing is old.
+    """
+    times: Int64Array | None = log.times
+    return int(times[log.counted].max()) if times is not None and data.is_temporal and log.counted.any() else None
