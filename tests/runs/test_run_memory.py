@@ -131,12 +131,14 @@ def test_a_finished_run_is_given_a_memory_later_and_other_weights(
     with_it = parse_settings(changed(plain, memory=NO_TEXTS)).fit(pairs, tmp_path / "run")
     assert with_it.record.memory is not None
     assert with_it.checksum_of("undistilled") == checksum  # nothing was trained again
-    Evaluator(["ndcg@10"]).evaluate(with_it, pairs)
+    score_run(with_it, pairs)
+    assert (tmp_path / "run" / "evaluation" / "transitions-test").exists()
     given = {**NO_TEXTS, "transitions": {"gaps": 1}}
     other = parse_settings(changed(plain, memory=given)).fit(pairs, tmp_path / "run")
     memory, _ = memory_of(other)
     assert memory.settings.transitions is not None
     assert memory.settings.transitions.gaps == 1
+    assert not (tmp_path / "run" / "evaluation" / "transitions-test").exists()  # it was of other counts
     without = parse_settings(plain).fit(pairs, tmp_path / "run")
     assert without.record.memory is None
     assert not (tmp_path / "run" / "memory").exists()
@@ -177,3 +179,5 @@ def test_nothing_is_counted_where_none_is_named(tiny_settings: dict[str, Any]) -
     assert parse_settings({**values, "memory": "auto"}).memory == Memory()
     with pytest.raises(Exception, match="must be `auto`"):
         parse_settings({**values, "memory": "yes"})
+    with pytest.raises(Exception, match="must be `auto`"):
+        parse_settings({**values, "memory": True})

@@ -197,7 +197,7 @@ def _memory(value: Any) -> Any:
     """`auto`, `null` or its settings."""
     if value == "auto":
         return Memory()
-    if isinstance(value, str):
+    if isinstance(value, str | int | float):  # `yes` is True in YAML
         raise ValueError("must be `auto`, null, or parts such as {content: {dim: 64}, recency: null}")
     return value
 

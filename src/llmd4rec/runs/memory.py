@@ -28,7 +28,7 @@ from llmd4rec.log import logger
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.runs.record import last_training_time
 from llmd4rec.scoring.base import Scorer
-from llmd4rec.scoring.baselines import baseline_scorers
+from llmd4rec.scoring.baselines import BASELINES, baseline_scorers
 from llmd4rec.scoring.from_rows import RowsScorer
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
@@ -81,7 +81,6 @@ def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> d
         logger.info(f"  no {part}: {why}")
     found = _weighed(run, counted, data) if before is None else (counted, before["alone"], before["beside"])
     counted, alone, beside = found
-    remove(run.folder / FOLDER)
     counted.with_weights(alone["weights"]).save(run.folder / FOLDER)
     about = counted.settings.model_dump(mode="json")
     return {"settings": about, "missing": counted.missing, "alone": alone, "beside": beside}
@@ -115,9 +114,12 @@ def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMe
 
 
 def forget_memory(run: Run) -> None:
-    """Takes the memory out of the record, and what was evaluated with it; it is counted anew in the next `train`."""
+    """Takes the memory out of the record, and what was evaluated with it or with its parts alone.
+
+    It is counted anew in the next `train`.
+    """
     run.record.memory = None
-    for name in (MEMORY, with_memory("*")):
+    for name in (MEMORY, with_memory("*"), *BASELINES):
         for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
             remove(evaluation)
 

@@ -181,7 +181,7 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
 
 
 def _score_baselines(run: Run, data: Dataset) -> list[Evaluation]:
-    """The evaluations of the training-free methods; saved ones are taken, since nothing of a run changes them."""
+    """The evaluations of the training-free methods; saved ones are taken, and are gone where the memory was changed."""
     filtered = run.settings.evaluation.filter_seen
     folders = {name: _folder(run, name, filtered, "test", "next") for name in BASELINES}
     wanted = {metric.name for metric in expand(run.settings.evaluation.metrics, run.settings.evaluation.cutoffs)}
