@@ -76,8 +76,7 @@ class Field:
         if "rows_by_value" in made:
             before = [self.values[row] if row < len(self.values) else None for row in rows]
             changes = [
-                (row, set(self._keys(old)), set(self._keys(values[row])))
-                for row, old in zip(rows, before, strict=True)
+                (row, set(self._keys(old)), set(self._keys(values[row]))) for row, old in zip(rows, before, strict=True)
             ]
             vars(field)["rows_by_value"] = reindexed(self.rows_by_value, changes)
         return field

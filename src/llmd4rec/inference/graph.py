@@ -1,4 +1,4 @@
-"""ONNX graphs of an export: read whole and checked before ONNX Runtime has them, and run so that errors name the file."""
+"""ONNX graphs of an export: checked before ONNX Runtime has them, and run so that errors name the file."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class Graph:
         try:
             found: NDArray[np.float32] = session.run([self._output], dict(inputs))[0]
         except Exception as error:  # ONNX Runtime's own kinds, which derive from Exception only
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise RunError(f"{self.name} cannot be run: {reason}", _AGAIN) from error
         batch = len(next(iter(inputs.values())))
         if found.shape != (batch, self.width):
             raise RunError(f"{self.name} gave shape {found.shape}, but {batch} x {self.width} is needed", _AGAIN)
-        if found.size and not (-LARGEST <= found.min() and found.max() <= LARGEST):
+        if found.size and not (found.min() >= -LARGEST and found.max() <= LARGEST):
             raise RunError(f"{self.name} gave NaN, infinite values or numbers beyond {LARGEST:.0e}", _AGAIN)
         return found
 
@@ -123,7 +123,7 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
             raise ValueError("its numbers are in other files")
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own kinds, which derive from Exception only
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise RunError(f"{path} cannot be read as an ONNX graph: {reason}", _AGAIN) from error
 
 

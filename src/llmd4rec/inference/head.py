@@ -127,7 +127,7 @@ def read_head(path: Path) -> Mapping[str, Any]:
         _Head.model_validate(head)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part)[:100] for part in first["loc"])
+        place = ".".join(repr(str(part)[:50])[1:-1] for part in first["loc"])
         what = f"{place!r}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
         raise RunError(f"{path / HEAD} is damaged: {what}", AGAIN) from error
     return head
@@ -144,6 +144,6 @@ def _other_format(path: Path, version: Any) -> RunError:
     what += f"{FORMAT_VERSION} and {FORMAT_WITH_MEMORY}"
     remedy = "Export the run again with this version of llmd4rec, or serve it with the version that made it."
     if type(version) is int and version < FORMAT_VERSION:
-        what = f"{path} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
+        what = f"{path / HEAD} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
         remedy = f"{AGAIN}, or serve it with the version that made it."
     return RunError(what, remedy)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
-from llmd4rec.log import logger
 from llmd4rec.inference.graph import INTEGERS, Graph
+from llmd4rec.log import logger
 
 Floats = NDArray[np.float32]
 #: Inside an export folder.

@@ -32,17 +32,17 @@ def read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...
         except OSError:
             raise
         except Exception as error:  # numpy parses the head as Python, which fails in many ways
-            raise ValueError(f"cannot be read as a NumPy array: {error}") from error
+            raise ValueError(f"cannot be read as a NumPy array: {str(error)[:300]}") from error
         fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
         if not fits or min(found, default=0) < 0:
             wanted = " x ".join("any" if size is None else f"{size:,}" for size in shape)
-            raise ValueError(f"has shape {found}, but {wanted} is needed")
+            raise ValueError(f"has shape {str(found)[:100]}, but {wanted} is needed")
         if kind != dtype:
-            raise ValueError(f"contains {kind}, but {np.dtype(dtype)} is needed")
+            raise ValueError(f"contains {str(kind)[:100]}, but {np.dtype(dtype)} is needed")
         count, rest = math.prod(found), os.fstat(file.fileno()).st_size - file.tell()
         if count * kind.itemsize != rest:
             raise ValueError(f"has {rest:,} bytes of numbers, but {count * kind.itemsize:,} are needed for its shape")
         array = np.fromfile(file, kind, count)
-    if array.size and array.dtype.kind == "f" and not (-LARGEST <= array.min() and array.max() <= LARGEST):
+    if array.size and array.dtype.kind == "f" and not (array.min() >= -LARGEST and array.max() <= LARGEST):
         raise ValueError(f"contains NaN, infinite values or numbers beyond {LARGEST:.0e}")
     return np.ascontiguousarray(array.reshape(found, order="F" if by_column else "C"))

@@ -28,10 +28,12 @@ from llmd4rec.inference.types import Answer, Request
 from llmd4rec.log import logger
 from llmd4rec.server.description import describe
 
+
 class At(Protocol):
     """Is told which file of an export is in use, and how many times as long as usual it may take."""
 
-    def __call__(self, file: str, times: int = 1) -> None: ...
+    def __call__(self, file: str, times: int = 1) -> None:
+        """Tells it."""
 
 
 #: Bytes that loading may take, beside so many times those of the files.
@@ -70,7 +72,8 @@ def ask_once(recommender: Recommender, at: At = lambda file, times=1: None, *, t
             _check(one.similar(first.item_id, 1), f"{one.info.name}/{folder}item_table.npy")
     if texts and recommender.info.can_add == "text":
         at("text_encoder/encoder.onnx or tokenizer.json", 10)  # it is opened, too
-        if not recommender.text_vectors([*_TEXTS, first.title]).any():
+        titles = [item.title for item in recommender.search("", 32) if item.title.strip()]
+        if not recommender.text_vectors([*_TEXTS, *titles]).any():
             raise RunError(f"{recommender.info.name}/text_encoder/encoder.onnx gave no vector for any text", AGAIN)
 
 
@@ -157,7 +160,7 @@ class Trial:
             said, _ = process.communicate()
         finally:
             self._process = None
-        *_, file, last = ["", HEAD, *(line for line in said.splitlines() if line.startswith(("at ", "{")))]
+        last = [f"at {HEAD}", *(line for line in said.splitlines() if line.startswith(("at ", "{")))][-1]
         if last.startswith("{"):
             told: dict[str, str] = json.loads(last)
             if "fingerprint" in told:

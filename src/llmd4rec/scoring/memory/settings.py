@@ -34,7 +34,7 @@ class Transitions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     gaps: int = Field(3, ge=1, description="items count as following up to so many places; at place g they count 1/g")
-    reverse: float = Field(0.5, ge=0, le=1e9, description="how much an item that came before counts, of one that followed")
+    reverse: float = Field(0.5, ge=0, le=1e9, description="how much an item that came before counts, of a later one")
     half_life_days: float = Field(30.0, gt=0, le=1e9, description="days after which what counts as recent is halved")
     recent_weight: float = Field(
         8.0, ge=0, le=1e9, description="what a recent pair counts beside its count without age; 0: age does not matter"
@@ -54,8 +54,12 @@ class Recency(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    half_life_days: float | None = Field(2.0, gt=0, le=1e9, description="days after which a count is halved; null: never")
-    window_days: float | None = Field(None, gt=0, le=1e9, description="older interactions do not count; null: all count")
+    half_life_days: float | None = Field(
+        2.0, gt=0, le=1e9, description="days after which a count is halved; null: never"
+    )
+    window_days: float | None = Field(
+        None, gt=0, le=1e9, description="older interactions do not count; null: all count"
+    )
 
 
 class Memory(BaseModel):

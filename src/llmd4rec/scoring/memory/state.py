@@ -189,7 +189,7 @@ class CountedMemory(WeightedRowSum):
             known = _About.model_validate(about)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            place = ".".join(str(part)[:100] for part in first["loc"])
+            place = ".".join(repr(str(part)[:50])[1:-1] for part in first["loc"])
             raise DataError(f"{folder / FILE} is damaged: {place!r}: {first['msg']}", _REMEDY) from error
         if items not in (None, known.items):
             raise DataError(f"{folder} is of {known.items:,} items, but {items:,} are needed", _REMEDY)
