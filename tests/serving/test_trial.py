@@ -143,8 +143,9 @@ def test_at_a_swap_a_hostile_export_is_refused_by_name_and_the_service_goes_on(m
     shutil.copytree(models / "bare", root / "good")
     for name, (damage, _) in hostile.items():
         damaged(models / "bare", root / name, damage)
-    with shop.running(root / "good", "--allow-changes", "--models", root, "--timeout", 2) as process:
+    with shop.running(root / "good", "--allow-changes", "--models", root, "--timeout", 1) as process:
         client = process.client
+        client.seconds = 120  # another process starts, and computes until it is stopped
         before = client.get("/v1/models").json["served"]
         for name, (_, said) in hostile.items():
             reply = client.post("/v1/models/swap", {"name": name})
@@ -176,7 +177,7 @@ def test_a_swap_whose_client_has_gone_is_completed_and_frees_the_lock(models: Pa
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(nan, "encoder.onnx gave NaN"), (endless, "encoder.onnx takes more than 2 s of processor time")],
+    [(nan, "encoder.onnx gave NaN"), (endless, "encoder.onnx takes more than 1 s of processor time")],
 )
 def test_at_the_start_an_export_that_cannot_answer_is_said(
     models: Path, tmp_path: Path, damage: Damage, said: str
@@ -190,9 +191,9 @@ def test_at_the_start_an_export_that_cannot_answer_is_said(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
-def test_a_hundred_damaged_exports_are_refused_by_name_or_served_rightly(store: Store, tmp_path: Path) -> None:
-    counts, findings = fuzz(range(100), [store.export], tmp_path)
+def test_damaged_exports_are_refused_by_name_or_served_rightly(store: Store, tmp_path: Path) -> None:
+    counts, findings = fuzz(range(60), [store.export], tmp_path)
     assert findings == []
-    assert sum(counts.values()) == 100
-    assert sum(count for what, count in counts.items() if what.endswith("refused")) > 50
-    assert sum(count for what, count in counts.items() if what.endswith("served")) > 5
+    assert sum(counts.values()) == 60
+    assert sum(count for what, count in counts.items() if what.endswith("refused")) > 30
+    assert sum(count for what, count in counts.items() if what.endswith("served")) > 3

@@ -20,6 +20,8 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: Between the parts of a path and between the values of a field that has several, as `prepare` writes them.
 PATH, LIST = " > ", "; "
+#: A path has at most so many steps; what is behind them is one: each beginning of a path is held.
+MOST_STEPS = 64
 #: In exports that do not say which fields have several values: those whose values are often joined by commas.
 COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
 #: Text that is a number: no identifiers with leading zeros, no lists; a comma may only separate thousands. ("9,99"
@@ -86,7 +88,7 @@ class Field:
             return ()
         keys = {value}
         for part in self.parts(value):
-            steps = part.split(PATH)
+            steps = part.split(PATH, MOST_STEPS - 1)
             keys |= {PATH.join(steps[: end + 1]) for end in range(len(steps))}
         return tuple({key.strip().casefold() for key in keys} - {""})
 

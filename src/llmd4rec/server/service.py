@@ -98,7 +98,7 @@ class Service:
         self._batcher: Batcher[Question, Reply] = Batcher(
             self._answer, max_batch=settings.micro_batch, max_queue=settings.queue, metrics=metrics, pool=self._compute
         )
-        self._trial = Trial(settings.change_timeout / 2, max(2.0, settings.timeout))
+        self._trial = Trial(settings.change_timeout / 2, max(1.0, settings.timeout))
         self._described: tuple[Catalogue, ModelOut] | None = None
         self._report_served()
 
@@ -315,7 +315,7 @@ def load_warm(load: Callable[[Path], Recommender], folder: Path, settings: Servi
         print(f"error: {error}", file=sys.stderr, flush=True)
 
     recommender = load(folder)
-    with limited(recommender.info.name, max(2.0, settings.timeout), refuse) as at:
+    with limited(recommender.info.name, max(1.0, settings.timeout), refuse) as at:
         ask_once(recommender, at, texts=settings.changes_allowed)
     freeze_loaded_objects()
     return recommender
