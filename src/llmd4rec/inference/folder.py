@@ -183,9 +183,14 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts or "\\" in name:
             raise RunError(f"{path / HEAD} names {name!r}, which is not inside the folder", "Do not use this export.")
-        if not (path / name).is_file():
+        logger.debug("reading %s", path / name)
+        try:
+            found = sha256_file(path / name) if (path / name).is_file() else None
+        except OSError as error:
+            raise RunError(f"{path / name} cannot be read: {error.strerror}", "Check its permissions.") from error
+        if found is None:
             raise RunError(f"{path / name} is missing", f"Copy the whole folder again. {AGAIN}")
-        if sha256_file(path / name) != expected:
+        if found != expected:
             raise RunError(
                 f"{path / name} is not the file that was exported: its checksum is not the one in {HEAD}",
                 f"It was altered or cut while copying: copy the folder again. {AGAIN}",
