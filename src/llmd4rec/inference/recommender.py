@@ -335,15 +335,10 @@ class Recommender:
             from llmd4rec.inference.torch_scorer import RecommenderScorer
         return RecommenderScorer(asked._snapshot.scorer, asked._info)
 
-    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts, [n, T], as new items get them from the export's text encoder.
-
-        Raises:
-            RunError: there is none, or it cannot be used.
-        """
-        if self._embedder is None:
-            raise RunError(f"{self._info.name} has no text encoder", "Export the run with --text-encoder.")
-        return self._embedder.texts.vectors([NewItem(str(place), text=text) for place, text in enumerate(texts)])
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Vectors of texts, [n, T], as new items get them from the export's text encoder; None: it has none."""
+        items = [NewItem(str(place), text=text) for place, text in enumerate(texts)]
+        return None if self._embedder is None else self._embedder.texts.vectors(items)
 
     # ---- changes ----------------------------------------------------------------------------------------------------
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
@@ -358,28 +353,19 @@ class Recommender:
             DataError: an item is wrong, or has no text; names it. Nothing is added then.
             RunError: the export cannot embed new items.
         """
-        models = [model for model in (self, self.undistilled) if model is not None]
         with self._lock:
             replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
-            pairs = [(model._snapshot, model._embedder) for model in models]
-            changed = without_removed(with_new_items(pairs, items, self._info.name))
-            for model, snapshot in zip(models, changed, strict=True):
-                model._snapshot = snapshot
+            pairs = [(model._snapshot, model._embedder) for model in self._models()]
+            self._publish(with_new_items(pairs, items, self._info.name))
         known = set(replaced)
         return AddedReport(tuple(item.item_id for item in items if item.item_id not in known), tuple(replaced))
 
     def remove_items(self, item_ids: Collection[str]) -> RemovedReport:
-        """Removes items: they are no longer recommended or found, but are still understood in histories.
-
-        Of items that were added and removed again, a thousand or an eighth of all items are remembered so.
-        """
+        """Removes items: no longer recommended or found, but still understood in histories, added ones for a while."""
         distinct = dict.fromkeys(identifiers("list of items", item_ids))
         with self._lock:
             present = [item_id for item_id in distinct if self.item(item_id) is not None]
-            models = [model for model in (self, self.undistilled) if model is not None]
-            changed = without_removed([model._snapshot.without_items(present) for model in models])
-            for model, snapshot in zip(models, changed, strict=True):
-                model._snapshot = snapshot
+            self._publish([model._snapshot.without_items(present) for model in self._models()])
         removed = set(present)
         return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in removed))
 
@@ -402,6 +388,12 @@ class Recommender:
             RunError: there is no memory beside the model.
         """
         with self._lock:
-            both = [model._snapshot for model in (self, self.undistilled) if model is not None]
-            count_events(self._info.name, both, events)
+            count_events(self._info.name, [model._snapshot for model in self._models()], events)
             self._observed = True
+
+    def _models(self) -> list[Recommender]:
+        return [self] if self.undistilled is None else [self, self.undistilled]
+
+    def _publish(self, snapshots: Sequence[Snapshot]) -> None:
+        for model, snapshot in zip(self._models(), without_removed(snapshots), strict=True):
+            model._snapshot = snapshot

@@ -73,7 +73,8 @@ def ask_once(recommender: Recommender, at: At = lambda file, times=1: None, *, t
     if texts and recommender.info.can_add == "text":
         at("text_encoder/encoder.onnx or tokenizer.json", 10)  # it is opened, too
         titles = [item.title for item in recommender.search("", 32) if item.title.strip()]
-        if not recommender.text_vectors([*_TEXTS, *titles]).any():
+        vectors = recommender.text_vectors([*_TEXTS, *titles])
+        if vectors is not None and not vectors.any():
             raise RunError(f"{recommender.info.name}/text_encoder/encoder.onnx gave no vector for any text", AGAIN)
 
 
