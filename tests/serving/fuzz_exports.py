@@ -152,7 +152,7 @@ def catalogue_changed(rng: random.Random, files: Files) -> None:
         frame = frame.with_columns(series(rng, name, frame.height).alias(name))
     elif kind == 1:
         rows = rng.choice((0, 1, 1_000_000, 20_000_000))
-        frame = pl.select(**{name: pl.repeat("x" * 40, rows) for name in frame.columns})
+        frame = pl.select([pl.repeat("x" * 40, rows).alias(name) for name in frame.columns])
     elif kind == 2:
         text = rng.choice(("x" * 500_000, "a > " * 50_000, "a; " * 50_000, "a, b", "\u202e", "\x00"))
         frame = frame.with_columns(pl.when(pl.int_range(pl.len()) < 2).then(pl.lit(text)).otherwise(name).alias(name))
@@ -331,15 +331,11 @@ def work(numbers: range, exports: list[Path], folder: Path, out: Path, at: Any, 
         kind, files = damaged(number, sources)
         write(files, folder / "export")
         began = time.process_time()
+        line: dict[str, Any] = {"kind": kind, "outcome": "finding", "number": number}
         try:
-            line = {"kind": kind, "outcome": answered(folder / "export", names)}
+            line["outcome"] = answered(folder / "export", names)
         except BaseException as error:
-            line = {
-                "kind": kind,
-                "outcome": "finding",
-                "number": number,
-                "error": f"{type(error).__name__}: {error}"[:500],
-            }
+            line["error"] = f"{type(error).__name__}: {error}"[:500]
         line["seconds"] = time.process_time() - began
         with out.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -242,7 +242,7 @@ class CountedMemory(WeightedRowSum):
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about.as_of)
             else:
                 raise DataError(f"{folder / FILE} is damaged: it has no settings of {name}", _REMEDY)
-        return cls(settings, parts, about.weights, about.as_of, about.missing)
+        return cls(settings, parts, dict(about.weights.items()), about.as_of, about.missing)
 
 
 #: Most bytes of memory.json; and the seconds around 1970 within which events are.
