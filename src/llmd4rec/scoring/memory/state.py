@@ -242,7 +242,7 @@ class CountedMemory(WeightedRowSum):
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about.as_of)
             else:
                 raise DataError(f"{folder / FILE} is damaged: it has no settings of {name}", _REMEDY)
-        return cls(settings, parts, dict(about.weights.items()), about.as_of, about.missing)
+        return cls(settings, parts, about.weights, about.as_of, about.missing)
 
 
 #: Most bytes of memory.json; and the seconds around 1970 within which events are.
@@ -258,7 +258,7 @@ class _About(BaseModel):
     format: int
     settings: Memory
     parts: Annotated[list[_Part], Field(min_length=1, max_length=3)]
-    weights: dict[_Part, _Weight]
+    weights: dict[str, _Weight]
     as_of: _Moment | None
     moment: _Moment | None
     missing: dict[str, str]
