@@ -121,7 +121,8 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
         content = path.read_bytes()
         if _names_files(content):
             raise ValueError("its numbers are in other files")
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # Without the fall-back, which would try the same again and print so.
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own kinds, which derive from Exception only
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise RunError(f"{path} cannot be read as an ONNX graph: {reason}", _AGAIN) from error
