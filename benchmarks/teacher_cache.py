@@ -142,7 +142,7 @@ class Walk:
 
     def ranks(self) -> None:
         """The forward pass and the ranks."""
-        rivals_DI, stands_for = _rivals(self.table_ID, None)
+        rivals_DI, stands_for, _ = _rivals(self.table_ID, None)
         self.states(lambda states_ND, target_N: _true_ranks(states_ND, self.table_ID, rivals_DI, stands_for, target_N))
 
     def prefixes(self, one_in: int) -> None:

@@ -4,11 +4,15 @@ From N × D numbers any block of the teacher's full output distribution is rebui
 size N × |I| is ever stored, and teacher and student need not share a process, a library or a width.
 
     teacher.json   format, ensemble weights, logit adjustment, data fingerprint, checksums of the teachers' weights and
-                   of each file
+                   of each file; the memory's weights, where it teaches beside the models
     states.npy     float16 [P, D]  (float32 if a state leaves half precision's range)
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of
                    large catalogues estimated from drawn items, where ties do not count
+    follow_items.npy, follow_values.npy     int32, float32 [P, K]     what the memory's transitions add to which items
+
+Where the memory teaches too (:mod:`llmd4rec.distillation.memory_teacher`), its content stands in states and table
+beside the models.
 """
 
 from __future__ import annotations
@@ -27,18 +31,21 @@ from torch import Tensor
 
 from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories, TrainingWindows, to_device
+from llmd4rec.distillation.memory_teacher import MemoryTeacher
 from llmd4rec.errors import DataError, ModelError, RunError
 from llmd4rec.io.files import atomic_dir, identity, read_json, write_array, write_json
 from llmd4rec.log import bar
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, Factors
+from llmd4rec.losses.objective import seen_items
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, NO_CHANCE, BlockScores, Excluded, Factors, PlusSparse
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 FILES = ("states.npy", "table.npy", "rank.npy")
+FOLLOW_FILES = ("follow_items.npy", "follow_values.npy")
 
 Precision = Literal["float32", "int8"]
 
@@ -56,14 +63,23 @@ class TeacherCache:
     weights: Mapping[str, int] = field(default_factory=dict)
     #: τ of logit adjustment that validation allows a student; None: it was not asked for.
     tau: float | None = None
+    #: The items that the memory's transitions add something to at each position, and what; None: it does not teach.
+    follow: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    #: The weights of the memory's parts beside that of the models; none where it does not teach.
+    memory: Mapping[str, float] = field(default_factory=dict)
 
     def batch(self, position_N: Tensor, candidate_C: Tensor | None = None) -> TeacherBatch:
         """The teacher at the given training positions, over the catalogue or the candidates drawn from it."""
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
+        scores: BlockScores = Factors(to_device(torch.from_numpy(self.states[numbers]), device), table)
+        if self.follow is not None:
+            items_NK, values_NK = (to_device(torch.from_numpy(each[numbers]), device) for each in self.follow)
+            added = PlusSparse(scores, items_NK.long(), values_NK)
+            scores = added if candidate_C is None else added.among(candidate_C, scores)
         return TeacherBatch(
-            scores=Factors(to_device(torch.from_numpy(self.states[numbers]), device), table),
+            scores=scores,
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
                 None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)
@@ -86,6 +102,8 @@ def write_cache(
     tau: float | None = None,
     block_elements: int = BLOCK_ELEMENTS,
     candidates: Int64Array | None = None,
+    memory: MemoryTeacher | None = None,
+    exclude_seen: bool = False,
 ) -> None:
     """Writes the teacher's folder with one forward pass over the training positions; all or nothing.
 
@@ -103,6 +121,8 @@ def write_cache(
         tau: what :mod:`llmd4rec.distillation.logit_adjustment` allows a student, kept beside the states.
         block_elements: of scores at once.
         candidates: the items that ranks are counted among, ascending, with all true ones; None: all.
+        memory: what teaches beside the model; None: nothing does.
+        exclude_seen: items of the history are not counted in ranks.
 
     Raises:
         ModelError: a state is not a finite number.
@@ -112,20 +132,28 @@ def write_cache(
     model.eval()
     device = next(model.parameters()).device
     table = model.item_table().float()
+    if memory is not None:
+        table = torch.cat([table, torch.from_numpy(memory.table_IC).to(device)], 1)
     candidate_C = None if candidates is None else torch.from_numpy(candidates).to(device)
     ranked = table if candidate_C is None else table[candidate_C]
-    rivals, stands_for = _rivals(ranked, rank_items)
+    rivals, stands_for, drawn_R = _rivals(ranked, rank_items)
+    column_I = _columns(model.num_items, candidate_C, drawn_R)
     if precision == "int8" and rivals is ranked:
         rivals = Int8Rows.of(ranked)
     try:
         with atomic_dir(folder, replace=True) as temporary:
-            shape = (windows.num_positions, model.dim)
+            shape = (windows.num_positions, table.shape[1])
+            follow = None if memory is None else _Follow(temporary, memory, windows.num_positions)
             states = _allocate(temporary / "states.npy", np.float16, shape)
             rank = np.empty(windows.num_positions, dtype=np.int32)
             with bar(f"caching {label}", windows.num_positions, "positions") as progress:
                 for chosen in windows.in_order(batch_items):
                     batch = windows.batch(chosen).to(device)
+                    numbers = batch.position_N.numpy()
                     states_ND = batch.trained(model.states(batch)).float()
+                    if memory is not None:
+                        content_NC = torch.from_numpy(memory.states_NC(numbers)).to(device)
+                        states_ND = torch.cat([states_ND * memory.model, content_NC], 1)
                     if not bool(torch.isfinite(states_ND).all()):
                         raise ModelError(
                             f"cannot cache {label}: a state is not a finite number",
@@ -135,14 +163,30 @@ def write_cache(
                         states = _widen(temporary / "states.npy", states)
                     # Ranks are those of the distribution that the student will see: of the rounded states.
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
-                    numbers = batch.position_N.numpy()
                     states[numbers] = states_ND.cpu().numpy()
+                    others = _Others(
+                        None if follow is None else follow.write(numbers, device),
+                        seen_items(batch) if exclude_seen else None,
+                    )
                     target_N = batch.target_N
                     if candidate_C is not None:
                         target_N = torch.searchsorted(candidate_C, target_N)
-                    rank[numbers] = _true_ranks(states_ND.float(), ranked, rivals, stands_for, target_N, block_elements)
+                    rank[numbers] = _true_ranks(
+                        states_ND.float(),
+                        ranked,
+                        rivals,
+                        stands_for,
+                        target_N,
+                        block_elements,
+                        others,
+                        column_I.to(device),
+                        batch.target_N,
+                    )
                     progress.advance(len(numbers))
             states.flush()
+            files = FILES if follow is None else (*FILES, *FOLLOW_FILES)
+            if follow is not None:
+                follow.close()
             write_array(temporary / "table.npy", table.cpu().numpy())
             write_array(temporary / "rank.npy", rank)
             write_json(
@@ -155,10 +199,12 @@ def write_cache(
                     "tau": tau,
                     "data": histories.fingerprint,
                     "positions": windows.num_positions,
-                    "dim": model.dim,
+                    "dim": table.shape[1],
                     "items": model.num_items,
                     "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
-                    "files": {name: identity(temporary / name) for name in FILES},
+                    "memory": {} if memory is None else dict(memory.weights),
+                    "exclude_seen": exclude_seen,
+                    "files": {name: identity(temporary / name) for name in files},
                 },
             )
     finally:
@@ -185,12 +231,76 @@ def _widen(path: Path, states: np.memmap) -> np.memmap:
     return wide
 
 
-def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, float]:
-    """The items that ranks are counted among, and how many items of the catalogue each of them stands for."""
+class _Follow:
+    """The files of what transitions add."""
+
+    def __init__(self, folder: Path, memory: MemoryTeacher, positions: int) -> None:
+        self.memory = memory
+        width = memory.follow_NK(np.empty(0, np.int64))[0].shape[1]
+        kinds = (np.int32, np.float32)
+        self.files = [
+            _allocate(folder / name, kind, (positions, width)) for name, kind in zip(FOLLOW_FILES, kinds, strict=True)
+        ]
+
+    def write(self, position_N: Int64Array, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Writes some positions; what was written."""
+        found = self.memory.follow_NK(position_N)
+        for file, each in zip(self.files, found, strict=True):
+            file[position_N] = each
+        items_NK, values_NK = (torch.from_numpy(each).to(device) for each in found)
+        return items_NK.long(), values_NK
+
+    def close(self) -> None:
+        """All of it is on disk."""
+        for file in self.files:
+            file.flush()
+
+
+@dataclass(frozen=True)
+class _Others:
+    """What decides ranks beside factors: what transitions add to which items, and items that are not counted."""
+
+    follow: tuple[Tensor, Tensor] | None = None
+    excluded: Excluded | None = None
+
+    def change(self, block: slice, scores_nR: Tensor, column_I: Tensor) -> None:
+        """The scores of a block, in place."""
+        if self.follow is not None:
+            items_nK, values_nK = (each[block] for each in self.follow)
+            columns_nK = column_I[items_nK]
+            there_nK = columns_nK >= 0
+            scores_nR.scatter_add_(1, columns_nK.clamp(min=0), values_nK * there_nK)
+        if self.excluded is not None:
+            inside = slice(int(self.excluded.starts_N1[block.start]), int(self.excluded.starts_N1[block.stop]))
+            column_E = column_I[self.excluded.item_E[inside]]
+            there_E = column_E >= 0
+            scores_nR[self.excluded.row_E[inside][there_E] - block.start, column_E[there_E]] = NO_CHANCE
+
+    def of_items(self, block: slice, item_n: Tensor) -> Tensor | float:
+        """What transitions add to one item of each position."""
+        if self.follow is None:
+            return 0.0
+        items_nK, values_nK = (each[block] for each in self.follow)
+        return (values_nK * (items_nK == item_n[:, None])).sum(1, keepdim=True)
+
+
+def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, float, Tensor | None]:
+    """The items that ranks are counted among, how many of the catalogue each stands for, and which were drawn."""
     if count is None or count >= len(table_ID):
-        return table_ID, 1.0
+        return table_ID, 1.0, None
     drawn = torch.randperm(len(table_ID), generator=torch.Generator().manual_seed(0))[:count]
-    return table_ID[drawn.to(table_ID.device)], len(table_ID) / count
+    drawn = drawn.to(table_ID.device)
+    return table_ID[drawn], len(table_ID) / count, drawn
+
+
+def _columns(num_items: int, candidate_C: Tensor | None, drawn_R: Tensor | None) -> Tensor:
+    """The column of each item among the rivals, -1 for others; [I]."""
+    device = next((each.device for each in (candidate_C, drawn_R) if each is not None), None)
+    items = torch.arange(num_items, device=device) if candidate_C is None else candidate_C
+    items = items if drawn_R is None else items[drawn_R]
+    column_I = torch.full((num_items,), -1, device=device)
+    column_I[items] = torch.arange(len(items), device=device)
+    return column_I
 
 
 def _true_ranks(
@@ -200,23 +310,30 @@ def _true_ranks(
     stands_for: float,
     target_N: Tensor,
     block_elements: int = BLOCK_ELEMENTS,
+    others: _Others | None = None,
+    column_I: Tensor | None = None,
+    item_N: Tensor | None = None,
 ) -> NDArray[np.int64]:
     rows = max(32, block_elements // len(rivals))
     ranks = np.empty(len(target_N), dtype=np.int64)
     buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals))
+    others = others or _Others()
     for start in range(0, len(target_N), rows):
-        block = slice(start, start + rows)
+        block = slice(start, min(start + rows, len(target_N)))
         states_nD, target_n1 = states_ND[block], target_N[block, None]
         scores_nR = buffers[0, : len(states_nD)]
         if isinstance(rivals, Int8Rows):
             scores_nR = Int8Rows.of(states_nD).matmul(rivals, scores_nR)
         else:
             scores_nR = product(states_nD, rivals, out=scores_nR)
+        if column_I is not None:
+            others.change(block, scores_nR, column_I)
         above_nR = buffers[1, : len(states_nD)]  # written as numbers, which is several times faster than as booleans
         if stands_for == 1:  # the true item is among the rivals, and counts itself
             above_n = torch.ge(scores_nR, scores_nR.gather(1, target_n1), out=above_nR).sum(1)
         else:
             true_n1 = (states_nD * table_ID[target_n1[:, 0]]).sum(1, keepdim=True)
+            true_n1 = true_n1 + others.of_items(block, (target_N if item_N is None else item_N)[block])
             above_n = 1 + (torch.gt(scores_nR, true_n1, out=above_nR).sum(1) * stands_for).round()
         ranks[block] = above_n.long().cpu().numpy()
     return ranks
@@ -248,9 +365,14 @@ def open_cache(
             raise RunError(f"{folder} was made for other data or by another version", remedy)
         if made_of is not None and head["made_of"] != dict(made_of):
             raise RunError(f"{folder} was made of other models than the run has now", remedy)
-        for name in FILES:
+        files = (*FILES, *FOLLOW_FILES) if head["memory"] else FILES
+        for name in files:
             if head["files"][name] != identity(folder / name):
                 raise RunError(f"{folder / name} is damaged: its checksum is not the one in teacher.json", remedy)
+        follow = None
+        if head["memory"]:
+            items, values = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FOLLOW_FILES)
+            follow = (items, values)
         table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
         return TeacherCache(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
@@ -258,6 +380,8 @@ def open_cache(
             rank=np.load(folder / "rank.npy", allow_pickle=False),
             weights={str(stage): int(weight) for stage, weight in head["weights"].items()},
             tau=None if head["tau"] is None else float(head["tau"]),
+            follow=follow,
+            memory={str(name): float(weight) for name, weight in head["memory"].items()},
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
         what = error.what if isinstance(error, DataError) else f"{folder} is damaged: {error}"

@@ -27,6 +27,7 @@ from llmd4rec.losses.loss import Softmax
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS, SequentialModel
+from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.settings import Training
 
 #: What a stage's model is for: it is served, it only teaches, or it is the language model.
@@ -44,6 +45,8 @@ class Teaching:
         ensemble_weights: `validation` or `equal`, of several teachers.
         teacher_precision: of what a teacher's scores are computed from.
         student_ranks_of: the stage whose ranks stand for the student's in the sample weights; None: its current ones.
+        memory: of what the memory is counted that teaches too; None: it does not.
+        exclude_seen: whether items of the history have no probability, neither the student's nor the teachers'.
     """
 
     method: AnyMethod
@@ -52,6 +55,8 @@ class Teaching:
     ensemble_weights: Literal["validation", "equal"]
     teacher_precision: Literal["int8", "float32"]
     student_ranks_of: str | None
+    memory: Memory | None = None
+    exclude_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Stage:
             teaching = vars(self.teaching) | {
                 "method": METHODS.dump(self.teaching.method),
                 "term": vars(self.teaching.term),
+                "memory": None if self.teaching.memory is None else self.teaching.memory.model_dump(mode="json"),
             }
         model = self.network
         network = model.model_dump(mode="json") if isinstance(model, LLM) else MODELS.dump(model)
@@ -274,6 +280,8 @@ class _Plan:
                 settings.ensemble.weights,
                 distill.teacher_precision,
                 self._latest(student, number) if at_start else None,
+                settings.memory if student == "model" and distill.memory else None,
+                student == "model" and distill.exclude_seen,
             )
             if distill.rollout_length:  # with nobody to teach, what is drawn would be learned as if it had happened
                 more |= {"rollouts_by": self._latest("model", number), "rollout_length": distill.rollout_length}

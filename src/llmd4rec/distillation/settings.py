@@ -260,6 +260,16 @@ class DistillSettings(BaseModel):
         "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md); or "
         "package.module:Name",
     )
+    memory: bool = Field(
+        False,
+        description="the memory teaches the model too, beside the other teachers: content and transitions, less the "
+        "step that is to be predicted; for a model that is served without it",
+    )
+    exclude_seen: bool = Field(
+        False,
+        description="while the model is taught, items of the history have no probability, neither its own nor the "
+        "teachers'; where they are filtered when it serves",
+    )
     teacher_precision: Literal["int8", "float32"] = Field(
         "int8", description="of what a teacher's scores are computed from; int8 is faster, 1e-4 nats from float32"
     )
@@ -344,10 +354,16 @@ class DistillationSettings(BaseModel):
         for teacher in self.teachers:
             teacher.network(self.model)
         distill, llm = self.distill, self.llm
-        if self.rounds and llm is None and not self.teachers and distill.source != "self":
+        if distill.memory and self.memory is None:
+            raise ValueError("distill.memory has the memory teach, and memory is null; set memory: auto, or either")
+        if self.rounds and llm is None and not (self.teachers or distill.memory) and distill.source != "self":
             raise ValueError(
-                "nothing teaches: set llm, teachers (such as teachers: default), or rounds: 0 to train the model "
-                "without a teacher"
+                "nothing teaches: set llm, teachers (such as teachers: default), distill.memory with memory: auto, or "
+                "rounds: 0 to train the model without a teacher"
+            )
+        if distill.exclude_seen and (self.training.model.label_smoothing or not self.evaluation.filter_seen):
+            raise ValueError(
+                "distill.exclude_seen needs evaluation.filter_seen: true, and training.model.label_smoothing: 0"
             )
         if self.rounds and llm is None and distill.source == "partner":
             raise ValueError(

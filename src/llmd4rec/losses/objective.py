@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llmd4rec.data.batching import TrainingBatch
 from llmd4rec.losses.base import BatchTeacher, LossSettings, Objective, StepLoss
 from llmd4rec.losses.sampling import draw_candidates
-from llmd4rec.losses.scores import BLOCK_ELEMENTS
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, Excluded
 from llmd4rec.losses.softmax import GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
 from llmd4rec.models.base import SequenceEncoder
 
@@ -53,6 +53,9 @@ class RankingObjective:
             states_ND, table_ID = _with_adjustment(
                 states_ND, table_ID, adjustment_I if candidate_C is None else adjustment_I[candidate_C]
             )
+        excluded = None
+        if self.distill is not None and self.distill.exclude_seen:
+            excluded = seen_items(batch) if candidate_C is None else seen_items(batch).among(candidate_C)
         return ranking_loss(
             states_ND,
             table_ID,
@@ -69,6 +72,7 @@ class RankingObjective:
                 32 * len(table_ID),
             ),
             cross_entropy=self.cross_entropy,
+            excluded=excluded,
         )
 
 
@@ -92,3 +96,16 @@ def _with_adjustment(states_ND: Tensor, table_ID: Tensor, adjustment_I: Tensor) 
         torch.cat([states_ND, states_ND.new_ones(len(states_ND), 1)], 1),
         torch.cat([table_ID, adjustment_I.to(table_ID)[:, None]], 1),
     )
+
+
+def seen_items(batch: TrainingBatch) -> Excluded:
+    """The items of each trained position's history, as far as the batch shows it; not the true next item."""
+    length = batch.items_BL.shape[1]
+    window_N, column_N = batch.trained_N // length, batch.trained_N % length
+    counts_N = column_N + 1
+    positions = torch.arange(len(counts_N), device=counts_N.device)
+    row_E = torch.repeat_interleave(positions, counts_N)
+    column_E = torch.arange(len(row_E), device=counts_N.device) - (counts_N.cumsum(0) - counts_N)[row_E]
+    item_E = batch.items_BL[window_N[row_E], column_E]
+    kept_E = item_E != batch.target_N[row_E]
+    return Excluded.of(row_E[kept_E], item_E[kept_E], len(counts_N))

@@ -20,6 +20,8 @@ from llmd4rec.matmul import product
 #: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
 #: to mostly stay in a CPU's cache between the passes over a block.
 BLOCK_ELEMENTS = 1 << 22
+#: A score whose exponential is 0, and that can be multiplied by 0.
+NO_CHANCE = -1e4
 
 
 class BlockScores(Protocol):
@@ -100,6 +102,87 @@ class Factors:
         if isinstance(self.table_IK, Int8Rows):
             return Int8Rows.of(self.states_NK.float() / self.unit)
         return self.states_NK.to(self.table_IK.dtype) / self.unit
+
+
+@dataclass(frozen=True)
+class PlusSparse:
+    """Other scores plus a few numbers for each position; implements :class:`BlockScores`.
+
+    Attributes:
+        base: what they are added to.
+        items_NK: to which rows, int64, none twice in a position but for those that get 0.
+        values_NK: what is added, in nats.
+        unit: in nats.
+    """
+
+    base: BlockScores
+    items_NK: Tensor
+    values_NK: Tensor
+    unit: float = 1.0
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.base.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Of the numbers."""
+        return self.values_NK.device
+
+    def __len__(self) -> int:
+        return len(self.values_NK)
+
+    def in_units_of(self, nats: float) -> PlusSparse:
+        """See :class:`BlockScores`."""
+        return replace(self, base=self.base.in_units_of(nats), unit=nats)
+
+    def largest(self) -> float:
+        """The largest of each added up."""
+        return self.base.largest() + float(self.values_NK.abs().max()) / self.unit
+
+    def of(self, block: slice, out_nI: Tensor) -> Tensor:
+        """See :class:`BlockScores`."""
+        scores_nI = self.base.of(block, out_nI)
+        return scores_nI.scatter_add_(1, self.items_NK[block], self.values_NK[block] / self.unit)
+
+    def among(self, candidate_C: Tensor, base: BlockScores) -> PlusSparse:
+        """Of candidates, ascending, of which `base` are the scores."""
+        place_NK = torch.searchsorted(candidate_C, self.items_NK).clamp_(max=len(candidate_C) - 1)
+        there_NK = candidate_C[place_NK] == self.items_NK
+        return PlusSparse(base, place_NK * there_NK, self.values_NK * there_NK, self.unit)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Items that some positions cannot have, such as those of their histories.
+
+    Attributes:
+        starts_N1: where each position's items begin, [N + 1], on the CPU.
+        row_E: the position of each.
+        item_E: their rows among those that have scores.
+    """
+
+    starts_N1: Tensor
+    row_E: Tensor
+    item_E: Tensor
+
+    @classmethod
+    def of(cls, row_E: Tensor, item_E: Tensor, positions: int) -> Excluded:
+        """Of pairs of a position, ascending, and an item."""
+        counts_N = torch.bincount(row_E, minlength=positions)
+        return cls(torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)]).cpu(), row_E, item_E)
+
+    def among(self, candidate_C: Tensor) -> Excluded:
+        """Of candidates, ascending."""
+        place_E = torch.searchsorted(candidate_C, self.item_E).clamp_(max=len(candidate_C) - 1)
+        there_E = candidate_C[place_E] == self.item_E
+        return Excluded.of(self.row_E[there_E], place_E[there_E], len(self.starts_N1) - 1)
+
+    def write(self, block: slice, scores_nI: Tensor) -> None:
+        """Takes all probability from a block's excluded items, in place."""
+        inside = slice(int(self.starts_N1[block.start]), int(self.starts_N1[block.stop]))
+        scores_nI[self.row_E[inside] - block.start, self.item_E[inside]] = NO_CHANCE
 
 
 def score_blocks(scores: BlockScores, block_elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:

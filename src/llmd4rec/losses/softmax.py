@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmd4rec.losses.base import StepLoss, TeacherBatch
 from llmd4rec.losses.sample_weights import rank_weights, weight_figures
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Excluded, Factors
 from llmd4rec.matmul import product
 
 #: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
@@ -48,6 +48,7 @@ class DistillationTerm:
         scale_by_t2: multiply the KL by T², which keeps its gradient's size independent of T (Hinton et al., 2015).
         logit_adjustment_I: what is added to the student's scores while it learns and not when it serves, [I]; see
             :mod:`llmd4rec.distillation.logit_adjustment`. None: nothing.
+        exclude_seen: whether items of the history have no probability, neither the student's nor the teacher's.
     """
 
     weight: float = 1.0
@@ -55,6 +56,7 @@ class DistillationTerm:
     sample_weights: SampleWeights = "rank"
     scale_by_t2: bool = True
     logit_adjustment_I: Tensor | None = None
+    exclude_seen: bool = False
 
 
 def ranking_loss(
@@ -68,6 +70,7 @@ def ranking_loss(
     label_smoothing: float = 0.0,
     block_elements: int = BLOCK_ELEMENTS,
     cross_entropy: bool = True,
+    excluded: Excluded | None = None,
 ) -> StepLoss:
     """Cross-entropy over the catalogue plus weighted distillation; see the module's docstring for the formula.
 
@@ -82,13 +85,24 @@ def ranking_loss(
             all the items it stands for.
         block_elements: bound on the elements of one block of scores.
         cross_entropy: False for the distillation term alone, beside another loss.
+        excluded: rows of `table_ID` that have no probability, neither the student's nor the teacher's, for each
+            position; never its true item. Label smoothing, which would ask for some, is not possible with it.
 
     Returns:
         The loss, with `ce` in nats; with a teacher also `kl`, the mean weighted KL in nats, and the figures of the
         sample weights.
     """
     loss, ce, kl, weight_N = _Walk.apply(  # type: ignore[no-untyped-call]
-        states_ND, table_ID, target_N, teacher, distill, bias_I, label_smoothing, block_elements, cross_entropy
+        states_ND,
+        table_ID,
+        target_N,
+        teacher,
+        distill,
+        bias_I,
+        label_smoothing,
+        block_elements,
+        cross_entropy,
+        excluded,
     )
     figures = {"ce": ce} if cross_entropy else {}
     if teacher is not None:
@@ -120,6 +134,7 @@ class _Walk(torch.autograd.Function):
         label_smoothing: float,
         block_elements: int,
         cross_entropy: bool,
+        excluded: Excluded | None,
     ) -> tuple[Tensor | None, ...]:
         positions, items = len(states_ND), len(table_ID)
         wants_gradient = states_ND.requires_grad or table_ID.requires_grad
@@ -131,7 +146,7 @@ class _Walk(torch.autograd.Function):
         buffer = states_ND.new_empty(rows, items)
         teacher_term = None
         if teacher is not None and distill is not None:
-            teacher_term = _TeacherTerm(teacher, distill, student, bias_I, buffer, positions, cross_entropy)
+            teacher_term = _TeacherTerm(teacher, distill, student, bias_I, buffer, positions, cross_entropy, excluded)
         # Sums run in float64: a long walk of float32 additions would lose the last digits of the loss.
         ce = torch.zeros((), dtype=torch.float64, device=states_ND.device)
         grad_states_ND = torch.empty_like(states_ND)
@@ -140,6 +155,8 @@ class _Walk(torch.autograd.Function):
             block = slice(start, min(start + rows, positions))
             target_n1 = target_N[block, None]
             scores_nI = student.of(block, buffer[: len(target_n1)])
+            if excluded is not None:
+                excluded.write(block, scores_nI)
             if teacher_term is not None:
                 teacher_term.set_weights(block, scores_nI, target_n1)
             shift_n1 = student.to_logits_(scores_nI)
@@ -191,7 +208,7 @@ class _Walk(torch.autograd.Function):
         scale = gradients[0]
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to be waited for to learn that it is 1
             grad_states_ND, grad_table_ID = grad_states_ND * scale, grad_table_ID * scale
-        return grad_states_ND, grad_table_ID, None, None, None, None, None, None, None
+        return grad_states_ND, grad_table_ID, None, None, None, None, None, None, None, None
 
 
 class _Scores:
@@ -252,7 +269,9 @@ class _TeacherTerm:
         like: Tensor,
         positions: int,
         cross_entropy: bool,
+        excluded: Excluded | None,
     ) -> None:
+        self.excluded = excluded
         self.batch, self.distill, self.student, self.bias_I = teacher, distill, student, bias_I
         self.teacher = _Scores(teacher.scores, bias_I, distill.temperature)
         self.cross_entropy = cross_entropy
@@ -279,6 +298,8 @@ class _TeacherTerm:
         """The teacher's scores of a block, and the part of the KL that needs the student's logits."""
         n, temperature = len(logits_nI), self.distill.temperature
         teacher_nI = self.teacher.of(block, self._teacher_logits[:n])
+        if self.excluded is not None:
+            self.excluded.write(block, teacher_nI)
         self.teacher.to_logits_(teacher_nI, temperature)
         soft_nI = logits_nI if temperature == 1 else self.student.at(temperature, logits_nI, self._soft[:n])
         # KL = Σ q (a - b) - log Z_q + log Z_p, where q = 2^a / Z_q and p = 2^b / Z_p

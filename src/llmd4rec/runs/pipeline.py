@@ -14,7 +14,7 @@ do not change. Nothing couples the models but the cached teachers, and nothing i
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,7 @@ class Pipeline:
             if stage.role == "model" and self.backend.first:  # others are never updated
                 save_unmerged(folder / UNMERGED, embedding, features, self.data.item_ids)
             embedding.merge()
-        result = self._keep(stage, model, fitted, {} if cache is None else cache.weights, tau)
+        result = self._keep(stage, model, fitted, cache, tau)
         found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
         if chosen:  # nothing is held out: what was found where something was
             result["validation"] = chosen["validation"]
@@ -278,7 +278,10 @@ class Pipeline:
         """Removes the teacher caches and rollouts that no stage will ask for any more."""
         folder, done = self.run_folder.folder, self.run_folder.record.stages
         left = [stage for stage in self.stages if stage.id not in done]
-        wanted = {cache_name(stage.teachers) for stage in left}
+        wanted = {
+            cache_name(stage.teachers, stage.teaching is not None and stage.teaching.memory is not None)
+            for stage in left
+        }
         wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
         for path in (folder / "teachers").glob("*"):
             if path.name not in wanted:
@@ -288,7 +291,7 @@ class Pipeline:
                 remove(path)
 
     def _keep(
-        self, stage: Stage, model: SequenceEncoder, fitted: Fitted, teachers: Mapping[str, int], tau: float
+        self, stage: Stage, model: SequenceEncoder, fitted: Fitted, cache: TeacherCache | None, tau: float
     ) -> dict[str, Any]:
         """Writes the weights; what the record will say."""
         checksum = None
@@ -300,7 +303,8 @@ class Pipeline:
         return {
             "validation": fitted.best_value,
             **{key: value for key, value in asdict(fitted).items() if key != "best_value"},
-            "teachers": dict(teachers),
+            "teachers": {} if cache is None else dict(cache.weights),
+            **({"memory_teaches": dict(cache.memory)} if cache is not None and cache.memory else {}),
             **({"logit_adjustment": tau} if tau else {}),
             "parameters": total,
             "trainable_parameters": trainable,
@@ -355,6 +359,8 @@ class Pipeline:
             prior_I = popularity_prior(torch.from_numpy(self.data.train_counts), tau)
             term = replace(term, logit_adjustment_I=prior_I.to(self.device))
         seed = derive_seed(stage.seed, "method", stage.seed_key)
+        if teaching.exclude_seen:
+            term = replace(term, exclude_seen=True)
         return teaching.method.objective(stage.training, cache, term, model, seed), tau
 
     def _histories(self, stage: Stage) -> Histories:

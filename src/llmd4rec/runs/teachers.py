@@ -16,14 +16,21 @@ from llmd4rec.data.dataset import Dataset, Int64Array
 from llmd4rec.distillation.cache import TeacherCache, open_cache, write_cache
 from llmd4rec.distillation.ensemble import choose_weights, describe_weights
 from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
+from llmd4rec.distillation.memory_teacher import MemoryTeacher
 from llmd4rec.distillation.plan import Stage, Teaching, find
 from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.stage_ids import MEMORY
 from llmd4rec.errors import RunError
+from llmd4rec.evaluation.evaluator import as_scorer
+from llmd4rec.evaluation.memory_weights import fit_memory
 from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
+from llmd4rec.runs.memory import memory_texts
 from llmd4rec.runs.run import Run
+from llmd4rec.scoring.memory.settings import Memory
+from llmd4rec.scoring.memory.state import count_memory
 from llmd4rec.training.backends.torch_distributed import current_backend
 
 #: A validation ranks at most so many scores (but 1,000 users at least).
@@ -88,8 +95,14 @@ class Teachers:
         """The cache of one finished stage's model, or of the mean of several; made once for all that ask for it."""
         run, teaching = self.run, stage.teaching
         assert teaching is not None
-        folder = run.folder / "teachers" / cache_name(teachers)
+        # The student's own ranks are those of its model.
+        memory = teaching.memory if teachers == stage.teachers else None
+        folder = run.folder / "teachers" / cache_name(teachers, memory is not None)
         made_of = {teacher: run.checksum_of(teacher) for teacher in teachers}
+        if memory is not None:
+            made_of[MEMORY] = memory.model_dump_json()
+        if teaching.exclude_seen:
+            made_of["exclude_seen"] = "yes"
 
         def opened() -> TeacherCache:
             return open_cache(folder, histories, self.device, teaching.teacher_precision, made_of)
@@ -103,7 +116,9 @@ class Teachers:
             if cache is not None and asks_tau and cache.tau is None:  # made when nobody asked
                 cache = None
             if cache is None:
-                self._write_cache(folder, histories, teachers, made_of, stage, teaching, asks_tau)
+                self._write_cache(
+                    folder, histories, teachers, made_of, stage, replace(teaching, memory=memory), asks_tau
+                )
         self.backend.wait()
         return cache or opened()
 
@@ -127,9 +142,11 @@ class Teachers:
         elif asks_tau or chooses:
             weights, tau = self._chosen(models, chooses, asks_tau)
         used = [(models[teacher], weight) for teacher, weight in weights.items() if weight]
+        ranker = used[0][0] if len(used) == 1 else Ensemble(*zip(*used, strict=True))
+        memory = None if teaching.memory is None else self._memory(teaching.memory, ranker, histories, teachers)
         large = self.data.num_items > stage.training.full_softmax_items
         write_cache(
-            used[0][0] if len(used) == 1 else Ensemble(*zip(*used, strict=True)),
+            ranker,
             histories,
             folder,
             label=" + ".join(teachers),
@@ -139,7 +156,40 @@ class Teachers:
             precision=teaching.teacher_precision,
             tau=tau,
             candidates=negatives_of(stage, self.data),
+            memory=memory,
+            exclude_seen=teaching.exclude_seen,
         )
+
+    def _memory(
+        self, asked: Memory, ranker: SequenceEncoder, histories: Histories, teachers: tuple[str, ...]
+    ) -> MemoryTeacher | None:
+        """The memory that teaches beside some models, with weights that validation chose; None: it adds nothing."""
+        settings = self.run.settings
+        texts_IT = memory_texts(settings, self.data, self.device)
+        # Recency depends on the moment of a request, which the student does not read.
+        counted = count_memory(asked.model_copy(update={"recency": None}), self.data, texts_IT)
+        if counted is None:
+            logger.info("  the memory does not teach: nothing can be counted")
+            return None
+        known = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
+        if known is not None:
+            found = dict(known.get("memory_teaches", {}))
+            return MemoryTeacher(counted.with_weights(found), found["model"], histories) if found else None
+        if counted.settings.weights != "auto":
+            return MemoryTeacher(counted, 1.0, histories)
+        fitted = fit_memory(
+            counted,
+            self.data,
+            model=as_scorer(ranker),
+            filter_seen=settings.evaluation.filter_seen,
+            seed=settings.seed,
+        )
+        named = ", ".join(f"{name} {weight:.3g}" for name, weight in fitted.weights.items() if weight)
+        if not fitted.wanted:
+            logger.info("  the memory does not teach: validation is no better with it")
+            return None
+        logger.info(f"  the memory teaches: models {fitted.model:.3g}, {named}; validation {fitted.value:.4f}")
+        return MemoryTeacher(fitted.memory, fitted.model, histories)
 
     def _chosen(
         self, models: dict[str, SequenceEncoder], chooses: bool, asks_tau: bool
@@ -177,6 +227,6 @@ class Teachers:
         return found, tau
 
 
-def cache_name(teachers: tuple[str, ...]) -> str:
-    """The folder of some teachers' cache."""
-    return "+".join(teachers)
+def cache_name(teachers: tuple[str, ...], memory: bool = False) -> str:
+    """The folder of some teachers' cache, of models alone or with the memory beside them."""
+    return "+".join((*teachers, MEMORY) if memory else teachers)

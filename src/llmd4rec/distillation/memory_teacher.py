@@ -1,0 +1,102 @@
+"""The memory as a teacher beside models: what reads alike and what follows what, added to a model's scores.
+
+    scores(s) = w_model · model(s) + w_content · content(s) + w_transitions · log(1 + 3 · (counts − own step))
+
+Content is a product of factors, as a model is: its vectors stand beside the model's in the cached states and table.
+Transitions give few items a score; of each position the largest are cached. The step that is to be predicted is in the
+counts, and would be known to the teacher: it is left out. Recency depends on the moment of a request, which a student
+does not read, and does not teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.data.arrays import Int64Array
+from llmd4rec.data.batching import Histories
+from llmd4rec.scoring.memory.state import CountedMemory
+
+Floats = NDArray[np.float32]
+#: So many items of a position get a number by transitions: those of the highest.
+KEPT = 128
+
+
+class MemoryTeacher:
+    """Scores of the memory at training positions.
+
+    Args:
+        memory: counted on the training part, with a weight for each part.
+        model: the weight of the models beside it.
+        histories: whose training positions.
+    """
+
+    def __init__(self, memory: CountedMemory, model: float, histories: Histories) -> None:
+        self.memory, self.model = memory, model
+        weights = memory.weights
+        self._content = memory.content if weights.get("content") else None
+        self._transitions = memory.transitions if weights.get("transitions") else None
+        self._items, self._times = histories.items, histories.event_times
+        starts = np.asarray(histories.offsets[:-1])
+        inputs = np.maximum(np.asarray(histories.train_end) - starts - 1, 0)
+        self._start_P: Int64Array = np.repeat(starts, inputs)
+        within = np.arange(int(inputs.sum())) - np.repeat(np.cumsum(inputs) - inputs, inputs)
+        self._last_P: Int64Array = self._start_P + within
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the models and of each part that teaches."""
+        used = {"content": self._content, "transitions": self._transitions}
+        return {"model": self.model} | {name: self.memory.weights[name] for name, part in used.items() if part}
+
+    @property
+    def table_IC(self) -> Floats:
+        """The vectors of all items; C is 0 where content does not teach."""
+        if self._content is None:
+            return np.zeros((self.memory.num_rows, 0), np.float32)
+        return self._content.vectors_ID
+
+    def states_NC(self, position_N: Int64Array) -> Floats:
+        """What `table_IC` is multiplied with at some positions."""
+        if self._content is None:
+            return np.zeros((len(position_N), 0), np.float32)
+        windows = self._windows(position_N, len(self._content.last))
+        query = self._content.prepare(windows, [None] * len(windows), [None] * len(windows))
+        return query.states_BD * np.float32(self.memory.weights["content"])
+
+    def follow_NK(self, position_N: Int64Array) -> tuple[NDArray[np.int32], Floats]:
+        """The items that transitions add most to at some positions, and what; 0 where there are fewer."""
+        shape = (len(position_N), min(KEPT, self.memory.num_rows) if self._transitions is not None else 0)
+        items_NK, values_NK = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        if self._transitions is None or not len(position_N):
+            return items_NK, values_NK
+        settings = self._transitions.settings
+        reach = max(len(settings.last), settings.gaps)
+        targets = self._items[self._last_P[position_N] + 1].tolist()
+        times, now = self._moments(position_N, reach)
+        query = self._transitions.prepare_leaving_out(self._windows(position_N, reach), times, now, targets)
+        weight = np.float32(self.memory.weights["transitions"])
+        for place in range(len(position_N)):
+            columns, values = query.entries(place)
+            if len(columns) > shape[1]:
+                best = np.sort(np.argpartition(-values, shape[1] - 1)[: shape[1]])
+                columns, values = columns[best], values[best]
+            items_NK[place, : len(columns)], values_NK[place, : len(columns)] = columns, weight * values
+        return items_NK, values_NK
+
+    def _windows(self, position_N: Int64Array, length: int) -> list[list[int]]:
+        last_N = self._last_P[position_N]
+        first_N = np.maximum(self._start_P[position_N], last_N - length + 1)
+        return [self._items[a : b + 1].tolist() for a, b in zip(first_N.tolist(), last_N.tolist(), strict=True)]
+
+    def _moments(self, position_N: Int64Array, length: int) -> tuple[list[list[int] | None], list[int | None]]:
+        """When the items of each window were, and its target."""
+        if self._times is None:
+            return [None] * len(position_N), [None] * len(position_N)
+        last_N = self._last_P[position_N]
+        first_N = np.maximum(self._start_P[position_N], last_N - length + 1)
+        bounds = zip(first_N.tolist(), last_N.tolist(), strict=True)
+        times: list[list[int] | None] = [np.asarray(self._times[a : b + 1]).tolist() for a, b in bounds]
+        return times, np.asarray(self._times[last_N + 1]).tolist()
