@@ -309,9 +309,13 @@ def create_app(service: Service, log: Log) -> tuple[App, Keys]:
     limited = Limits(Direct(app, direct), settings, service.metrics)
     keys = Keys(limited, settings.api_keys, pages.__contains__)
     answering = Failures(Hosts(keys, settings.host_names), service.metrics, log, as_api_error)
-    headed = AnswerHeaders(answering, lambda: service.draining)
+
+    def draining() -> bool:
+        return service.draining
+
+    headed = AnswerHeaders(answering, draining)
     counted = RequestIds(Timing(headed, service.metrics, log, settings.access_log))
-    return Overload(counted, limited.full, settings.concurrency, service.metrics), keys
+    return Overload(counted, limited.full, draining, settings.concurrency, service.metrics), keys
 
 
 def _json(value: Any) -> Response:

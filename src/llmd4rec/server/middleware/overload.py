@@ -20,12 +20,15 @@ class Overload:
     Args:
         app: the application.
         full: whether no further request can be answered now.
-        most: how many can.
+        draining: whether the service is about to stop.
+        most: how many can be answered at once.
         metrics: where refused requests are counted.
     """
 
-    def __init__(self, app: App, full: Callable[[], bool], most: int, metrics: Metrics) -> None:
-        self._app, self._full = app, full
+    def __init__(
+        self, app: App, full: Callable[[], bool], draining: Callable[[], bool], most: int, metrics: Metrics
+    ) -> None:
+        self._app, self._full, self._draining = app, full, draining
         error = overloaded(f"{most} requests are being answered already")
         body = error.body("none")
         self._start, self._body = error.headers(len(body)), body
@@ -40,5 +43,6 @@ class Overload:
             return
         self._refused.inc()
         await asyncio.sleep(DELAY)
-        await send({"type": "http.response.start", "status": 503, "headers": self._start})
+        lines = [*self._start, (b"connection", b"close")] if self._draining() else self._start
+        await send({"type": "http.response.start", "status": 503, "headers": lines})
         await send({"type": "http.response.body", "body": self._body})
