@@ -120,7 +120,7 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
         epochs = f"{stage.training.epochs} epochs"
         seconds = done.get(stage.id, {}).get("seconds")
         state = "" if seconds is None else f"done in {duration(seconds)}"
-        table.add_row(stage.id, network_name(stage), ", ".join(stage.teachers) or "-", start, epochs, state)
+        table.add_row(stage.id, network_name(stage), ", ".join(stage.taught_by) or "-", start, epochs, state)
     console = stdout_console()
     console.print(table)
     if len(ready(stages, ())) > 1:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.settings import DistillationSettings, Student
-from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, SERVED, UNDISTILLED, round_id, teacher_id
+from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, MEMORY, SERVED, UNDISTILLED, round_id, teacher_id
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.loss import Softmax
@@ -106,6 +106,12 @@ class Stage:
     rollouts_by: str | None = None
     rollout_length: int = 0
     note: str = ""
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """Who teaches it: stages, and the memory where that does."""
+        memory = self.teaching is not None and self.teaching.memory is not None
+        return (*self.teachers, MEMORY) if memory else self.teachers
 
     @property
     def student(self) -> Student:

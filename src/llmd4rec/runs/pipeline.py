@@ -211,7 +211,7 @@ class Pipeline:
     def trained(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage and writes its weights; what the record will say of it."""
         run = self.run_folder
-        logger.info(stage.id + (f"  taught by {' + '.join(stage.teachers)}" if stage.teachers else ""))
+        logger.info(stage.id + (f"  taught by {' + '.join(stage.taught_by)}" if stage.teachers else ""))
         if stage.note:
             logger.info(f"  {stage.note}")
         histories = self._histories(stage)
@@ -278,10 +278,7 @@ class Pipeline:
         """Removes the teacher caches and rollouts that no stage will ask for any more."""
         folder, done = self.run_folder.folder, self.run_folder.record.stages
         left = [stage for stage in self.stages if stage.id not in done]
-        wanted = {
-            cache_name(stage.teachers, stage.teaching is not None and stage.teaching.memory is not None)
-            for stage in left
-        }
+        wanted = {cache_name(stage.taught_by) for stage in left}
         wanted |= {str(stage.teaching.student_ranks_of) for stage in left if stage.teaching is not None}
         for path in (folder / "teachers").glob("*"):
             if path.name not in wanted:

@@ -97,7 +97,7 @@ class Teachers:
         assert teaching is not None
         # The student's own ranks are those of its model.
         memory = teaching.memory if teachers == stage.teachers else None
-        folder = run.folder / "teachers" / cache_name(teachers, memory is not None)
+        folder = run.folder / "teachers" / cache_name(teachers if memory is None else (*teachers, MEMORY))
         made_of = {teacher: run.checksum_of(teacher) for teacher in teachers}
         if memory is not None:
             made_of[MEMORY] = memory.model_dump_json()
@@ -227,6 +227,6 @@ class Teachers:
         return found, tau
 
 
-def cache_name(teachers: tuple[str, ...], memory: bool = False) -> str:
-    """The folder of some teachers' cache, of models alone or with the memory beside them."""
-    return "+".join((*teachers, MEMORY) if memory else teachers)
+def cache_name(teachers: tuple[str, ...]) -> str:
+    """The folder of some teachers' cache."""
+    return "+".join(teachers)
