@@ -248,9 +248,9 @@ def test_the_graph_has_named_inputs_and_gives_the_states_of_the_model(
             encode(graph, windows, table, **missing)
     # Padding changes no state.
     rows, moments = np.array([[3, 4, 0]]), {"times": [[5, 900, 7]], "target_times": [[900, 5000, -3]]}
-    inputs = {read: np.array(moments[read]) for read in graph.reads}
-    padded = graph(HistoryBatch(rows, np.array([2]), inputs), table)
-    short = graph(HistoryBatch(rows[:, :2], np.array([2]), {name: each[:, :2] for name, each in inputs.items()}), table)
+    given = {read: np.array(moments[read]) for read in graph.reads}
+    padded = graph(HistoryBatch(rows, np.array([2]), given), table)
+    short = graph(HistoryBatch(rows[:, :2], np.array([2]), {read: given[read][:, :2] for read in given}), table)
     np.testing.assert_allclose(padded, short, atol=1e-5)
 
 

@@ -272,7 +272,8 @@ class OpenType:
         if isinstance(value, BaseModel):
             settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
-            settings = _adapter(type(value)).dump_python(value, mode=mode)
+            cls: type[Any] = type(value)
+            settings = _adapter(cls).dump_python(value, mode=mode)
         else:
             settings = {}
         return {"name": self.name_of(type(value)), **settings}
