@@ -3,8 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from llmd4rec.io.files import (
     exchange_names,
     read_json,
     remove,
-    remove_leftovers,
     sha256_file,
     write_json,
 )
+from llmd4rec.io.leftovers import remove_leftovers
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,7 +33,7 @@ def test_a_file_appears_whole_with_readable_permissions(tmp_path: Path) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
-        assert temporary.parent == path.parent  # a rename must not cross file systems
+        assert path.parent in temporary.parents  # a rename must not cross file systems
         temporary.write_text("whole")
     assert contents(tmp_path) == {"deep/er/a.txt": b"whole"}
     assert path.stat().st_mode & 0o777 == 0o644
@@ -134,7 +134,7 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
         return found
 
     write_json(tmp_path / "a" / "x", 1)
-    assert settled() == [("flushed", "."), ("flushed", "a/new x"), ("named", "a/x"), ("flushed", "a")]
+    assert settled() == [("flushed", "."), ("flushed", "a/new x/x"), ("named", "a/x"), ("flushed", "a")]
     with atomic_dir(tmp_path / "d") as folder:
         (folder / "y").write_text("1")
     assert settled() == [("flushed", "new d/y"), ("flushed", "new d"), ("named", "d"), ("flushed", ".")]
@@ -213,7 +213,7 @@ def test_json_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json")
 
 
-def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_in_a_folder_of_ours_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in (".a.txt.x1.part", "deep/.b.x2.part"):
         (tmp_path / name).write_text("half")
@@ -221,14 +221,59 @@ def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path: Path) -> No
     (tmp_path / ".c.x3.part" / "inside").write_text("half")
     for name in ("a.txt", "deep/b.part", ".hidden"):
         (tmp_path / name).write_text("kept")
-    old = time.time() - 7200
-    os.utime(tmp_path / ".a.txt.x1.part", (old, old))
-    remove_leftovers(tmp_path, older_than=3600)  # where others may be writing now
-    assert sorted(contents(tmp_path)) == [".c.x3.part/inside", ".hidden", "a.txt", "deep/.b.x2.part", "deep/b.part"]
-    remove_leftovers(tmp_path, of="c")
-    assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/.b.x2.part", "deep/b.part"]
     remove_leftovers(tmp_path)
     assert sorted(contents(tmp_path)) == [".hidden", "a.txt", "deep/b.part"]
+
+
+WRITES_AND_WAITS = """
+import sys
+from pathlib import Path
+from llmd4rec.io.files import atomic_dir, atomic_file
+with {write}(Path(sys.argv[1])) as temporary:
+    if "{write}" == "atomic_file":
+        temporary.write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+    if "{write}" == "atomic_file":
+        temporary.write_text("whole")
+"""
+
+
+@pytest.mark.parametrize("write", ["atomic_dir", "atomic_file"])
+def test_what_a_killed_process_leaves_goes_with_the_next_write_and_never_a_living_ones(
+    tmp_path: Path, write: str
+) -> None:
+    living, killed = (
+        subprocess.Popen(
+            [sys.executable, "-c", WRITES_AND_WAITS.format(write=write), str(tmp_path / name)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name in ("living", "killed")
+    )
+    with living, killed:
+        for process in (living, killed):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writing\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.glob(".killed.*"))) == 1
+        write_json(tmp_path / "next.json", 1)
+        assert list(tmp_path.glob(".killed.*")) == []
+        assert len(list(tmp_path.glob(".living.*"))) == 1
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.glob(".living.*"))) == 1
+        living.communicate(b"")
+    assert living.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["living", "next.json"]
+
+
+def test_another_programs_part_file_is_not_ours_to_remove(tmp_path: Path) -> None:
+    (tmp_path / ".film.mkv.part").write_text("somebody's download")
+    with atomic_dir(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+    write_json(tmp_path / "b", 1)
+    assert sorted(contents(tmp_path)) == [".film.mkv.part", "a/x", "b"]
 
 
 def test_checksum_and_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,15 @@ def test_altered_text_vectors_are_noticed_and_made_anew(
     assert Run.open(run.folder).load("llm").num_items == 12
 
 
+def test_what_a_killed_command_has_left_in_a_run_goes_with_the_next_that_writes_there(
+    run: Path, chain_data: Dataset
+) -> None:
+    (run / ".run.json.x1.part").write_text("half")
+    (run / "checkpoints" / ".last.safetensors.llmd4rec_x2.part").mkdir()
+    score(Run.open(run), chain_data, "undistilled")
+    assert list(run.rglob("*.part")) == []
+
+
 # ---- unfinished ones --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def long_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:

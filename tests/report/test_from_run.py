@@ -13,12 +13,13 @@ import torch
 from evaluation.examples import LastItemModel, evaluate
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.plan import network_name
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.losses.sample_weights import WEIGHT_BINS
 from llmd4rec.report import render
 from llmd4rec.report.from_run import report_content, write_run_report
 from llmd4rec.runs.results import Result, score_run
-from llmd4rec.runs.run import Run, network_name
+from llmd4rec.runs.run import Run
 
 #: The served model, two teachers of one network and one of another, and a language model that is never built.
 SETTINGS: dict[str, Any] = {

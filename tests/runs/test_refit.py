@@ -146,6 +146,18 @@ def test_stopped_within_a_training_it_goes_on_to_the_same_weights(tmp_path: Path
     assert refit(run, data, tmp_path / "part").checksum_of("undistilled") == whole.checksum_of("undistilled")
 
 
+def test_processes_side_by_side_train_on_the_rows_before_a_moment_alone(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run", **TAUGHT | {"threads": 1})
+    times = np.asarray(data.times)
+    early = data.until(int(np.sort(times)[len(times) * 3 // 4]))
+    one, two = refit(run, early, tmp_path / "one"), refit(run, early, tmp_path / "two", jobs=2)
+    assert {stage: one.checksum_of(stage) for stage in one.record.stages} == {
+        stage: two.checksum_of(stage) for stage in two.record.stages
+    }
+    assert np.load(tmp_path / "two" / "counts.npy").sum() == early.num_interactions < data.num_interactions
+
+
 def test_unfinished_runs_are_refused(tmp_path: Path) -> None:
     data = data_of(rows(8), path=tmp_path / "data")
     run = trained(data, tmp_path / "run")

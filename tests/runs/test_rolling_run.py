@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from experiment_scripts import script
 from made_once import MadeOnce
 from settings_of import parse_settings
 from typer.testing import CliRunner
@@ -86,10 +87,21 @@ def test_refitted_for_each_window(run: Run, temporal_run: Path) -> None:
     assert found.figure("refitted", "ndcg@10") is not None
 
 
+def test_updates_are_compared_with_refits_before_single_windows(run: Run, temporal_run: Path) -> None:
+    found = script("weeks").figures(run, Dataset.load(temporal_run / "data"), [1], 4 * DAY)
+    assert list(found) == [1]
+    assert {"frozen", "updated", "refitted"} == found[1]["ndcg@10"].keys()
+    assert next((each["first"], each["second"]) for each in found[1]["differences"]) == ("refitted", "updated")
+    assert all(found[1]["seconds"][mode] > 0 for mode in ("updated", "refitted"))
+    # Updates go on from one window to the next; refits are made where they are asked for.
+    assert len(list(run.folder.glob("rolling/updated-every-4-days/*/run.json"))) == 2
+    assert len(list(run.folder.glob("rolling/refitted/*/run.json"))) == 1
+
+
 def test_wrong_modes_are_refused(run: Run, temporal_run: Path) -> None:
     data = Dataset.load(temporal_run / "data")
     with pytest.raises(ConfigError, match=r"(?s)no mode 'thawed'.*frozen, updated, refitted"):
-        models_of(run, data, "undistilled", ["thawed"], DAY)
+        models_of(run, data, "undistilled", ["thawed"])
 
 
 def test_the_command(run: Run, temporal_run: Path) -> None:

@@ -99,6 +99,7 @@ class Client:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname, parts.port
         self.url, self.headers = url, headers or {}
+        self.seconds = 20
 
     def send(
         self,
@@ -108,7 +109,7 @@ class Client:
         headers: dict[str, str] | None = None,
         raw: bytes | Iterator[bytes] | None = None,
     ) -> Reply:
-        connection = http.client.HTTPConnection(str(self.host), self.port, timeout=20)
+        connection = http.client.HTTPConnection(str(self.host), self.port, timeout=self.seconds)
         sent = dict(self.headers)
         content = raw
         if body is not None:

@@ -172,3 +172,21 @@ def test_events_over_http(made: Path) -> None:
         assert shop.figures(client)[("llmd4rec_events_total",)] == 2
     with shop.running(made / "export") as process:
         assert process.client.post("/v1/events", {"events": [event]}).error["code"] == "changes_disabled"
+
+
+def test_a_memory_forgets_the_rows_of_removed_items_and_goes_on_counting(made: Path) -> None:
+    recommender, fresh = (Recommender.load(made / "export") for _ in range(2))
+    last = fresh._snapshot.memory.last_event or 0  # type: ignore[union-attr]
+    for turn in range(12):
+        names = [f"{turn}/{number}" for number in range(100)]
+        recommender.add_items([NewItem(name, title="blue film") for name in names])
+        recommender.observe(["i3"], names[0], last)
+        recommender.remove_items(names)
+    assert len(recommender.catalogue) == ITEMS + 100  # those before were forgotten when there were more than a thousand
+    for each in (recommender, fresh):
+        each.add_items([NewItem("new", title="red film")])
+        each.observe(["i3", "i4"], "new", last + 60)
+    for history in (["i4"], ["new"]):
+        ours, theirs = (each.recommend(history, 30, now=last + 120) for each in (recommender, fresh))
+        assert ids(ours) == ids(theirs)
+        np.testing.assert_allclose([i.score for i in ours.items], [i.score for i in theirs.items], rtol=1e-4, atol=1e-5)

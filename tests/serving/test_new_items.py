@@ -15,6 +15,8 @@ from llmd4rec import Filters, NewItem, Recommender
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.factors import SPACE
+from llmd4rec.inference.search import TitleSearch
+from llmd4rec.inference.snapshot import MOST_REMOVED
 
 from .by_hand import ids, item_of, undistilled_of
 from .store import Store
@@ -260,3 +262,65 @@ def test_an_export_in_the_local_cache_of_the_hub(store: Store, tmp_path: Path, m
         recommender.push_to_hub("owner/shop")
     with pytest.raises(RunError, match="does not exist"):
         Recommender.load(Path("nowhere"))
+
+
+def test_rows_of_removed_items_are_freed(store: Store) -> None:
+    """However many items come and go: a thousand of those that went are remembered in histories, and no more."""
+    recommender = Recommender.load(store.export)
+    vector = np.ones(16)
+    for turn in range(30):
+        names = [f"{turn}/{number}" for number in range(100)]
+        recommender.add_items([NewItem(name, f"film of {name}", vector=vector) for name in names])
+        recommender.remove_items(names)
+        for model in (recommender, undistilled_of(recommender)):
+            catalogue = model.catalogue
+            assert len(catalogue) <= 20 + 100 + MOST_REMOVED
+            assert len(catalogue) == len(catalogue.index) == model._snapshot.scorer.num_rows
+            assert len(catalogue) == len(catalogue.fields["brand"].values) == len(model._snapshot.vectors_ID)
+    assert recommender.recommend(["29/5", "0/5"], 3).unknown == ("0/5",)
+    fresh = Recommender.load(store.export)
+    for history in (["i3"], ["i3", "i7", "i3"]):
+        ours, theirs = (each.recommend(history, 20, explain=True) for each in (recommender, fresh))
+        assert ids(ours) == ids(theirs)
+        assert [item.score for item in ours.items] == pytest.approx([item.score for item in theirs.items], abs=1e-5)
+    recommender.add_items([NewItem("new", "red film", vector=vector)])
+    assert ids(recommender.similar("new", 30)).count("new") == 0
+    assert recommender.recommend(["new"], 20).num_candidates == 20
+
+
+def test_the_first_search_and_filter_after_a_change_need_not_collect_all_titles_again(store: Store) -> None:
+    """What was collected is changed with the catalogue: as it is published it is what collecting afresh would give."""
+    recommender = Recommender.load(store.export)
+    recommender.search("red", 3)
+    recommender.recommend(["i3"], filters=Filters(any_of={"brand": "acme"}, at_least={"price": 3}))
+    rng = np.random.default_rng(0)
+    words = ["red", "blue", "rédd", "film", "two words", "", "9"]
+    for turn in range(40):
+        some = [f"{'in'[int(rng.integers(2))]}{rng.integers(25)}" for _ in range(3)]
+        if turn % 5 == 4:
+            recommender.remove_items(some)
+        else:
+            recommender.add_items([
+                NewItem(
+                    name,
+                    str(rng.choice(words)),
+                    {"brand": [None, "acme", "öl & co", "new brand"][int(rng.integers(4))], "price": float(turn)},
+                    text="red",
+                )
+                for name in dict.fromkeys(some)
+            ])  # fmt: skip
+        snapshot = recommender._snapshot
+        made = vars(vars(snapshot)["search"])
+        fresh = TitleSearch(snapshot.catalogue).ready()
+        assert (made["_words"], made["_titles"]) == (fresh._words, fresh._titles)
+        assert {word: sorted(rows) for word, rows in made["_rows"].items()} == {
+            word: rows.tolist() for word, rows in fresh._rows.items()
+        }
+        brand, price = (snapshot.catalogue.fields[name] for name in ("brand", "price"))
+        by_value = replace(brand).rows_by_value
+        assert {key: sorted(rows) for key, rows in vars(brand)["rows_by_value"].items()} == {
+            key: rows.tolist() for key, rows in by_value.items()
+        }
+        np.testing.assert_array_equal(vars(price)["numbers"], replace(price).numbers)
+        for text in ("r", "film", "two w", "i1", ""):
+            assert snapshot.search.find(text, 30) == fresh.find(text, 30)

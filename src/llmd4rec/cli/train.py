@@ -98,10 +98,10 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
     """The stages of the settings; beside those that a run folder holds, how long they took."""
     from rich.table import Table
 
-    from llmd4rec.distillation.plan import plan, ready
+    from llmd4rec.distillation.plan import network_name, plan, ready
     from llmd4rec.log import duration, print_json, stdout_console
     from llmd4rec.runs.invalidation import invalidated
-    from llmd4rec.runs.run import Run, network_name
+    from llmd4rec.runs.run import Run
 
     stages = plan(settings)
     done: dict[str, Any] = {}

@@ -17,11 +17,11 @@ def update(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new run; an unfinished update is continued.")],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the new rows and a sample of older ones \\[default: 3].")
+        int | None, typer.Option(min=1, help="Passes over the new rows and a sample of older ones \\[default: 6].")
     ] = None,
     replay: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of the older training positions in each pass \\[default: 0.2]."),
+        typer.Option(min=0, max=1, help="Share of the older training positions in each pass \\[default: 0.02]."),
     ] = None,
     half_life: Annotated[
         float | None,

@@ -160,6 +160,13 @@ def find(stages: Iterable[Stage], stage_id: str) -> Stage:
     raise RunError(f"there is no stage {stage_id!r} in this plan", f"Choose one of: {have}, {DISTILLED}, {SERVED}.")
 
 
+def network_name(stage: Stage) -> str:
+    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
+    if isinstance(stage.network, LLM):
+        return stage.network.model.rsplit("/", 1)[-1]
+    return f"{type(stage.network).__name__} {stage.network.dim}"
+
+
 def rounds_of(stages: Iterable[Stage], student: Student) -> list[Stage]:
     """The stages in which a student is taught, in the order of rounds."""
     return [stage for stage in stages if stage.round and stage.role == student]

@@ -124,9 +124,11 @@ class RollingEvaluation:
             both = next((sum_ for sum_, weights in self.weights.items() if name in weights), None)
             pairs += [("memory", name)] if "memory" in self.kinds else []
             pairs += [("memory", both), (name, both)] if both is not None else []
-        return [self._difference(first, second, self.main_metric, seed) for first, second in pairs]
+        return [self.difference(first, second, seed) for first, second in pairs]
 
-    def _difference(self, first: str, second: str, metric: str, seed: int) -> RollingDifference:
+    def difference(self, first: str, second: str, seed: int = 0) -> RollingDifference:
+        """Two scorers by the main metric, over the windows to be shown."""
+        metric = self.main_metric
         a, b = self.part(first, "shown"), self.part(second, "shown")
         users, user_P = np.unique(a["user_id"].to_numpy(), return_inverse=True)
         known_P = ~(np.isnan(a[metric].to_numpy()) | np.isnan(b[metric].to_numpy()))

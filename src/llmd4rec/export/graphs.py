@@ -198,7 +198,7 @@ def store_in_int8(path: Path, min_size: int = 1 << 14) -> None:
 def _cosines(folder: Path, texts: Sequence[str], vectors: Floats, max_tokens: int, max_texts: int = 256) -> Floats:
     """Between the exported encoder's vectors and the given ones, on some texts spread over the catalogue."""
     rows = [row for row in range(0, len(texts), max(1, len(texts) // max_texts)) if texts[row].strip()]
-    ours = TextEncoder(folder, max_tokens)([texts[row] for row in rows])
+    ours = TextEncoder(folder, vectors.shape[1], max_tokens)([texts[row] for row in rows])
     theirs = vectors[rows]
     cosines: Floats = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
     return cosines

@@ -37,8 +37,9 @@ from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.inference.encoder import OnnxEncoder, encode
 from llmd4rec.inference.factors import FactorRowScorer
 from llmd4rec.inference.fields import kinds_of
-from llmd4rec.inference.folder import FORMAT_VERSION, FORMAT_WITH_MEMORY, MEMORY
+from llmd4rec.inference.folder import MEMORY
 from llmd4rec.inference.folder_writer import finish, require_export_or_new, to_int8, write_catalogue, write_table
+from llmd4rec.inference.head import FORMAT_VERSION, FORMAT_WITH_MEMORY
 from llmd4rec.inference.text_map import Cases, fit_text_map
 from llmd4rec.io.files import atomic_dir, write_json
 from llmd4rec.models.base import SequenceEncoder

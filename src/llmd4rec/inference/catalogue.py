@@ -209,7 +209,7 @@ class Catalogue:
             titles=put(self.titles, [item.title for item in items]),
             counts=np.concatenate([self.counts, np.zeros(more, dtype=np.int64)]),
             fields={
-                name: replace(field, values=put(field.values, [field.value_of(item) for item in items]))
+                name: field.with_values(put(field.values, [field.value_of(item) for item in items]), rows)
                 for name, field in self.fields.items()
             },
             present=present,
@@ -222,6 +222,23 @@ class Catalogue:
         present = self.present.copy()
         present[list(rows)] = False
         return replace(self, present=present)
+
+    def subset(self, rows: Rows) -> Catalogue:
+        """Some of the rows, in their order; the other items are forgotten."""
+        place_I = np.full(len(self), -1)
+        place_I[rows] = np.arange(len(rows))
+        kept = rows.tolist()
+        return Catalogue(
+            ids=[self.ids[row] for row in kept],
+            titles=[self.titles[row] for row in kept],
+            counts=self.counts[rows],
+            fields={
+                name: replace(field, values=[field.values[row] for row in kept]) for name, field in self.fields.items()
+            },
+            present=self.present[rows],
+            trained=self.trained[rows],
+            index={item_id: int(place_I[row]) for item_id, row in self.index.items() if place_I[row] >= 0},
+        )
 
 
 def check_filters(filters: Filters) -> None:

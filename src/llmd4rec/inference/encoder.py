@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import INPUTS
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.extras import explained
-from llmd4rec.io.files import sha256_file
+from llmd4rec.inference.graph import FLOATS, INTEGERS, Graph
 
 Floats = NDArray[np.float32]
 #: Histories encoded at once; more would leave the processor's cache.
@@ -62,86 +60,19 @@ class OnnxEncoder:
     """
 
     def __init__(self, path: Path, dim: int, threads: int | None = None) -> None:
-        self._graph = Graph(path, threads)
-        session = self._graph.session()
-        inputs = {value.name: (value.type, len(value.shape)) for value in session.get_inputs()}
-        #: The graph's own inputs beside vectors and lengths.
-        self.reads = tuple(name for name in inputs if name not in ("vectors", "lengths"))
-        outputs = session.get_outputs()
-        widths = {session.get_inputs()[0].shape[-1], outputs[0].shape[-1]}
-        expected = {"vectors": ("tensor(float)", 3), "lengths": ("tensor(int64)", 1)}
-        expected |= {name: ("tensor(int64)", 2) for name in self.reads if name in INPUTS}
-        if inputs != expected or widths != {dim}:
+        self._graph = Graph(path, {"vectors": (FLOATS, 3), "lengths": (INTEGERS, 1)}, "states", threads)
+        others = {name: kind for name, kind in self._graph.inputs.items() if name not in ("vectors", "lengths")}
+        if others != {name: (INTEGERS, 2) for name in others if name in INPUTS} or self._graph.width != dim:
             raise RunError(
-                f"{path} is not a user encoder of width {dim}: its inputs are {', '.join(inputs)}",
+                f"{path} is not a user encoder of width {dim}: its inputs are {', '.join(self._graph.inputs)}",
                 "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
             )
+        #: The graph's own inputs beside vectors and lengths.
+        self.reads = tuple(others)
 
     def __call__(self, batch: HistoryBatch, table_ID: Floats) -> Floats:
         """See :class:`Encoder`."""
-        inputs = {"vectors": table_ID[batch.rows_BL], "lengths": batch.lengths_B, **batch.inputs}
-        states: Floats = self._graph.session().run(["states"], inputs)[0]
-        return states
-
-
-class Graph:
-    """An ONNX Runtime session for each process: the threads of a session do not exist in a fork.
-
-    Args:
-        path: the graph.
-        threads: threads of one call; None: ONNX Runtime's choice.
-
-    Raises:
-        RunError: the file is not a graph.
-    """
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._path, self._threads = path.resolve(), threads
-        self._opened = os.getpid(), open_graph(path, threads)
-        self._digest = sha256_file(path)
-        #: Sessions of processes this one was forked from. Closing one would wait for threads that do not exist here.
-        self._inherited: list[Any] = []
-
-    def session(self) -> Any:
-        """The session of this process.
-
-        Raises:
-            RunError: this is a fork, and the file is gone or was changed.
-        """
-        process, session = self._opened
-        if process != os.getpid():
-            if not self._path.is_file() or sha256_file(self._path) != self._digest:
-                raise RunError(
-                    f"{self._path} is gone or was changed, and this process, a fork, has to open it again",
-                    "Call Recommender.load(FOLDER) in each process.",
-                )
-            self._inherited.append(session)
-            session = open_graph(self._path, self._threads)
-            self._opened = os.getpid(), session
-        return session
-
-
-def open_graph(path: Path, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the processor.
-
-    Raises:
-        RunError: the file is not a graph.
-    """
-    with explained():
-        import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own kinds, which derive from Exception only
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"{path} cannot be read as an ONNX graph: {reason}",
-            "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite",
-        ) from error
+        return self._graph.run({"vectors": table_ID[batch.rows_BL], "lengths": batch.lengths_B, **batch.inputs})
 
 
 def encode(

@@ -64,3 +64,7 @@ class FactorRowScorer(RowScorer):
         return FactorRowScorer(
             self.encoder, with_rows(self.table_ID, rows, vectors[SPACE]), self.index, self.max_length
         )
+
+    def subset(self, rows: NDArray[np.int64]) -> FactorRowScorer:
+        """Of some rows, in their order; those of an index are among them."""
+        return FactorRowScorer(self.encoder, self.table_ID[rows], self.index, self.max_length)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,8 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 #: Between the parts of a path and between the values of a field that has several, as `prepare` writes them.
 PATH, LIST = " > ", "; "
+#: A path has at most so many steps; what is behind them is one: each beginning of a path is held.
+MOST_STEPS = 64
 #: In exports that do not say which fields have several values: those whose values are often joined by commas.
 COMMA_LISTS = ("genre", "genres", "tag", "tags", "keyword", "keywords")
 #: Text that is a number: no identifiers with leading zeros, no lists; a comma may only separate thousands. ("9,99"
@@ -63,10 +65,30 @@ class Field:
                 rows.setdefault(key, []).append(row)
         return {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
 
-    def _keys(self, value: str) -> tuple[str, ...]:
+    def with_values(self, values: list[Any], rows: Sequence[int]) -> Field:
+        """This field with other values of some rows, of which the last may be new.
+
+        What was made of the values at the first filter is changed with them, so that the next one need not wait.
+        """
+        field, made = replace(self, values=values), vars(self)
+        if "numbers" in made:
+            numbers = np.concatenate([self.numbers, np.full(len(values) - len(self.values), np.nan)])
+            numbers[list(rows)] = [np.nan if values[row] is None else values[row] for row in rows]
+            vars(field)["numbers"] = numbers
+        if "rows_by_value" in made:
+            before = [self.values[row] if row < len(self.values) else None for row in rows]
+            changes = [
+                (row, set(self._keys(old)), set(self._keys(values[row]))) for row, old in zip(rows, before, strict=True)
+            ]
+            vars(field)["rows_by_value"] = reindexed(self.rows_by_value, changes)
+        return field
+
+    def _keys(self, value: str | None) -> tuple[str, ...]:
+        if value is None:
+            return ()
         keys = {value}
         for part in self.parts(value):
-            steps = part.split(PATH)
+            steps = part.split(PATH, MOST_STEPS - 1)
             keys |= {PATH.join(steps[: end + 1]) for end in range(len(steps))}
         return tuple({key.strip().casefold() for key in keys} - {""})
 
@@ -129,6 +151,21 @@ class Field:
         return allowed
 
 
+def reindexed(rows_by_key: Mapping[str, Rows], changes: Iterable[tuple[int, set[str], set[str]]]) -> dict[str, Rows]:
+    """Which rows have which key, after changes: of each row that changed, its keys before and now."""
+    found = dict(rows_by_key)
+    for row, before, now in changes:
+        for key in before - now:
+            left = found[key][found[key] != row]
+            if len(left):
+                found[key] = left
+            else:
+                del found[key]
+        for key in now - before:
+            found[key] = np.append(found.get(key, np.empty(0, np.int64)), row)
+    return found
+
+
 def kinds_of(frame: pl.DataFrame, multi: Mapping[str, str] | None = None) -> dict[str, FieldKind]:
     """The kinds of a catalogue's columns other than `item_id` and `title`.
 
@@ -162,8 +199,8 @@ def column_values(column: pl.Series, kind: FieldKind) -> list[Any]:
         return column.cast(pl.String).to_list()
     if not column.dtype.is_numeric():
         column = column.cast(pl.String).str.replace_all(_MARKS, "")
-    column = column.cast(pl.Float64, strict=False).fill_nan(None)
-    return column.to_list()
+    column = column.cast(pl.Float64, strict=False)
+    return column.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series().to_list()
 
 
 def number_of(name: str, value: Any) -> float:

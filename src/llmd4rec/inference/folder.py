@@ -1,4 +1,4 @@
-"""Reading an export folder: everything is checked before anything is served.
+"""Reading an export folder: what is a valid export. Everything is checked before anything is served.
 
     encoder.onnx        vectors float32 [batch, length, d], lengths int64 [batch]  →  states float32 [batch, d]; what
                         `reads` in export.json names are inputs too, such as times int64 [batch, length]
@@ -13,7 +13,8 @@
     undistilled/        encoder, table and text map of the undistilled model (optional)
     memory/             what stands beside the model without being trained, see `scoring/memory/state.py` (optional)
 
-Nothing is unpickled, and no file name may point outside the folder.
+Nothing is unpickled, no file name may point outside the folder, and no file is read that is larger than the others say:
+export.json (`head.py`) and the number of numbers in the arrays decide what else there may be.
 """
 
 from __future__ import annotations
@@ -22,31 +23,27 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmd4rec.data.arrays import INPUTS
+from llmd4rec.data.ingest.limits import LONGEST_ID
+from llmd4rec.data.ingest.table import UNREADABLE
+from llmd4rec.data.ingest.unpack import MOST_BYTES, MOST_TIMES
 from llmd4rec.distillation.stage_ids import with_memory
 from llmd4rec.errors import DataError, RunError
-from llmd4rec.inference.types import ExportInfo, FieldKind
+from llmd4rec.inference.head import AGAIN, HEAD, MOST_JSON, read_head
+from llmd4rec.inference.types import ExportInfo
+from llmd4rec.io.arrays import read_array
 from llmd4rec.io.files import read_json, sha256_file
+from llmd4rec.log import logger
 from llmd4rec.scoring.memory.state import CountedMemory
 
-#: Of an export without a memory, and of one with it, which older versions of this package cannot answer with.
-FORMAT_VERSION, FORMAT_WITH_MEMORY = 3, 4
-HEAD = "export.json"
 #: The folder of the memory, and its entry in export.json.
 MEMORY = "memory"
 Floats = NDArray[np.float32]
-_REQUIRED_FILES = ("encoder.onnx", "item_table.npy", "catalogue.parquet", "counts.npy")
-_REQUIRED_ENTRIES: dict[str, type | tuple[type, ...]] = {
-    "model": dict, "stage": str, "items": int, "dim": int, "max_length": int, "fields": dict, "files": dict,
-    "validation": (int, float), "selection": str, "filter_seen": bool,
-}  # fmt: skip
-_AGAIN = "Export the run again with: llmd4rec export RUN --out FOLDER --overwrite"
 
 
 @dataclass(frozen=True)
@@ -129,85 +126,56 @@ def read_folder(path: Path) -> Folder:
     Raises:
         RunError: it is not an export, has another format, or a file is missing, altered or does not fit the others.
     """
-    head = _read_head(path)
+    head = read_head(path)
     _check_files(path, head["files"])
     has = frozenset(head["files"])
-    try:
-        catalogue = pl.read_parquet(path / "catalogue.parquet")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path / 'catalogue.parquet'} cannot be read: {error}", _AGAIN) from error
-    if "item_id" not in catalogue.columns:
-        raise RunError(f"{path / 'catalogue.parquet'} has no column item_id", _AGAIN)
-    items, dim = head["items"], head["dim"]
-    if catalogue.height != items:
-        raise RunError(f"{path / 'catalogue.parquet'} has {catalogue.height:,} items, {HEAD} names {items:,}", _AGAIN)
-    if catalogue["item_id"].null_count() or catalogue["item_id"].n_unique() != items:
-        raise RunError(f"{path / 'catalogue.parquet'}: an item_id is missing or repeated", _AGAIN)
-    for name, kind in head["fields"].items():
-        if kind not in get_args(FieldKind):
-            raise RunError(f"{path / HEAD} is damaged: {kind!r} is not a kind of field (field {name!r})", _AGAIN)
-        if name not in catalogue.columns:
-            raise RunError(f"{path / 'catalogue.parquet'} has no field {name!r}, which {HEAD} names", _AGAIN)
-    multi = head.get("multi_fields", {})  # absent where the data set does not say
-    if (
-        not isinstance(multi, dict)
-        or not multi.keys() <= head["fields"].keys()
-        or "number" in map(head["fields"].get, multi)
-    ):
-        raise RunError(
-            f"{path / HEAD} is damaged: multi_fields names fields that the catalogue does not have, or numbers", _AGAIN
-        )
+    items, dim, width = head["items"], head["dim"], head.get("new_items", {}).get("width")
+    # First the arrays, which are as large as their files are: what they are of cannot be more than that.
     counts = _array(path / "counts.npy", np.int64, (items,))
-    width = head.get("new_items", {}).get("width")
+    if counts.min() < 0:
+        raise RunError(f"{path / 'counts.npy'} contains numbers below 0", AGAIN)
     model = _read_model(path, "", has, items, dim, width)
     undistilled = _read_model(path, "undistilled/", has, items, dim, width) if "undistilled" in head else None
+    catalogue = _read_catalogue(path / "catalogue.parquet", items, head["fields"])
     trained = np.ones(items, dtype=bool)
-    untrained = head.get("untrained_rows", [])
-    if not all(isinstance(row, int) and 0 <= row < items for row in untrained):
-        raise RunError(f"{path / HEAD} is damaged: untrained_rows names rows that the table does not have", _AGAIN)
-    trained[untrained] = False
+    trained[head.get("untrained_rows", [])] = False
     examples = _read_examples(path / "histories.json") if "histories.json" in has else ()
     memory = _read_memory(path, head, has) if _has_memory(head) else None
     return Folder(path, head, has, model, undistilled, catalogue, counts, trained, examples, memory)
 
 
-def _read_head(path: Path) -> dict[str, Any]:
-    if not (path / HEAD).is_file():
-        what = "does not exist" if not path.exists() else f"is not an export folder (it has no {HEAD})"
-        raise RunError(f"{path} {what}", f"Make one with: llmd4rec export RUN --out {path}")
+def _read_catalogue(path: Path, items: int, fields: Mapping[str, str]) -> pl.DataFrame:
+    """The columns that are needed. Few bytes of Parquet may stand for any number of rows, and of letters."""
+    logger.debug("reading %s", path)
     try:
-        head = read_json(path / HEAD)
-    except DataError as error:
-        raise RunError(error.what, _AGAIN) from error
-    version = head.get("format") if isinstance(head, dict) else None
-    if version not in (FORMAT_VERSION, FORMAT_WITH_MEMORY):
-        raise _other_format(path, version)
-    for name, kind in _REQUIRED_ENTRIES.items():
-        if not isinstance(head.get(name), kind):
-            raise RunError(f"{path / HEAD} is damaged: {name!r} is missing or of the wrong kind", _AGAIN)
-    if head["items"] < 1 or head["dim"] < 1 or head["max_length"] < 1:
-        raise RunError(f"{path / HEAD} is damaged: items, dim and max_length must be at least 1", _AGAIN)
-    for name in ("new_items", "undistilled", MEMORY):
-        if not isinstance(head.get(name, {}), dict):
-            raise RunError(f"{path / HEAD} is damaged: {name!r} is of the wrong kind", _AGAIN)
-    reads = head.get("reads", [])
-    if not isinstance(reads, list) or not all(name in INPUTS for name in reads):
-        raise RunError(f"{path / HEAD} says that the model reads {reads!r}, which is unknown", _AGAIN)
-    missing = [name for name in _REQUIRED_FILES if name not in head["files"]]
-    if missing:
-        raise RunError(f"{path / HEAD} is damaged: it does not list {', '.join(missing)}", _AGAIN)
-    return dict(head)
-
-
-def _other_format(path: Path, version: Any) -> RunError:
-    """The error for an export that another version of this package made."""
-    what = f"{path / HEAD} has export format {version!r}; this version of llmd4rec reads formats {FORMAT_VERSION} "
-    what += f"and {FORMAT_WITH_MEMORY}"
-    remedy = "Export the run again with this version of llmd4rec, or serve it with the version that made it."
-    if type(version) is int and version < FORMAT_VERSION:
-        what = f"{path} was made by an older version of llmd4rec (export format {version}, now {FORMAT_VERSION})"
-        remedy = f"{_AGAIN}, or serve it with the version that made it."
-    return RunError(what, remedy)
+        schema = pl.read_parquet_schema(path)
+        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()  # told without reading them
+        if rows != items:
+            raise RunError(f"{path} has {rows:,} items, {HEAD} names {items:,}", AGAIN)
+        if "item_id" not in schema:
+            raise RunError(f"{path} has no column item_id", AGAIN)
+        for name in fields:
+            if name not in schema:
+                raise RunError(f"{path} has no field {name!r}, which {HEAD} names", AGAIN)
+        names = ["item_id", *(["title"] if "title" in schema else []), *fields]
+        for name in names:
+            if schema[name].is_nested() or schema[name] in (pl.Binary, pl.Object):
+                raise RunError(f"{path}: column {name!r} holds {schema[name]}, which is no text or number", AGAIN)
+        frame = pl.read_parquet(path, columns=list(dict.fromkeys(names)), n_rows=items + 1, glob=False)
+        written = [pl.col(name).cast(pl.String).str.len_bytes().cast(pl.Int64).sum() for name in frame.columns]
+        letters = sum(frame.lazy().select(written).collect(engine="streaming").row(0))
+        longest = frame["item_id"].cast(pl.String).str.len_chars().max()
+    except UNREADABLE as error:
+        raise RunError(f"{path} cannot be read: {str(error)[:500]}", AGAIN) from error
+    if frame.height != items:
+        raise RunError(f"{path} has {frame.height:,} items, {HEAD} names {items:,}", AGAIN)
+    if letters > max(MOST_BYTES, MOST_TIMES * path.stat().st_size):
+        raise RunError(f"{path} unpacks to {letters:,} bytes of text, far more than its size", AGAIN)
+    if frame["item_id"].null_count() or frame["item_id"].n_unique() != items:
+        raise RunError(f"{path}: an item_id is missing or repeated", AGAIN)
+    if not isinstance(longest, int) or longest > LONGEST_ID:
+        raise RunError(f"{path}: an item_id is longer than {LONGEST_ID} characters", AGAIN)
+    return frame
 
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
@@ -215,25 +183,28 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts or "\\" in name:
             raise RunError(f"{path / HEAD} names {name!r}, which is not inside the folder", "Do not use this export.")
-        if not (path / name).is_file():
-            raise RunError(f"{path / name} is missing", f"Copy the whole folder again. {_AGAIN}")
-        if sha256_file(path / name) != expected:
+        logger.debug("reading %s", path / name)
+        try:
+            found = sha256_file(path / name) if (path / name).is_file() else None
+        except OSError as error:
+            raise RunError(f"{path / name} cannot be read: {error.strerror}", "Check its permissions.") from error
+        if found is None:
+            raise RunError(f"{path / name} is missing", f"Copy the whole folder again. {AGAIN}")
+        if found != expected:
             raise RunError(
                 f"{path / name} is not the file that was exported: its checksum is not the one in {HEAD}",
-                f"It was altered or cut while copying: copy the folder again. {_AGAIN}",
+                f"It was altered or cut while copying: copy the folder again. {AGAIN}",
             )
 
 
 def _read_model(path: Path, prefix: str, has: frozenset[str], items: int, dim: int, width: int | None) -> Model:
     where = path / f"{prefix}item_table.npy"
     if f"{prefix}item_scales.npy" in has:
-        codes = _array(where, np.int8, (items, dim))
         scales = _array(path / f"{prefix}item_scales.npy", np.float32, (items,))
+        codes = _array(where, np.int8, (items, dim))
         table_ID = codes * scales[:, None]
     else:
         table_ID = _array(where, np.float32, (items, dim))
-    if not np.isfinite(table_ID).all():
-        raise RunError(f"{where} contains NaN or infinite values: nothing can be ranked with it", _AGAIN)
     name = f"{prefix}text_map.npy"
     text_map = None
     if name in has:
@@ -248,43 +219,43 @@ def _has_memory(head: Mapping[str, Any]) -> bool:
 def _read_memory(path: Path, head: Mapping[str, Any], has: frozenset[str]) -> CountedMemory:
     unlisted = [each.name for each in (path / MEMORY).glob("*") if f"{MEMORY}/{each.name}" not in has]
     if unlisted:
-        raise RunError(f"{path / MEMORY / unlisted[0]} is not listed in {HEAD}", _AGAIN)
+        raise RunError(f"{path / MEMORY / unlisted[0]} is not listed in {HEAD}", AGAIN)
+    logger.debug("reading %s", path / MEMORY)
     try:
-        memory = CountedMemory.load(path / MEMORY)
-        every = [each[MEMORY]["weights"] for each in (head, head.get("undistilled", {})) if MEMORY in each]
-        if not all(isinstance(weight, int | float) for each in every for weight in each.values()):
-            raise TypeError("a weight is no number")
+        memory = CountedMemory.load(path / MEMORY, items=head["items"])
     except DataError as error:
-        raise RunError(error.what, _AGAIN) from error
-    except (TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path / HEAD} is damaged: it does not say how the memory is weighed", _AGAIN) from error
-    if memory.num_rows != head["items"]:
-        what = f"{path / MEMORY} is of {memory.num_rows:,} items, {HEAD} names {head['items']:,}"
-        raise RunError(what, _AGAIN)
+        raise RunError(error.what, AGAIN) from error
+    texts = new_item_texts(head)
+    if memory.content is not None and texts and texts["width"] != len(memory.content.mean_T):
+        raise RunError(f"{path / MEMORY} is of text vectors of another width than {HEAD} says", AGAIN)
     return memory
 
 
+def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
+    beside = [each.get(MEMORY, {}).get("texts") for each in (head, head.get("undistilled", {}))]
+    found: Mapping[str, Any] = next((each for each in (head.get("new_items"), *beside) if each), {})
+    return found
+
+
 def _read_examples(path: Path) -> tuple[tuple[tuple[str, ...], str | None], ...]:
+    logger.debug("reading %s", path)
     try:
-        found = [(each["history"], each["next"]) for each in read_json(path)]
-        if not all(isinstance(item, str) for history, _ in found for item in history):
-            raise TypeError("an identifier is not text")
+        found = [(each["history"], each["next"]) for each in read_json(path, most_bytes=MOST_JSON, finite=True)]
+        for history, following in found:
+            if not isinstance(history, list) or not isinstance(following, str | None):
+                raise TypeError("a history is no list, or what follows it no text")
+            if not all(isinstance(item, str) for item in history):
+                raise TypeError("an identifier is not text")
         return tuple((tuple(history), following) for history, following in found)
     except (DataError, TypeError, KeyError) as error:
-        raise RunError(f"{path} is damaged: {error}", _AGAIN) from error
+        raise RunError(f"{path} is damaged: {error}", AGAIN) from error
 
 
 def _array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """Reads an array and checks its type and shape; None stands for any length."""
+    """As :func:`~llmd4rec.io.arrays.read_array`, of an export."""
+    logger.debug("reading %s", path)
     try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{path} cannot be read as a NumPy array: {error}", _AGAIN) from error
-    fits = isinstance(array, np.ndarray) and array.ndim == len(shape)
-    if not fits or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
-        wanted = " x ".join("any" if size is None else f"{size:,}" for size in shape)
-        raise RunError(f"{path} has shape {np.shape(array)}, but {wanted} is needed", _AGAIN)
-    if array.dtype != dtype:
-        raise RunError(f"{path} contains {array.dtype}, but {np.dtype(dtype)} is needed", _AGAIN)
-    return np.ascontiguousarray(array)
+        return read_array(path, dtype, shape)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} {error}", AGAIN) from error

@@ -15,7 +15,8 @@ from llmd4rec.errors import RunError
 from llmd4rec.inference.card import model_card
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.factors import SPACE
-from llmd4rec.inference.folder import HEAD, MEMORY, Folder
+from llmd4rec.inference.folder import MEMORY, Folder
+from llmd4rec.inference.head import HEAD
 from llmd4rec.inference.memory import counted_up_to, subset
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import ExportInfo

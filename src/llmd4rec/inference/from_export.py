@@ -11,9 +11,10 @@ from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.encoder import OnnxEncoder
 from llmd4rec.inference.factors import SPACE, FactorRowScorer
-from llmd4rec.inference.folder import MEMORY, Folder, Model, read_folder
+from llmd4rec.inference.folder import MEMORY, Folder, Model, new_item_texts, read_folder
+from llmd4rec.inference.head import AGAIN, HEAD
 from llmd4rec.inference.memory import beside
-from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder, new_item_texts
+from llmd4rec.inference.new_items import ItemTexts, NewItemEmbedder
 from llmd4rec.inference.opening import LoadOptions, of_stage
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.text_map import Floats, with_one
@@ -76,6 +77,9 @@ def _open_models(read: Folder, options: LoadOptions) -> Recommender:
 
     def open_model(model: Model, head: Mapping[str, Any], undistilled: Recommender | None) -> Recommender:
         info, encoder = read.info(head), OnnxEncoder(model.encoder, head["dim"], options.threads)
+        if set(encoder.reads) != set(info.reads):
+            what = f"{model.encoder} reads {', '.join(encoder.reads) or 'items alone'}, and {HEAD} says otherwise"
+            raise RunError(what, AGAIN)
         factors = FactorRowScorer(encoder, model.table_ID, max_length=head["max_length"])
         scorer: RowScorer = factors
         maps: dict[str, Callable[[Floats], Floats]] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmd4rec.errors import RunError
 from llmd4rec.extras import explained
-from llmd4rec.inference.folder import HEAD
+from llmd4rec.inference.head import HEAD
 
 
 def locate_export(name: Path | str, revision: str | None = None) -> Path:

@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.folder import MEMORY
+from llmd4rec.inference.folder import new_item_texts
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
 
 Floats = NDArray[np.float32]
-
-
-def new_item_texts(head: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an export.json says of the text vectors of new items, `encoder` and `width`; empty: it cannot have any."""
-    beside = [each.get(MEMORY, {}).get("texts") for each in (head, head.get("undistilled", {}))]
-    found: Mapping[str, Any] = next((each for each in (head.get("new_items"), *beside) if each), {})
-    return found
 
 
 class ItemTexts:
@@ -42,7 +35,7 @@ class ItemTexts:
         self._folder, self._threads, about = folder, threads, new_item_texts(head)
         self.width: int = about["width"]
         self.name: str = about["encoder"]
-        self.fields: list[str] = head["text_fields"]
+        self.fields: list[str] = head.get("text_fields", [])
         self._about: Mapping[str, Any] | None = head.get("text_encoder")
         self._encoder: TextEncoder | None = None
         self._lock = threading.Lock()
@@ -96,7 +89,7 @@ class ItemTexts:
                         f"item {item.item_id!r} comes as text, but the export {self._folder} has no text encoder",
                         f"Export with --text-encoder, or give the item's vector as {self.name} makes it.",
                     )
-                self._encoder = TextEncoder(self._folder, self._about["max_tokens"], self._threads)
+                self._encoder = TextEncoder(self._folder, self.width, self._about["max_tokens"], self._threads)
             return self._encoder
 
 

@@ -40,7 +40,7 @@ from llmd4rec.inference.new_items import NewItemEmbedder, with_new_items
 from llmd4rec.inference.opening import INDEX_ABOVE, IndexKind, LoadOptions, Renamed, of_stage, open_source, reloading
 from llmd4rec.inference.query import Query, parse_request
 from llmd4rec.inference.ranking import Ranked, history_places, most_similar, rank, read_histories
-from llmd4rec.inference.snapshot import Snapshot
+from llmd4rec.inference.snapshot import Snapshot, without_removed
 from llmd4rec.inference.types import (
     AddedReport,
     Answer,
@@ -57,7 +57,9 @@ from llmd4rec.inference.types import (
 from llmd4rec.scoring.rows import RowScorer
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from llmd4rec.inference.from_export import LoadedFrom
     from llmd4rec.scoring.base import Scorer
@@ -333,6 +335,11 @@ class Recommender:
             from llmd4rec.inference.torch_scorer import RecommenderScorer
         return RecommenderScorer(asked._snapshot.scorer, asked._info)
 
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Vectors of texts, [n, T], as new items get them from the export's text encoder; None: it has none."""
+        items = [NewItem(str(place), text=text) for place, text in enumerate(texts)]
+        return None if self._embedder is None else self._embedder.texts.vectors(items)
+
     # ---- changes ----------------------------------------------------------------------------------------------------
     def add_items(self, items: Sequence[NewItem]) -> AddedReport:
         """Adds items, whose embeddings are made from their texts. They can be recommended and read at once.
@@ -346,23 +353,19 @@ class Recommender:
             DataError: an item is wrong, or has no text; names it. Nothing is added then.
             RunError: the export cannot embed new items.
         """
-        models = [model for model in (self, self.undistilled) if model is not None]
         with self._lock:
             replaced = [item.item_id for item in items if self.item(item.item_id) is not None]
-            pairs = [(model._snapshot, model._embedder) for model in models]
-            for model, snapshot in zip(models, with_new_items(pairs, items, self._info.name), strict=True):
-                model._snapshot = snapshot
+            pairs = [(model._snapshot, model._embedder) for model in self._models()]
+            self._publish(with_new_items(pairs, items, self._info.name))
         known = set(replaced)
         return AddedReport(tuple(item.item_id for item in items if item.item_id not in known), tuple(replaced))
 
     def remove_items(self, item_ids: Collection[str]) -> RemovedReport:
-        """Removes items: they are no longer recommended or found, but are still understood in histories."""
+        """Removes items: no longer recommended or found, but still understood in histories, added ones for a while."""
         distinct = dict.fromkeys(identifiers("list of items", item_ids))
         with self._lock:
             present = [item_id for item_id in distinct if self.item(item_id) is not None]
-            for model in (self, self.undistilled):
-                if model is not None:
-                    model._snapshot = model._snapshot.without_items(present)
+            self._publish([model._snapshot.without_items(present) for model in self._models()])
         removed = set(present)
         return RemovedReport(tuple(present), tuple(item_id for item_id in distinct if item_id not in removed))
 
@@ -385,6 +388,12 @@ class Recommender:
             RunError: there is no memory beside the model.
         """
         with self._lock:
-            both = [model._snapshot for model in (self, self.undistilled) if model is not None]
-            count_events(self._info.name, both, events)
+            count_events(self._info.name, [model._snapshot for model in self._models()], events)
             self._observed = True
+
+    def _models(self) -> list[Recommender]:
+        return [self] if self.undistilled is None else [self, self.undistilled]
+
+    def _publish(self, snapshots: Sequence[Snapshot]) -> None:
+        for model, snapshot in zip(self._models(), without_removed(snapshots), strict=True):
+            model._snapshot = snapshot

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.fields import Mask
+from llmd4rec.inference.fields import Mask, reindexed
 
 _WORD = re.compile(r"\w+")
 Rows = NDArray[np.int64]
@@ -27,11 +28,39 @@ class TitleSearch:
     """Which titles have all words of a query; its last word may be the beginning of one.
 
     Args:
-        catalogue: its items are the ones to find. The words are collected at the first search.
+        catalogue: its items are the ones to find. The words are collected at the first search, or by :meth:`ready`.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+
+    def ready(self) -> TitleSearch:
+        """This, with the words collected."""
+        _ = self._words
+        return self
+
+    def changed(self, catalogue: Catalogue, rows: Sequence[int]) -> TitleSearch:
+        """The search of a catalogue in which some rows, of which the last may be new, have other titles.
+
+        What has been collected is changed with them, so that the next search need not wait.
+        """
+        search = TitleSearch(catalogue)
+        if "_words" not in vars(self):
+            return search
+        titles = [*self._titles, *([""] * (len(catalogue) - len(self._titles)))]
+        changes = []
+        for row in rows:
+            before, titles[row] = titles[row], plain(catalogue.title(row))
+            changes.append((row, set(_WORD.findall(before)), set(_WORD.findall(titles[row]))))
+        found = reindexed(self._rows, changes)
+        words = list(self._words)
+        for word in {word for _, before, now in changes for word in before ^ now}:
+            if word in found and word not in self._rows:
+                insort(words, word)
+            elif word not in found and word in self._rows:
+                del words[bisect_left(words, word)]
+        vars(search).update(_titles=titles, _rows=found, _words=words)
+        return search
 
     @cached_property
     def _titles(self) -> list[str]:

@@ -15,14 +15,18 @@ from numpy.typing import NDArray
 
 from llmd4rec.errors import RunError
 from llmd4rec.inference.catalogue import Catalogue
-from llmd4rec.inference.memory import current_moment, memory_of
+from llmd4rec.inference.factors import FactorRowScorer
+from llmd4rec.inference.memory import current_moment, memory_of, subset
 from llmd4rec.inference.search import TitleSearch
 from llmd4rec.inference.types import Item, NewItem
 from llmd4rec.scoring.memory.recency import RecencyScorer
 from llmd4rec.scoring.memory.state import CountedMemory
+from llmd4rec.scoring.row_sums import WeightedRowSum
 from llmd4rec.scoring.rows import RowScorer
 
 Floats = NDArray[np.float32]
+#: So many items that were added and removed again are still understood in histories, or such a share of all items.
+MOST_REMOVED, LARGEST_SHARE = 1000, 1 / 8
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,49 @@ class Snapshot:
             RunError: the scorer cannot score new items.
         """
         rows = self.catalogue.rows_for(items, self.num_loaded)
-        return replace(
-            self, catalogue=self.catalogue.with_items(items, rows), scorer=self.scorer.with_items(rows, vectors)
-        )
+        catalogue = self.catalogue.with_items(items, rows)
+        return self._searched(replace(self, catalogue=catalogue, scorer=self.scorer.with_items(rows, vectors)), rows)
 
     def without_items(self, item_ids: Sequence[str]) -> Snapshot:
         """This snapshot with some of its items removed."""
         rows = [self.catalogue.index[item_id] for item_id in item_ids]
-        return replace(self, catalogue=self.catalogue.without(rows))
+        return self._searched(replace(self, catalogue=self.catalogue.without(rows)), [])
+
+    def _searched(self, other: Snapshot, rows: Sequence[int]) -> Snapshot:
+        """Another snapshot with the search of this one, if it has one, in which the titles of some rows are changed."""
+        if "search" in vars(self):
+            vars(other)["search"] = self.search.changed(other.catalogue, rows)
+        return other
+
+
+def without_removed(snapshots: Sequence[Snapshot]) -> Sequence[Snapshot]:
+    """The snapshots of the models of one export; if there are many, without the rows of added items that were removed.
+
+    Items of the export keep their rows, by which histories are read and an index finds them.
+    """
+    first = snapshots[0]
+    rows = np.flatnonzero(first.catalogue.present | (np.arange(len(first.catalogue)) < first.num_loaded))
+    if len(first.catalogue) - len(rows) <= max(MOST_REMOVED, LARGEST_SHARE * len(first.catalogue)):
+        return snapshots
+    memory: CountedMemory | None = None
+    kept = []
+    for each in snapshots:
+        if each.memory is not None:  # counts are shared by the models
+            memory = subset(each.memory, rows) if memory is None else memory.with_weights(each.memory.weights)
+        scorer = _subset(each.scorer, memory, rows)
+        other = replace(each, catalogue=each.catalogue.subset(rows), scorer=scorer)
+        if "search" in vars(each):
+            vars(other)["search"] = TitleSearch(other.catalogue).ready()
+        kept.append(other)
+    return kept
+
+
+def _subset(scorer: RowScorer, memory: CountedMemory | None, rows: NDArray[np.int64]) -> RowScorer:
+    """What scores some rows; `memory` is its memory for them."""
+    if isinstance(scorer, CountedMemory):
+        assert memory is not None
+        return memory
+    if isinstance(scorer, WeightedRowSum):
+        return scorer.with_members([_subset(member, memory, rows) for member in scorer.members])
+    assert isinstance(scorer, FactorRowScorer)  # nothing else scores new items
+    return scorer.subset(rows)

@@ -2,7 +2,7 @@
 
 What is written goes into a neighbour with another name, is flushed to the disk, and only then takes its name; the
 folder is flushed behind it. So after a crash, of the program or of the machine, a name stands for all of the old
-content or all of the new.
+content or all of the new. What a killed process leaves is removed by the next one that writes there (`leftovers.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.errors import DataError, LLMD4RecError
+from llmd4rec.io.leftovers import folder_aside
 
 
 @contextlib.contextmanager
@@ -64,7 +62,7 @@ def exchange_names(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
+    """Yields a path near `path` where there is nothing yet; renames it to `path` on success, removes it on any failure.
 
     Args:
         path: where the file is to be.
@@ -73,19 +71,16 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     path = Path(path)
     with clear_disk_errors(path):
         _make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        # In a folder of its own: some libraries write a file beside the one that they are asked for.
+        with folder_aside(path) as folder:
+            temporary = folder / path.name
             yield temporary
-            temporary.chmod(_mode(0o644))  # after the writing: some libraries make the file anew
+            temporary.chmod(_mode(0o644))
             _flush(temporary)
             if keep is not None and path.exists():
                 os.replace(path, keep)
             os.replace(temporary, path)
             _flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -107,8 +102,7 @@ def atomic_dir(
         raise DataError(f"{path} already exists", "Choose another folder, or pass --overwrite.")
     with clear_disk_errors(path):
         _make_folder(path.parent)
-        temporary = _folder_aside(path)
-        try:
+        with folder_aside(path) as temporary:
             yield temporary
             for each in temporary.rglob("*"):
                 each.chmod(_mode(0o755 if each.is_dir() else 0o644))
@@ -124,17 +118,14 @@ def atomic_dir(
                 remove(path)
                 os.rename(temporary, path)
             _flush(path.parent)
-        finally:
-            _delete(temporary)
 
 
 def remove(path: Path) -> None:
     """Removes a file or a folder, if it is there; a folder's name is gone before the first of its files is."""
     path = Path(path)
     if path.is_dir():
-        aside = _folder_aside(path)
-        os.rename(path, aside / path.name)
-        _delete(aside)
+        with folder_aside(path) as aside:
+            os.rename(path, aside / path.name)
     else:
         path.unlink(missing_ok=True)
 
@@ -148,17 +139,6 @@ def _mode(allowed: int) -> int:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _folder_aside(path: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _make_folder(path: Path) -> None:
@@ -181,21 +161,6 @@ def _flush(path: Path) -> None:
             raise
 
 
-def remove_leftovers(folder: Path, *, of: str = "", older_than: float = 0) -> None:
-    """Removes what a process that was killed while writing has left anywhere under `folder`.
-
-    Args:
-        folder: where to look.
-        of: the file that was being written; empty: whichever.
-        older_than: seconds; for places where other processes may be writing now.
-    """
-    newest = time.time() - older_than
-    for leftover in list(Path(folder).rglob(f".{of}*.part")):
-        with contextlib.suppress(FileNotFoundError):  # it was being written, and has its name now
-            if not older_than or leftover.stat().st_mtime < newest:
-                _delete(leftover)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented, key-ordered-as-given JSON, atomically."""
     with atomic_file(path) as temporary:
@@ -210,18 +175,30 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         file.write(array.data.cast("B") if array.size else b"")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, most_bytes: int | None = None, finite: bool = False) -> Any:
     """Reads a JSON file.
 
+    Args:
+        path: the file.
+        most_bytes: a larger file is refused; None: any size.
+        finite: NaN and infinite numbers, which Python writes and JSON does not have, are refused.
+
     Raises:
-        DataError: it is missing or is no JSON.
+        DataError: it is missing, too large, or no JSON that can be read.
     """
+    again = "The file was altered or cut; make it again."
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if most_bytes is not None and path.stat().st_size > most_bytes:
+            raise DataError(f"{path} is larger than {most_bytes:,} bytes", again)
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refused if finite else None)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist", "Check the folder's path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}", "The file was altered or cut; make it again.") from error
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists in lists in lists
+        raise DataError(f"{path} is not valid JSON: {error}", again) from error
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def sha256_file(path: Path) -> str:

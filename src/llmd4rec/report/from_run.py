@@ -9,7 +9,7 @@ from typing import Any
 
 from llmd4rec.config.settings import dump_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.plan import Stage, network_name
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.evaluation.rolling_evaluation import HEAD, RollingEvaluation
 from llmd4rec.evaluation.significance import Comparison, compare
@@ -19,7 +19,7 @@ from llmd4rec.report.content import CurvePoint, PlanRow, ReportContent, StageRow
 from llmd4rec.report.examples import choose_examples
 from llmd4rec.report.page import write_report
 from llmd4rec.runs.results import Result, best_baseline, is_below, label
-from llmd4rec.runs.run import Run, network_name
+from llmd4rec.runs.run import Run
 
 _EDGES = tuple(2 * index / WEIGHT_BINS for index in range(WEIGHT_BINS + 1))
 

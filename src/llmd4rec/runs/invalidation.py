@@ -9,13 +9,17 @@ are compared.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from llmd4rec.config.settings import differences
 from llmd4rec.distillation.plan import Stage, plan
 from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.errors import RunError
+
+if TYPE_CHECKING:
+    from llmd4rec.runs.run import Run
 
 
 def invalidated(old: DistillationSettings, new: DistillationSettings) -> set[str]:
@@ -27,6 +31,12 @@ def invalidated(old: DistillationSettings, new: DistillationSettings) -> set[str
         if not same or not found.isdisjoint(stage.needs):
             found.add(stage.id)
     return found
+
+
+def go_elsewhere(old: DistillationSettings, new: DistillationSettings) -> bool:
+    """Whether other models come out, be it of stages that have not begun: what was made of the old ones is void."""
+    same = [stage.id for stage in plan(old)] == [stage.id for stage in plan(new)]
+    return not same or bool(invalidated(old, new)) or old.round_patience != new.round_patience
 
 
 def conflicts(old: DistillationSettings, new: DistillationSettings, begun: Iterable[str]) -> dict[str, list[str]]:
@@ -47,6 +57,27 @@ def conflicts(old: DistillationSettings, new: DistillationSettings, begun: Itera
     if rounds and new.round_patience < old.round_patience:  # it might have stopped before
         found |= {line: rounds for line in lines if line.startswith("round_patience:")}
     return found
+
+
+def require_no_conflict(run: Run, new: DistillationSettings) -> None:
+    """Refuses settings that stand in the way of what was trained in a run.
+
+    Raises:
+        RunError: they do.
+    """
+    stopping = conflicts(run.settings, new, run.begun())
+    if not stopping:
+        return
+    concerned = list(dict.fromkeys(stage for stages in stopping.values() for stage in stages))
+    remedy = "Choose another run folder, or use the settings in its config.yaml to continue it."
+    if not any(stage in run.record.stages for stage in concerned):
+        parts = ", ".join(str(run.checkpoint_of(stage) / "training") for stage in concerned)
+        remedy = f"Use the settings in its config.yaml, or remove {parts} to begin that training again."
+    raise RunError(
+        f"{run.folder} holds a run with other settings: {'; '.join(stopping)} (trained with the old ones: "
+        f"{', '.join(concerned)})",
+        remedy,
+    )
 
 
 def _equal(a: Stage, b: Stage) -> bool:

@@ -17,7 +17,8 @@ from llmd4rec.distillation.plan import plan
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import DataError, LLMD4RecError, RunError
 from llmd4rec.features.event_features import EVENT_FEATURES
-from llmd4rec.io.files import read_json, remove, remove_leftovers, write_json
+from llmd4rec.io.files import read_json, remove, write_json
+from llmd4rec.io.leftovers import remove_leftovers
 from llmd4rec.log import logger
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.memory import FOLDER, forget_memory
@@ -33,12 +34,7 @@ def new_folder() -> str:
 
 def tidy(run: Run) -> None:
     """Brings a folder into order that a process was killed in, or that somebody has deleted files from."""
-    for name in ("checkpoints", "teachers", "rollouts"):
-        remove_leftovers(run.folder / name)
-    for name in ("run.json", "config.yaml", "environment.json", "text_vectors", "memory"):
-        remove_leftovers(run.folder, of=name)
-    # Evaluations and the like are written by processes that hold no lock.
-    remove_leftovers(run.folder, older_than=3600)
+    remove_leftovers(run.folder)
     missing: set[str] = set()
     for stage in run.plan:  # each stands behind what it needs
         done = stage.id in run.record.stages

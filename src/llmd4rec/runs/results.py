@@ -18,6 +18,7 @@ from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.evaluation.latency import milliseconds_per_request
 from llmd4rec.evaluation.metrics import expand
 from llmd4rec.evaluation.slices import SLICE_NAMES
+from llmd4rec.io.leftovers import remove_leftovers
 from llmd4rec.log import print_json, stdout_console
 from llmd4rec.models.base import count_parameters
 from llmd4rec.runs import memory
@@ -124,6 +125,7 @@ def score(
         data = data.with_items_of(run.catalogue()["item_id"].to_list())
     scorer = memory.baseline_scorers_of(run, data)[name] if name in BASELINES else run.scorer(name)
     result = replace(_evaluated(run, data, scorer, filtered, split, targets), other_data=about)
+    remove_leftovers(run.folder)
     result.save(folder)
     return result
 

@@ -51,13 +51,13 @@ def score_rolling(
         asked,
         memory=memory,
         texts_IT=memory_texts(run.settings.model_copy(update={"memory": memory}), data),
-        models=models_of(run, data, stage_id, modes, asked.every),
+        models=models_of(run, data, stage_id, modes),
     )
     found.save(folder_of(run, stage_id, asked))
     return found
 
 
-def models_of(run: Run, data: Dataset, stage_id: str, modes: Sequence[str], every: int) -> Mapping[str, ModelFor]:
+def models_of(run: Run, data: Dataset, stage_id: str, modes: Sequence[str]) -> Mapping[str, ModelFor]:
     """Mode → what gives the model of each window.
 
     Trainings of windows stay in the run folder under rolling/, so that they are not repeated.
@@ -67,12 +67,10 @@ def models_of(run: Run, data: Dataset, stage_id: str, modes: Sequence[str], ever
         data: its data set.
         stage_id: which of its models.
         modes: what happens to it before each window.
-        every: length of a window, in seconds.
 
     Raises:
         ConfigError: there is no such mode, or it is one of the served model and another is asked for.
     """
-    folder = run.folder / "rolling"
     makers: dict[str, ModelFor] = {}
     for mode in modes:
         if mode not in MODES:
@@ -83,32 +81,42 @@ def models_of(run: Run, data: Dataset, stage_id: str, modes: Sequence[str], ever
         if mode == "frozen":
             makers[mode] = _always(run.model_scorer(stage_id))
         elif mode == "updated":
-            makers[mode] = _Updated(run, data, folder / f"updated-every-{span(every).replace(' ', '-')}")
+            makers[mode] = _Updated(run, data)
         else:
-            makers[mode] = _refitted(run, data, stage_id, folder)
+            makers[mode] = _refitted(run, data, stage_id)
     return makers
+
+
+def trained_before(run: Run, mode: str, window: Window) -> Path:
+    """The run folder of what was updated or refitted before a window."""
+    if mode == "updated":
+        every = span(window.end - window.start).replace(" ", "-")
+        return run.folder / "rolling" / f"updated-every-{every}" / f"window-{window.number}"
+    day = as_text(window.start).replace(" ", "-").replace(":", "")
+    return run.folder / "rolling" / "refitted" / day
 
 
 class _Updated:
     """The model of the window before, brought up to each window's start."""
 
-    def __init__(self, run: Run, data: Dataset, folder: Path) -> None:
-        self._run, self._data, self._folder = run, data, folder
+    def __init__(self, run: Run, data: Dataset) -> None:
+        self._first, self._run, self._data = run, run, data
 
     def __call__(self, window: Window) -> Scorer:
         """The updated model; the one of before where nothing has happened since."""
         until = self._data.until(window.start)
         if new_rows(self._run, until).any():
             logger.info(f"updating for window {window.number}")
-            self._run = update(self._run, until, self._folder / f"window-{window.number}")
+            # The memory beside it is counted for each window by the evaluation itself.
+            self._run = update(self._run, until, trained_before(self._first, "updated", window), memory=False)
         return self._run.model_scorer()
 
 
-def _refitted(run: Run, data: Dataset, stage_id: str, folder: Path) -> ModelFor:
+def _refitted(run: Run, data: Dataset, stage_id: str) -> ModelFor:
     def model_for(window: Window) -> Scorer:
         logger.info(f"refitting for window {window.number}")
-        day = as_text(window.start).replace(" ", "-").replace(":", "")
-        return refit(run, data.until(window.start), folder / "refitted" / day).model_scorer(stage_id)
+        folder = trained_before(run, "refitted", window)
+        return refit(run, data.until(window.start), folder).model_scorer(stage_id)
 
     return model_for
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from llmd4rec.config.open_types import imports_refused
 from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
+from llmd4rec.distillation.plan import Stage, find, network_name, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
@@ -46,7 +46,7 @@ from llmd4rec.models.llm.assemble import build_llm, load_text_vectors
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs import memory
 from llmd4rec.runs.catalogue import read_catalogue, write_catalogue
-from llmd4rec.runs.invalidation import conflicts, invalidated
+from llmd4rec.runs.invalidation import go_elsewhere, require_no_conflict
 from llmd4rec.runs.origin import require_same_origin, trained_on
 from llmd4rec.runs.recommending import recommender_of
 from llmd4rec.runs.record import Record
@@ -126,17 +126,7 @@ class Run:
             run.require(data)
             if not differences(run.settings, settings):
                 return run
-            if stopping := conflicts(run.settings, settings, run.begun()):
-                concerned = list(dict.fromkeys(stage for stages in stopping.values() for stage in stages))
-                remedy = "Choose another run folder, or use the settings in its config.yaml to continue it."
-                if not any(stage in run.record.stages for stage in concerned):
-                    parts = ", ".join(str(run.checkpoint_of(stage) / "training") for stage in concerned)
-                    remedy = f"Use the settings in its config.yaml, or remove {parts} to begin that training again."
-                raise RunError(
-                    f"{folder} holds a run with other settings: {'; '.join(stopping)} (trained with the old ones: "
-                    f"{', '.join(concerned)})",
-                    remedy,
-                )
+            require_no_conflict(run, settings)
             if locked:
                 run._change_settings(settings)
             return run
@@ -160,10 +150,8 @@ class Run:
     def _change_settings(self, settings: DistillationSettings) -> None:
         """Other settings, on which nothing depends that was trained; what else has been made by the old ones goes."""
         begun = self.begun()
-        lines = differences(self.settings, settings)
-        before = [stage.id for stage in self.plan]
-        changed = invalidated(self.settings, settings) or before != [stage.id for stage in plan(settings)]
-        changed = changed or self.settings.round_patience != settings.round_patience
+        lines = "; ".join(differences(self.settings, settings))
+        changed = go_elsewhere(self.settings, settings)
         recount = self.settings.memory != settings.memory
         made = [stage for stage in self.plan if stage.id in begun]
         self.settings, self.record.selection = settings, settings.evaluation.selection.name
@@ -184,8 +172,7 @@ class Run:
                 (self.folder / "text_vectors.safetensors").unlink(missing_ok=True)
         if changed or recount:
             if begun:
-                what = f"{self.folder}: other settings from here on: {'; '.join(lines)} (kept: {', '.join(begun)})"
-                logger.info(what)
+                logger.info(f"{self.folder}: other settings from here on: {lines} (kept: {', '.join(begun)})")
             self.save()
         save_settings(settings, self.folder / "config.yaml")
 
@@ -406,13 +393,6 @@ class Run:
     def recommender(self, stage: str = SERVED) -> Recommender:
         """The model of a finished stage with the catalogue, ready to answer; see :meth:`resolve`."""
         return recommender_of(self, LoadOptions(stage))
-
-
-def network_name(stage: Stage) -> str:
-    """Which model a stage trains, for a person: `SASRec 64`, or the language model's name."""
-    if isinstance(stage.network, LLM):
-        return stage.network.model.rsplit("/", 1)[-1]
-    return f"{type(stage.network).__name__} {stage.network.dim}"
 
 
 def open_recommender(folder: Path, options: LoadOptions) -> Recommender:

@@ -64,9 +64,9 @@ class Update(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(3, ge=1, description="passes over the new rows, each with older ones drawn anew")
+    epochs: int = Field(6, ge=1, description="passes over the new rows, each with older ones drawn anew")
     replay: float = Field(
-        0.2, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
+        0.02, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
     )
     half_life_days: float | None = Field(
         60.0, gt=0, description="older rows are drawn half as often for each so many days of age (null: all alike)"
@@ -85,7 +85,9 @@ class Update(BaseModel):
 USUAL = Update()
 
 
-def update(run: Run, data: Dataset, folder: Path | str | None = None, *, how: Update = USUAL) -> Run:
+def update(
+    run: Run, data: Dataset, folder: Path | str | None = None, *, how: Update = USUAL, memory: bool = True
+) -> Run:
     """Goes on with the served model of a run on a newer log, or with an update that was interrupted.
 
     Args:
@@ -94,6 +96,7 @@ def update(run: Run, data: Dataset, folder: Path | str | None = None, *, how: Up
             is trained on.
         folder: of the new run; an unfinished update found there is continued. None: a temporary one.
         how: epochs, replay, learning rate.
+        memory: count the run's memory anew; without it the new run has none.
 
     Raises:
         RunError: the run is not finished, has no item in common with the data or has seen all of its rows, or `folder`
@@ -121,7 +124,7 @@ def update(run: Run, data: Dataset, folder: Path | str | None = None, *, how: Up
             "Give a newer log, prepared with the rows that came since.",
         )
     check_data(run.settings, whole, validates=False)
-    work = _Updating(run, whole, new, old_row, how)
+    work = _Updating(run, whole, new, old_row, how, memory)
     return carried_out(run.settings, whole, folder, work, backend=LocalBackend(), origin=origin)
 
 
@@ -158,8 +161,10 @@ def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | N
 class _Updating:
     """The one training of an update."""
 
-    def __init__(self, run: Run, data: Dataset, new: NDArray[np.bool_], old_row: Int64Array, how: Update) -> None:
-        self.run, self.data, self.new, self.old_row, self.how = run, data, new, old_row, how
+    def __init__(
+        self, run: Run, data: Dataset, new: NDArray[np.bool_], old_row: Int64Array, how: Update, memory: bool
+    ) -> None:
+        self.run, self.data, self.new, self.old_row, self.how, self.memory = run, data, new, old_row, how, memory
         self.device = select_device(run.settings.device)
 
     def __call__(self, into: Run) -> None:
@@ -205,7 +210,7 @@ class _Updating:
             "trainable_parameters": trainable,
             "checksum": checkpoint.save(folder / "best.safetensors", model.saved_state(), head),
         }
-        into.record.memory = add_memory(into, self.data, self.device)
+        into.record.memory = add_memory(into, self.data, self.device) if self.memory else None
         into.record.finished = True
         into.save()
         remove(folder / "training")

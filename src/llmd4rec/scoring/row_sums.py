@@ -222,5 +222,8 @@ class WeightedRowSum(RowScorer):
 
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> WeightedRowSum:
         """Every member with these rows."""
-        members = [member.with_items(rows, vectors) for member in self.members]
+        return self.with_members([member.with_items(rows, vectors) for member in self.members])
+
+    def with_members(self, members: Sequence[RowScorer]) -> WeightedRowSum:
+        """The same weights and index, of members that are changed behind the rows of the index alone."""
         return WeightedRowSum(members, self._weights, whole_up_to=self._whole_up_to, index=self._index)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from llmd4rec.inference.fields import PATH, Field, Mask
+from llmd4rec.inference.fields import MOST_STEPS, PATH, Field, Mask
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.schema import Facet, ModelOut
 
@@ -46,7 +46,7 @@ def facet_of(field: Field, present: Mask) -> Facet:
     counts: Counter[str] = Counter()
     for value, count in Counter(known).items():
         for part in field.parts(value) if field.multi_format else [value]:
-            steps = part.split(PATH)
+            steps = part.split(PATH, MOST_STEPS - 1)
             for end in range(1, len(steps) + 1):
                 counts[PATH.join(steps[:end])] += count
     best = [value for value, count in counts.most_common(MAX_FACET_VALUES) if count < len(known) or len(counts) == 1]

@@ -195,7 +195,7 @@ def serve(
     """
     listener = listen(settings.host, port)  # first, because it fails fast
     try:
-        recommender = load_warm(load, folder)
+        recommender = load_warm(load, folder, settings)
         sys.setswitchinterval(SWITCH_INTERVAL)
         asyncio_run = _runner()
         asyncio_run(_serve(listener, recommender, settings, load, on_start, log or Log()))

@@ -7,13 +7,14 @@ loaded, the next batch uses it; the old one is released after its last batch. No
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmd4rec.errors import LLMD4RecError
+from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.inference.types import AddedReport, Answer, Event, NewItem, RemovedReport, Request
@@ -24,6 +25,7 @@ from llmd4rec.server.logs import Log
 from llmd4rec.server.metrics import Metrics, freeze_loaded_objects
 from llmd4rec.server.schema import ModelName, ModelOut
 from llmd4rec.server.settings import ServiceSettings
+from llmd4rec.server.trial import Trial, ask_once, limited
 
 T = TypeVar("T")
 
@@ -96,6 +98,7 @@ class Service:
         self._batcher: Batcher[Question, Reply] = Batcher(
             self._answer, max_batch=settings.micro_batch, max_queue=settings.queue, metrics=metrics, pool=self._compute
         )
+        self._trial = Trial(settings.change_timeout / 2, max(1.0, settings.timeout))
         self._described: tuple[Catalogue, ModelOut] | None = None
         self._report_served()
 
@@ -249,18 +252,33 @@ class Service:
                 remedy="Try again when it is done.",
                 retry_after=5,
             )
-        folder = self.settings.models / name
+        # Shielded: it is completed, and the lock freed, even if the client disconnects.
+        await asyncio.shield(asyncio.ensure_future(self._swapped(self.settings.models / name)))
+
+    async def _swapped(self, folder: Path) -> None:
         async with self._changing:
             try:
-                recommender = await asyncio.shield(self._in_change_thread(lambda: load_warm(self._load, folder)))
-            except LLMD4RecError as error:
+                recommender = await self._in_change_thread(lambda: self._tried_and_loaded(folder))
+            except Exception as error:
                 self.metrics.swaps.labels("failed").inc()
-                self._log.write("swap failed", "error", export=name)
-                what, remedy = (text.replace(str(folder), name) for text in (error.what, error.remedy))
+                self._log.write("swap failed", "error", export=folder.name, type=type(error).__name__)
+                if not isinstance(error, LLMD4RecError):
+                    raise
+                what, remedy = (text.replace(str(folder), folder.name) for text in (error.what, error.remedy))
                 raise ApiError(422, "invalid_export", what, field="name", remedy=remedy) from error
             self.served = Served.of(recommender)
             self.metrics.swaps.labels("done").inc()
             self._report_served()
+
+    def _tried_and_loaded(self, folder: Path) -> Recommender:
+        """Another export, which a process of its own has loaded and asked before. Runs in a thread."""
+        fingerprint = self._trial.run(folder)
+        recommender = self._load(folder)
+        if recommender.info.fingerprint != fingerprint:
+            raise RunError(f"{folder} was changed while it was loaded", "Load it again when it is written.")
+        ask_once(recommender, texts=True)
+        freeze_loaded_objects()
+        return recommender
 
     def _report_served(self) -> None:
         info = self.recommender.info
@@ -271,6 +289,7 @@ class Service:
 
     def close(self) -> None:
         """Ends the threads."""
+        self._trial.stop()
         for pool in (self._compute, self._look, self._change):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -285,17 +304,18 @@ def _each(recommender: Recommender, requests: list[Request]) -> Sequence[Answer 
         return [answer for request in requests for answer in _each(recommender, [request])]
 
 
-def load_warm(load: Callable[[Path], Recommender], folder: Path) -> Recommender:
-    """Loads a recommender and uses it once, so that its first answer is not slow.
+def load_warm(load: Callable[[Path], Recommender], folder: Path, settings: ServiceSettings) -> Recommender:
+    """Loads the recommender that is served first, and asks it once; ends the process where that takes too long.
 
     Raises:
-        LLMD4RecError: the folder is not a valid export.
+        LLMD4RecError: the folder is not a valid export, or cannot be served.
     """
+
+    def refuse(error: LLMD4RecError) -> None:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+
     recommender = load(folder)
-    first = recommender.search("", 1)
-    for one in (recommender, recommender.undistilled):
-        if one is not None:
-            times = [0] * len(first) if one.info.reads else None
-            one.recommend_many([Request([item.item_id for item in first], times=times)])
+    with limited(recommender.info.name, max(1.0, settings.timeout), refuse) as at:
+        ask_once(recommender, at, texts=settings.changes_allowed)
     freeze_loaded_objects()
     return recommender

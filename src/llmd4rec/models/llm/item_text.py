@@ -11,6 +11,7 @@ add at the same time, and a new item costs one text.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from llmd4rec.errors import ConfigError, ModelError
+from llmd4rec.errors import ConfigError, DataError, ModelError
 from llmd4rec.io.files import atomic_file, cache_dir, read_json, sha256_file
 from llmd4rec.log import Bar, bar
 from llmd4rec.models.llm.backbone import Backbone, has_adapters
@@ -125,8 +126,6 @@ class SentenceEncoder:
     """A bidirectional encoder with its sentence-transformers pooling; weights are loaded when first needed."""
 
     def __init__(self, name: str, device: torch.device | str) -> None:
-        from transformers import AutoConfig
-
         self.name, self.device = name, torch.device(device)
         self.folder = locate(name).folder
         pooling = self.folder / "1_Pooling" / "config.json"
@@ -135,10 +134,20 @@ class SentenceEncoder:
         for file in sorted([*self.folder.glob("*.safetensors"), *self.folder.glob("tokenizer.json")]):
             digest.update(sha256_file(file).encode())
         self.fingerprint = digest.hexdigest()
+        self.width = self._width()
+
+    def _width(self) -> int:
+        """T. Most encoders say it under its plain name: transformers takes seconds to import, and may not be needed."""
+        with contextlib.suppress(DataError, KeyError, TypeError):
+            return int(read_json(self.folder / "config.json")["hidden_size"])
+        from transformers import AutoConfig
+
         try:
-            self.width: int = AutoConfig.from_pretrained(self.folder, trust_remote_code=False).hidden_size
+            return int(AutoConfig.from_pretrained(self.folder, trust_remote_code=False).hidden_size)
         except Exception as error:  # transformers raises many kinds for a file it does not understand
-            raise ModelError(f"{name} cannot be read as a text encoder: {error}", "Choose another encoder.") from error
+            raise ModelError(
+                f"{self.name} cannot be read as a text encoder: {error}", "Choose another encoder."
+            ) from error
 
     def open(self) -> tuple[Any, _Embed]:
         """The tokenizer, and what turns tokens and their mask [B, L] into unit vectors [B, T]."""

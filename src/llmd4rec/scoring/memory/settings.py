@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,10 +17,10 @@ DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2}
 class Content(BaseModel):
     """Items that read alike: mean of the text vectors of the most recent items · text vectors of all items."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     dim: int = Field(256, ge=1, description="principal directions of the text vectors kept; all, if there are fewer")
-    last: tuple[float, ...] = Field(
+    last: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(
         LAST, min_length=1, description="weights of the most recent items of a history, newest first"
     )
 
@@ -31,20 +31,20 @@ class Transitions(BaseModel):
     Where there are times, how often is `count + recent_weight · count with a half-life`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     gaps: int = Field(3, ge=1, description="items count as following up to so many places; at place g they count 1/g")
-    reverse: float = Field(0.5, ge=0, description="how much an item that came before counts, of one that followed")
-    half_life_days: float = Field(30.0, gt=0, description="days after which what counts as recent is halved")
+    reverse: float = Field(0.5, ge=0, le=1e9, description="how much an item that came before counts, of a later one")
+    half_life_days: float = Field(30.0, gt=0, le=1e9, description="days after which what counts as recent is halved")
     recent_weight: float = Field(
-        8.0, ge=0, description="what a recent pair counts beside its count without age; 0: age does not matter"
+        8.0, ge=0, le=1e9, description="what a recent pair counts beside its count without age; 0: age does not matter"
     )
     ties: Literal["as-ordered", "half"] = Field(
         "as-ordered",
         description="two items of one history at the same moment: as they stand in the log, or half each way",
     )
     max_per_row: int = Field(1000, ge=1, description="followers of an item that are kept, those of the highest counts")
-    last: tuple[float, ...] = Field(
+    last: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(
         LAST, min_length=1, description="weights of the most recent items of a history, newest first"
     )
 
@@ -52,16 +52,20 @@ class Transitions(BaseModel):
 class Recency(BaseModel):
     """What is chosen now: log(1 + interactions with an item before now, where older ones count less)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    half_life_days: float | None = Field(2.0, gt=0, description="days after which a count is halved; null: never")
-    window_days: float | None = Field(None, gt=0, description="older interactions do not count; null: all count")
+    half_life_days: float | None = Field(
+        2.0, gt=0, le=1e9, description="days after which a count is halved; null: never"
+    )
+    window_days: float | None = Field(
+        None, gt=0, le=1e9, description="older interactions do not count; null: all count"
+    )
 
 
 class Memory(BaseModel):
     """Scores that need no training: content, transitions and recency, and their weighted sum."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     content: Content | None = Field(Content(), description="what reads alike; null: no such part")
     transitions: Transitions | None = Field(Transitions(), description="what follows what; null: no such part")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
 
 from llmd4rec.data.arrays import NO_TIME, Int64Array
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError, ModelError
+from llmd4rec.io.arrays import read_array
 from llmd4rec.io.files import atomic_dir, read_json, write_array, write_json
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import Log
@@ -167,87 +168,115 @@ class CountedMemory(WeightedRowSum):
         return arrays
 
     @classmethod
-    def load(cls, folder: Path | str) -> CountedMemory:
+    def load(cls, folder: Path | str, *, items: int | None = None) -> CountedMemory:
         """Reads what :meth:`save` wrote. Nothing is believed: sizes are compared before anything is read.
+
+        Args:
+            folder: where it is.
+            items: of how many items it must be; None: any number.
 
         Raises:
             DataError: a file is missing, damaged, or does not fit the others.
         """
         folder = Path(folder)
-        about = read_json(folder / FILE)
+        about = read_json(folder / FILE, most_bytes=_MOST_JSON, finite=True)
+        if isinstance(about, dict) and about.get("format") != FORMAT:
+            raise DataError(
+                f"{folder / FILE} has format {repr(about.get('format'))[:100]}; this version reads {FORMAT}",
+                "Use the version of llmd4rec that wrote it, or make it anew.",
+            )
         try:
-            if about["format"] != FORMAT:
-                raise DataError(
-                    f"{folder / FILE} has format {about['format']!r}; this version reads {FORMAT}",
-                    "Use the version of llmd4rec that wrote it, or make it anew.",
-                )
-            return cls._of(folder, about)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            known = _About.model_validate(about)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(repr(str(part)[:50])[1:-1] for part in first["loc"])
+            raise DataError(f"{folder / FILE} is damaged: {place!r}: {first['msg']}", _REMEDY) from error
+        if items not in (None, known.items):
+            raise DataError(f"{folder} is of {known.items:,} items, but {items:,} are needed", _REMEDY)
+        try:
+            return cls._of(folder, known)
+        except (ArithmeticError, ValueError, TypeError, IndexError) as error:
             raise DataError(f"{folder / FILE} is damaged: {error!r}", _REMEDY) from error
 
     @classmethod
-    def _of(cls, folder: Path, about: dict[str, Any]) -> CountedMemory:
-        settings, items = Memory.model_validate(about["settings"]), int(about["items"])
-        stored = {name: _stored(folder, name, *about["arrays"][name]) for name in about["arrays"]}
+    def _of(cls, folder: Path, about: _About) -> CountedMemory:
+        settings, items = about.settings, about.items
+
+        def stored(name: str, *shape: int | None) -> NDArray[Any]:
+            try:
+                array = read_array(folder / f"{name}.npy", _ARRAYS[name], shape)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{folder / name}.npy is missing or damaged: {error}", _REMEDY) from error
+            _fits(folder, name, about.arrays.get(name) == (array.dtype.str, list(array.shape)))
+            return array
+
+        def fits(name: str, holds: Any) -> None:
+            _fits(folder, name, holds)
+
         parts: dict[str, RowScorer] = {}
-        for name in about["parts"]:
-            part: Content | Transitions | Recency = getattr(settings, name)
+        for name in about.parts:
+            part: Content | Transitions | Recency | None = getattr(settings, name)
             if isinstance(part, Content):
-                table_ID, mean_T, axes_TD = stored["content"], stored["content_mean"], stored.get("content_axes")
+                mean_T, axes_TD = stored("content_mean", None), None
+                if "content_axes" in about.arrays:
+                    axes_TD = stored("content_axes", len(mean_T), None)
                 width = len(mean_T) if axes_TD is None else axes_TD.shape[1]
-                _fits(folder, "content", table_ID.shape == (items, width) and np.isfinite(table_ID).all())
-                _fits(folder, "content_mean", np.isfinite(mean_T).all())
-                if axes_TD is not None:
-                    _fits(folder, "content_axes", len(axes_TD) == len(mean_T) and np.isfinite(axes_TD).all())
-                parts[name] = ContentScorer(table_ID, mean_T, axes_TD, part.last)
+                parts[name] = ContentScorer(stored("content", items, width), mean_T, axes_TD, part.last)
             elif isinstance(part, Transitions):
-                starts, columns, counts = (stored[f"transition_{each}"] for each in ("starts", "items", "counts"))
-                _fits(folder, "transition_starts", len(starts) == items + 1 and starts[0] == 0)
-                _fits(folder, "transition_starts", (np.diff(starts) >= 0).all() and starts[-1] == len(columns))
-                _fits(folder, "transition_items", not len(columns) or 0 <= columns.min() <= columns.max() < items)
+                starts, columns = stored("transition_starts", items + 1), stored("transition_items", None)
+                counts = stored("transition_counts", len(columns), None)
+                fits("transition_starts", starts[0] == 0 and starts[-1] == len(columns))
+                fits("transition_starts", (np.diff(starts) >= 0).all())
+                fits("transition_items", not len(columns) or 0 <= columns.min() <= columns.max() < items)
                 within = np.ones(len(columns), bool)
                 within[starts[:-1][starts[:-1] < len(columns)]] = False
-                _fits(folder, "transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
-                _fits(folder, "transition_counts", len(counts) == len(columns) and np.isfinite(counts).all())
-                _fits(folder, "transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
+                fits("transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
+                fits("transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
                 rows = SparseRows(starts, columns, counts, part.max_per_row)
-                parts[name] = TransitionScorer(part, rows, items, about["moment"])
+                parts[name] = TransitionScorer(part, rows, items, about.moment)
+            elif isinstance(part, Recency):
+                times = stored("recency_times", None)
+                chosen = stored("recency_items", len(times))
+                fits("recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
+                fits("recency_times", not len(times) or -_LATEST <= times.min() <= times.max() <= _LATEST)
+                parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about.as_of)
             else:
-                times, chosen = stored["recency_times"], stored["recency_items"]
-                _fits(folder, "recency_items", len(times) == len(chosen))
-                _fits(folder, "recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
-                parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about["as_of"])
-        as_of = None if about["as_of"] is None else int(about["as_of"])
-        return cls(settings, parts, about["weights"], as_of, about["missing"])
+                raise DataError(f"{folder / FILE} is damaged: it has no settings of {name}", _REMEDY)
+        return cls(settings, parts, about.weights, about.as_of, about.missing)
 
 
-#: Kind of numbers and number of axes of each array.
-_ARRAYS = {
-    "content": ("<f4", 2),
-    "content_mean": ("<f4", 1),
-    "content_axes": ("<f4", 2),
-    "transition_starts": ("<i8", 1),
-    "transition_items": ("<i4", 1),
-    "transition_counts": ("<f4", 2),
-    "recency_times": ("<i8", 1),
-    "recency_items": ("<i4", 1),
+#: Most bytes of memory.json; and the seconds around 1970 within which events are.
+_MOST_JSON, _LATEST = 1 << 20, 1 << 40
+_Moment = Annotated[int, Field(ge=-_LATEST, le=_LATEST)]
+_Part = Literal["content", "transitions", "recency"]
+_Weight = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+
+
+class _About(BaseModel):
+    """What memory.json must say."""
+
+    format: int
+    settings: Memory
+    parts: Annotated[list[_Part], Field(min_length=1, max_length=3)]
+    weights: dict[str, _Weight]
+    as_of: _Moment | None
+    moment: _Moment | None
+    missing: dict[str, str]
+    items: Annotated[int, Field(ge=1, le=1 << 31)]
+    arrays: dict[str, tuple[str, list[int]]]
+
+
+#: What numbers each array holds.
+_ARRAYS: dict[str, type[np.generic]] = {
+    "content": np.float32,
+    "content_mean": np.float32,
+    "content_axes": np.float32,
+    "transition_starts": np.int64,
+    "transition_items": np.int32,
+    "transition_counts": np.float32,
+    "recency_times": np.int64,
+    "recency_items": np.int32,
 }
-
-
-def _stored(folder: Path, name: str, dtype: str, shape: list[int]) -> NDArray[Any]:
-    """One array, if the file is as large as it says that it is."""
-    if name not in _ARRAYS:
-        raise ValueError(f"there is no array {name!r}")
-    path = folder / f"{name}.npy"
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the first lines, and compares sizes
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is missing or damaged: {error}", _REMEDY) from error
-    kind, axes = _ARRAYS[name]
-    size = os.path.getsize(path)
-    _fits(folder, name, (array.dtype.str, array.ndim, list(array.shape), dtype) == (kind, axes, list(shape), kind))
-    _fits(folder, name, size == array.nbytes + getattr(array, "offset", 0))
-    return np.array(array)
 
 
 def _fits(folder: Path, name: str, fits: Any) -> None:
