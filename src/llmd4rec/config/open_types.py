@@ -272,7 +272,7 @@ class OpenType:
         if isinstance(value, BaseModel):
             settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
-            cls: type[Any] = type(value)
+            cls: Any = type(value)
             settings = _adapter(cls).dump_python(value, mode=mode)
         else:
             settings = {}
