@@ -265,7 +265,7 @@ def test_nothing_written_is_writable_by_others_and_the_umask_holds(tmp_path: Pat
 
 def test_what_is_half_written_is_nobody_elses_to_change(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "a") as file, atomic_dir(tmp_path / "b") as folder:
-        for path in (file.parent, folder):
+        for path in (file, folder):
             assert not path.stat().st_mode & 0o077
             assert tmp_path in path.parents
 

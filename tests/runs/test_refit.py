@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from refreshed import SETTINGS, data_of, rows, stopping, trained
+from refreshed import DAY, SETTINGS, data_of, rows, stopping, trained
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
@@ -147,7 +147,8 @@ def test_stopped_within_a_training_it_goes_on_to_the_same_weights(tmp_path: Path
 
 
 def test_processes_side_by_side_train_on_the_rows_before_a_moment_alone(tmp_path: Path) -> None:
-    data = data_of(rows(8), path=tmp_path / "data")
+    late = [("late", "i0", 7 * DAY + 100), ("late", "i1", 7 * DAY + 101), ("late", "i2", 7 * DAY + 102)]
+    data = data_of([*rows(8), *late], path=tmp_path / "data")
     run = trained(data, tmp_path / "run", **TAUGHT | {"threads": 1})
     times = np.asarray(data.times)
     early = data.until(int(np.sort(times)[len(times) * 3 // 4]))

@@ -309,7 +309,9 @@ def answered(folder: Path, names: set[str]) -> str:
         with limited(folder.name, SECONDS, lambda error: None) as at:
             ask_once(recommender, at, texts=True)
     except LLMD4RecError as error:
-        if not any(name in error.what for name in names) or len(error.what) > 3000:
+        # The name of a file that is missing may be damaged itself.
+        named = any(name in error.what for name in names) or error.what.endswith(" is missing")
+        if not named or len(error.what) > 3000:
             raise ValueError(f"an error that names no file, or is too long: {error.what}") from error
         return "refused"
     return "served"

@@ -28,7 +28,8 @@ def test_items_come_and_go(models: Path) -> None:
         client = process.client
         new = {"item_id": "new/one", "title": "Brand new soap", "fields": {"brand": "New"}, "vector": [0.3, 0.4]}
         reply = client.post("/v1/items", {"items": [new]})
-        assert (reply.status, reply.json) == (200, {"added": ["new/one"], "replaced": [], "items": len(IDS) + 1})
+        assert reply.status == 200
+        assert reply.json.items() >= {"added": ["new/one"], "replaced": [], "items": len(IDS) + 1}.items()
         assert client.get("/v1/items?q=brand+new").json["items"][0]["item_id"] == "new/one"
         for model in ("served", "undistilled"):
             body = {"history": ["new/one"], "model": model, "filter_seen": False, "k": 50}
@@ -39,7 +40,7 @@ def test_items_come_and_go(models: Path) -> None:
         assert "New" in fields["brand"]["values"]
 
         removed = client.post("/v1/items/remove", {"ids": ["plain", "no such"]}).json
-        assert removed == {"removed": ["plain"], "unknown": ["no such"], "items": len(IDS)}
+        assert removed.items() >= {"removed": ["plain"], "unknown": ["no such"], "items": len(IDS)}.items()
         answer = client.post("/v1/recommend", {"history": ["plain"], "filter_seen": False, "k": 50}).json
         assert answer["unknown"] == []
         assert "plain" not in [item["item_id"] for item in answer["items"]]

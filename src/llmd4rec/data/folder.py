@@ -179,7 +179,7 @@ def _inconsistency(
         return "dataset.json does not say how fields with several values were written"
     if not multi.keys() <= set(catalogue.columns):
         return "dataset.json names fields with several values that the catalogue does not have"
-    if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 1).any():
+    if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
         return "offsets.npy does not fit the users and items.npy"
     if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= items):
         return "items.npy names items that the catalogue does not have"

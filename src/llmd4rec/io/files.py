@@ -62,7 +62,7 @@ def exchange_names(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a path near `path` where there is nothing yet; renames it to `path` on success, removes it on any failure.
+    """Yields an empty file near `path`; renames it to `path` on success, removes it on any failure.
 
     Args:
         path: where the file is to be.
@@ -74,6 +74,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         # In a folder of its own: some libraries write a file beside the one that they are asked for.
         with folder_aside(path) as folder:
             temporary = folder / path.name
+            temporary.touch(0o600)
             yield temporary
             temporary.chmod(_mode(0o644))
             _flush(temporary)

@@ -192,7 +192,7 @@ class CountedMemory(WeightedRowSum):
             place = ".".join(repr(str(part)[:50])[1:-1] for part in first["loc"])
             raise DataError(f"{folder / FILE} is damaged: {place!r}: {first['msg']}", _REMEDY) from error
         if items not in (None, known.items):
-            raise DataError(f"{folder} is of {known.items:,} items, but {items:,} are needed", _REMEDY)
+            raise DataError(f"{folder / FILE} is of {known.items:,} items, but {items:,} are needed", _REMEDY)
         try:
             return cls._of(folder, known)
         except (ArithmeticError, ValueError, TypeError, IndexError) as error:
