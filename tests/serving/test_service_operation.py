@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import signal
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from llmd4rec.cli import app
 from llmd4rec.server.explorer import pages
 
 from . import shop
@@ -27,7 +28,8 @@ def test_items_come_and_go(models: Path) -> None:
         client = process.client
         new = {"item_id": "new/one", "title": "Brand new soap", "fields": {"brand": "New"}, "vector": [0.3, 0.4]}
         reply = client.post("/v1/items", {"items": [new]})
-        assert (reply.status, reply.json) == (200, {"added": ["new/one"], "replaced": [], "items": len(IDS) + 1})
+        assert reply.status == 200
+        assert reply.json.items() >= {"added": ["new/one"], "replaced": [], "items": len(IDS) + 1}.items()
         assert client.get("/v1/items?q=brand+new").json["items"][0]["item_id"] == "new/one"
         for model in ("served", "undistilled"):
             body = {"history": ["new/one"], "model": model, "filter_seen": False, "k": 50}
@@ -38,7 +40,7 @@ def test_items_come_and_go(models: Path) -> None:
         assert "New" in fields["brand"]["values"]
 
         removed = client.post("/v1/items/remove", {"ids": ["plain", "no such"]}).json
-        assert removed == {"removed": ["plain"], "unknown": ["no such"], "items": len(IDS)}
+        assert removed.items() >= {"removed": ["plain"], "unknown": ["no such"], "items": len(IDS)}.items()
         answer = client.post("/v1/recommend", {"history": ["plain"], "filter_seen": False, "k": 50}).json
         assert answer["unknown"] == []
         assert "plain" not in [item["item_id"] for item in answer["items"]]
@@ -236,10 +238,13 @@ def test_a_port_in_use_is_said(models: Path, process: shop.Process) -> None:
 
 
 def refused(*arguments: object) -> str:
-    """The message of a service that must not start."""
-    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb"}
-    ran = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=wide)
-    assert (ran.returncode, ran.stdout) == (2, "")
+    """The message of a service that must not start; it says so before it changes anything in this process."""
+    with pytest.MonkeyPatch.context() as patch:  # also what the command sets in the environment
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "1")
+        wide = {"COLUMNS": "250", "TERM": "dumb"}
+        ran = CliRunner().invoke(app, ["serve", *map(str, arguments)], env=wide)
+    assert (ran.exit_code, ran.stdout) == (2, "")
     return ran.stderr
 
 

@@ -35,7 +35,11 @@ def serve(
         Path | None, typer.Option(help="Folder of exports that may be loaded by name while serving \\[default: none].")
     ] = None,
     api_keys: Annotated[
-        Path | None, typer.Option(help=f"File of API keys, one a line; {KEY} in the environment is another.")
+        Path | None,
+        typer.Option(
+            help=f"File of API keys, one a line, each alone or followed by its scopes: read, change, metrics. Read "
+            f"again on SIGHUP. {KEY} in the environment is another key, with all scopes."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Host name that requests may name; repeat it for more.")
@@ -59,9 +63,13 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1024, help="Most bytes of a request's body.")] = 1 << 20,
     concurrency: Annotated[int, typer.Option(min=1, help="Most requests answered at once; more get 503.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take.")] = 10.0,
+    keep_alive: Annotated[float, typer.Option(min=0.1, help="Seconds an idle connection is kept.")] = 75.0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds between a signal to stop and the end, with /readyz saying 503.")
     ] = 0.0,
+    stop_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after that in which requests in progress are finished.")
+    ] = 20.0,
     access_log: Annotated[bool, typer.Option(help="A line on standard error for every request.")] = True,
     trust_code: TrustCode = False,
 ) -> None:
@@ -95,7 +103,9 @@ def serve(
         max_body=max_body,
         concurrency=concurrency,
         timeout=timeout,
+        keep_alive=keep_alive,
         drain=drain,
+        stop_timeout=stop_timeout,
         access_log=access_log,
     )
 
@@ -117,16 +127,20 @@ def serve(
             print(f"{who} may ask; changes are off. Set {KEY} to ask for a key and allow them.", flush=True)
         print(f"{url}  (Ctrl-C stops)", flush=True)
 
-    run(source, settings, port=port, load=load, on_start=say)
+    def reread() -> tuple[str, ...]:
+        return read_keys(api_keys, os.environ.get(KEY, ""))
+
+    run(source, settings, port=port, load=load, on_start=say, read_keys=reread if api_keys is not None else None)
 
 
 def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
-    """The API keys of a file, one a line, and of the environment.
+    """The API keys of a file, one a line with its scopes, and of the environment.
 
     Raises:
-        LLMD4RecError: the file cannot be read or holds none, or a key is too short or cannot be a header.
+        LLMD4RecError: the file cannot be read or holds none, or a key is too short or has an unknown scope.
     """
     from llmd4rec.errors import LLMD4RecError
+    from llmd4rec.server.keys import parse_key
 
     keys = [variable.strip()] if variable.strip() else []
     if file is not None:
@@ -139,9 +153,5 @@ def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
             raise LLMD4RecError(f"--api-keys {file} holds no key", "Write one key a line.")
         keys += found
     for key in keys:
-        if len(key) < 16 or not key.isascii() or " " in key or not key.isprintable():
-            raise LLMD4RecError(
-                "an API key is shorter than 16 characters or holds spaces or signs beyond ASCII",
-                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-            )
+        parse_key(key)
     return tuple(keys)

@@ -21,7 +21,16 @@ from llmd4rec.server.convert import answer_json, examples_json, item_json, to_ev
 from llmd4rec.server.errors import ApiError, as_api_error, invalid_request
 from llmd4rec.server.logs import Log
 from llmd4rec.server.metrics import CONTENT_TYPE
-from llmd4rec.server.middleware import BODY, REQUEST_ID, App, RequestMiddleware
+from llmd4rec.server.middleware.direct import Direct
+from llmd4rec.server.middleware.failures import Failures
+from llmd4rec.server.middleware.headers import AnswerHeaders
+from llmd4rec.server.middleware.hosts import Hosts
+from llmd4rec.server.middleware.ids import RequestIds
+from llmd4rec.server.middleware.keys import Keys
+from llmd4rec.server.middleware.limits import Limits
+from llmd4rec.server.middleware.overload import Overload
+from llmd4rec.server.middleware.timing import Timing
+from llmd4rec.server.middleware.types import BODY, REQUEST_ID, App
 from llmd4rec.server.openapi import CHANGE, DESCRIPTION, READ, SENT, errors, with_limits
 from llmd4rec.server.schema import (
     AddedOut,
@@ -77,8 +86,8 @@ class _TypedRoute(APIRoute):
         return handle
 
 
-def create_app(service: Service, log: Log) -> App:
-    """The service as an ASGI application.
+def create_app(service: Service, log: Log) -> tuple[App, Keys]:
+    """The service as an ASGI application, and its keys, which can be replaced.
 
     Args:
         service: what the routes ask.
@@ -158,7 +167,7 @@ def create_app(service: Service, log: Log) -> App:
         require_at_most(body.items, settings.max_batch, "items")
         items = [to_new_item(item) for item in body.items]
         report = await service.add(items)
-        return _json({"added": report.added, "replaced": report.replaced, "items": service.recommender.info.items})
+        return _json({"added": report.added, "replaced": report.replaced, **now()})
 
     @app.post("/v1/items/remove", response_model=RemovedOut, responses=CHANGE)
     async def remove(body: RemoveIn) -> Response:
@@ -166,7 +175,7 @@ def create_app(service: Service, log: Log) -> App:
         service.require_changes()
         require_at_most(body.ids, settings.max_batch, "ids")
         report = await service.remove(body.ids)
-        return _json({"removed": report.removed, "unknown": report.unknown, "items": service.recommender.info.items})
+        return _json({"removed": report.removed, "unknown": report.unknown, **now()})
 
     @app.post("/v1/events", response_model=CountedOut, responses=CHANGE)
     async def observe(body: EventsIn) -> Response:
@@ -177,7 +186,7 @@ def create_app(service: Service, log: Log) -> App:
         for place, event in enumerate(body.events):
             require_at_most(event.history, settings.max_history, f"events[{place}].history")
         await service.observe([to_event(event) for event in body.events])
-        return _json({"counted": len(body.events)})
+        return _json({"counted": len(body.events), "revision": service.served.revision})
 
     @app.get("/v1/items/{item_id:path}", response_model=ItemOut, responses=errors(404, 422))
     async def item(item_id: Annotated[str, Path(max_length=LONGEST_ID)]) -> Response:
@@ -198,6 +207,7 @@ def create_app(service: Service, log: Log) -> App:
         return _json(
             {
                 "served": served.model_dump(),
+                "revision": service.served.revision,
                 "available": available,
                 "changes_allowed": settings.changes_allowed,
                 "limits": limits,
@@ -247,6 +257,9 @@ def create_app(service: Service, log: Log) -> App:
         return Response(found.content, media_type=found.type, headers={"etag": found.tag, "cache-control": "no-cache"})
 
     # ---- limits -------------------------------------------------------------------------------------------------
+    def now() -> dict[str, Any]:
+        return {"items": service.recommender.info.items, "revision": service.served.revision}
+
     def check_one(body: RecommendIn, where: str) -> None:
         require_at_most(body.history, settings.max_history, f"{where}history")
         require_k(body.k, f"{where}k")
@@ -292,7 +305,17 @@ def create_app(service: Service, log: Log) -> App:
     document = app.openapi
     app.openapi = lambda: with_limits(document(), settings)  # type: ignore[method-assign]
     direct = {route.path: route.direct for route in app.routes if isinstance(route, _TypedRoute) and route.body_field}
-    return RequestMiddleware(app, settings, service.metrics, log, pages.__contains__, direct, as_api_error)
+    # From the inside to the outside.
+    limited = Limits(Direct(app, direct), settings, service.metrics)
+    keys = Keys(limited, settings.api_keys, pages.__contains__)
+    answering = Failures(Hosts(keys, settings.host_names), service.metrics, log, as_api_error)
+
+    def draining() -> bool:
+        return service.draining
+
+    headed = AnswerHeaders(answering, draining)
+    counted = RequestIds(Timing(headed, service.metrics, log, settings.access_log))
+    return Overload(counted, limited.full, draining, settings.concurrency, service.metrics), keys
 
 
 def _json(value: Any) -> Response:

@@ -58,7 +58,11 @@ class Batcher(Generic[Q, A]):
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._weight = 0
         self._busy = False
-        metrics.waiting.set_function(lambda: self._weight)
+
+    @property
+    def waiting(self) -> int:
+        """The total weight that waits."""
+        return self._weight
 
     def ask(self, question: Q, weight: int = 1) -> asyncio.Future[A]:
         """The future answer to a question.

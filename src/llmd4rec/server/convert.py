@@ -62,6 +62,7 @@ def answer_json(reply: Reply, body: RecommendIn | None) -> dict[str, Any]:
         "fallback": answer.fallback,
         "num_candidates": answer.num_candidates,
         "fingerprint": served.fingerprint,
+        "revision": served.revision,
     }
 
 

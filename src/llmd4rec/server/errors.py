@@ -24,6 +24,9 @@ class ApiError(Exception):
         remedy: one sentence that says what to do next.
         details: further fields that are wrong, as `{"field": ..., "message": ...}`.
         retry_after: seconds after which to try again.
+
+    Attributes:
+        closes: what is left of the request is not read, so the connection ends with the answer.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ApiError(Exception):
         self.remedy = remedy
         self.details = list(details)
         self.retry_after = retry_after
+        self.closes = status in (408, 413)
 
     def body(self, request_id: str) -> bytes:
         """The JSON of :class:`~llmd4rec.server.schema.ErrorBody`."""

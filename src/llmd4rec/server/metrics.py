@@ -69,6 +69,11 @@ class Metrics:
             "llmd4rec_model_swaps", "Changes from one export to another.", ("outcome",), registry=registry
         )
         self.catalogue = Gauge("llmd4rec_catalogue_items", "Items that can be recommended.", registry=registry)
+        self.changes = Gauge(
+            "llmd4rec_catalogue_changes",
+            "Changes to the catalogue and the memory since the export was loaded, the number in `revision`.",
+            registry=registry,
+        )
         self._model = Gauge(
             "llmd4rec_model_info",
             "The model that is served; always 1.",
@@ -86,11 +91,12 @@ class Metrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def serves(self, name: str, stage: str, fingerprint: str, items: int) -> None:
+    def serves(self, name: str, stage: str, fingerprint: str, items: int, changes: int) -> None:
         """Records which model is served."""
         self._model.clear()
         self._model.labels(name, stage, fingerprint).set(1)
         self.catalogue.set(items)
+        self.changes.set(changes)
 
     def text(self) -> bytes:
         """The page."""

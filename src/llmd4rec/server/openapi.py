@@ -16,7 +16,7 @@ and nothing else is kept of them."""
 _STATUSES: dict[int, str] = {
     400: "The body is not valid JSON.",
     401: "No API key, or a wrong one.",
-    403: "Not allowed here.",
+    403: "Not allowed here, or not with this key.",
     404: "Not found.",
     405: "The path exists, but not for this method.",
     408: "The body did not arrive in time.",
@@ -33,7 +33,7 @@ _STATUSES: dict[int, str] = {
 
 def errors(*more: int) -> dict[int | str, dict[str, Any]]:
     """The error statuses of a route: those that every route has, and some more."""
-    wanted = sorted({401, 421, 500, 503, 504, *more})
+    wanted = sorted({401, 403, 421, 500, 503, 504, *more})
     return {status: {"model": ErrorBody, "description": _STATUSES[status]} for status in wanted}
 
 

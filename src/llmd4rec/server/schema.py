@@ -231,6 +231,15 @@ class ScoredItemOut(_Out):
     reasons: list[ReasonOut] | None = Field(default=None, description="With `explain`: largest effect first.")
 
 
+Revision = Annotated[
+    str,
+    Field(
+        description="What the catalogue and the memory have become since the export was loaded: `0`, or the number of "
+        "changes and a hash of them. An answer knows at least the changes up to the revision it names."
+    ),
+]
+
+
 class AnswerOut(_Out):
     """The recommended items, best first; fewer than k where there are fewer candidates."""
 
@@ -242,6 +251,7 @@ class AnswerOut(_Out):
     )
     num_candidates: int = Field(description="How many items were ranked, after filters and exclusions.")
     fingerprint: str = Field(description="Fingerprint of the export that answered.")
+    revision: Revision
 
 
 class BatchOut(_Out):
@@ -262,6 +272,7 @@ class AddedOut(_Out):
     added: list[str]
     replaced: list[str] = Field(description="Items that the catalogue had already.")
     items: int = Field(description="The number of items in the catalogue now.")
+    revision: Revision
 
 
 class RemovedOut(_Out):
@@ -270,12 +281,14 @@ class RemovedOut(_Out):
     removed: list[str]
     unknown: list[str] = Field(description="Identifiers that the catalogue does not have.")
     items: int = Field(description="The number of items in the catalogue now.")
+    revision: Revision
 
 
 class CountedOut(_Out):
     """The result of counting events in."""
 
     counted: int
+    revision: Revision
 
 
 class Facet(_Out):
@@ -327,6 +340,7 @@ class ModelsOut(_Out):
     """What is served, and which other exports can be loaded."""
 
     served: ModelOut
+    revision: Revision
     available: list[str] = Field(
         description="Exports that can be loaded by name; empty if the service has no models folder."
     )

@@ -6,112 +6,50 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.server.app import create_app
-from llmd4rec.server.errors import ApiError
+from llmd4rec.server.connections import Connections
 from llmd4rec.server.logs import LibraryLog, Log
 from llmd4rec.server.metrics import Metrics
-from llmd4rec.server.service import Service, load_warm
+from llmd4rec.server.service import THREADS, Service, load_warm
 from llmd4rec.server.settings import ServiceSettings
 
-#: Maximum bytes of a request's headers.
-MAX_HEAD_BYTES = 32_768
-#: Maximum open connections: less than the 1,024 files that many systems allow; more are closed at once.
-MAX_CONNECTIONS = 900
-#: Seconds an idle connection is kept: longer than load balancers keep theirs, so that they close it.
-KEEP_ALIVE = 75
+#: So often is the listening socket listened to: the event loop takes one connection from each in a turn, which may take
+#: long under load.
+LISTENERS = 32
+#: Signals that stop the service.
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 #: Seconds after which a thread that runs Python yields to another. The default, 5 ms, is longer than an answer.
 SWITCH_INTERVAL = 0.0005
-
-
-class _Protocol(HttpToolsProtocol):
-    """A connection; it is closed if the headers of a request arrive too slowly or are too large.
-
-    Attributes:
-        head_seconds: seconds the headers of a request may take.
-    """
-
-    head_seconds: float
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Called when a client has connected."""
-        super().connection_made(transport)
-        self._in_head, self._head_bytes = True, 0
-        self._deadline: asyncio.TimerHandle | None = None
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.close()
-        else:
-            self._set_deadline()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called when the client has disconnected."""
-        self._cancel_deadline()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """Called at the first byte of a request."""
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Called at the last byte of its headers."""
-        self._in_head = False
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Called when bytes arrive."""
-        super().data_received(data)
-        if not self._in_head:
-            self._cancel_deadline()
-        elif not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(ApiError(431, "head_too_large", f"the headers are larger than {MAX_HEAD_BYTES:,} bytes"))
-            elif self._deadline is None:
-                self._set_deadline()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP with an error of the usual format."""
-        self._refuse(ApiError(400, "invalid_http", "the request is not valid HTTP"))
-
-    def _set_deadline(self) -> None:
-        self._deadline = self.loop.call_later(self.head_seconds, self._head_timeout)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _head_timeout(self) -> None:
-        if not self.transport.is_closing():
-            self._refuse(ApiError(408, "head_timeout", f"the headers did not arrive within {self.head_seconds:g} s"))
-
-    def _refuse(self, error: ApiError) -> None:
-        body = error.body("none")
-        lines = [*error.headers(len(body)), (b"connection", b"close")]
-        head = STATUS_LINE[error.status] + b"".join(name + b": " + value + b"\r\n" for name, value in lines)
-        self.transport.write(head + b"\r\n" + body)
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
     """A server that stops in order: `/readyz` fails, then no connection is taken, then requests are finished."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, log: Log, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        log: Log,
+        on_start: Callable[[], None],
+        on_hangup: Callable[[], None] | None,
+    ) -> None:
         super().__init__(config)
-        self._service, self._log, self._on_start = service, log, on_start
+        self._service, self._log, self._on_start, self._on_hangup = service, log, on_start, on_hangup
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts to listen."""
@@ -122,19 +60,26 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals end the server, not the process: its exit status is 0."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        if self._on_hangup is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handles a signal to stop: the first one waits for requests in progress, the second one does not."""
-        if self._service.draining:
-            self.should_exit = self.force_exit = True
-            return
+        """Handles the first signal to stop: requests in progress are finished. The second one does not wait."""
+        loop = asyncio.get_running_loop()
+        for number in STOPPING:  # no longer the loop's, which may be busy
+            loop.remove_signal_handler(number)
+            signal.signal(number, _end_at_once)
         self._service.draining = True
         seconds = self._service.settings.drain
         self._log.write("stopping", drain_seconds=seconds)
-        asyncio.get_running_loop().call_later(seconds, setattr, self, "should_exit", True)
+        loop.call_later(seconds, setattr, self, "should_exit", True)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -179,6 +124,7 @@ def serve(
     load: Callable[[Path], Recommender] = Recommender.load,
     on_start: Callable[[str, Recommender], None] = lambda url, recommender: None,
     log: Log | None = None,
+    read_keys: Callable[[], tuple[str, ...]] | None = None,
 ) -> None:
     """Serves an export until the process is told to stop.
 
@@ -189,6 +135,7 @@ def serve(
         load: loads a recommender from a folder.
         on_start: called with the address once requests are taken.
         log: where to log; None: standard error.
+        read_keys: reads the API keys again, on SIGHUP.
 
     Raises:
         LLMD4RecError: the folder is not a valid export, or the port cannot be used.
@@ -198,9 +145,10 @@ def serve(
         recommender = load_warm(load, folder, settings)
         sys.setswitchinterval(SWITCH_INTERVAL)
         asyncio_run = _runner()
-        asyncio_run(_serve(listener, recommender, settings, load, on_start, log or Log()))
+        asyncio_run(_serve(listener, recommender, settings, load, on_start, log or Log(), read_keys))
     finally:
         listener.close()
+    _end_threads()
 
 
 async def _serve(
@@ -210,6 +158,7 @@ async def _serve(
     load: Callable[[Path], Recommender],
     on_start: Callable[[str, Recommender], None],
     log: Log,
+    read_keys: Callable[[], tuple[str, ...]] | None,
 ) -> None:
     service = Service(recommender, settings, Metrics(), log, load)
     for name in ("uvicorn", "asyncio"):
@@ -217,9 +166,11 @@ async def _serve(
         library.handlers[:] = [LibraryLog(log)]
         library.propagate = False
     host, port = listener.getsockname()[:2]
+    connections = Connections(settings.timeout, settings.keep_alive)
+    app, keys = create_app(service, log)
     config = uvicorn.Config(
-        create_app(service, log),
-        http=type("_Protocol", (_Protocol,), {"head_seconds": settings.timeout}),
+        app,
+        http=connections.protocol(),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -227,16 +178,38 @@ async def _serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=int(settings.change_timeout),
+        timeout_graceful_shutdown=math.ceil(settings.stop_timeout),
     )
+
+    def reload_keys() -> None:
+        assert read_keys is not None
+        try:
+            keys.replace(read_keys())
+        except LLMD4RecError as error:  # those there were stay
+            log.write("keys not reloaded", "error", what=error.what, remedy=error.remedy)
+        else:
+            log.write("keys reloaded")
+
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    server = _Server(config, service, log, lambda: on_start(url, recommender))
+    server = _Server(config, service, log, lambda: on_start(url, recommender), reload_keys if read_keys else None)
+    watching = asyncio.create_task(connections.watch())
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener, *(listener.dup() for _ in range(LISTENERS - 1))])
     finally:
+        watching.cancel()
+        connections.end()
         service.close()
         log.write("stopped")
+
+
+def _end_threads() -> None:
+    """Ends the process if a thread of the service still computes, for nobody any more."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREADS):
+            thread.join(0.5)
+            if thread.is_alive():
+                sys.stdout.flush()
+                os._exit(0)
 
 
 def _runner() -> Callable[[Any], None]:

@@ -7,10 +7,11 @@ loaded, the next batch uses it; the old one is released after its last batch. No
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,9 @@ from llmd4rec.server.trial import Trial, ask_once, limited
 
 T = TypeVar("T")
 
+#: What the names of the service's threads begin with.
+THREADS = ("answers", "reasons", "look-ups", "changes")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -45,17 +49,25 @@ class Served:
     Attributes:
         fingerprint: of its export.
         default_fields: the fields of an item that are returned where a request does not name any: all but long texts.
+        revision: `0`, or how many changes were made to it since it was loaded, and a hash of them.
     """
 
     recommender: Recommender
     fingerprint: str
     default_fields: tuple[str, ...]
+    revision: str = "0"
 
     @classmethod
     def of(cls, recommender: Recommender) -> Served:
         """Prepares a recommender for serving."""
         info = recommender.info
         return cls(recommender, info.fingerprint, tuple(name for name, kind in info.fields.items() if kind != "text"))
+
+    def changed(self, change: object) -> Served:
+        """The same after a change, which only its text counts of: services that were sent the same agree."""
+        count = int(self.revision.partition("-")[0]) + 1
+        digest = hashlib.sha256(f"{self.revision} {change!r}".encode(errors="surrogatepass")).hexdigest()
+        return replace(self, revision=f"{count}-{digest[:12]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +104,18 @@ class Service:
         self._load = load
         self._changing = asyncio.Lock()
         # Answers, look-ups and changes run in threads of their own: no part of a recommender is changed in place.
-        self._compute, self._look, self._change = (
-            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("answers", "look-ups", "changes")
+        self._compute, self._reasons, self._look, self._change = (
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in THREADS
         )
+        batch = settings.micro_batch
         self._batcher: Batcher[Question, Reply] = Batcher(
-            self._answer, max_batch=settings.micro_batch, max_queue=settings.queue, metrics=metrics, pool=self._compute
+            self._answer, max_batch=batch, max_queue=settings.queue, metrics=metrics, pool=self._compute
         )
+        # Reasons cost up to as many answers as a history has items: nobody who does not ask for them waits for them.
+        self._explainer: Batcher[Question, Reply] = Batcher(
+            self._answer, max_batch=batch, max_queue=settings.reasons_queue, metrics=metrics, pool=self._reasons
+        )
+        metrics.waiting.set_function(lambda: self._batcher.waiting + self._explainer.waiting)
         self._trial = Trial(settings.change_timeout / 2, max(1.0, settings.timeout))
         self._described: tuple[Catalogue, ModelOut] | None = None
         self._report_served()
@@ -133,7 +151,10 @@ class Service:
         # Reasons need one more encoding for each item of the history.
         max_length = self.recommender.info.max_length
         weights = [1 + (min(len(request.history), max_length) if request.explain else 0) for _, request in asked]
-        return self._batcher.ask_all([Question(model, request) for model, request in asked], weights)
+        questions = [Question(model, request) for model, request in asked]
+        # A batch request in which anything asks for reasons is in their lane as a whole.
+        lane = self._explainer if any(request.explain for _, request in asked) else self._batcher
+        return lane.ask_all(questions, weights)
 
     def _answer(self, questions: list[Question]) -> list[Reply | Exception]:
         """Answers a batch. Runs in a thread."""
@@ -190,23 +211,27 @@ class Service:
 
     async def add(self, items: Sequence[NewItem]) -> AddedReport:
         """Adds items to the served recommender."""
-        return await self._changed(lambda recommender: recommender.add_items(items))
+        return await self._changed(lambda recommender: recommender.add_items(items), ("add", items))
 
     async def remove(self, ids: Sequence[str]) -> RemovedReport:
         """Removes items from the served recommender."""
-        return await self._changed(lambda recommender: recommender.remove_items(ids))
+        return await self._changed(lambda recommender: recommender.remove_items(ids), ("remove", ids))
 
     async def observe(self, events: Sequence[Event]) -> None:
         """Counts events into the memory of the served recommender."""
-        async with self._changing:
-            await asyncio.shield(self._in_change_thread(lambda: self.recommender.observe_many(events)))
+        await self._changed(lambda recommender: recommender.observe_many(events), ("observe", events))
         self.metrics.events.inc(len(events))
 
-    async def _changed(self, work: Callable[[Recommender], T]) -> T:
+    async def _changed(self, work: Callable[[Recommender], T], change: tuple[str, object]) -> T:
+        # Shielded: the change is completed and reported even if the client disconnects.
+        return await asyncio.shield(asyncio.ensure_future(self._change_in_turn(work, change)))
+
+    async def _change_in_turn(self, work: Callable[[Recommender], T], change: tuple[str, object]) -> T:
         async with self._changing:
-            # Shielded: the change is completed and reported even if the client disconnects.
-            report = await asyncio.shield(self._in_change_thread(lambda: work(self.recommender)))
-            self._report_served()
+            report, self.served = await self._in_change_thread(
+                lambda: (work(self.recommender), self.served.changed(change))
+            )
+            self._report_served(log=change[0] != "observe")  # of which there may be many
         return report
 
     async def _in_change_thread(self, work: Callable[[], T]) -> T:
@@ -280,17 +305,25 @@ class Service:
         freeze_loaded_objects()
         return recommender
 
-    def _report_served(self) -> None:
-        info = self.recommender.info
-        self.metrics.serves(info.name, info.stage, info.fingerprint, info.items)
+    def _report_served(self, log: bool = True) -> None:
+        info, revision = self.recommender.info, self.served.revision
+        self.metrics.serves(info.name, info.stage, info.fingerprint, info.items, int(revision.partition("-")[0]))
+        if not log:
+            return
         self._log.write(
-            "serving", export=info.name, stage=info.stage, fingerprint=info.fingerprint, items=info.items, dim=info.dim
+            "serving",
+            export=info.name,
+            stage=info.stage,
+            fingerprint=info.fingerprint,
+            revision=revision,
+            items=info.items,
+            dim=info.dim,
         )
 
     def close(self) -> None:
         """Ends the threads."""
         self._trial.stop()
-        for pool in (self._compute, self._look, self._change):
+        for pool in (self._compute, self._reasons, self._look, self._change):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
