@@ -25,7 +25,8 @@ help:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Byte code is compiled where it is first imported: most of what is installed never is.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
 .venv/.installed: .venv/.python pyproject.toml constraints.txt
 	@echo "Installing llmd4rec and what it needs (a minute or two)"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +22,26 @@ if TYPE_CHECKING:
 # would only wait for each other, and one thread makes sums come out the same every time.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Whatever is written is flushed to the disk, thousands of times in all; in memory that is free.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 # A script's shell makes what it starts in the background deaf to the Ctrl-C that tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_runtest_setup() -> None:
+    """PyTorch makes the list of its ONNX operators anew for each graph, a third of the time; once is enough here."""
+    exporter: Any = sys.modules.get("torch.onnx._internal.exporter._registration")
+    apis = getattr(exporter, "onnxscript_apis", None)
+    if apis is not None and not hasattr(apis.get_torchlib_ops, "cache_info"):
+        apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)
 
 
 @pytest.fixture

@@ -35,6 +35,10 @@ FILE_EVENTS = {
 DISK_FULL = 28
 
 
+def nothing() -> None:
+    """Only starts the server that processes are forked from, which takes as long as the imports."""
+
+
 def train(settings: dict[str, Any], data: Path, folder: Path, errors: Path | None = None) -> None:
     """Exits with 130 when it was interrupted, as the command does.
 

@@ -223,13 +223,13 @@ def test_rollouts_are_drawn_and_read_at_the_time_of_the_last_real_event() -> Non
 
 
 @pytest.mark.parametrize(
-    ("features", "inputs"),
-    [([TimeGaps()], ["times", "target_times"]), ([Hour()], ["target_times"])],
+    ("name", "features", "inputs"),
+    [("sasrec", [TimeGaps()], ["times", "target_times"]), ("gru4rec", [Hour()], ["target_times"])],
 )
 def test_the_graph_has_named_inputs_and_gives_the_states_of_the_model(
-    features: list[EventFeature], inputs: list[str], tmp_path: Path
+    name: str, features: list[EventFeature], inputs: list[str], tmp_path: Path
 ) -> None:
-    data, model = timed(), network("gru4rec", features)
+    data, model = timed(), network(name, features)
     write_encoder(model, tmp_path / "encoder.onnx")
     graph = OnnxEncoder(tmp_path / "encoder.onnx", 8)
     assert list(graph.reads) == inputs
@@ -246,16 +246,11 @@ def test_the_graph_has_named_inputs_and_gives_the_states_of_the_model(
     for missing in ({}, {"times": times}, {"times": [[1], *times[:3]], "now": now}):
         with pytest.raises(DataError, match="when each item of a history was chosen"):
             encode(graph, windows, table, **missing)
-
-
-def test_padding_changes_no_state_of_the_graph(tmp_path: Path) -> None:
-    model = network()
-    write_encoder(model, tmp_path / "encoder.onnx")
-    graph, table = OnnxEncoder(tmp_path / "encoder.onnx", 8), model.item_table().detach().numpy()
-    rows, times = np.array([[3, 4, 0]]), np.array([[5, 900, 7]])
-    inputs = {"times": times, "target_times": np.array([[900, 5000, -3]])}
-    padded = graph(HistoryBatch(rows, np.array([2]), inputs), table)
-    short = graph(HistoryBatch(rows[:, :2], np.array([2]), {name: each[:, :2] for name, each in inputs.items()}), table)
+    # Padding changes no state.
+    rows, moments = np.array([[3, 4, 0]]), {"times": [[5, 900, 7]], "target_times": [[900, 5000, -3]]}
+    given = {read: np.array(moments[read]) for read in graph.reads}
+    padded = graph(HistoryBatch(rows, np.array([2]), given), table)
+    short = graph(HistoryBatch(rows[:, :2], np.array([2]), {read: given[read][:, :2] for read in given}), table)
     np.testing.assert_allclose(padded, short, atol=1e-5)
 
 
@@ -291,7 +286,7 @@ def test_the_effect_of_time_is_learned_with_the_feature_and_not_without(
     found = {}
     for features in ([], [feature]):
         model = {"name": "gru4rec", "dim": 32, "hidden": 32, "max_length": 6, "dropout": 0.0, "item_features": "id"}
-        training = {"epochs": 30, "patience": 30, "batch": 200, "learning_rate": 0.01, "warmup": 5}
+        training = {"epochs": 15, "patience": 15, "batch": 200, "learning_rate": 0.01, "warmup": 5}
         values = {
             "rounds": 0,
             "llm": None,

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_another_process import outcome, start, train
+from in_another_process import nothing, outcome, start, train
+from made_once import MadeOnce
 from settings_of import changed, parse_settings
 
 from llmd4rec.data.dataset import Dataset
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_stopped_anywhere_comes_to_the_same_end(
-    number: int, tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
-) -> None:
-    """With checkpoints where there is something to save. Killed ones are in tests/reliability."""
+@pytest.fixture(scope="module")
+def whole(
+    made_once: MadeOnce, tiny_settings: dict[str, Any], chain_data: Dataset
+) -> tuple[dict[str, Any], Path, float]:
+    """Settings with checkpoints where there is something to save, a run that nobody stopped, and how long it took."""
     settings = changed(
         tiny_settings,
         rounds=2,
@@ -36,16 +37,29 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(
         training__llm__checkpoint_seconds=0.02,
     )
 
-    def finish(folder: Path) -> None:
-        process = start(train, settings, chain_data.path, folder)
-        process.join(60)
-        assert process.exitcode == 0
+    def make(folder: Path) -> None:
+        start(nothing).join(60)  # the server that processes are forked from is slow once
+        begun = time.perf_counter()
+        finish(settings, chain_data, folder / "whole")
+        (folder / "seconds").write_text(str(time.perf_counter() - begun))
 
-    finish(tmp_path / "warm up")
-    begun = time.perf_counter()
-    finish(tmp_path / "whole")
-    duration = time.perf_counter() - begun
+    folder = made_once("never stopped", make)
+    return settings, folder / "whole", float((folder / "seconds").read_text())
 
+
+def finish(settings: dict[str, Any], data: Dataset, folder: Path) -> None:
+    process = start(train, settings, data.path, folder)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_anywhere_comes_to_the_same_end(
+    number: int, whole: tuple[dict[str, Any], Path, float], chain_data: Dataset, tmp_path: Path
+) -> None:
+    """Killed ones are in tests/reliability."""
+    settings, expected, duration = whole
     rng = random.Random()  # any moment must do
     stopped, parts = 0, tmp_path / "parts"
     for attempt in range(12):
@@ -62,8 +76,8 @@ def test_a_run_stopped_anywhere_comes_to_the_same_end(
     assert stopped > 0
     for name in ("text_vectors.safetensors", "run.json", "config.yaml"):
         (parts / f".{name}.x.part").write_bytes(b"half")  # as a process leaves it that is stopped just then
-    finish(parts)
-    assert outcome(parts) == outcome(tmp_path / "whole")
+    finish(settings, chain_data, parts)
+    assert outcome(parts) == outcome(expected)
     assert not list(parts.rglob("*.part"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import signal
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from llmd4rec.cli import app
 from llmd4rec.server.explorer import pages
 
 from . import shop
@@ -237,10 +238,13 @@ def test_a_port_in_use_is_said(models: Path, process: shop.Process) -> None:
 
 
 def refused(*arguments: object) -> str:
-    """The message of a service that must not start."""
-    wide = {**os.environ, "COLUMNS": "250", "TERM": "dumb"}
-    ran = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=wide)
-    assert (ran.returncode, ran.stdout) == (2, "")
+    """The message of a service that must not start; it says so before it changes anything in this process."""
+    with pytest.MonkeyPatch.context() as patch:  # also what the command sets in the environment
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(name, "1")
+        wide = {"COLUMNS": "250", "TERM": "dumb"}
+        ran = CliRunner().invoke(app, ["serve", *map(str, arguments)], env=wide)
+    assert (ran.exit_code, ran.stdout) == (2, "")
     return ran.stderr
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -119,6 +120,12 @@ def fields_of(cls: type[Any]) -> dict[str, FieldInfo | Any]:
         hints = get_type_hints(cls, include_extras=True)
         return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
     return {}
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """How pydantic reads and writes a dataclass: making it takes milliseconds, and a run asks hundreds of times."""
+    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True)
@@ -258,14 +265,15 @@ class OpenType:
             raise ValidationError.from_exception_data(self.what, wrong)
         if issubclass(cls, BaseModel):
             return cls.model_validate(values)
-        return TypeAdapter(cls).validate_python(values) if dataclasses.is_dataclass(cls) else cls()
+        return _adapter(cls).validate_python(values) if dataclasses.is_dataclass(cls) else cls()
 
     def dump(self, value: Any, mode: Literal["json", "python"] = "json") -> Any:
         """Name and settings of an implementation, as plain values: a group, or a word where there is a short form."""
         if isinstance(value, BaseModel):
             settings: Any = value.model_dump(mode=mode)
         elif dataclasses.is_dataclass(value):
-            settings = TypeAdapter(type(value)).dump_python(value, mode=mode)
+            cls: Any = type(value)
+            settings = _adapter(cls).dump_python(value, mode=mode)
         else:
             settings = {}
         return {"name": self.name_of(type(value)), **settings}

@@ -15,7 +15,7 @@ from llmd4rec.scoring.base import Scorer
 
 @torch.inference_mode()
 def milliseconds_per_request(
-    scorers: Sequence[Scorer], dataset: Dataset, requests: int = 60, seed: int = 0
+    scorers: Sequence[Scorer], dataset: Dataset, requests: int = 30, seed: int = 0
 ) -> list[float]:
     """The median time of answering one history at a time, per scorer, in milliseconds.
 

@@ -15,6 +15,7 @@ from llmd4rec.data.ingest.limits import LONGEST_ID
 from llmd4rec.errors import DataError, RunError
 from llmd4rec.inference.catalogue import Catalogue
 from llmd4rec.inference.folder import new_item_texts
+from llmd4rec.inference.head import HEAD
 from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.texts import TextEncoder, text_of
 from llmd4rec.inference.types import NewItem
@@ -86,7 +87,7 @@ class ItemTexts:
             if self._encoder is None:
                 if self._about is None:
                     raise RunError(
-                        f"item {item.item_id!r} comes as text, but the export {self._folder} has no text encoder",
+                        f"item {item.item_id!r} comes as text, but {self._folder / HEAD} names no text encoder",
                         f"Export with --text-encoder, or give the item's vector as {self.name} makes it.",
                     )
                 self._encoder = TextEncoder(self._folder, self.width, self._about["max_tokens"], self._threads)

@@ -1,7 +1,7 @@
 """Answers POST requests to fixed paths without the framework, whose layers cost as much as the rest.
 
 What it leaves out is routing, dependency injection and a response object; the body is read by the same type, and the
-same function answers. `benchmarks/results.md` has what it saves.
+same function answers. `docs/research/decisions.md` has what it saves.
 """
 
 from __future__ import annotations
