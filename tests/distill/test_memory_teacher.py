@@ -62,7 +62,8 @@ def without_own_step(data: Dataset, history: list[int], target: int) -> np.ndarr
         total[target, history[-gap]] -= settings.reverse / gap
     recent = zip(settings.last, history[::-1], strict=False)
     summed = sum((weight * total[item] for weight, item in recent), np.zeros(ITEMS))
-    return np.log1p(3 * np.maximum(summed, 0))
+    scores: np.ndarray[Any, np.dtype[np.float64]] = np.log1p(3 * np.maximum(summed, 0))
+    return scores
 
 
 def test_the_cache_holds_model_and_memory_less_the_step_to_be_predicted(tmp_path: Path) -> None:

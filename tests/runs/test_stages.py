@@ -42,6 +42,33 @@ def test_what_is_served_is_the_better_on_validation(
 
 
 @pytest.mark.parametrize(
+    ("undistilled", "distilled", "served"),
+    [
+        ((0.5, 0.3, True), (0.6, 0.4, False), "undistilled"),  # .5 with the memory, .4 without
+        ((0.5, 0.3, True), (0.6, 0.4, True), "distilled-round-1"),
+        ((0.5, 0.45, False), (0.2, 0.4, False), "undistilled"),
+    ],
+)
+def test_stages_are_compared_as_they_would_be_served(
+    undistilled: tuple[float, float, bool], distilled: tuple[float, float, bool], served: str, chain_run: Path
+) -> None:
+    """With the memory where validation wants it there, whatever the models are worth alone."""
+    run = Run.open(chain_run)
+    run.record.stages["distilled-round-1"]["validation"] = run.validation_of("undistilled") + 0.1
+    names = ("validation", "model_validation", "wanted")
+    run.record.memory = {
+        "beside": {
+            "undistilled": dict(zip(names, undistilled, strict=True)),
+            "distilled-round-1": dict(zip(names, distilled, strict=True)),
+        }
+    }
+    assert run.resolve("served") == served
+    # A memory whose weights were given was not measured beside anything.
+    run.record.memory["beside"]["undistilled"] = {"wanted": True}
+    assert run.resolve("served") == "distilled-round-1"
+
+
+@pytest.mark.parametrize(
     ("name", "hint"), [("alone", "undistilled"), ("teacher-1", "it has: undistilled"), ("x", "llm")]
 )
 def test_a_stage_that_is_not_there(name: str, hint: str, chain_run: Path) -> None:

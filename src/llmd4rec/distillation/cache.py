@@ -211,7 +211,7 @@ def write_cache(
         model.train(was_training)
 
 
-def _allocate(path: Path, dtype: type[np.floating], shape: tuple[int, ...]) -> np.memmap:
+def _allocate(path: Path, dtype: type[np.floating] | type[np.int32], shape: tuple[int, ...]) -> np.memmap:
     """A memory-mapped array whose space is taken now: writing to a mapping on a full disk would kill the process."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
@@ -237,10 +237,9 @@ class _Follow:
     def __init__(self, folder: Path, memory: MemoryTeacher, positions: int) -> None:
         self.memory = memory
         width = memory.follow_NK(np.empty(0, np.int64))[0].shape[1]
-        kinds = (np.int32, np.float32)
-        self.files = [
-            _allocate(folder / name, kind, (positions, width)) for name, kind in zip(FOLLOW_FILES, kinds, strict=True)
-        ]
+        items, values = (folder / name for name in FOLLOW_FILES)
+        shape = (positions, width)
+        self.files = _allocate(items, np.int32, shape), _allocate(values, np.float32, shape)
 
     def write(self, position_N: Int64Array, device: torch.device) -> tuple[Tensor, Tensor]:
         """Writes some positions; what was written."""

@@ -10,7 +10,7 @@ names say what they mean: `undistilled`, `undistilled+memory`, `memory`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,6 +127,18 @@ def forget_memory(run: Run) -> None:
 def is_wanted(run: Run, stage_id: str) -> bool:
     """Whether validation wants the memory beside the model of a stage."""
     return bool(_beside(run, stage_id).get("wanted"))
+
+
+def validation_with(run: Run, stages: Sequence[str]) -> dict[str, float]:
+    """The validation value of each stage as it would be served: with the memory where that is wanted there.
+
+    Values beside a memory are of a sample of the targets, so that all are of that sample or none is.
+    """
+    beside = [_beside(run, stage) for stage in stages]
+    if not all("validation" in each for each in beside):  # no memory, or one whose weights were given
+        return {stage: run.validation_of(stage) for stage in stages}
+    values = [each["validation" if each["wanted"] else "model_validation"] for each in beside]
+    return dict(zip(stages, map(float, values), strict=True))
 
 
 def memory_of(run: Run, stage_id: str | None = None) -> tuple[CountedMemory, float]:

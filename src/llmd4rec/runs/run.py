@@ -257,7 +257,7 @@ class Run:
 
         Args:
             name: an id; `distilled`: the model of the last round; `served`: what validation chose among `undistilled`
-                and the rounds, the taught one where they are equal.
+                and the rounds, each with the memory where it wants that; the taught one where they are equal.
 
         Raises:
             RunError: this run has no such stage, or it is not finished.
@@ -269,7 +269,7 @@ class Run:
         if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
             return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
-            value = {stage: self.validation_of(stage) for stage in [UNDISTILLED, *rounds]}
+            value = memory.validation_with(self, [UNDISTILLED, *rounds])
             best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
             if value[best] >= value[UNDISTILLED]:
                 return best
