@@ -277,6 +277,11 @@ def test_options_that_cannot_be(models: Path, arguments: list[str], said: str) -
 def test_a_weak_key_is_refused(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
     assert "shorter than 16" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
+    (tmp_path / "keys").write_text("# of the shop\na-key-of-the-shop-0123456 read, wrte\n")
+    said = refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
+    assert "keys, line 2" in said.replace("\n", " ")
+    assert "no scope" in said
+    assert "a-key-of-the-shop" not in said
     (tmp_path / "keys").write_text("# nothing\n")
     assert "holds no key" in refused(models / "bare", "--port", 0, "--api-keys", tmp_path / "keys")
 

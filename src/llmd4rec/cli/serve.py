@@ -142,16 +142,20 @@ def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
     from llmd4rec.errors import LLMD4RecError
     from llmd4rec.server.keys import parse_key
 
-    keys = [variable.strip()] if variable.strip() else []
+    keys = {KEY: variable.strip()} if variable.strip() else {}
     if file is not None:
         try:
             lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise LLMD4RecError(f"--api-keys {file} cannot be read", "Name a text file with one key a line.") from error
-        found = [line for line in lines if line and not line.startswith("#")]
+        where = f"--api-keys {file}, line"
+        found = {f"{where} {n}": line for n, line in enumerate(lines, 1) if line and not line.startswith("#")}
         if not found:
             raise LLMD4RecError(f"--api-keys {file} holds no key", "Write one key a line.")
-        keys += found
-    for key in keys:
-        parse_key(key)
-    return tuple(keys)
+        keys |= found
+    for place, key in keys.items():
+        try:
+            parse_key(key)
+        except LLMD4RecError as error:
+            raise LLMD4RecError(f"{place}: {error.what}", error.remedy) from error
+    return tuple(keys.values())
