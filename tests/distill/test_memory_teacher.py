@@ -201,6 +201,9 @@ def test_the_plan_names_the_memory_as_a_teacher_of_the_model_alone() -> None:
             assert (stage.teaching.memory, stage.teaching.exclude_seen) == (None, False)
     with pytest.raises(ConfigError, match="memory is null"):
         parse_settings({**asked, "memory": None})
+    for other in ({"method": "leader"}, {"students": ["llm"]}):  # which would leave it out without a word
+        with pytest.raises(ConfigError, match=r"distill\.memory is part of how the model is taught"):
+            parse_settings({**asked, "llm": {}, "distill": {**asked["distill"], **other}})  # type: ignore[dict-item]
     with pytest.raises(ConfigError, match="exclude_seen"):
         parse_settings({**asked, "evaluation": {"filter_seen": False}})
 

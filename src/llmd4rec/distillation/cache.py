@@ -137,7 +137,7 @@ def write_cache(
     candidate_C = None if candidates is None else torch.from_numpy(candidates).to(device)
     ranked = table if candidate_C is None else table[candidate_C]
     rivals, stands_for, drawn_R = _rivals(ranked, rank_items)
-    column_I = _columns(model.num_items, candidate_C, drawn_R)
+    column_I = _columns(model.num_items, candidate_C, drawn_R).to(device)
     if precision == "int8" and rivals is ranked:
         rivals = Int8Rows.of(ranked)
     try:
@@ -179,7 +179,7 @@ def write_cache(
                         target_N,
                         block_elements,
                         others,
-                        column_I.to(device),
+                        column_I,
                         batch.target_N,
                     )
                     progress.advance(len(numbers))

@@ -361,6 +361,12 @@ class DistillationSettings(BaseModel):
                 "nothing teaches: set llm, teachers (such as teachers: default), distill.memory with memory: auto, or "
                 "rounds: 0 to train the model without a teacher"
             )
+        for name in ("memory", "exclude_seen"):
+            if getattr(distill, name) and ("model" not in distill.students or distill.method != LLMD4Rec()):
+                raise ValueError(
+                    f"distill.{name} is part of how the model is taught by distill.method = llmd4rec; name the model "
+                    f"in distill.students and use that method, or leave distill.{name} out"
+                )
         if distill.exclude_seen and (self.training.model.label_smoothing or not self.evaluation.filter_seen):
             raise ValueError(
                 "distill.exclude_seen needs evaluation.filter_seen: true, and training.model.label_smoothing: 0"
