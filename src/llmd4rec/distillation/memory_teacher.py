@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories
+from llmd4rec.scoring.memory.content import principal_directions
 from llmd4rec.scoring.memory.state import CountedMemory
 
 Floats = NDArray[np.float32]
 #: So many items of a position get a number by transitions: those of the highest.
 KEPT = 128
+#: So many directions of the content vectors teach: a step costs as much more as a teacher is wide, and these hold nearly
+#: all that ranks items (docs/memory.md).
+CONTENT_DIM = 64
 
 
 class MemoryTeacher:
@@ -38,6 +42,7 @@ class MemoryTeacher:
         weights = memory.weights
         self._content = memory.content if weights.get("content") else None
         self._transitions = memory.transitions if weights.get("transitions") else None
+        self._axes_DC = None if self._content is None else principal_directions(self._content.vectors_ID, CONTENT_DIM)
         self._items, self._times = histories.items, histories.event_times
         starts = np.asarray(histories.offsets[:-1])
         inputs = np.maximum(np.asarray(histories.train_end) - starts - 1, 0)
@@ -53,18 +58,18 @@ class MemoryTeacher:
 
     @property
     def table_IC(self) -> Floats:
-        """The vectors of all items; C is 0 where content does not teach."""
-        if self._content is None:
+        """The vectors of all items in their first directions; C is 0 where content does not teach."""
+        if self._content is None or self._axes_DC is None:
             return np.zeros((self.memory.num_rows, 0), np.float32)
-        return self._content.vectors_ID
+        return self._content.vectors_ID @ self._axes_DC
 
     def states_NC(self, position_N: Int64Array) -> Floats:
         """What `table_IC` is multiplied with at some positions."""
-        if self._content is None:
+        if self._content is None or self._axes_DC is None:
             return np.zeros((len(position_N), 0), np.float32)
         windows = self._windows(position_N, len(self._content.last))
         query = self._content.prepare(windows, [None] * len(windows), [None] * len(windows))
-        return query.states_BD * np.float32(self.memory.weights["content"])
+        return query.states_BD @ (self._axes_DC * np.float32(self.memory.weights["content"]))
 
     def follow_NK(self, position_N: Int64Array) -> tuple[NDArray[np.int32], Floats]:
         """The items that transitions add most to at some positions, and what; 0 where there are fewer."""
