@@ -74,6 +74,19 @@ class Training(BaseModel):
         """Which setting the learning rate is of: its own, or that of distillation rounds."""
         return self._learning_rate_name
 
+    def batch_positions(self, num_items: int, num_positions: int) -> int:
+        """How many positions a step trains, about.
+
+        Args:
+            num_items: of the catalogue.
+            num_positions: there are to train on.
+        """
+        per_epoch = min(self.epoch_positions or num_positions, num_positions)
+        # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
+        sampled = num_items > self.full_softmax_items
+        wanted = self.batch * (self.large_catalogue_batch if sampled else 1)
+        return min(wanted, max(1, per_epoch // self.min_steps))
+
     def in_round(self) -> Self:
         """The same for a model that is trained with teachers, in a round of distillation."""
         epochs, rate = self.round_epochs, self.round_learning_rate
