@@ -36,6 +36,7 @@ STAGES = {
     "large_catalogue": 150,
     "memory": 120,
     "command_line": 40,
+    "recipe": 300,
     "serve_recommender": 100,
     "serve_http": 110,
 }

@@ -2,8 +2,9 @@
 
     python benchmarks/time_to_accuracy.py --data FOLDER --minutes 60 [--only ours recbole rectools]
 
-All train the same network size on the training part of the same leave-one-out split, and all are judged by our
-evaluator: full ranking of every validation target, seen items filtered. Only training counts as time. The curve of each
+All train the same network size on the training part of the same leave-one-out split, with the dropout and learning rate
+of SASRec's paper and batches as large as ours; peers are not tuned, nor given what their authors publish as best for a
+data set (`peers/peer.py`, Network). All are judged by our evaluator: full ranking of every validation target, seen items filtered. Only training counts as time. The curve of each
 is written to `out/time_to_accuracy_<contender>.json` after every point, so that they can be made in separate sittings;
 the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
 moment, so that a curve made on a slowed machine can be told.
@@ -165,7 +166,10 @@ def compare(dataset: Dataset) -> None:
     for name in PEERS:
         if "ours" in curves and name in curves:
             figures += ratios(name, curves["ours"], curves[name])
-    notes = ["One seed each; training seconds only. See the docstring of time_to_accuracy.py."]
+    notes = [
+        "One seed each; training seconds only. See the docstring of time_to_accuracy.py.",
+        "Peers have our network, the dropout and rate of SASRec's paper and our batch: they are not tuned for the data.",
+    ]
     report("time_to_accuracy", "Training time to equal validation NDCG@10", figures, notes)
 
 

@@ -24,7 +24,7 @@ from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.objective import RankingObjective, seen_items
-from llmd4rec.losses.scores import Excluded, Factors, PlusSparse, score_blocks
+from llmd4rec.losses.scores import NO_CHANCE, Factors, PlusSparse, SparseScores, score_blocks
 from llmd4rec.losses.softmax import DistillationTerm, ranking_loss
 from llmd4rec.models.base import SequenceEncoder, last_states
 from llmd4rec.models.sequential import SASRec
@@ -105,13 +105,14 @@ def test_candidates_have_the_scores_of_the_catalogue() -> None:
     items = torch.tensor([[1, 4, 8], [0, 2, 3], [5, 6, 7], [0, 0, 0], [2, 4, 6]])
     values = torch.rand(5, 3)
     values[3] = 0  # fewer than three items: 0 is added to any
-    whole = torch.cat([block.clone() for block in score_blocks(PlusSparse(base, items, values))])
+    added = SparseScores(items, values)
+    whole = torch.cat([block.clone() for block in score_blocks(PlusSparse(base, added))])
     candidates = torch.tensor([0, 2, 4, 7])
-    some = PlusSparse(base, items, values).among(candidates, Factors(base.states_NK, base.table_IK[candidates]))
+    some = PlusSparse(Factors(base.states_NK, base.table_IK[candidates]), added.among(candidates))
     torch.testing.assert_close(torch.cat([block.clone() for block in score_blocks(some)]), whole[:, candidates])
-    halved = PlusSparse(base, items, values).in_units_of(2.0)
+    halved = PlusSparse(base, added).in_units_of(2.0)
     torch.testing.assert_close(halved.of(slice(1, 4), torch.empty(3, 9)), whole[1:4] / 2)
-    assert float(whole.abs().max()) <= PlusSparse(base, items, values).largest()
+    assert float(whole.abs().max()) <= PlusSparse(base, added).largest()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -124,10 +125,11 @@ def test_what_was_seen_has_no_probability(temperature: float, large: float) -> N
     target = torch.randint(0, 11, (7,))
     seen = torch.rand(7, 11) < 0.3
     seen[torch.arange(7), target] = False
-    row, item = seen.nonzero(as_tuple=True)
+    # Some items are named twice, as in a history that comes back to them.
+    items = torch.cat([torch.arange(11).expand(7, 11), torch.tensor([[2], [5], [2], [9], [0], [1], [2]])], 1)
     teaches = TeacherBatch(Factors(teacher_states, teacher_table), torch.ones(7, dtype=torch.int64))
     term = DistillationTerm(3.0, temperature, "none")
-    excluded = Excluded.of(row, item, 7)
+    excluded = SparseScores.excluding(items, seen.gather(1, items))
     loss = ranking_loss(states, table, target, teaches, term, block_elements=33, excluded=excluded).loss
 
     hidden = torch.where(seen, -math.inf, 0.0)
@@ -150,16 +152,15 @@ def test_seen_items_are_those_before_the_position_but_the_target() -> None:
         position_N=torch.tensor([0, 1, 2]),
     )
     found = seen_items(batch)
-    assert list(zip(found.row_E.tolist(), found.item_E.tolist(), strict=True)) == [
-        (0, 3),
-        (1, 3),
-        (1, 3),
-        (2, 7),
-        (2, 8),
-    ]
-    assert found.starts_N1.tolist() == [0, 1, 3, 5]
-    some = found.among(torch.tensor([3, 8]))
-    assert list(zip(some.row_E.tolist(), some.item_E.tolist(), strict=True)) == [(0, 0), (1, 0), (1, 0), (2, 1)]
+    assert excluded(found, 10) == [{3}, {3}, {7, 8}]
+    assert excluded(found.among(torch.tensor([3, 8])), 2) == [{0}, {0}, {1}]
+
+
+def excluded(found: SparseScores, items: int) -> list[set[int]]:
+    """The items that have no chance, of each position; all others are as they were."""
+    scores = found.add_(slice(0, len(found.items_NK)), torch.zeros(len(found.items_NK), items))
+    assert bool(((scores == 0) | (scores <= NO_CHANCE)).all())
+    return [set(row.nonzero()[:, 0].tolist()) for row in scores]
 
 
 def test_the_objective_leaves_out_what_was_seen_where_it_is_asked_to() -> None:

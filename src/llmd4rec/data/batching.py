@@ -104,19 +104,31 @@ class TrainingBatch(SequenceBatch):
         target_N: the true next items.
         position_N: the numbers of those training positions, 0..P-1.
         candidate_C: the items that could have been chosen, ascending, on the CPU: others are no negatives; None: all.
+        host_target_N: the true next items on the CPU, of a batch that is on another device.
     """
 
     trained_N: Tensor
     target_N: Tensor
     position_N: Tensor
     candidate_C: Tensor | None = None
+    host_target_N: Tensor | None = None
+
+    @property
+    def target_on_cpu_N(self) -> Tensor:
+        """The true next items, without waiting for a device."""
+        return self.target_N if self.host_target_N is None else self.host_target_N
 
     def to(self, device: torch.device) -> Self:
         """The batch on `device`; position numbers stay on the CPU, where the memory-mapped teacher is."""
         if device.type == "cpu":
             return self
         moved = super().to(device)
-        return replace(moved, trained_N=to_device(self.trained_N, device), target_N=to_device(self.target_N, device))
+        return replace(
+            moved,
+            trained_N=to_device(self.trained_N, device),
+            target_N=to_device(self.target_N, device),
+            host_target_N=self.target_N,
+        )
 
     def trained(self, states_BLD: Tensor) -> Tensor:
         """The states of the N trained positions, [N, D]."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ from llmd4rec.log import bar
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.objective import seen_items
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, NO_CHANCE, BlockScores, Excluded, Factors, PlusSparse
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors, PlusSparse, SparseScores
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
@@ -76,8 +76,8 @@ class TeacherCache:
         scores: BlockScores = Factors(to_device(torch.from_numpy(self.states[numbers]), device), table)
         if self.follow is not None:
             items_NK, values_NK = (to_device(torch.from_numpy(each[numbers]), device) for each in self.follow)
-            added = PlusSparse(scores, items_NK.long(), values_NK)
-            scores = added if candidate_C is None else added.among(candidate_C, scores)
+            follow = SparseScores(items_NK.long(), values_NK)
+            scores = PlusSparse(scores, follow if candidate_C is None else follow.among(candidate_C))
         return TeacherBatch(
             scores=scores,
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
@@ -137,7 +137,7 @@ def write_cache(
     candidate_C = None if candidates is None else torch.from_numpy(candidates).to(device)
     ranked = table if candidate_C is None else table[candidate_C]
     rivals, stands_for, drawn_R = _rivals(ranked, rank_items)
-    column_I = _columns(model.num_items, candidate_C, drawn_R).to(device)
+    rival_R = candidate_C if drawn_R is None else drawn_R if candidate_C is None else candidate_C[drawn_R]
     if precision == "int8" and rivals is ranked:
         rivals = Int8Rows.of(ranked)
     try:
@@ -164,13 +164,13 @@ def write_cache(
                     # Ranks are those of the distribution that the student will see: of the rounded states.
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     states[numbers] = states_ND.cpu().numpy()
-                    others = _Others(
-                        None if follow is None else follow.write(numbers, device),
-                        seen_items(batch) if exclude_seen else None,
-                    )
+                    followed = None if follow is None else follow.write(numbers, device)
+                    added = [] if followed is None else [followed]
+                    added += [seen_items(batch)] if exclude_seen else []
                     target_N = batch.target_N
                     if candidate_C is not None:
                         target_N = torch.searchsorted(candidate_C, target_N)
+                    whole = slice(0, len(target_N))
                     rank[numbers] = _true_ranks(
                         states_ND.float(),
                         ranked,
@@ -178,9 +178,8 @@ def write_cache(
                         stands_for,
                         target_N,
                         block_elements,
-                        others,
-                        column_I,
-                        batch.target_N,
+                        added if rival_R is None else [each.among(rival_R) for each in added],
+                        None if followed is None else followed.of_item(whole, batch.target_N[:, None]),
                     )
                     progress.advance(len(numbers))
             states.flush()
@@ -241,13 +240,13 @@ class _Follow:
         shape = (positions, width)
         self.files = _allocate(items, np.int32, shape), _allocate(values, np.float32, shape)
 
-    def write(self, position_N: Int64Array, device: torch.device) -> tuple[Tensor, Tensor]:
+    def write(self, position_N: Int64Array, device: torch.device) -> SparseScores:
         """Writes some positions; what was written."""
         found = self.memory.follow_NK(position_N)
         for file, each in zip(self.files, found, strict=True):
             file[position_N] = each
         items_NK, values_NK = (torch.from_numpy(each).to(device) for each in found)
-        return items_NK.long(), values_NK
+        return SparseScores(items_NK.long(), values_NK)
 
     def close(self) -> None:
         """All of it is on disk."""
@@ -255,51 +254,13 @@ class _Follow:
             file.flush()
 
 
-@dataclass(frozen=True)
-class _Others:
-    """What decides ranks beside factors: what transitions add to which items, and items that are not counted."""
-
-    follow: tuple[Tensor, Tensor] | None = None
-    excluded: Excluded | None = None
-
-    def change(self, block: slice, scores_nR: Tensor, column_I: Tensor) -> None:
-        """The scores of a block, in place."""
-        if self.follow is not None:
-            items_nK, values_nK = (each[block] for each in self.follow)
-            columns_nK = column_I[items_nK]
-            there_nK = columns_nK >= 0
-            scores_nR.scatter_add_(1, columns_nK.clamp(min=0), values_nK * there_nK)
-        if self.excluded is not None:
-            inside = slice(int(self.excluded.starts_N1[block.start]), int(self.excluded.starts_N1[block.stop]))
-            column_E = column_I[self.excluded.item_E[inside]]
-            there_E = column_E >= 0
-            scores_nR[self.excluded.row_E[inside][there_E] - block.start, column_E[there_E]] = NO_CHANCE
-
-    def of_items(self, block: slice, item_n: Tensor) -> Tensor | float:
-        """What transitions add to one item of each position."""
-        if self.follow is None:
-            return 0.0
-        items_nK, values_nK = (each[block] for each in self.follow)
-        return (values_nK * (items_nK == item_n[:, None])).sum(1, keepdim=True)
-
-
 def _rivals(table_ID: Tensor, count: int | None) -> tuple[Tensor | Int8Rows, float, Tensor | None]:
     """The items that ranks are counted among, how many of the catalogue each stands for, and which were drawn."""
     if count is None or count >= len(table_ID):
         return table_ID, 1.0, None
     drawn = torch.randperm(len(table_ID), generator=torch.Generator().manual_seed(0))[:count]
-    drawn = drawn.to(table_ID.device)
+    drawn = drawn.sort().values.to(table_ID.device)
     return table_ID[drawn], len(table_ID) / count, drawn
-
-
-def _columns(num_items: int, candidate_C: Tensor | None, drawn_R: Tensor | None) -> Tensor:
-    """The column of each item among the rivals, -1 for others; [I]."""
-    device = next((each.device for each in (candidate_C, drawn_R) if each is not None), None)
-    items = torch.arange(num_items, device=device) if candidate_C is None else candidate_C
-    items = items if drawn_R is None else items[drawn_R]
-    column_I = torch.full((num_items,), -1, device=device)
-    column_I[items] = torch.arange(len(items), device=device)
-    return column_I
 
 
 def _true_ranks(
@@ -309,14 +270,23 @@ def _true_ranks(
     stands_for: float,
     target_N: Tensor,
     block_elements: int = BLOCK_ELEMENTS,
-    others: _Others | None = None,
-    column_I: Tensor | None = None,
-    item_N: Tensor | None = None,
+    added: Sequence[SparseScores] = (),
+    true_N1: Tensor | None = None,
 ) -> NDArray[np.int64]:
+    """The rank of each true item, ties against it.
+
+    Args:
+        states_ND, table_ID: whose products are the scores.
+        rivals: the rows of the table that it is ranked among, perhaps rounded.
+        stands_for: how many items each of them stands for; 1: they are all of the table, in its order.
+        target_N: the rows of the true items in the table.
+        block_elements: of scores at once.
+        added: to the scores of the rivals.
+        true_N1: what is added to that of the true item, where it need not be among them.
+    """
     rows = max(32, block_elements // len(rivals))
     ranks = np.empty(len(target_N), dtype=np.int64)
     buffers = states_ND.new_empty(2, min(rows, len(states_ND)), len(rivals))
-    others = others or _Others()
     for start in range(0, len(target_N), rows):
         block = slice(start, min(start + rows, len(target_N)))
         states_nD, target_n1 = states_ND[block], target_N[block, None]
@@ -325,14 +295,15 @@ def _true_ranks(
             scores_nR = Int8Rows.of(states_nD).matmul(rivals, scores_nR)
         else:
             scores_nR = product(states_nD, rivals, out=scores_nR)
-        if column_I is not None:
-            others.change(block, scores_nR, column_I)
+        for each in added:
+            each.add_(block, scores_nR)
         above_nR = buffers[1, : len(states_nD)]  # written as numbers, which is several times faster than as booleans
         if stands_for == 1:  # the true item is among the rivals, and counts itself
             above_n = torch.ge(scores_nR, scores_nR.gather(1, target_n1), out=above_nR).sum(1)
         else:
             true_n1 = (states_nD * table_ID[target_n1[:, 0]]).sum(1, keepdim=True)
-            true_n1 = true_n1 + others.of_items(block, (target_N if item_N is None else item_N)[block])
+            if true_N1 is not None:
+                true_n1 = true_n1 + true_N1[block]
             above_n = 1 + (torch.gt(scores_nR, true_n1, out=above_nR).sum(1) * stands_for).round()
         ranks[block] = above_n.long().cpu().numpy()
     return ranks

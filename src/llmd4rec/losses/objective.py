@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llmd4rec.data.batching import TrainingBatch
+from llmd4rec.data.batching import TrainingBatch, to_device
 from llmd4rec.losses.base import BatchTeacher, LossSettings, Objective, StepLoss
 from llmd4rec.losses.sampling import draw_candidates
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, Excluded
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, SparseScores
 from llmd4rec.losses.softmax import GPU_BLOCK_ELEMENTS, DistillationTerm, ranking_loss
 from llmd4rec.models.base import SequenceEncoder
 
@@ -36,12 +36,13 @@ class RankingObjective:
         target_N, bias_C, candidate_C = batch.target_N, None, batch.candidate_C
         if ranker.num_items > self.settings.full_softmax_items:
             generator = torch.Generator().manual_seed(seed)
-            candidate_C, target_N, bias_C = draw_candidates(
-                target_N, ranker.num_items, self.settings.num_candidates, generator, batch.candidate_C
+            drawn = draw_candidates(
+                batch.target_on_cpu_N, ranker.num_items, self.settings.num_candidates, generator, batch.candidate_C
             )
+            candidate_C, target_N, bias_C = (to_device(each, target_N.device) for each in drawn)
             table_ID = ranker.item_table(candidate_C)
         elif candidate_C is not None:
-            candidate_C = candidate_C.to(target_N.device)
+            candidate_C = to_device(candidate_C, target_N.device)
             target_N = torch.searchsorted(candidate_C, target_N)
             # The whole table, which the network's input has made for this step already, and the rows of it.
             table_ID = ranker.item_table()[candidate_C]
@@ -98,14 +99,10 @@ def _with_adjustment(states_ND: Tensor, table_ID: Tensor, adjustment_I: Tensor) 
     )
 
 
-def seen_items(batch: TrainingBatch) -> Excluded:
-    """The items of each trained position's history, as far as the batch shows it; not the true next item."""
+def seen_items(batch: TrainingBatch) -> SparseScores:
+    """Excludes the items of each trained position's history, as far as the batch shows it; not the true next item."""
     length = batch.items_BL.shape[1]
     window_N, column_N = batch.trained_N // length, batch.trained_N % length
-    counts_N = column_N + 1
-    positions = torch.arange(len(counts_N), device=counts_N.device)
-    row_E = torch.repeat_interleave(positions, counts_N)
-    column_E = torch.arange(len(row_E), device=counts_N.device) - (counts_N.cumsum(0) - counts_N)[row_E]
-    item_E = batch.items_BL[window_N[row_E], column_E]
-    kept_E = item_E != batch.target_N[row_E]
-    return Excluded.of(row_E[kept_E], item_E[kept_E], len(counts_N))
+    items_NL = batch.items_BL[window_N]
+    before_NL = torch.arange(length, device=column_N.device) <= column_N[:, None]
+    return SparseScores.excluding(items_NL, before_NL & (items_NL != batch.target_N[:, None]))

@@ -15,7 +15,7 @@ def draw_candidates(
     the candidates is an unbiased estimate of the one over the catalogue, given the batch.
 
     Args:
-        target_N: the true items of the step.
+        target_N: the true items of the step, on the CPU, where all of this is.
         num_items: |I|.
         draws: how many items to sample.
         generator: source of randomness, on the CPU.
@@ -24,7 +24,7 @@ def draw_candidates(
     Returns:
         candidate_C: item indices, ascending; target_N as rows of it; bias_C: the correction, 0 for true items.
     """
-    own = torch.unique(target_N.cpu())
+    own = torch.unique(target_N)
     available = num_items if among_C is None else len(among_C)
     drawn = torch.unique(torch.randint(available, (draws,), generator=generator))
     drawn = drawn if among_C is None else among_C[drawn]
@@ -33,6 +33,4 @@ def draw_candidates(
     bias_C = torch.zeros(len(candidate_C))
     if len(drawn):
         bias_C[len(own) :] = float(torch.log(torch.tensor((available - len(own)) / len(drawn), dtype=torch.float64)))
-    row_N = torch.searchsorted(candidate_C, target_N.cpu())
-    device = target_N.device
-    return candidate_C.to(device), row_N.to(device), bias_C[order].to(device)
+    return candidate_C, torch.searchsorted(candidate_C, target_N), bias_C[order]

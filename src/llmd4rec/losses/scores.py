@@ -20,7 +20,7 @@ from llmd4rec.matmul import product
 #: Elements of one block of scores, 16 MB: enough rows for a matrix product to run at full speed, and few enough bytes
 #: to mostly stay in a CPU's cache between the passes over a block.
 BLOCK_ELEMENTS = 1 << 22
-#: A score whose exponential is 0, and that can be multiplied by 0.
+#: What is added to a score to make its exponential 0; the sum can still be multiplied by 0.
 NO_CHANCE = -1e4
 
 
@@ -105,19 +105,56 @@ class Factors:
 
 
 @dataclass(frozen=True)
+class SparseScores:
+    """A few numbers for each position, to be added to its scores of some items.
+
+    Nothing here asks a GPU for a number, which the host would have to wait for: what a position has none of is 0.
+
+    Attributes:
+        items_NK: their rows among those that have scores, int64.
+        values_NK: what is added, in nats; for a row that is named several times, all of it.
+    """
+
+    items_NK: Tensor
+    values_NK: Tensor
+
+    @classmethod
+    def excluding(cls, items_NK: Tensor, excluded_NK: Tensor) -> SparseScores:
+        """What takes all probability from some items.
+
+        Args:
+            items_NK: rows among those that have scores.
+            excluded_NK: which of them are meant, bool.
+        """
+        return cls(items_NK, torch.where(excluded_NK, NO_CHANCE, 0.0))
+
+    def add_(self, block: slice, scores_nI: Tensor, unit: float = 1.0) -> Tensor:
+        """Adds them to the scores of a block of positions, in place, which are in units of so many nats."""
+        return scores_nI.scatter_add_(1, self.items_NK[block], self.values_NK[block] / unit)
+
+    def of_item(self, block: slice, item_n1: Tensor) -> Tensor:
+        """What is added to one item of each position of a block; [n, 1]."""
+        return (self.values_NK[block] * (self.items_NK[block] == item_n1)).sum(1, keepdim=True)
+
+    def among(self, candidate_C: Tensor) -> SparseScores:
+        """The same of some rows alone, ascending."""
+        place_NK = torch.searchsorted(candidate_C, self.items_NK).clamp_(max=len(candidate_C) - 1)
+        there_NK = candidate_C[place_NK] == self.items_NK
+        return SparseScores(place_NK * there_NK, self.values_NK * there_NK)
+
+
+@dataclass(frozen=True)
 class PlusSparse:
     """Other scores plus a few numbers for each position; implements :class:`BlockScores`.
 
     Attributes:
         base: what they are added to.
-        items_NK: to which rows, int64, none twice in a position but for those that get 0.
-        values_NK: what is added, in nats.
+        added: the numbers; no item twice in a position but for those that get 0.
         unit: in nats.
     """
 
     base: BlockScores
-    items_NK: Tensor
-    values_NK: Tensor
+    added: SparseScores
     unit: float = 1.0
 
     @property
@@ -128,10 +165,10 @@ class PlusSparse:
     @property
     def device(self) -> torch.device:
         """Of the numbers."""
-        return self.values_NK.device
+        return self.added.values_NK.device
 
     def __len__(self) -> int:
-        return len(self.values_NK)
+        return len(self.added.values_NK)
 
     def in_units_of(self, nats: float) -> PlusSparse:
         """See :class:`BlockScores`."""
@@ -139,50 +176,11 @@ class PlusSparse:
 
     def largest(self) -> float:
         """The largest of each added up."""
-        return self.base.largest() + float(self.values_NK.abs().max()) / self.unit
+        return self.base.largest() + float(self.added.values_NK.abs().max()) / self.unit
 
     def of(self, block: slice, out_nI: Tensor) -> Tensor:
         """See :class:`BlockScores`."""
-        scores_nI = self.base.of(block, out_nI)
-        return scores_nI.scatter_add_(1, self.items_NK[block], self.values_NK[block] / self.unit)
-
-    def among(self, candidate_C: Tensor, base: BlockScores) -> PlusSparse:
-        """Of candidates, ascending, of which `base` are the scores."""
-        place_NK = torch.searchsorted(candidate_C, self.items_NK).clamp_(max=len(candidate_C) - 1)
-        there_NK = candidate_C[place_NK] == self.items_NK
-        return PlusSparse(base, place_NK * there_NK, self.values_NK * there_NK, self.unit)
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Items that some positions cannot have, such as those of their histories.
-
-    Attributes:
-        starts_N1: where each position's items begin, [N + 1], on the CPU.
-        row_E: the position of each.
-        item_E: their rows among those that have scores.
-    """
-
-    starts_N1: Tensor
-    row_E: Tensor
-    item_E: Tensor
-
-    @classmethod
-    def of(cls, row_E: Tensor, item_E: Tensor, positions: int) -> Excluded:
-        """Of pairs of a position, ascending, and an item."""
-        counts_N = torch.bincount(row_E, minlength=positions)
-        return cls(torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)]).cpu(), row_E, item_E)
-
-    def among(self, candidate_C: Tensor) -> Excluded:
-        """Of candidates, ascending."""
-        place_E = torch.searchsorted(candidate_C, self.item_E).clamp_(max=len(candidate_C) - 1)
-        there_E = candidate_C[place_E] == self.item_E
-        return Excluded.of(self.row_E[there_E], place_E[there_E], len(self.starts_N1) - 1)
-
-    def write(self, block: slice, scores_nI: Tensor) -> None:
-        """Takes all probability from a block's excluded items, in place."""
-        inside = slice(int(self.starts_N1[block.start]), int(self.starts_N1[block.stop]))
-        scores_nI[self.row_E[inside] - block.start, self.item_E[inside]] = NO_CHANCE
+        return self.added.add_(block, self.base.of(block, out_nI), self.unit)
 
 
 def score_blocks(scores: BlockScores, block_elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:

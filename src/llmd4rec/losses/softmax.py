@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmd4rec.losses.base import StepLoss, TeacherBatch
 from llmd4rec.losses.sample_weights import rank_weights, weight_figures
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Excluded, Factors
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors, SparseScores
 from llmd4rec.matmul import product
 
 #: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
@@ -70,7 +70,7 @@ def ranking_loss(
     label_smoothing: float = 0.0,
     block_elements: int = BLOCK_ELEMENTS,
     cross_entropy: bool = True,
-    excluded: Excluded | None = None,
+    excluded: SparseScores | None = None,
 ) -> StepLoss:
     """Cross-entropy over the catalogue plus weighted distillation; see the module's docstring for the formula.
 
@@ -85,8 +85,8 @@ def ranking_loss(
             all the items it stands for.
         block_elements: bound on the elements of one block of scores.
         cross_entropy: False for the distillation term alone, beside another loss.
-        excluded: rows of `table_ID` that have no probability, neither the student's nor the teacher's, for each
-            position; never its true item. Label smoothing, which would ask for some, is not possible with it.
+        excluded: takes all probability from some rows of `table_ID`, the student's and the teacher's, for each
+            position; never from its true item. Label smoothing, which would ask for some, is not possible with it.
 
     Returns:
         The loss, with `ce` in nats; with a teacher also `kl`, the mean weighted KL in nats, and the figures of the
@@ -134,7 +134,7 @@ class _Walk(torch.autograd.Function):
         label_smoothing: float,
         block_elements: int,
         cross_entropy: bool,
-        excluded: Excluded | None,
+        excluded: SparseScores | None,
     ) -> tuple[Tensor | None, ...]:
         positions, items = len(states_ND), len(table_ID)
         wants_gradient = states_ND.requires_grad or table_ID.requires_grad
@@ -156,7 +156,7 @@ class _Walk(torch.autograd.Function):
             target_n1 = target_N[block, None]
             scores_nI = student.of(block, buffer[: len(target_n1)])
             if excluded is not None:
-                excluded.write(block, scores_nI)
+                excluded.add_(block, scores_nI)
             if teacher_term is not None:
                 teacher_term.set_weights(block, scores_nI, target_n1)
             shift_n1 = student.to_logits_(scores_nI)
@@ -269,7 +269,7 @@ class _TeacherTerm:
         like: Tensor,
         positions: int,
         cross_entropy: bool,
-        excluded: Excluded | None,
+        excluded: SparseScores | None,
     ) -> None:
         self.excluded = excluded
         self.batch, self.distill, self.student, self.bias_I = teacher, distill, student, bias_I
@@ -299,7 +299,7 @@ class _TeacherTerm:
         n, temperature = len(logits_nI), self.distill.temperature
         teacher_nI = self.teacher.of(block, self._teacher_logits[:n])
         if self.excluded is not None:
-            self.excluded.write(block, teacher_nI)
+            self.excluded.add_(block, teacher_nI)
         self.teacher.to_logits_(teacher_nI, temperature)
         soft_nI = logits_nI if temperature == 1 else self.student.at(temperature, logits_nI, self._soft[:n])
         # KL = Σ q (a - b) - log Z_q + log Z_p, where q = 2^a / Z_q and p = 2^b / Z_p
