@@ -4,10 +4,11 @@
 
 All train the same network size on the training part of the same leave-one-out split, with the dropout and learning rate
 of SASRec's paper and batches as large as ours; peers are not tuned, nor given what their authors publish as best for a
-data set (`peers/peer.py`, Network). All are judged by our evaluator: full ranking of every validation target, seen items filtered. Only training counts as time. The curve of each
-is written to `out/time_to_accuracy_<contender>.json` after every point, so that they can be made in separate sittings;
-the ratios are made from the curves that are there. Every point carries the machine's rate of a matrix product at that
-moment, so that a curve made on a slowed machine can be told.
+data set (`peers/peer.py`, Network). All are judged by our evaluator: full ranking of every validation target, seen
+items filtered. Only training counts as time. The curve of each is written to `out/time_to_accuracy_<contender>.json`
+after every point, so that they can be made in separate sittings; the ratios are made from the curves that are there.
+Every point carries the machine's rate of a matrix product at that moment, so that a curve made on a slowed machine can
+be told.
 
 The ratio at a level of NDCG@10 is (peer's seconds) / (our seconds), each at the first point that reaches it. The level
 is the best that both reach; where a peer's budget ends below our best, the ratio to our best is at least budget / ours.
@@ -168,7 +169,7 @@ def compare(dataset: Dataset) -> None:
             figures += ratios(name, curves["ours"], curves[name])
     notes = [
         "One seed each; training seconds only. See the docstring of time_to_accuracy.py.",
-        "Peers have our network, the dropout and rate of SASRec's paper and our batch: they are not tuned for the data.",
+        "Peers have our network and batch, the dropout and rate of SASRec's paper: they are not tuned for the data.",
     ]
     report("time_to_accuracy", "Training time to equal validation NDCG@10", figures, notes)
 
