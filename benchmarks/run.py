@@ -37,6 +37,7 @@ STAGES = {
     "memory": 120,
     "command_line": 40,
     "recipe": 300,
+    "neighbours": 60,
     "serve_recommender": 100,
     "serve_http": 110,
 }
