@@ -159,10 +159,9 @@ def over_recipe(values: Mapping[str, Any], where: str, effort: str | None = None
     Raises:
         ConfigError: with every wrong key and value; it says `where`.
     """
-    efforts: Mapping[str, Mapping[str, Any]] = EFFORTS
-    if effort is not None and effort not in efforts:
-        raise ConfigError(f"{where}: there is no effort {effort!r}", f"Choose one of: {', '.join(efforts)}.")
-    return check(DistillationSettings, merged(EARLIER_RECIPE if effort is None else efforts[effort], values), where)
+    if effort is not None and effort not in EFFORTS:
+        raise ConfigError(f"{where}: there is no effort {effort!r}", f"Choose one of: {', '.join(EFFORTS)}.")
+    return check(DistillationSettings, merged(EARLIER_RECIPE if effort is None else EFFORTS[effort], values), where)
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

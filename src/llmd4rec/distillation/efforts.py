@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 Effort = Literal["fast", "default", "best"]
 
-EFFORTS: Mapping[Effort, Mapping[str, Any]] = MappingProxyType(
+EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Nothing teaches: the model learns from the log and its item features, and the memory stands beside it.
         "fast": {"memory": "auto", "rounds": 0},
