@@ -30,7 +30,7 @@ from llmd4rec.models.settings import ModelSettings
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
-from llmd4rec.training.settings import Training
+from llmd4rec.training.settings import WIDTH_RATE, Training
 
 #: A model that teachers can teach: the served one, and the language model.
 Student = Literal["model", "llm"]
@@ -50,7 +50,12 @@ class ModelTraining(Training):
         8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
     )
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
-    learning_rate: float = Field(8e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
+        "less in proportion for wider ones",
+    )
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
     )
