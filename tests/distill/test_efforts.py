@@ -10,8 +10,9 @@ import pytest
 from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.efforts import EFFORTS, RECIPE, Effort
 from llmd4rec.distillation.plan import plan
-from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.models.sequential import BSARec
+from llmd4rec.distillation.settings import DistillationSettings, Teacher, parse_settings
+from llmd4rec.errors import ConfigError
+from llmd4rec.models.sequential import BSARec, SASRec
 
 
 def stages(effort: str, *overrides: str, path: Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -32,6 +33,17 @@ def test_more_effort_trains_more() -> None:
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_the_memory_stands_beside_every_model(effort: str) -> None:
     assert load_settings(DistillationSettings, None, base=EFFORTS[effort]).memory is not None
+
+
+@pytest.mark.parametrize(("dim", "width"), [(None, 256), ("2x", 128), (96, 96)])
+def test_a_teacher_is_so_many_times_as_wide(dim: int | str | None, width: int) -> None:
+    assert Teacher(name="bsarec", dim=dim).network(SASRec(dim=64)).dim == width
+
+
+@pytest.mark.parametrize("dim", [0, -2, 2.5, True, "x2", "0x", "2", "2 x"])
+def test_what_is_no_width_is_refused(dim: object) -> None:
+    with pytest.raises(ConfigError, match=r"teachers\.0\.dim: must be a whole number above 0, or .* such as 2x"):
+        parse_settings({"teachers": [{"dim": dim}], "rounds": 1})
 
 
 def test_a_file_is_laid_over_an_effort(tmp_path: Path) -> None:
