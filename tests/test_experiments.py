@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from experiment_scripts import FOLDER, script
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.efforts import RECIPE
 from llmd4rec.distillation.plan import Stage, plan
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.evaluation.validation import validation_value
@@ -197,7 +199,8 @@ def test_every_variant_of_every_study_is_valid(path: Path) -> None:
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
     for name, changes in study["variants"].items():
-        plan(module.over_recipe(module.merged(study["base"] or {}, changes or {}), f"{path.name}, {name}"))
+        values = module.merged(study["base"] or {}, changes or {})
+        plan(module.over_recipe(values, f"{path.name}, {name}", study.get("effort")))
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
@@ -209,7 +212,7 @@ def test_every_search_starts_inside_its_space(path: Path, search: ModuleType) ->
 
 def example(name: str) -> DistillationSettings:
     """The settings that the command line makes of a file of examples/."""
-    return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=dict(RECIPE))
+    return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=RECIPE)
 
 
 def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:
@@ -433,3 +436,21 @@ def test_a_command_names_nobodys_folders() -> None:
         "python experiments/study.py a.yaml --data beauty=FOLDER toys=FOLDER --seeds 0"
     )
     assert script("study").command(["experiments/search.py", "--out=/tmp/x"]) == "python experiments/search.py"
+
+
+def test_the_figure_of_efforts_has_every_point() -> None:
+    points = {
+        "memory alone": {"seconds": 9.0, "with memory": 0.0924},
+        "fast": {"seconds": 90.0, "with memory": 0.0953, "network alone": 0.0866},
+        "best": {"seconds": 900.0, "with memory": 0.0961, "network alone": 0.0899},
+    }
+    drawn = script("efforts").figure([{"data": "industrial", "points": points}, {"data": "beauty", "points": points}])
+    root = ElementTree.fromstring(drawn)
+    dots = [each for each in root.iter() if each.tag.endswith("circle")]
+    assert len(dots) == 2 * (3 + 2)
+    across = [float(each.get("cx", 0)) for each in dots[:3]]
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)  # each ten times the one before
+    texts = {each.text for each in root.iter() if each.tag.endswith("text")}
+    assert {"memory alone", "fast", "900 s", ".0961", ".0866", "network alone"} <= texts
+    best, worst = dots[2], dots[3]
+    assert float(best.get("cy", 0)) < float(worst.get("cy", 0))  # more accurate is higher

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmd4rec.distillation.efforts import EFFORTS, Effort
+
 if TYPE_CHECKING:
     from llmd4rec.distillation.settings import DistillationSettings
     from llmd4rec.runs.estimates import RunEstimate
@@ -21,6 +23,13 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
     ] = None,
+    effort: Annotated[
+        Effort,
+        typer.Option(
+            help="What the settings start from. fast: no teacher; default: the memory teaches; best: wider models "
+            "and a language model teach too, for many times the time.",
+        ),
+    ] = "default",
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Print what would be trained, and who teaches whom; train nothing.")
     ] = False,
@@ -76,13 +85,13 @@ def train(
     """
     from llmd4rec.config.open_types import import_also_from
     from llmd4rec.config.settings import describe, load_settings
-    from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+    from llmd4rec.distillation.settings import DistillationSettings
 
     if show_settings:
         _print_settings(describe(DistillationSettings))
         return
     import_also_from(Path.cwd())
-    settings = load_settings(DistillationSettings, config, overrides or (), base=dict(RECIPE))
+    settings = load_settings(DistillationSettings, config, overrides or (), base=dict(EFFORTS[effort]))
     if probe and not (plan_only and data is not None):
         raise typer.BadParameter(
             "--probe says how long a plan takes on a data set; give it with --plan and --data DATA"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -30,7 +31,7 @@ from llmd4rec.models.settings import ModelSettings
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
-from llmd4rec.training.settings import Training
+from llmd4rec.training.settings import WIDTH_RATE, Training
 
 #: A model that teachers can teach: the served one, and the language model.
 Student = Literal["model", "llm"]
@@ -38,18 +39,31 @@ Student = Literal["model", "llm"]
 #: How many times wider than the served model a teacher is, where it does not say.
 TEACHER_WIDTH = 4
 
+#: A width as so many times that of the served model.
+TIMES = r"[1-9]\d?x"
+
 
 # Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
 # that names one setting of a model must leave its others as they are.
 class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
-    epochs: int = Field(200, ge=0, description="at most so many epochs")
+    # A rate that is high at first and falls to 0 comes in these epochs to where a small constant one came in 20 to 35.
+    epochs: int = Field(10, ge=0, description="so many epochs, over which the learning rate falls to 0")
+    round_epochs: int | None = Field(
+        8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
+    )
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
-    # What teachers say has no noise that a slow rate would have to average out.
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
+        "less in proportion for wider ones",
+    )
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
     )
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     ema: float = Field(
         0.999, ge=0, lt=1, description="validate and keep an exponential moving average of the weights with this decay"
@@ -131,7 +145,7 @@ class Teacher(BaseModel):
     name: str | None = Field(
         None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
     )
-    dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
+    dim: int | str | None = Field(None, description=f"its width; 2x: twice that of `model` (null: {TEACHER_WIDTH}x)")
     without: tuple[FeatureName, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
     )
@@ -143,6 +157,14 @@ class Teacher(BaseModel):
         if isinstance(value, str):
             return {"name": value}
         return MODELS.dump(value, "python") if isinstance(value, ModelSettings) else value
+
+    @field_validator("dim", mode="before")
+    @classmethod
+    def _is_a_width(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is None or whole or (isinstance(value, str) and re.fullmatch(TIMES, value)):
+            return value
+        raise ValueError("must be a whole number above 0, or so many times the model's width, such as 2x")
 
     @field_validator("name")
     @classmethod
@@ -163,7 +185,9 @@ class Teacher(BaseModel):
         shared = None if name == own else {*ModelSettings.model_fields}
         features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
         values = model.model_dump(include=shared) | {"name": name, "item_features": features}
-        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
+        times = self.dim.removesuffix("x") if isinstance(self.dim, str) else TEACHER_WIDTH
+        width = self.dim if isinstance(self.dim, int) else int(times) * model.dim
+        values |= {"dim": width, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         try:
             found: SequentialModel = MODELS.validate(values)
@@ -308,7 +332,7 @@ class DistillationSettings(BaseModel):
     """All settings of a run: models, teachers, distillation, training, evaluation.
 
     In Python, what is not named is not trained: `llm` and `teachers` are none by default. The command line adds
-    :data:`RECIPE` below what a file says.
+    what :mod:`llmd4rec.distillation.efforts` says below what a file says.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -406,10 +430,6 @@ class DistillationSettings(BaseModel):
     def item_source(self) -> SequentialModel:
         """The model whose item embeddings the language model reads: the first teacher, or the served model."""
         return self.teachers[0].network(self.model) if self.teachers else self.model
-
-
-#: What the command line trains where a file of settings does not say otherwise.
-RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default", "memory": "auto"}
 
 
 def parse_settings(values: dict[str, Any]) -> DistillationSettings:
