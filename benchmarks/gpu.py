@@ -1,4 +1,4 @@
-"""The default on a GPU, the language model with all of its layers: seconds per stage, and what the chip does meanwhile.
+"""The effort `best` on a GPU, the language model with all of its layers: seconds per stage, and what the chip does.
 
     python benchmarks/gpu.py [--data DATA] [--epochs 1] [--set KEY=VALUE ...]
 
@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.efforts import EFFORTS
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.runs.pipeline import train
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.callbacks.stop_after import StopAfter
@@ -136,12 +137,12 @@ def main() -> None:
         print("there is no GPU that PyTorch can use: nothing is measured")
         return
     overrides = ["device=cuda", "rounds=1", *arguments.overrides]
-    settings = load_settings(DistillationSettings, None, overrides, base=dict(RECIPE))
+    settings = load_settings(DistillationSettings, None, overrides, base=dict(EFFORTS["best"]))
     peak = peak_rate(torch.device("cuda"))
     watch = Watch([ProfilerActivity.CPU, ProfilerActivity.CUDA])
     figures = measured(settings, beauty(arguments.data), arguments.epochs, watch, peak)
     notes = [f"{torch.cuda.get_device_name()}; its product of large matrices in bf16: {peak / 1e12:.0f} TFLOP/s"]
-    report("gpu", "The default on a GPU", figures, notes)
+    report("gpu", "The effort `best` on a GPU", figures, notes)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from harness import Figure, report
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.efforts import RECIPE
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.probe import probe
 from llmd4rec.training.callbacks.base import Callback

@@ -54,7 +54,8 @@ def shop(users: int = USERS, items: int = ITEMS) -> Dataset:
 def child(data: Path, folder: Path, overrides: list[str]) -> None:
     """What `llmd4rec train` does, with the times at which its parts end; on standard output, as JSON."""
     from llmd4rec.config.settings import load_settings
-    from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+    from llmd4rec.distillation.efforts import RECIPE
+    from llmd4rec.distillation.settings import DistillationSettings
     from llmd4rec.report.from_run import write_run_report
     from llmd4rec.runs.pipeline import train
     from llmd4rec.runs.results import score_run

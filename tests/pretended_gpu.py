@@ -78,6 +78,21 @@ _COPIES = {aten._to_copy.default, aten.copy_.default}
 _LOOKUPS = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
+#: How much comes out of these is known when they are done; a real GPU is waited for.
+_SIZES = {
+    *(aten.nonzero.default, aten.masked_select.default, aten.bincount.default, aten._unique2.default),
+    *(aten.unique_dim.default, aten.unique_consecutive.default),
+}
+
+
+def _size_is_unknown(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    if func is aten.index.Tensor:
+        return any(isinstance(index, OnDevice) and index.dtype == torch.bool for index in args[1])
+    if func is aten.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
+    return func in _SIZES
+
+
 def _tensors(values: Any, found: list[Tensor]) -> list[Tensor]:
     """Those among an operation's arguments."""
     for value in values:
@@ -116,6 +131,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten._local_scalar_dense.default or (there and not target):
         _waits(str(func))
         target = False
+    if there and _size_is_unknown(func, args, kwargs):
+        _waits(str(func))
     more = {name: _each(value, _held) for name, value in kwargs.items()}
     if device is not None and device.type == "pretended":  # `meta` stays what it is
         more["device"] = torch.device("cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,5 +34,5 @@ def draw_candidates(
     candidate_C, order = torch.cat([own, drawn]).sort()
     bias_C = torch.zeros(len(candidate_C))
     if len(drawn):
-        bias_C[len(own) :] = float(torch.log(torch.tensor((available - len(own)) / len(drawn), dtype=torch.float64)))
+        bias_C[len(own) :] = math.log((available - len(own)) / len(drawn))
     return candidate_C, torch.searchsorted(candidate_C, target_N), bias_C[order]
