@@ -17,6 +17,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from settings_of import parse_settings
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import llmd4rec
 from llmd4rec.cli import main
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
@@ -31,6 +32,8 @@ FILE_EVENTS = {
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkstemp",
     "tempfile.mkdtemp",
 }  # fmt: skip
+#: Where tests are; what commands must not import from.
+TESTS = str(Path(__file__).parent)
 #: Exit code of a run that says that the disk is full.
 DISK_FULL = 28
 
@@ -105,12 +108,20 @@ def train_and_score(
         count.write_text(str(events[0]))
 
 
-def call_command(arguments: list[str], folder: Path) -> None:
-    """The command line; what it prints is in the folder's `out` and `err`."""
+def call_command(arguments: list[str], folder: Path, work: Path | None = None) -> None:
+    """The command line; what it prints is in the folder's `out` and `err`.
+
+    Args:
+        work: its working directory, and the only place beside the installed packages from which it imports.
+    """
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
+    if work is not None:
+        os.chdir(work)
+        sys.path[:] = ["", *(path for path in sys.path if path and not path.startswith(TESTS))]
+        os.environ["PYTHONPATH"] = str(Path(llmd4rec.__file__ or "").parents[1])
     sys.argv = ["llmd4rec", *arguments]
     main()
 
