@@ -108,22 +108,40 @@ def train_and_score(
         count.write_text(str(events[0]))
 
 
-def call_command(arguments: list[str], folder: Path, work: Path | None = None) -> None:
-    """The command line; what it prints is in the folder's `out` and `err`.
-
-    Args:
-        work: its working directory, and the only place beside the installed packages from which it imports.
-    """
+def print_into(folder: Path) -> None:
+    """What this process prints goes into the folder's `out` and `err`."""
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
+
+
+def work_in(folder: Path) -> None:
+    """Makes this the working directory, and the only place beside the installed packages to import from."""
+    os.chdir(folder)
+    sys.path[:] = ["", *(path for path in sys.path if path and not path.startswith(TESTS))]
+    os.environ["PYTHONPATH"] = str(Path(llmd4rec.__file__ or "").parents[1])
+
+
+def call_command(arguments: list[str], folder: Path, work: Path | None = None) -> None:
+    """The command line; what it prints is in the folder's `out` and `err`.
+
+    Args:
+        work: see :func:`work_in`; None: the working directory of the tests.
+    """
+    print_into(folder)
     if work is not None:
-        os.chdir(work)
-        sys.path[:] = ["", *(path for path in sys.path if path and not path.startswith(TESTS))]
-        os.environ["PYTHONPATH"] = str(Path(llmd4rec.__file__ or "").parents[1])
+        work_in(work)
     sys.argv = ["llmd4rec", *arguments]
     main()
+
+
+def run_code(code: str, folder: Path) -> None:
+    """Python code as a script in the folder, where `out` and `err` have what it prints; nothing is downloaded."""
+    print_into(folder)
+    work_in(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    exec(code, {"__name__": "__main__"})
 
 
 def start(target: Any, *arguments: Any) -> Any:
