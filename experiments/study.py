@@ -3,10 +3,11 @@
     python experiments/study.py experiments/studies/loop.yaml --data beauty=FOLDER toys=FOLDER [--seeds 0 1 2]
     python experiments/study.py STUDY --only partner ensemble --data industrial=FOLDER
 
-A study is a YAML file: the question it asks, the settings all its trials share, and its variants. What it does not name
-is as the command line has it.
+A study is a YAML file: the question it asks, the `effort` of the command line that it starts from, the settings all its
+trials share, and its variants. Without an effort it starts from what was the default until there were several.
 
     question: Whose scores should a student learn?
+    effort: default
     base: {rounds: 1}
     variants:
       ensemble: {}
@@ -39,10 +40,11 @@ import yaml
 import llmd4rec
 from llmd4rec.config.settings import check, differences
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import Stage, find, rounds_of
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, MEMORY, UNDISTILLED, with_memory
-from llmd4rec.errors import LLMD4RecError
+from llmd4rec.errors import ConfigError, LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
 from llmd4rec.io.files import atomic_dir, write_json
@@ -51,6 +53,14 @@ from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 from llmd4rec.training.runtime import environment
+
+#: What the command line trained before it had efforts, which studies without one start from.
+EARLIER_RECIPE: Mapping[str, Any] = {
+    "llm": {},
+    "teachers": "default",
+    "memory": "auto",
+    "training": {"model": {"epochs": 200, "round_epochs": None, "learning_rate": 1e-3, "schedule": "constant"}},
+}
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Where runs and shared stages are kept; not part of the repository.
@@ -103,14 +113,16 @@ def main(
                 if target.exists() or (arguments.only and variant not in arguments.only):
                     continue
                 values = merged(merged(study.get("base") or {}, changes or {}), {"seed": seed})
-                settings = over_recipe(values, f"variant {variant} of {arguments.study}")
+                effort = study.get("effort")
+                settings = over_recipe(values, f"variant {variant} of {arguments.study}", effort)
                 print(f"== {arguments.study.stem} · {name} · {variant} · seed {seed}", flush=True)
                 folder = runs / arguments.study.stem / name
                 done = [of for of in references if (target.parent / f"{of}-seed{seed}.json").exists()]
                 beside = {of: folder / f"{of}-seed{seed}" for of in done if variant not in references}
-                result = trial(settings, data, folder / f"{variant}-seed{seed}", beside, shared=runs / "shared")
+                result = trial(settings, data, folder / f"{variant}-seed{seed}", beside, runs / "shared", effort)
                 result["environment"] = environment()
                 head = {"study": arguments.study.stem, "variant": variant, "data": name, "seed": seed}
+                head |= {} if effort is None else {"effort": effort}
                 head["command"] = command([sys.argv[0], *given])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_json(target, head | result)
@@ -136,13 +148,20 @@ def require_commit(parser: argparse.ArgumentParser, out: Path, kept: Path, commi
         parser.error("the code is that of no commit, which a result has to name: commit first, or give another --out")
 
 
-def over_recipe(values: Mapping[str, Any], where: str) -> DistillationSettings:
+def over_recipe(values: Mapping[str, Any], where: str, effort: str | None = None) -> DistillationSettings:
     """Settings as the command line has them, with `values` put over them.
+
+    Args:
+        values: what a trial changes.
+        where: said in errors.
+        effort: which of the command line's efforts; None: the recipe before there were several.
 
     Raises:
         ConfigError: with every wrong key and value; it says `where`.
     """
-    return check(DistillationSettings, merged(RECIPE, values), where)
+    if effort is not None and effort not in EFFORTS:
+        raise ConfigError(f"{where}: there is no effort {effort!r}", f"Choose one of: {', '.join(EFFORTS)}.")
+    return check(DistillationSettings, merged(EARLIER_RECIPE if effort is None else EFFORTS[effort], values), where)
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,8 +178,8 @@ def trial(
     data: Dataset,
     folder: Path,
     references: Mapping[str, Path] | None = None,
-    *,
     shared: Path = RUNS / "shared",
+    effort: str | None = None,
 ) -> dict[str, Any]:
     """Trains and scores one run; continues it where it was interrupted.
 
@@ -168,6 +187,7 @@ def trial(
         settings, data, folder: of the run.
         references: runs, by name, with whose models the run's are compared too; those not kept here are left out.
         shared: where the stages are that trials share.
+        effort: what the settings are told apart from; see :func:`over_recipe`.
     """
     run, taken = trained(settings, data, folder, shared)
     stages = scored(run)
@@ -203,7 +223,7 @@ def trial(
                     comparison = compare(theirs, evaluations[ours])
                     comparisons[f"{ours} over {name}, {split}"] = of_interest(comparison)
     return {
-        "settings": differences(over_recipe({}, "the default recipe"), settings),
+        "settings": differences(over_recipe({}, "the recipe", effort), settings),
         "fingerprint": data.fingerprint,
         "shared_stages": taken,
         "stages": {name: rounded(stage) for name, stage in run.record.stages.items()},

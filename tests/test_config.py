@@ -9,23 +9,24 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from llmd4rec.config.settings import check, describe, differences, dump_settings, load_settings, save_settings
+from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import find, plan
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.sequential import SASRec
 
-DEFAULT = load_settings(DistillationSettings, None, base=dict(RECIPE))
+DEFAULT = load_settings(DistillationSettings, None, base=dict(EFFORTS["best"]))
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> DistillationSettings:
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_settings(DistillationSettings, path, overrides, base=dict(RECIPE))
+    return load_settings(DistillationSettings, path, overrides, base=dict(EFFORTS["best"]))
 
 
 def refused(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_settings(DistillationSettings, None, overrides, base=dict(RECIPE))
+        load_settings(DistillationSettings, None, overrides, base=dict(EFFORTS["best"]))
     assert caught.value.remedy
     return caught.value.what
 
@@ -61,7 +62,7 @@ def test_changing_one_setting_leaves_the_others_at_their_defaults() -> None:
         ("llm.lora.r", 4),
         ("model.max_length", 8),
     ):
-        changed = load_settings(DistillationSettings, None, [f"{key}={value}"], base=dict(RECIPE))
+        changed = load_settings(DistillationSettings, None, [f"{key}={value}"], base=dict(EFFORTS["best"]))
         lines = differences(DEFAULT, changed)
         assert [line.split(":")[0] for line in lines] == [key]
 
@@ -152,16 +153,16 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     settings = load_settings(
         DistillationSettings, None,
         ["seed=7", "llm.prompt=\"Étant donné: 'x' # 🎬\"", "llm.lora.targets=[q_proj]", "training.model.clip=0.1"],
-        base=dict(RECIPE),
+        base=dict(EFFORTS["best"]),
     )  # fmt: skip
     save_settings(settings, tmp_path / "config.yaml")
     assert load_settings(DistillationSettings, tmp_path / "config.yaml") == settings
 
 
-def test_settings_files_of_the_examples(tmp_path: Path) -> None:
+def test_settings_files_of_the_examples() -> None:
     """Each says what it is about; the paper's has nothing of ours in how models are taught."""
     files = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
-    settings = {path.stem: load_settings(DistillationSettings, path, base=dict(RECIPE)) for path in files}
+    settings = {path.stem: load_settings(DistillationSettings, path, base=dict(EFFORTS["default"])) for path in files}
     assert {"without-llm", "demo", "paper"} <= settings.keys()
     paper = settings["paper"]
     assert (paper.teachers, paper.distill.source, paper.distill.sample_weights) == ((), "partner", "rank")
@@ -178,11 +179,6 @@ def test_settings_files_of_the_examples(tmp_path: Path) -> None:
         False,
     )
     assert not paper.llm.starts_from_model(paper.model.dim)
-    study = yaml.safe_load((Path(__file__).resolve().parents[1] / "experiments" / "studies" / "paper.yaml").read_text())
-    for name in ("paper", "two-models"):
-        (tmp_path / "variant.yaml").write_text(yaml.safe_dump(study["variants"][name]))
-        variant = load_settings(DistillationSettings, tmp_path / "variant.yaml", base=dict(RECIPE) | study["base"])
-        assert variant == settings[name]
 
 
 def test_every_default_is_written_and_described(tmp_path: Path) -> None:
@@ -206,7 +202,7 @@ def test_every_default_is_written_and_described(tmp_path: Path) -> None:
         if ".*." in key or description.startswith("("):
             continue
         value = at(key)
-        if key in ("teachers", "llm"):  # which only the command line's recipe has
+        if key in ("teachers", "llm", "distill.memory"):  # which only an effort of the command line has
             continue
         if not isinstance(value, dict):
             assert value == (list(default) if isinstance(default, tuple) else default), key
@@ -240,12 +236,12 @@ def test_a_key_given_twice_in_a_value_of_set_is_an_error() -> None:
 def test_a_block_left_empty_is_as_by_default_and_takes_single_settings(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     settings = load_settings(
-        DistillationSettings, tmp_path / "run.yaml", ["training.model.epochs=16"], base=dict(RECIPE)
+        DistillationSettings, tmp_path / "run.yaml", ["training.model.epochs=16"], base=dict(EFFORTS["best"])
     )
     assert settings.training.model.epochs == 16
-    plain = load_settings(DistillationSettings, tmp_path / "run.yaml", base=dict(RECIPE))
+    plain = load_settings(DistillationSettings, tmp_path / "run.yaml", base=dict(EFFORTS["best"]))
     assert plain == DEFAULT
-    without = load_settings(DistillationSettings, None, ["llm=null"], base=dict(RECIPE))
+    without = load_settings(DistillationSettings, None, ["llm=null"], base=dict(EFFORTS["best"]))
     assert without.llm is None, "null where it means something stays"
 
 

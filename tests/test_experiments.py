@@ -14,8 +14,9 @@ from experiment_scripts import FOLDER, script
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.efforts import RECIPE
 from llmd4rec.distillation.plan import Stage, plan
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import LLMD4RecError
 from llmd4rec.evaluation.slices import tail_items
 from llmd4rec.evaluation.validation import validation_value
@@ -197,7 +198,8 @@ def test_every_variant_of_every_study_is_valid(path: Path) -> None:
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert study["question"]
     for name, changes in study["variants"].items():
-        plan(module.over_recipe(module.merged(study["base"] or {}, changes or {}), f"{path.name}, {name}"))
+        values = module.merged(study["base"] or {}, changes or {})
+        plan(module.over_recipe(values, f"{path.name}, {name}", study.get("effort")))
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "searches").glob("*.yaml")), ids=lambda path: path.stem)
@@ -209,7 +211,7 @@ def test_every_search_starts_inside_its_space(path: Path, search: ModuleType) ->
 
 def example(name: str) -> DistillationSettings:
     """The settings that the command line makes of a file of examples/."""
-    return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=dict(RECIPE))
+    return load_settings(DistillationSettings, FOLDER.parent / "examples" / f"{name}.yaml", base=RECIPE)
 
 
 def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from llmd4rec.config.settings import load_settings
+from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import Stage, find, plan, ready, rounds_of
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings, parse_settings
+from llmd4rec.distillation.settings import DistillationSettings, parse_settings
 from llmd4rec.errors import ConfigError, RunError
 from llmd4rec.features.item_features import written
 from llmd4rec.models.sequential import BSARec, GRU4Rec, SASRec
@@ -18,7 +19,7 @@ LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "dist
 
 
 def recipe(**changes: Any) -> DistillationSettings:
-    return parse_settings(dict(RECIPE) | changes)
+    return parse_settings(dict(EFFORTS["best"]) | changes)
 
 
 def ids(settings: DistillationSettings) -> list[str]:
@@ -203,7 +204,7 @@ def test_less_patience_than_a_round_was_trained_with() -> None:
 )
 def test_an_old_key_names_the_new_one(old: str, new: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_settings(DistillationSettings, None, [old], base=dict(RECIPE))
+        load_settings(DistillationSettings, None, [old], base=dict(EFFORTS["best"]))
     assert new in caught.value.what
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from llmd4rec.config.settings import dump_settings, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import find, plan
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeature, Kind, item_features, written
 from llmd4rec.features.neighbours import Neighbours
@@ -106,7 +107,7 @@ def test_features_of_ones_own_stand_behind_known_ones_and_survive_yaml(tmp_path:
 
 
 def test_a_teacher_does_without_one_by_its_name() -> None:
-    values = dict(RECIPE) | {"model": {"item_features": ["id", "text", f"{__name__}:Shelves"]}}
+    values = dict(EFFORTS["best"]) | {"model": {"item_features": ["id", "text", f"{__name__}:Shelves"]}}
     for name, left in ((f"{__name__}:Shelves", (Text(),)), ("text", (Shelves(),))):
         settings = parse_settings(values | {"teachers": [{"without": [name]}]})
         assert find(plan(settings), "teacher-1").network.item_features == left

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.batching import SequenceBatch
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.efforts import EFFORTS
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import SASRec
@@ -98,4 +99,4 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built
     with pytest.raises(ValidationError, match="heads = 3 does not divide dim = 64"):
         SASRec(heads=3)
     with pytest.raises(ConfigError, match=r"model: heads = 5 does not divide dim = 16"):
-        load_settings(DistillationSettings, None, ["model.dim=16", "model.heads=5"], base=dict(RECIPE))
+        load_settings(DistillationSettings, None, ["model.dim=16", "model.heads=5"], base=dict(EFFORTS["best"]))

@@ -9,7 +9,8 @@ import torch
 
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.batching import SequenceBatch
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings, Teacher
+from llmd4rec.distillation.efforts import RECIPE
+from llmd4rec.distillation.settings import DistillationSettings, Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures, written
 from llmd4rec.models.base import last_states
@@ -167,23 +168,23 @@ def test_ligr_is_gated_pre_norm_attention_and_swiglu() -> None:
 )
 def test_wrong_settings_are_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_settings(DistillationSettings, None, [override], base=dict(RECIPE))
+        load_settings(DistillationSettings, None, [override], base=RECIPE)
 
 
 def test_the_order_of_what_a_table_learns_from_does_not_matter() -> None:
     ordered = load_settings(
-        DistillationSettings, None, ["model.item_features=id+neighbours+text+text"], base=dict(RECIPE)
+        DistillationSettings, None, ["model.item_features=id+neighbours+text+text"], base=RECIPE
     ).model
     assert written(ordered.item_features) == "id+text+neighbours"
 
 
 def test_settings_name_the_network() -> None:
-    assert load_settings(DistillationSettings, None, base=dict(RECIPE)).model == SASRec()
-    assert load_settings(DistillationSettings, None, ["model.dim=32"], base=dict(RECIPE)).model == SASRec(dim=32)
-    assert load_settings(DistillationSettings, None, ["model.name=ligr"], base=dict(RECIPE)).model == LiGR()
-    assert load_settings(DistillationSettings, None, ["model.name=bsarec"], base=dict(RECIPE)).model == BSARec()
+    assert load_settings(DistillationSettings, None, base=RECIPE).model == SASRec()
+    assert load_settings(DistillationSettings, None, ["model.dim=32"], base=RECIPE).model == SASRec(dim=32)
+    assert load_settings(DistillationSettings, None, ["model.name=ligr"], base=RECIPE).model == LiGR()
+    assert load_settings(DistillationSettings, None, ["model.name=bsarec"], base=RECIPE).model == BSARec()
     assert load_settings(
-        DistillationSettings, None, ["model.name=gru4rec", "model.hidden=32"], base=dict(RECIPE)
+        DistillationSettings, None, ["model.name=gru4rec", "model.hidden=32"], base=RECIPE
     ).model == GRU4Rec(hidden=32)
 
 

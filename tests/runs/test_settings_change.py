@@ -14,7 +14,8 @@ from settings_of import changed, parse_settings
 from whole_runs import StopsBefore, same_stages
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+from llmd4rec.distillation.efforts import EFFORTS
+from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.settings import parse_settings as parse
 from llmd4rec.errors import ConfigError, ModelError, RunError
 from llmd4rec.losses.loss import Softmax
@@ -26,7 +27,8 @@ class Unlike(Softmax):
     """A loss that is not the built-in one."""
 
 
-BASE = dict(RECIPE) | {"model": {"item_features": "id"}}  # so that texts are the language model's alone
+#: So that texts are the language model's alone; and without the memory as a teacher, which other methods do not have.
+BASE = dict(EFFORTS["best"]) | {"model": {"item_features": "id"}, "distill": {}}
 
 
 # ---- what a stage depends on --------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def with_another(values: dict[str, Any], key: str, old: Any) -> DistillationSett
 def test_every_setting_of_a_run_belongs_to_a_training() -> None:
     """A new setting is one of some training until somebody thinks about it; none is of no training by accident."""
     used = {"rollout_length": 2, "student_ranks": "round-start", "logit_adjustment": 0.1}
-    settings = parse(dict(RECIPE) | {"distill": used})
+    settings = parse(dict(EFFORTS["best"]) | {"distill": used})
     values = settings.model_dump(mode="json")
     named = {key: old for key, old in leaves(values) if key != "model.name"}  # beside which others stand
     free = {key for key, old in named.items() if not invalidated(settings, with_another(values, key, old))}

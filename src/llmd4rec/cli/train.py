@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmd4rec.distillation.efforts import EFFORTS, Effort
+
 if TYPE_CHECKING:
     from llmd4rec.distillation.settings import DistillationSettings
+    from llmd4rec.runs.estimates import RunEstimate
 
 
 def train(
@@ -20,8 +23,21 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
     ] = None,
+    effort: Annotated[
+        Effort,
+        typer.Option(
+            help="What the settings start from. fast: no teacher; default: the memory teaches; best: wider models "
+            "and a language model teach too, for many times the time.",
+        ),
+    ] = "default",
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Print what would be trained, and who teaches whom; train nothing.")
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="With --plan and --data: train a few steps of each stage, and say how long it will take."
+        ),
     ] = False,
     jobs: Annotated[
         int,
@@ -39,7 +55,7 @@ def train(
 
     Trains the model that is served (SASRec) without a teacher, then wider models that only teach (most of the time goes
     there), then a language model; then language model and model in rounds of distillation. Ensemble weights, epochs
-    and rounds are chosen on the validation items. `--plan` shows the stages.
+    and rounds are chosen on the validation items. `--plan` shows the stages, and with `--probe` how long they take.
 
     Whatever stops it, the same command goes on to the same numbers (on a GPU up to rounding). Settings may be changed
     in between where no stage that has begun depends on them, such as those of the language model before its turn.
@@ -63,19 +79,25 @@ def train(
 
       llmd4rec train --plan --set llm=null
 
+      llmd4rec train --plan --probe -d data/mine                      (a minute or two)
+
       llmd4rec train -d data/mine -r runs/plain --set rounds=0        (SASRec without a teacher)
     """
     from llmd4rec.config.open_types import import_also_from
     from llmd4rec.config.settings import describe, load_settings
-    from llmd4rec.distillation.settings import RECIPE, DistillationSettings
+    from llmd4rec.distillation.settings import DistillationSettings
 
     if show_settings:
         _print_settings(describe(DistillationSettings))
         return
     import_also_from(Path.cwd())
-    settings = load_settings(DistillationSettings, config, overrides or (), base=dict(RECIPE))
+    settings = load_settings(DistillationSettings, config, overrides or (), base=dict(EFFORTS[effort]))
+    if probe and not (plan_only and data is not None):
+        raise typer.BadParameter(
+            "--probe says how long a plan takes on a data set; give it with --plan and --data DATA"
+        )
     if plan_only:
-        _print_plan(settings, run, json_output)
+        _print_plan(settings, run, json_output, _probed(settings, data, jobs) if probe and data is not None else None)
         return
     if data is None or run is None:
         raise typer.BadParameter("give --data DATA and --run RUN (see --help for an example)")
@@ -94,8 +116,19 @@ def train(
         print_table(results, trained, write_run_report(trained, dataset, results), as_json=json_output)
 
 
-def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bool) -> None:
-    """The stages of the settings; beside those that a run folder holds, how long they took."""
+def _probed(settings: DistillationSettings, data: Path, jobs: int) -> RunEstimate:
+    from llmd4rec.data.dataset import Dataset
+    from llmd4rec.log import logger
+    from llmd4rec.runs.probe import probe
+
+    logger.info("probing: a few steps of each stage")
+    return probe(settings, Dataset.load(data), jobs=jobs)
+
+
+def _print_plan(
+    settings: DistillationSettings, folder: Path | None, as_json: bool, estimate: RunEstimate | None
+) -> None:
+    """The stages of the settings, with a probe how long they take, and beside those of a run how long they took."""
     from rich.table import Table
 
     from llmd4rec.distillation.plan import network_name, plan, ready
@@ -110,19 +143,43 @@ def _print_plan(settings: DistillationSettings, folder: Path | None, as_json: bo
         lost = invalidated(run.settings, settings)
         done = {stage: values for stage, values in run.record.stages.items() if stage not in lost}
     if as_json:
-        print_json([stage.identity() | {"needs": stage.needs} for stage in stages])
+        values = [stage.identity() | {"needs": stage.needs} for stage in stages]
+        print_json(values if estimate is None else {"stages": values, "estimate": estimate.to_json(done)})
         return
-    table = Table("stage", "model", "taught by", "starts from", "at most", "", box=None, header_style="bold")
+    expected = {} if estimate is None else {each.stage: each for each in estimate.stages}
+    columns = [
+        "stage",
+        "model",
+        "taught by",
+        "starts from",
+        "at most",
+        "",
+        *(["an epoch", "expected"] if expected else []),
+    ]
+    table = Table(*columns, box=None, header_style="bold")
     for stage in stages:
         start = "scratch" if stage.starts_from is None else stage.starts_from
         if stage.item_embeddings_of is not None:
             start += f", item embeddings of {stage.item_embeddings_of}"
-        epochs = f"{stage.training.epochs} epochs"
+        most = f"{stage.training.epochs} epochs"
         seconds = done.get(stage.id, {}).get("seconds")
         state = "" if seconds is None else f"done in {duration(seconds)}"
-        table.add_row(stage.id, network_name(stage), ", ".join(stage.taught_by) or "-", start, epochs, state)
+        more: list[str] = []
+        if stage.id in expected:
+            found = expected[stage.id]
+            most += f", {duration(found.at_most)}"
+            few, usual, many = map(duration, found.expected)
+            more = [duration(found.epoch), "" if state else f"{usual} ({few} to {many})"]
+        table.add_row(stage.id, network_name(stage), ", ".join(stage.taught_by) or "-", start, most, state, *more)
     console = stdout_console()
     console.print(table)
+    if estimate is not None:
+        few, usual, many = (duration(estimate.wall(done, which)) for which in range(3))
+        console.print(
+            f"All of it about {usual} ({few} to {many}), {estimate.jobs} at a time; of it item texts "
+            f"{duration(estimate.texts)}, memory {duration(estimate.memory)}. Measured just now on a few steps, with "
+            "whatever else this machine does; validation decides how many epochs there are."
+        )
     if len(ready(stages, ())) > 1:
         console.print("Stages that need nothing of each other may be trained side by side: --jobs 2.")
 

@@ -28,7 +28,7 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
 def load_settings(
-    kind: type[M], path: Path | None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None
+    kind: type[M], path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> M:
     """Reads a YAML file of settings and applies `key.key=value` overrides.
 

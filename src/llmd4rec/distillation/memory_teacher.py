@@ -23,8 +23,8 @@ from llmd4rec.scoring.memory.state import CountedMemory
 Floats = NDArray[np.float32]
 #: So many items of a position get a number by transitions: those of the highest.
 KEPT = 128
-#: So many directions of the content vectors teach: a step costs as much more as a teacher is wide, and these hold nearly
-#: all that ranks items (docs/memory.md).
+#: So many directions of the content vectors teach, which hold nearly all that ranks items (docs/memory.md): the wider a
+#: teacher, the more a step costs.
 CONTENT_DIM = 64
 
 

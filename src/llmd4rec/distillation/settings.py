@@ -30,7 +30,7 @@ from llmd4rec.models.settings import ModelSettings
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
-from llmd4rec.training.settings import Training
+from llmd4rec.training.settings import WIDTH_RATE, Training
 
 #: A model that teachers can teach: the served one, and the language model.
 Student = Literal["model", "llm"]
@@ -44,12 +44,22 @@ TEACHER_WIDTH = 4
 class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
-    epochs: int = Field(200, ge=0, description="at most so many epochs")
+    # A rate that is high at first and falls to 0 comes in these epochs to where a small constant one came in 20 to 35.
+    epochs: int = Field(10, ge=0, description="so many epochs, over which the learning rate falls to 0")
+    round_epochs: int | None = Field(
+        8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
+    )
     patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
-    # What teachers say has no noise that a slow rate would have to average out.
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
+        "less in proportion for wider ones",
+    )
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
     )
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     ema: float = Field(
         0.999, ge=0, lt=1, description="validate and keep an exponential moving average of the weights with this decay"
@@ -308,7 +318,7 @@ class DistillationSettings(BaseModel):
     """All settings of a run: models, teachers, distillation, training, evaluation.
 
     In Python, what is not named is not trained: `llm` and `teachers` are none by default. The command line adds
-    :data:`RECIPE` below what a file says.
+    what :mod:`llmd4rec.distillation.efforts` says below what a file says.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -406,10 +416,6 @@ class DistillationSettings(BaseModel):
     def item_source(self) -> SequentialModel:
         """The model whose item embeddings the language model reads: the first teacher, or the served model."""
         return self.teachers[0].network(self.model) if self.teachers else self.model
-
-
-#: What the command line trains where a file of settings does not say otherwise.
-RECIPE: Mapping[str, Any] = {"llm": {}, "teachers": "default", "memory": "auto"}
 
 
 def parse_settings(values: dict[str, Any]) -> DistillationSettings:

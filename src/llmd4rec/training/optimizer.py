@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from llmd4rec.losses.base import Objective
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.training.settings import Training
+
+
+class _AdamW(torch.optim.AdamW):
+    """PyTorch's, without its compiler.
+
+    The methods of PyTorch's optimisers load the compiler, which takes two seconds of each process, to have it leave
+    them alone. Nothing is compiled here; so they are called as they are below that.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, outside the graph."""
+        with torch.no_grad():
+            return _STEP(self, closure)
+
+
+#: Where PyTorch keeps what its compiler would make of a method, there stands the method itself.
+for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+    _plain = inspect.unwrap(getattr(torch.optim.AdamW, _name))
+    if not hasattr(_plain, "__dynamo_disable"):
+        setattr(_plain, "__dynamo_disable", _plain)
+_STEP = inspect.unwrap(torch.optim.AdamW.step)
 
 
 def adamw(
@@ -17,9 +41,9 @@ def adamw(
     parameters = {name: p for name, p in ranker.named_parameters() if p.requires_grad}
     if isinstance(objective, nn.Module):
         parameters |= {f"objective.{name}": p for name, p in objective.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
+    optimizer = _AdamW(
         parameters.values(),
-        settings.learning_rate,
+        settings.peak_rate(ranker.dim),
         weight_decay=settings.weight_decay,
         # One pass over parameters, moments and gradients in place of a dozen.
         fused=next(iter(parameters.values())).device.type in ("cpu", "cuda"),

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from llmd4rec.losses.loss import AnyLoss, Softmax
 from llmd4rec.training.runtime import Precision
 
+#: A rate at which a network trains fast and does not diverge, times its width.
+WIDTH_RATE = 0.512
+
 
 class Training(BaseModel):
     """How one model is trained."""
@@ -24,7 +27,12 @@ class Training(BaseModel):
     min_steps: int = Field(
         32, ge=1, description="steps of an epoch at least, where the data allow it; small data get smaller batches"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float | None = Field(
+        1e-3,
+        gt=0,
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
+        "less in proportion for wider ones",
+    )
     round_learning_rate: float | None = Field(
         None, gt=0, description="the same in a round of distillation (null: as undistilled)"
     )
@@ -73,6 +81,23 @@ class Training(BaseModel):
     def learning_rate_name(self) -> str:
         """Which setting the learning rate is of: its own, or that of distillation rounds."""
         return self._learning_rate_name
+
+    def batch_positions(self, num_items: int, num_positions: int) -> int:
+        """How many positions a step trains, about.
+
+        Args:
+            num_items: of the catalogue.
+            num_positions: there are to train on.
+        """
+        per_epoch = min(self.epoch_positions or num_positions, num_positions)
+        # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
+        sampled = num_items > self.full_softmax_items
+        wanted = self.batch * (self.large_catalogue_batch if sampled else 1)
+        return min(wanted, max(1, per_epoch // self.min_steps))
+
+    def peak_rate(self, width: int) -> float:
+        """The peak learning rate of a network of that width."""
+        return WIDTH_RATE / max(64, width) if self.learning_rate is None else self.learning_rate
 
     def in_round(self) -> Self:
         """The same for a model that is trained with teachers, in a round of distillation."""

@@ -128,11 +128,7 @@ class Trainer:
         self._read_every = 1 if self.device.type == "cpu" else 32
         #: The figures of each step that are not read yet.
         self._unread: list[StepFigures] = []
-        per_epoch = min(settings.epoch_positions or windows.num_positions, windows.num_positions)
-        # A small log would see too few steps before patience runs out, and a noisier step does it no harm.
-        sampled = model.num_items > settings.full_softmax_items
-        wanted = settings.batch * (settings.large_catalogue_batch if sampled else 1)
-        self._batch = min(wanted, max(1, per_epoch // settings.min_steps))
+        self._batch = settings.batch_positions(model.num_items, windows.num_positions)
         first = windows.shuffled(self._batch, np.random.default_rng(0), settings.epoch_positions)
         self.epoch_steps, self.planned_steps = len(first), len(first) * settings.epochs
 

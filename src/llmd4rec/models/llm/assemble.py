@@ -50,10 +50,15 @@ def prepare_text_vectors(
             )
         logger.info("  no item has a text: models read identifiers only")
         return
-    backbone = _backbone(llm, device) if texts.encoder == "llm" and llm is not None else None
+    backbone = text_encoder(texts, llm, device)
     vectors = standardise(encode_texts(of_items, texts.encoder, llm=backbone, device=device))
     with atomic_file(folder / _FILE) as temporary:
         save_file({"text_vectors": torch.from_numpy(vectors).contiguous()}, temporary)
+
+
+def text_encoder(texts: TextSettings, llm: LLM | None, device: torch.device) -> Backbone | None:
+    """The language model that encodes the texts; None where a sentence encoder does."""
+    return _backbone(llm, device) if texts.encoder == "llm" and llm is not None else None
 
 
 def load_text_vectors(folder: Path) -> Tensor | None:

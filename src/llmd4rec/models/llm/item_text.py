@@ -69,11 +69,8 @@ def encode_texts(
         ModelError: the encoder cannot be had or read.
         FetchError: a package that carries the encoder could not be fetched.
     """
-    if encoder == "llm":
-        source: SentenceEncoder | _LLMEncoder = _LLMEncoder(llm)
-    else:
-        source = SentenceEncoder(encoder, device)
-    folder = cache_dir("texts", f"{source.fingerprint[:24]}-{max_tokens}")
+    source = _source(encoder, llm, device)
+    folder = _folder(source, max_tokens)
     wanted = {_key(text): text for text in texts if text.strip()}
     known = _remembered(folder, source.width)
     missing = {key: text for key, text in wanted.items() if key not in known}
@@ -87,6 +84,24 @@ def encode_texts(
         if text.strip():
             result[row] = known[_key(text)]
     return result
+
+
+def unknown_texts(
+    texts: Sequence[str],
+    encoder: str,
+    *,
+    llm: Backbone | None = None,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 64,
+) -> set[str]:
+    """The texts that :func:`encode_texts`, given the same, would have to encode: those not remembered on disk.
+
+    Raises:
+        ConfigError, ModelError, FetchError: as :func:`encode_texts`.
+    """
+    source = _source(encoder, llm, device)
+    known = _remembered(_folder(source, max_tokens), source.width)
+    return {text for text in texts if text.strip() and _key(text) not in known}
 
 
 def standardise(vectors: Vectors, *, dim: int | None = None, unit_variance: bool = True) -> Vectors:
@@ -200,6 +215,10 @@ class _LLMEncoder:
         return self.llm.tokenizer, embed
 
 
+def _source(encoder: str, llm: Backbone | None, device: torch.device | str) -> SentenceEncoder | _LLMEncoder:
+    return _LLMEncoder(llm) if encoder == "llm" else SentenceEncoder(encoder, device)
+
+
 def _mean(hidden_BLW: Tensor, mask_BL: Tensor) -> Tensor:
     weights = mask_BL[:, :, None].to(hidden_BLW.dtype)
     return (hidden_BLW * weights).sum(1) / weights.sum(1)
@@ -250,6 +269,10 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 # ---- memory ---------------------------------------------------------------------------------------------------
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _folder(source: SentenceEncoder | _LLMEncoder, max_tokens: int) -> Path:
+    return cache_dir("texts", f"{source.fingerprint[:24]}-{max_tokens}")
 
 
 def _remembered(folder: Path, width: int) -> dict[bytes, Vectors]:

@@ -19,7 +19,7 @@ class Schedule(Callback):
 
     def on_step_start(self, trainer: Trainer) -> None:
         """See :class:`~llmd4rec.training.callbacks.base.Callback`."""
-        rate = trainer.settings.learning_rate * self._share(trainer)
+        rate = trainer.settings.peak_rate(trainer.model.dim) * self._share(trainer)
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate
 

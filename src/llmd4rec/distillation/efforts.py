@@ -1,0 +1,26 @@
+"""How much a training may cost: the settings that the command line starts from, and lays a file of settings over.
+
+Three points of the curve from seconds to accuracy; docs/accuracy.md shows what each costs and gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+Effort = Literal["fast", "default", "best"]
+
+EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Nothing teaches: the model learns from the log and its item features, and the memory stands beside it.
+        "fast": {"memory": "auto", "rounds": 0},
+        # The memory teaches too, so that the network alone is better where it is served without one.
+        "default": {"memory": "auto", "rounds": 1, "distill": {"memory": True}},
+        # All that was ever found to help, and the language model.
+        "best": {"memory": "auto", "rounds": 2, "distill": {"memory": True}, "teachers": "default", "llm": {}},
+    }
+)
+
+#: What the command line trains where neither `--effort` nor a file of settings says otherwise.
+RECIPE: Mapping[str, Any] = EFFORTS["default"]
