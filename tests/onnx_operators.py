@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any
 
 
 def remember_operators() -> None:
     """To be called before graphs are written; imports what writing the first one imports."""
-    from torch.onnx._internal.exporter import _registration
-
-    apis: Any = _registration.onnxscript_apis
+    registration: Any = importlib.import_module("torch.onnx._internal.exporter._registration")
+    apis = registration.onnxscript_apis
     if not hasattr(apis.get_torchlib_ops, "cache_info"):
         apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)

@@ -173,7 +173,7 @@ def test_an_environment_with_the_serving_extra_only(store: Store, tmp_path: Path
         for top in {file.parts[0] for file in metadata.files(name) or []} - {"..", "__pycache__"}:
             link = site / top
             if not link.exists():
-                link.symlink_to(metadata.distribution(name).locate_file(top))
+                link.symlink_to(str(metadata.distribution(name).locate_file(top)))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(install, check=True, cwd=tmp_path)
     code = (
