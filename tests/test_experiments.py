@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -435,3 +436,21 @@ def test_a_command_names_nobodys_folders() -> None:
         "python experiments/study.py a.yaml --data beauty=FOLDER toys=FOLDER --seeds 0"
     )
     assert script("study").command(["experiments/search.py", "--out=/tmp/x"]) == "python experiments/search.py"
+
+
+def test_the_figure_of_efforts_has_every_point() -> None:
+    points = {
+        "memory alone": {"seconds": 9.0, "with memory": 0.0924},
+        "fast": {"seconds": 90.0, "with memory": 0.0953, "network alone": 0.0866},
+        "best": {"seconds": 900.0, "with memory": 0.0961, "network alone": 0.0899},
+    }
+    drawn = script("efforts").figure([{"data": "industrial", "points": points}, {"data": "beauty", "points": points}])
+    root = ElementTree.fromstring(drawn)
+    dots = [each for each in root.iter() if each.tag.endswith("circle")]
+    assert len(dots) == 2 * (3 + 2)
+    across = [float(each.get("cx", 0)) for each in dots[:3]]
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)  # each ten times the one before
+    texts = {each.text for each in root.iter() if each.tag.endswith("text")}
+    assert {"memory alone", "fast", "900 s", ".0961", ".0866", "network alone"} <= texts
+    best, worst = dots[2], dots[3]
+    assert float(best.get("cy", 0)) < float(worst.get("cy", 0))  # more accurate is higher

@@ -15,8 +15,13 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Nothing teaches: the model learns from the log and its item features, and the memory stands beside it.
         "fast": {"memory": "auto", "rounds": 0},
-        # The memory teaches too, so that the network alone is better where it is served without one.
-        "default": {"memory": "auto", "rounds": 1, "distill": {"memory": True}},
+        # A wider model of another kind, and the memory; each teaches what the other does not.
+        "default": {
+            "memory": "auto",
+            "rounds": 1,
+            "teachers": [{"name": "bsarec", "dim": "2x"}],
+            "distill": {"memory": True},
+        },
         # All that was ever found to help, and the language model.
         "best": {"memory": "auto", "rounds": 2, "distill": {"memory": True}, "teachers": "default", "llm": {}},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -37,6 +38,9 @@ Student = Literal["model", "llm"]
 
 #: How many times wider than the served model a teacher is, where it does not say.
 TEACHER_WIDTH = 4
+
+#: A width as so many times that of the served model.
+TIMES = r"[1-9]\d?x"
 
 
 # Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
@@ -141,7 +145,7 @@ class Teacher(BaseModel):
     name: str | None = Field(
         None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
     )
-    dim: PositiveInt | None = Field(None, description=f"its width (null: {TEACHER_WIDTH} times that of `model`)")
+    dim: int | str | None = Field(None, description=f"its width; 2x: twice that of `model` (null: {TEACHER_WIDTH}x)")
     without: tuple[FeatureName, ...] = Field(
         (), description="item features of `model` that this teacher does without, such as [text]"
     )
@@ -153,6 +157,14 @@ class Teacher(BaseModel):
         if isinstance(value, str):
             return {"name": value}
         return MODELS.dump(value, "python") if isinstance(value, ModelSettings) else value
+
+    @field_validator("dim", mode="before")
+    @classmethod
+    def _is_a_width(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is None or whole or (isinstance(value, str) and re.fullmatch(TIMES, value)):
+            return value
+        raise ValueError("must be a whole number above 0, or so many times the model's width, such as 2x")
 
     @field_validator("name")
     @classmethod
@@ -173,7 +185,9 @@ class Teacher(BaseModel):
         shared = None if name == own else {*ModelSettings.model_fields}
         features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
         values = model.model_dump(include=shared) | {"name": name, "item_features": features}
-        values |= {"dim": self.dim or TEACHER_WIDTH * model.dim, **(self.model_extra or {})}
+        times = self.dim.removesuffix("x") if isinstance(self.dim, str) else TEACHER_WIDTH
+        width = self.dim if isinstance(self.dim, int) else int(times) * model.dim
+        values |= {"dim": width, **(self.model_extra or {})}
         # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
         try:
             found: SequentialModel = MODELS.validate(values)
