@@ -52,7 +52,8 @@ SETTINGS: dict[str, Any] = {
     },
     "teachers": [{"dim": 24}, {"name": "gru4rec", "dim": 16}],
     "llm": None,
-    "distill": {"method": {"name": "my_types:Relational", "weight": 0.5}},
+    "memory": None,
+    "distill": {"method": {"name": "my_types:Relational", "weight": 0.5}, "memory": False},
     "training": {
         "model": {
             "loss": {"name": "my_types:SampledHinge", "negatives": 16},
