@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_once import MadeOnce
+from onnx_operators import remember_operators
 
 if TYPE_CHECKING:
     from llmd4rec.data.dataset import Dataset
@@ -37,11 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """PyTorch makes the list of its ONNX operators anew for each graph, a third of the time; once is enough here."""
-    exporter: Any = sys.modules.get("torch.onnx._internal.exporter._registration")
-    apis = getattr(exporter, "onnxscript_apis", None)
-    if apis is not None and not hasattr(apis.get_torchlib_ops, "cache_info"):
-        apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)
+    if "torch.onnx._internal.exporter._registration" in sys.modules:
+        remember_operators()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from settings_of import parse_settings
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import llmd4rec
 from llmd4rec.cli import main
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import LLMD4RecError
@@ -31,6 +32,8 @@ FILE_EVENTS = {
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkstemp",
     "tempfile.mkdtemp",
 }  # fmt: skip
+#: Where tests are; what commands must not import from.
+TESTS = str(Path(__file__).parent)
 #: Exit code of a run that says that the disk is full.
 DISK_FULL = 28
 
@@ -105,14 +108,40 @@ def train_and_score(
         count.write_text(str(events[0]))
 
 
-def call_command(arguments: list[str], folder: Path) -> None:
-    """The command line; what it prints is in the folder's `out` and `err`."""
+def print_into(folder: Path) -> None:
+    """What this process prints goes into the folder's `out` and `err`."""
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
+
+
+def work_in(folder: Path) -> None:
+    """Makes this the working directory, and the only place beside the installed packages to import from."""
+    os.chdir(folder)
+    sys.path[:] = ["", *(path for path in sys.path if path and not path.startswith(TESTS))]
+    os.environ["PYTHONPATH"] = str(Path(llmd4rec.__file__ or "").parents[1])
+
+
+def call_command(arguments: list[str], folder: Path, work: Path | None = None) -> None:
+    """The command line; what it prints is in the folder's `out` and `err`.
+
+    Args:
+        work: see :func:`work_in`; None: the working directory of the tests.
+    """
+    print_into(folder)
+    if work is not None:
+        work_in(work)
     sys.argv = ["llmd4rec", *arguments]
     main()
+
+
+def run_code(code: str, folder: Path) -> None:
+    """Python code as a script in the folder, where `out` and `err` have what it prints; nothing is downloaded."""
+    print_into(folder)
+    work_in(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    exec(code, {"__name__": "__main__"})
 
 
 def start(target: Any, *arguments: Any) -> Any:

@@ -279,7 +279,6 @@ def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: P
     shutil.copytree(chain_data.path, moved)
     assert answer("evaluate", run, "--data", moved)["users"] == 30
     assert llmd4rec("report", run, "--data", moved).exit_code == 0
-    assert llmd4rec("export", run, "--data", moved).exit_code == 0
     shutil.rmtree(run / "evaluation")
     assert llmd4rec("compare", run, run, "--stage-a", "undistilled", "--data", moved).exit_code == 0
     assert llmd4rec("recommend", run, "--history", "i1").exit_code == 0  # needs no data
@@ -287,13 +286,17 @@ def test_a_run_and_its_data_can_move(run: Path, chain_data: Dataset, tmp_path: P
     assert "was trained on other data" in refused("evaluate", run, "--data", tmp_path / "other")
 
 
-def test_export_reports_where_and_refuses_to_replace(run: Path) -> None:
-    result = llmd4rec("export", run)
+def test_export_reports_where_and_refuses_to_replace(run: Path, chain_data: Dataset, tmp_path: Path) -> None:
+    assert chain_data.path is not None
+    moved = Path(shutil.copytree(chain_data.path, tmp_path / "moved"))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "data_path": str(tmp_path / "gone")}))
+    result = llmd4rec("export", run, "--data", moved)
     assert result.exit_code == 0, result.output
     assert "agree" in result.stdout
     assert (run / "export" / "encoder.onnx").exists()
-    assert "--overwrite" in refused("export", run)
-    assert "is not an export" in refused("export", run, "--out", run, "--overwrite")
+    assert "--overwrite" in refused("export", run, "--data", moved)
+    assert "is not an export" in refused("export", run, "--data", moved, "--out", run, "--overwrite")
     assert (run / "run.json").exists()
 
 

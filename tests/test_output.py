@@ -97,6 +97,8 @@ def all_commands(home: Path) -> None:
         (["report", run], 0),
         (["recommend", run, "--users", "all", "--out", str(home / "recs.csv")], 0),
         (["export", run, "--out", str(home / "export")], 0),
+        (["train", "--show-settings"], 0),
+        (["recommend", run, "--history", "i1,i2", "-k", "2"], 0),
         (["prepare", "--interactions", str(home / "nirgends"), "--out", data], 2),
         (["evaluate", run, "--split", "größe → 🎈"], 2),
         (["recommend", "--help"], 0),
@@ -107,24 +109,24 @@ def all_commands(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_no_command_fails_for_its_output(name: str, home: Path, tmp_path: Path) -> None:
-    prepare, run = write_shop(tmp_path / "shop"), str(home / "run")
+    # Of an export, for which PyTorch need not be loaded.
+    prepare, export = write_shop(tmp_path / "shop"), str(home / "export")
     if name == "C":  # where file names are ASCII, there is no such folder
-        run = str(tmp_path / "run")
-        shutil.copytree(home / "run", run)
+        export = str(tmp_path / "export")
+        shutil.copytree(home / "export", export)
     printed = run_all(
         name,
         [
             ([*prepare, str(tmp_path / "a")], 0),
             ([*prepare, str(tmp_path / "b"), "--json"], 0),
-            (["train", "--show-settings"], 0),
-            (["recommend", run, "--history", "überall → 🎈"], 2),
-            (["recommend", run, "--history", "i1,i2", "-k", "2"], 0),
-            (["recommend", run, "--history", "i1,i2", "-k", "2", "--json"], 0),
+            (["recommend", export, "--history", "überall → 🎈"], 2),
+            (["recommend", export, "--history", "i1,i2", "-k", "2"], 0),
+            (["recommend", export, "--history", "i1,i2", "-k", "2", "--json"], 0),
         ],
     )
-    assert "Lampe" in printed[4]
-    assert ("🎈" in printed[4]) == (name == "utf-8")
-    assert json.loads(printed[5])["recommendations"][0]["title"].endswith("🎈 “Żółw”"), "escaped, not lost"
+    assert "Lampe" in printed[3]
+    assert ("🎈" in printed[3]) == (name == "utf-8")
+    assert json.loads(printed[4])["recommendations"][0]["title"].endswith("🎈 “Żółw”"), "escaped, not lost"
 
 
 def test_what_is_written_for_people_is_utf8(home: Path) -> None:

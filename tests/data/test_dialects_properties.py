@@ -140,7 +140,7 @@ def check(rows: Rows, text: str, *, said: bool = False) -> str:
     return "unfit" if unfit else "equal"
 
 
-SETTINGS = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 @SETTINGS

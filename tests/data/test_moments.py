@@ -20,7 +20,7 @@ def made(rows: list[tuple[str, str, int]]) -> Dataset:
     return Dataset.from_frames(log, duplicates="keep")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(ROWS, st.integers(-1, 11))
 def test_until_a_moment_only_earlier_rows_are_there(rows: list[tuple[str, str, int]], moment: int) -> None:
     data = made(rows)
@@ -39,7 +39,7 @@ def test_until_a_moment_only_earlier_rows_are_there(rows: list[tuple[str, str, i
     assert then.is_temporal
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(ROWS)
 def test_the_whole_has_every_row_in_training(rows: list[tuple[str, str, int]]) -> None:
     data = made(rows)

@@ -53,7 +53,7 @@ def unfolded(data: Dataset) -> list[tuple[str, str, int]]:
     ]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs())
 def test_everything_is_kept_in_order_of_time_with_ties_in_file_order(rows: list[tuple[str, str, int]]) -> None:
     data = Dataset.from_frames(frame(rows), duplicates="keep")
@@ -64,7 +64,7 @@ def test_everything_is_kept_in_order_of_time_with_ties_in_file_order(rows: list[
     assert unfolded(data) == in_order
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs(), st.sampled_from(["exact", "drop-consecutive", "drop"]), st.integers(0, 3), st.integers(1, 3))
 def test_what_is_missing_is_what_the_report_names(
     rows: list[tuple[str, str, int]], how: str, core: int, shortest: int
@@ -86,7 +86,7 @@ def test_what_is_missing_is_what_the_report_names(
         assert max(Counter((user, item) for user, item, _ in kept).values()) == 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs(), st.sampled_from(["leave-one-out", "temporal"]))
 def test_splits_are_disjoint_and_the_past_comes_first(rows: list[tuple[str, str, int]], split: str) -> None:
     try:
@@ -126,7 +126,7 @@ def test_the_core_is_that_of_a_naive_reference(pairs: list[tuple[int, int]], use
     assert np.flatnonzero(mask).tolist() == [number for number, _ in left]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs())
 def test_identifiers_survive_csv(rows: list[tuple[str, str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ def by_user(rows: list[tuple[str, str, int]]) -> dict[str, list[tuple[str, str, 
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(logs(least=15), cleanings())
 def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
     data = prepared(rows, **how)
@@ -175,7 +175,7 @@ def test_whatever_is_dropped_the_order_of_the_rest_stays(rows: list[tuple[str, s
             assert kept == whole[user][-(how["max_history"] or len(rows)) :]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(logs(least=25), cleanings(), st.integers(3, 5))
 def test_a_long_history_keeps_its_end(rows: list[tuple[str, str, int]], how: dict[str, Any], most: int) -> None:
     whole, cut = by_user(unfolded(prepared(rows, **how | {"max_history": None}))), how | {"max_history": most}
@@ -183,7 +183,7 @@ def test_a_long_history_keeps_its_end(rows: list[tuple[str, str, int]], how: dic
     assert by_user(unfolded(prepared(rows, **cut))) == {user: kept[-most:] for user, kept in whole.items()}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(logs(least=15), cleanings())
 def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dict[str, Any]) -> None:
     """The k-core above all is a fixed point: it leaves nothing that it would drop."""
@@ -199,7 +199,7 @@ def test_what_is_clean_stays_as_it_is(rows: list[tuple[str, str, int]], how: dic
     assert again.report["steps"][-1]["rows_out"] == again.report["steps"][0]["rows_in"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(logs(least=15), cleanings())
 def test_the_rows_named_as_dropped_are_gone_and_no_others(
     rows: list[tuple[str, str, int]], how: dict[str, Any]
@@ -217,7 +217,7 @@ def test_the_rows_named_as_dropped_are_gone_and_no_others(
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_decides_between_ties_alone(rows: list[tuple[str, str, int]], random: Random) -> None:
     distinct = [(user, item, number) for number, (user, item, _) in enumerate(rows)]
@@ -236,7 +236,7 @@ FORMATS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
 }
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(logs(), st.sampled_from(sorted(FORMATS)))
 def test_identifiers_survive_every_format_and_the_folder(rows: list[tuple[str, str, int]], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -255,7 +255,7 @@ def test_the_graph_has_named_inputs_and_gives_the_states_of_the_model(
 
 
 # ---- learned ----------------------------------------------------------------------------------------------------
-def clocked(users: int = 200, length: int = 9, seed: int = 0) -> Dataset:
+def clocked(users: int = 100, length: int = 9, seed: int = 0) -> Dataset:
     """In the morning people go one item on, in the evening two items back; nothing else tells which."""
     rng = np.random.default_rng(seed)
     sequences, times = [], []
@@ -270,7 +270,7 @@ def clocked(users: int = 200, length: int = 9, seed: int = 0) -> Dataset:
     return make_dataset(sequences, ITEMS, times)
 
 
-def gapped(users: int = 200, length: int = 9, seed: int = 0) -> Dataset:
+def gapped(users: int = 100, length: int = 9, seed: int = 0) -> Dataset:
     """After a minute people go one item on, after a month two items back."""
     data = clocked(users, length, seed)
     rng = np.random.default_rng(seed)
@@ -286,7 +286,7 @@ def test_the_effect_of_time_is_learned_with_the_feature_and_not_without(
     found = {}
     for features in ([], [feature]):
         model = {"name": "gru4rec", "dim": 32, "hidden": 32, "max_length": 6, "dropout": 0.0, "item_features": "id"}
-        training = {"epochs": 15, "patience": 15, "batch": 200, "learning_rate": 0.01, "warmup": 5}
+        training = {"epochs": 25, "patience": 25, "batch": 100, "learning_rate": 0.02, "warmup": 5, "min_steps": 4}
         values = {
             "rounds": 0,
             "llm": None,

@@ -9,12 +9,12 @@ import polars as pl
 
 from llmd4rec import Dataset
 
-ITEMS, USERS, EVENTS = 48, 240, 14
+ITEMS, EVENTS = 48, 14
 #: Midnight, UTC.
 START = 1_700_006_400
 
 
-def make_shop(folder: Path, seed: int = 0) -> Dataset:
+def make_shop(folder: Path, seed: int = 0, users: int = 240) -> Dataset:
     """A data set in `folder`/data, and `folder`/prices.csv with a price for most items.
 
     In each quarter of a day one quarter of the items is chosen, any of them with the same probability. So the hour of a
@@ -23,7 +23,7 @@ def make_shop(folder: Path, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     quarter = ITEMS // 4
     rows = []
-    for user in range(USERS):
+    for user in range(users):
         item, time = int(rng.integers(ITEMS)), START + int(rng.integers(86_400))
         for _ in range(EVENTS):
             rows.append((f"u{user}", f"i{item}", time))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ import pytest
 import torch
 import yaml
 from hours_shop import ITEMS, START, make_shop
+from in_another_process import call_command, start
 from made_once import MadeOnce
 from my_types import Fading, HingeWalk, HourOfDay, NewBrand, Prices, Relational, SampledHinge
 from torch import Tensor
@@ -30,7 +32,6 @@ import llmd4rec
 from llmd4rec import Dataset, Distillation, Evaluator, Run, SASRec
 from llmd4rec.config.settings import check
 from llmd4rec.errors import RunError
-from llmd4rec.export.write import export_run
 from llmd4rec.metrics import NDCG
 
 HERE = Path(__file__).parent
@@ -51,8 +52,16 @@ SETTINGS: dict[str, Any] = {
     },
     "teachers": [{"dim": 24}, {"name": "gru4rec", "dim": 16}],
     "llm": None,
-    "distill": {"method": {"name": "my_types:Relational", "weight": 0.5}},
-    "training": {"model": {"loss": {"name": "my_types:SampledHinge", "negatives": 16}, "epochs": 3, "batch": 128}},
+    "memory": None,
+    "distill": {"method": {"name": "my_types:Relational", "weight": 0.5}, "memory": False},
+    "training": {
+        "model": {
+            "loss": {"name": "my_types:SampledHinge", "negatives": 16},
+            "epochs": 3,
+            "batch": 128,
+            "min_steps": 4,
+        }
+    },
     "evaluation": {"metrics": ["hr", "ndcg", "my_types:NewBrand@5"], "cutoffs": [5, 10]},
 }
 
@@ -67,7 +76,7 @@ def work(made_once: MadeOnce) -> Path:
     """A folder as its owner would have it: their module, settings, data, and a run trained by the command line."""
 
     def make(folder: Path) -> None:
-        make_shop(folder)
+        make_shop(folder, users=80)
         shutil.copy(HERE / "my_types.py", folder)
         (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
         command(folder, "train", "-d", "data", "-r", "run", "settings.yaml")
@@ -75,14 +84,25 @@ def work(made_once: MadeOnce) -> Path:
     return made_once("work with types of one's own", make)
 
 
+@pytest.fixture(scope="module")
+def exported(made_once: MadeOnce, work: Path) -> Path:
+    """The run's export, by the command line."""
+
+    def make(folder: Path) -> None:
+        command(work, "export", "run", "--out", str(folder / "export"), "--trust-code")
+
+    return made_once("export with types of one's own", make) / "export"
+
+
 def command(folder: Path, *arguments: str, fails: bool = False) -> str:
     """What the command line says, in a process that has never seen the types; standard error where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "llmd4rec", *arguments],
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stderr
-    return done.stderr if fails else done.stdout
+    with tempfile.TemporaryDirectory() as printed:
+        done = start(call_command, list(arguments), Path(printed), folder)
+        done.join(300)
+        out, err = ((Path(printed) / name).read_text(encoding="utf-8") for name in ("out", "err"))
+    assert done.exitcode is not None
+    assert (done.exitcode != 0) == fails, err
+    return err if fails else out
 
 
 @pytest.fixture
@@ -102,24 +122,22 @@ def settings_in_python(folder: Path) -> Distillation:
         model=model,
         teachers=[{"dim": 24}, {"name": "gru4rec", "dim": 16}],
         distill={"method": Relational(weight=0.5)},
-        training={"model": {"loss": SampledHinge(negatives=16), "epochs": 3, "batch": 128}},
+        training={"model": {"loss": SampledHinge(negatives=16), "epochs": 3, "batch": 128, "min_steps": 4}},
         evaluation={"metrics": ["hr", "ndcg", NewBrand(5)], "cutoffs": [5, 10]},
     )
 
 
 # ---- the whole way ----------------------------------------------------------------------------------------------
-def test_the_command_line_takes_all_six_from_training_to_an_answer(work: Path, tmp_path: Path) -> None:
+def test_the_command_line_takes_all_six_from_training_to_an_answer(work: Path, exported: Path, tmp_path: Path) -> None:
     scored = json.loads(command(work, "evaluate", "run", "--trust-code", "--json"))
     assert {"hr@5", "ndcg@10", "new_brand@5"} <= scored["metrics"].keys()
     assert 0 < scored["metrics"]["new_brand@5"] < 1
     compared = json.loads(command(work, "compare", "run", "run", "--stage-a", "undistilled", "--trust-code", "--json"))
     assert "new_brand@5" in json.dumps(compared)
     assert "NewBrand@5" in (work / "run" / "report.html").read_text(encoding="utf-8")
-    export = str(tmp_path / "export")
-    command(work, "export", "run", "--out", export, "--trust-code")
     # Served where none of the types can be imported.
     history, at = "i1,i14", ["--times", f"{START},{START + 40_000}", "--now", str(START + 50_000)]
-    answer = json.loads(command(tmp_path, "recommend", export, "--history", history, *at, "--json"))
+    answer = json.loads(command(tmp_path, "recommend", str(exported), "--history", history, *at, "--json"))
     assert len(answer["recommendations"]) == 10
 
 
@@ -133,13 +151,12 @@ def test_python_gives_the_same_weights_as_the_command_line(in_work: Path, tmp_pa
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), stage
 
 
-def test_an_export_answers_by_http_as_the_run_does(in_work: Path, tmp_path: Path) -> None:
-    run, data = Run.open(in_work / "run", trust_code=True), Dataset.load(in_work / "data")
-    export_run(run, data, tmp_path / "export")
+def test_an_export_answers_by_http_as_the_run_does(in_work: Path, exported: Path, tmp_path: Path) -> None:
+    run = Run.open(in_work / "run", trust_code=True)
     history, times, now = ["i1", "i14", "i30"], [START, START + 9_000, START + 80_000], START + 200_000
     expected = run.recommender().recommend(history, times=times, now=now)
     # In a folder where nobody finds the types.
-    command = [sys.executable, "-m", "llmd4rec", "serve", "export", "--port", "0"]
+    command = [sys.executable, "-m", "llmd4rec", "serve", str(exported), "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
         address = next(found.group() for line in service.stdout if (found := re.search(r"http://[^\s/]+", line)))
@@ -168,14 +185,15 @@ def test_a_stopped_training_goes_on_to_the_same_weights(work: Path, tmp_path: Pa
     for name in ("my_types.py", "prices.csv", "settings.yaml"):
         shutil.copy(work / name, tmp_path)
     arguments = ["train", "-d", str(work / "data"), "-r", "run", "settings.yaml"]
-    begun = subprocess.Popen([sys.executable, "-m", "llmd4rec", *arguments], cwd=tmp_path, env=ENVIRONMENT)
+    begun = start(call_command, arguments, tmp_path, tmp_path)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/checkpoints/teacher-1/training/best-*")):
-        assert begun.poll() is None
+        assert begun.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    begun.send_signal(signal.SIGINT)
-    assert begun.wait(60) == 130
+    os.kill(begun.pid, signal.SIGINT)
+    begun.join(60)
+    assert begun.exitcode == 130
     command(tmp_path, *arguments)
     ours, theirs = (Run.open(folder / "run", trust_code=True) for folder in (tmp_path, work))
     for stage in theirs.record.stages:

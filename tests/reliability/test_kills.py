@@ -1,4 +1,4 @@
-"""Real processes, killed at 25 moments of a whole run, from the first file to the report, or short of disk space."""
+"""Real processes, killed at 12 moments of a whole run, from the first file to the report, or short of disk space."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from settings_of import changed
 
 from llmd4rec.data.dataset import Dataset
 
-KILLS = 25
+KILLS = 12
 #: Different stages of a run that they must have met.
 PLACES = 5
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(
+def test_a_run_killed_at_12_moments_ends_as_one_never_stopped(
     tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same weights, log, record and metrics, byte for byte.
@@ -66,7 +66,7 @@ def test_a_run_killed_at_25_moments_ends_as_one_never_stopped(
     while more():
         folder = tmp_path / f"run {number}"
         while more():
-            # Far enough apart that 25 of them reach the end of more than one run.
+            # Far enough apart that 12 of them reach the end of more than one run.
             if kills % 2:
                 code = run(folder, kill_after=rng.uniform(0.02, 0.3) * duration)
             else:

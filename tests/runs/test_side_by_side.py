@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from in_another_process import outcome
+from in_another_process import call_command, outcome, start
 from settings_of import changed, parse_settings
 
 from llmd4rec.config.settings import save_settings
@@ -42,23 +41,22 @@ def test_side_by_side_gives_the_numbers_of_one_after_the_other(
 def test_a_stage_that_fails_is_named_and_the_others_stay(
     tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path
 ) -> None:
-    values = settings_of(tiny_settings, training__model__learning_rate=1e30)
+    values = settings_of(tiny_settings, training__model__learning_rate=1e30) | {"teachers": TEACHERS[:1]}
     with pytest.raises(RunError, match=r"(undistilled|teacher-\d) stopped with exit code 2: .*diverged"):
         parse_settings(values).fit(chain_data, tmp_path / "run", jobs=2)
 
 
-def begun(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> subprocess.Popen[str]:
+def begun(tiny_settings: dict[str, Any], chain_data: Dataset, tmp_path: Path) -> Any:
     """A long training that has begun two stages."""
     values = settings_of(tiny_settings, rounds=1)
     values["training"]["model"] |= {"epochs": 3000, "patience": 3000, "checkpoint_seconds": 0.0}
     save_settings(parse_settings(values), tmp_path / "settings.yaml")
-    command = [sys.executable, "-m", "llmd4rec", "train", str(tmp_path / "settings.yaml")]
-    command += ["--data", str(chain_data.path), "--run", str(tmp_path / "run"), "--jobs", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = ["train", str(tmp_path / "settings.yaml"), "--data", str(chain_data.path)]
+    process = start(call_command, [*command, "--run", str(tmp_path / "run"), "--jobs", "2"], tmp_path)
     waiting = ["undistilled", "teacher-1"]
     deadline = time.monotonic() + 120
     while any(not (tmp_path / "run/checkpoints" / name / "training/last.safetensors").exists() for name in waiting):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.is_alive(), (tmp_path / "err").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
@@ -74,8 +72,9 @@ def test_a_stopped_command_stops_its_workers_with_a_checkpoint(
 ) -> None:
     process = begun(tiny_settings, chain_data, tmp_path)
     os.kill(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, said
+    process.join(120)
+    said = (tmp_path / "err").read_text()
+    assert process.exitcode == 128 + signal.SIGTERM, said
     assert "a checkpoint was written" in said
     assert not workers(tmp_path)
 
@@ -84,7 +83,7 @@ def test_a_killed_command_leaves_no_workers(tiny_settings: dict[str, Any], chain
     process = begun(tiny_settings, chain_data, tmp_path)
     assert workers(tmp_path)
     process.kill()
-    process.communicate(timeout=120)
+    process.join(120)
     deadline = time.monotonic() + 20
     while workers(tmp_path):
         assert time.monotonic() < deadline

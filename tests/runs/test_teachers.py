@@ -75,6 +75,8 @@ def test_a_model_that_is_taught_to_leave_popularity_out_serves_rarer_items(
         tiny_settings,
         model__dropout=0.0,
         training__model__epochs=10,
+        training__model__batch=128,
+        training__llm__batch=256,
         distill__students=["model"],
         evaluation__filter_seen=False,
     )

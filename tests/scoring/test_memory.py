@@ -69,7 +69,7 @@ def asked_for(data: Dataset, positions: list[int]) -> tuple[list[list[int]], lis
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, timed=st.booleans(), transitions=TRANSITIONS, recency=RECENCY, cut=st.sampled_from([None, 0.4, 0.8]))
 def test_scores_are_those_of_counting_by_hand(
     seed: int, timed: bool, transitions: Transitions, recency: Recency, cut: float | None
@@ -207,7 +207,7 @@ def test_a_training_step_is_left_out_of_the_counts() -> None:
     np.testing.assert_allclose(honest, np.log1p(3 * np.array([[0, 1, 0, 0, 0, 0]])), atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, transitions=TRANSITIONS)
 def test_leaving_a_step_out_is_counting_without_it(seed: int, transitions: Transitions) -> None:
     """Repeated items and moments too: the item may stand in its own history."""
@@ -233,7 +233,7 @@ def test_leaving_a_step_out_is_counting_without_it(seed: int, transitions: Trans
 
 
 # ---- observing --------------------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, transitions=TRANSITIONS, recency=RECENCY, share=st.sampled_from([0.0, 0.3, 0.9]))
 def test_observing_is_counting_anew(seed: int, transitions: Transitions, recency: Recency, share: float) -> None:
     """A prefix of the log in time is counted and the rest observed; new users and items are among it."""
@@ -340,7 +340,7 @@ def test_readers_see_whole_rows_while_events_are_observed() -> None:
 
 
 # ---- counting in bounded memory -----------------------------------------------------------------------------------
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=SEEDS, transitions=TRANSITIONS, pairs_at_once=st.sampled_from([1, 7, 50]), kept=st.sampled_from([1, 3, 1000])
 )
@@ -399,7 +399,7 @@ def are_the_best(query: RowQuery, m: int) -> None:
         np.testing.assert_allclose(np.sort(found.scores)[::-1][: len(best)], best, rtol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, m=st.integers(1, 20), observed=st.integers(0, 30))
 def test_candidates_are_the_best_rows(seed: int, m: int, observed: int) -> None:
     data = random_log(seed, items=15)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
+from onnx_operators import remember_operators
 from settings_of import parse_settings
 from tiny_llama import WORDS, save
 
@@ -21,7 +22,7 @@ from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.runs.run import Run
 
 from . import shop
-from .store import Store
+from .store import STAGES, Store
 
 ITEMS = 20
 
@@ -74,10 +75,24 @@ def store(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) ->
             settings["texts"] = {"encoder": sentences}
             run = parse_settings(settings).fit(data, folder / "run")
             options = ExportOptions(both=True, text_encoder=True, example_histories=3)
+            remember_operators()
             export_run(run, data, folder / "export", "distilled", options=options)
 
     folder = made_once("store", make)
     return Store(Run.open(folder / "run"), Dataset.load(folder / "data"), folder / "export")
+
+
+@pytest.fixture(scope="session")
+def exports(made_once: MadeOnce, chain_run: Path, chain_data: Dataset) -> dict[str, Path]:
+    """The small run's models, an export each."""
+
+    def make(folder: Path) -> None:
+        remember_operators()
+        for stage in STAGES:
+            assert "agree" in export_run(Run.open(chain_run), chain_data, folder / stage, stage)
+
+    folder = made_once("exports", make)
+    return {stage: folder / stage for stage in STAGES}
 
 
 @pytest.fixture
@@ -91,6 +106,7 @@ def models(made_once: MadeOnce, tiny_settings: dict[str, Any]) -> Path:
 
     def make(folder: Path) -> None:
         run, data = shop.make_run(folder, tiny_settings)
+        remember_operators()
         both = shop.export(run, data, folder / "models" / "both", both=True, example_histories=4)
         shop.bare(both, folder / "models" / "bare")
 

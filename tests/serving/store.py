@@ -1,4 +1,4 @@
-"""What the fixture `store` gives: a run, its data and its export."""
+"""What the fixtures `store` and `exports` give: a run, its data and its export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.runs.run import Run
+
+#: Whose exports the fixture `exports` gives.
+STAGES = ("undistilled", "distilled")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_every_route_keeps_its_word(service: Process, mode: schemathesis.Generat
             continue  # there is nothing to get wrong
 
         @settings(
-            max_examples=20,
+            max_examples=8,
             deadline=None,
             derandomize=True,
             database=None,

@@ -31,6 +31,13 @@ def guarded(models: Path) -> Iterator[shop.Process]:
         yield process
 
 
+@pytest.fixture(scope="module")
+def patient(models: Path) -> Iterator[shop.Process]:
+    """A service that waits long, for bodies of up to 8 MB."""
+    with running(models / "bare", "--timeout", 60, "--max-body", 8 << 20) as process:
+        yield process
+
+
 def read_to_the_end(connection: socket.socket) -> bytes:
     """Everything that still comes."""
     parts = []
@@ -97,35 +104,33 @@ def test_half_sent_bodies_take_no_place_of_others(guarded: shop.Process) -> None
 
 
 @pytest.mark.parametrize("sent", [b"", head(50)[:-10], head(50) + b"{"], ids=["nothing", "half a head", "half a body"])
-def test_a_full_house_makes_room_for_a_newcomer(models: Path, sent: bytes) -> None:
-    with running(models / "bare", "--timeout", 60) as process:
-        idle = [process.client.connect() for _ in range(MAX_CONNECTIONS)]
-        try:
-            for connection in idle:
-                connection.sendall(sent)
-            for _ in range(5):
-                assert process.client.post("/v1/recommend", {"history": ["plain"]}).status == 200
-            idle[0].settimeout(5)
-            assert read_to_the_end(idle[0]) == b""  # the one that had waited for longest
-            idle[-1].setblocking(False)
-            with pytest.raises(BlockingIOError):
-                idle[-1].recv(1)
-        finally:
-            for connection in idle:
-                connection.close()
-
-
-def test_memory_of_half_sent_bodies_is_bounded(models: Path) -> None:
-    with running(models / "bare", "--timeout", 60, "--max-body", 8 << 20) as process:
-        connections = [process.client.connect() for _ in range(16)]
-        for connection in connections:
-            connection.sendall(head(8 << 20) + bytes((8 << 20) - 1000))
-        reply = answered(connections[0])
-        assert (reply.status, reply.error["code"]) == (408, "body_too_slow")
-        assert process.client.post("/v1/recommend", {"history": ["plain"]}).status == 200
-        assert figures(process.client)["process_resident_memory_bytes",] < 600e6
-        for connection in connections:
+def test_a_full_house_makes_room_for_a_newcomer(patient: shop.Process, sent: bytes) -> None:
+    idle = [patient.client.connect() for _ in range(MAX_CONNECTIONS)]
+    try:
+        for connection in idle:
+            connection.sendall(sent)
+        for _ in range(5):
+            assert patient.client.post("/v1/recommend", {"history": ["plain"]}).status == 200
+        idle[0].settimeout(5)
+        assert read_to_the_end(idle[0]) == b""  # the one that had waited for longest
+        idle[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            idle[-1].recv(1)
+    finally:
+        for connection in idle:
             connection.close()
+
+
+def test_memory_of_half_sent_bodies_is_bounded(patient: shop.Process) -> None:
+    connections = [patient.client.connect() for _ in range(16)]
+    for connection in connections:
+        connection.sendall(head(8 << 20) + bytes((8 << 20) - 1000))
+    reply = answered(connections[0])
+    assert (reply.status, reply.error["code"]) == (408, "body_too_slow")
+    assert patient.client.post("/v1/recommend", {"history": ["plain"]}).status == 200
+    assert figures(patient.client)["process_resident_memory_bytes",] < 600e6
+    for connection in connections:
+        connection.close()
 
 
 def test_a_blank_line_does_not_keep_a_connection(guarded: shop.Process) -> None:

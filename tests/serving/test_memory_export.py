@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from evaluation.examples import chain_dataset
 from made_once import MadeOnce
+from onnx_operators import remember_operators
 from settings_of import parse_settings
 
 from llmd4rec import Evaluator, NewItem, Recommender
@@ -46,6 +47,7 @@ def made(made_once: MadeOnce, tiny_settings: dict[str, Any], sentences: str) -> 
             data = Dataset.load(folder / "data")
             settings = {**tiny_settings, "rounds": 0, "llm": None, "memory": "auto", "texts": {"encoder": sentences}}
             run = parse_settings(settings).fit(data, folder / "run")
+            remember_operators()
             export_run(run, data, folder / "export", options=ExportOptions(memory="on", text_encoder=True))
 
     return made_once("memory-export", make)

@@ -127,17 +127,15 @@ def test_histories_that_nobody_knows_get_what_is_popular(
     assert capsys.readouterr().err == ""
 
 
-def test_an_export_of_one_model_has_no_other(store: Store, tmp_path: Path) -> None:
-    from llmd4rec.export.write import export_run
-
-    export_run(store.run, store.data, tmp_path / "export", "undistilled")
-    assert json.loads((tmp_path / "export" / "export.json").read_text())["stage"] == "undistilled"
-    assert Recommender.load(tmp_path / "export").undistilled is None
+def test_an_export_of_one_model_has_no_other(exports: dict[str, Path]) -> None:
+    export = exports["undistilled"]
+    assert json.loads((export / "export.json").read_text())["stage"] == "undistilled"
+    assert Recommender.load(export).undistilled is None
     for stage in ("distilled", "distilled-round-1", "llm"):
-        said = refused("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        said = refused("recommend", export, "--history", "i3", "--stage", stage)
         assert f"is an export of undistilled, not of {stage}" in said
     for stage in ("undistilled", "served"):
-        found = answer("recommend", tmp_path / "export", "--history", "i3", "--stage", stage)
+        found = answer("recommend", export, "--history", "i3", "--stage", stage)
         assert found["stage"] == "undistilled"
 
 

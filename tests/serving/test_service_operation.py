@@ -87,10 +87,10 @@ def test_another_export_is_loaded_without_losing_a_request(models: Path) -> None
                 reply = client.post("/v1/recommend", {"history": ["plain", "5"]})
                 answers.append((reply.status, reply.json["fingerprint"] if reply.status == 200 else reply.content))
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads = [threading.Thread(target=ask) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for name in ("bare", "both", "bare"):
+        for name in ("both", "bare"):
             reply = client.post("/v1/models/swap", {"name": name})
             assert (reply.status, reply.json["served"]["name"]) == (200, name)
         last = reply.json["served"]["fingerprint"]
@@ -100,7 +100,7 @@ def test_another_export_is_loaded_without_losing_a_request(models: Path) -> None
         assert {status for status, _ in answers} == {200}
         assert {digest for _, digest in answers} == {first, last}
         assert client.post("/v1/recommend", {"history": ["plain"]}).json["fingerprint"] == last
-        assert figures(client)["llmd4rec_model_swaps_total", ("outcome", "done")] == 3
+        assert figures(client)["llmd4rec_model_swaps_total", ("outcome", "done")] == 2
         assert [labels for name, *labels in figures(client) if name == "llmd4rec_model_info"] == [
             [("fingerprint", last), ("name", "bare"), ("stage", "distilled-round-1")]
         ]

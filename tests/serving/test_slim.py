@@ -170,11 +170,10 @@ def test_an_environment_with_the_serving_extra_only(store: Store, tmp_path: Path
     names = needed("serve")
     assert {"numpy", "onnxruntime", "uvicorn"} <= names
     for name in names:
-        for file in metadata.files(name) or []:
-            if ".." not in file.parts:  # scripts
-                link = site / file
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(file.locate())
+        for top in {file.parts[0] for file in metadata.files(name) or []} - {"..", "__pycache__"}:
+            link = site / top
+            if not link.exists():
+                link.symlink_to(str(metadata.distribution(name).locate_file(top)))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(install, check=True, cwd=tmp_path)
     code = (

@@ -192,8 +192,8 @@ def test_at_the_start_an_export_that_cannot_answer_is_said(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
 def test_damaged_exports_are_refused_by_name_or_served_rightly(store: Store, tmp_path: Path) -> None:
-    counts, findings = fuzz(range(60), [store.export], tmp_path)
+    counts, findings = fuzz(range(30), [store.export], tmp_path)
     assert findings == []
-    assert sum(counts.values()) == 60
-    assert sum(count for what, count in counts.items() if what.endswith("refused")) > 30
-    assert sum(count for what, count in counts.items() if what.endswith("served")) > 3
+    assert sum(counts.values()) == 30
+    assert sum(count for what, count in counts.items() if what.endswith("refused")) > 15
+    assert sum(count for what, count in counts.items() if what.endswith("served")) > 1

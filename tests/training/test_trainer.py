@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,9 @@ from llmd4rec.training.trainer import Fitted, Trainer
 ITEMS = 20
 QUICK = Training(epochs=4, patience=4, batch=64, learning_rate=0.01, warmup=5, min_steps=1)
 
+#: What :func:`train` gives.
+Whole = tuple[Fitted, SequenceEncoder, list[dict[str, Any]]]
+
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
@@ -67,7 +71,7 @@ def train(
     stage: str = "crm-alone",
     callbacks: Sequence[Callback] = (),
     **more: Any,
-) -> tuple[Fitted, SequenceEncoder, list[dict[str, Any]]]:
+) -> Whole:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
     fitted = fit(
@@ -111,7 +115,7 @@ def test_it_learns_what_follows_what(data: Dataset, tmp_path: Path) -> None:
                                     {"schedule": "cosine"}, {"label_smoothing": 0.1}, {"epoch_positions": 150},
                                     {"ema": 0.9}])  # fmt: skip
 def test_it_learns_in_every_way_of_training(data: Dataset, tmp_path: Path, change: dict[str, Any]) -> None:
-    settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, **change})
+    settings = QUICK.model_copy(update={"epochs": 15, "patience": 15, **change})
     assert train(tmp_path, data, settings)[0].best_value > 0.9
 
 
@@ -189,7 +193,7 @@ def learning_rates() -> AfterEachStep:
 
 
 def test_warmup_and_cosine_shape_the_learning_rate(data: Dataset, tmp_path: Path) -> None:
-    settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5, "batch": 4})
+    settings = QUICK.model_copy(update={"epochs": 3, "schedule": "cosine", "warmup": 5, "batch": 8})
     watch = learning_rates()
     train(tmp_path, data, settings, callbacks=[watch])
     rates = watch.seen
@@ -199,7 +203,7 @@ def test_warmup_and_cosine_shape_the_learning_rate(data: Dataset, tmp_path: Path
 
 
 def test_warmup_is_at_most_a_tenth_of_all_steps(data: Dataset, tmp_path: Path) -> None:
-    settings = QUICK.model_copy(update={"epochs": 4, "warmup": 10_000, "batch": 4})
+    settings = QUICK.model_copy(update={"epochs": 4, "warmup": 10_000, "batch": 8})
     watch = learning_rates()
     train(tmp_path, data, settings, callbacks=[watch])
     rates = watch.seen
@@ -472,7 +476,7 @@ def test_a_checkpoint_that_takes_long_is_saved_seldom(data: Dataset, tmp_path: P
         return checkpoint.save(path, *arguments, **more)
 
     begun = time.perf_counter()
-    settings = QUICK.model_copy(update={"epochs": 30, "patience": 30, "checkpoint_seconds": 0.001})
+    settings = QUICK.model_copy(update={"epochs": 15, "patience": 15, "checkpoint_seconds": 0.001})
     train(tmp_path, data, settings, callbacks=[Checkpoints(write=slowly)])
     assert 1 <= len(saved) <= 1 + (time.perf_counter() - begun) / (20 * 0.02)
 
@@ -578,12 +582,27 @@ def stopped_training(folder: Path, data: Dataset) -> None:
             train(folder, data, ranker=ranker)
 
 
+@pytest.fixture(scope="module")
+def stopped(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stopped training; copy it before going on."""
+    folder = tmp_path_factory.mktemp("training") / "stopped"
+    stopped_training(folder, data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The same training when nothing stops it."""
+    return train(tmp_path_factory.mktemp("training") / "whole", data)
+
+
 @pytest.mark.parametrize("how", ["cut", "garbage", "empty", "bit"])
 @pytest.mark.parametrize("names", [["last"], ["last", "before-last"], ["best-0"]])
 def test_what_is_damaged_is_made_again_from_what_was_before_it(
-    data: Dataset, tmp_path: Path, names: list[str], how: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stopped_training(tmp_path / "parts", data)
+    data: Dataset, stopped: Path, whole: Whole, tmp_path: Path, names: list[str], how: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(stopped, tmp_path / "parts")
     for name in names:
         damage(tmp_path / "parts" / f"{name}.safetensors", how)
     capsys.readouterr()
@@ -594,20 +613,20 @@ def test_what_is_damaged_is_made_again_from_what_was_before_it(
     warned = capsys.readouterr().err
     for name in names:
         assert f"{name}.safetensors is damaged" in warned
-    _, ranker, log = train(tmp_path / "whole", data)
+    _, ranker, log = whole
     assert_equal(states_of(resumed), states_of(ranker))
     assert without_seconds(lines) == without_seconds(log)
 
 
 def test_a_best_that_is_not_the_checkpoints_is_not_taken(
-    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Dataset, stopped: Path, whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped_training(tmp_path / "parts", data)
+    shutil.copytree(stopped, tmp_path / "parts")
     checkpoint.save(tmp_path / "parts" / "best-0.safetensors", states_of(network(seed=9)), {"epoch": 0})
     capsys.readouterr()
     _, resumed, _ = train(tmp_path / "parts", data)
     assert "best-0.safetensors is not the one that the checkpoint names" in capsys.readouterr().err
-    assert_equal(states_of(resumed), states_of(train(tmp_path / "whole", data)[1]))
+    assert_equal(states_of(resumed), states_of(whole[1]))
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:

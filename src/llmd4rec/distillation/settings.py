@@ -58,7 +58,7 @@ class ModelTraining(Training):
         None,
         gt=0,
         description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
-        "less in proportion for wider ones",
+        "less in proportion above",
     )
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"

@@ -31,7 +31,7 @@ class Training(BaseModel):
         1e-3,
         gt=0,
         description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
-        "less in proportion for wider ones",
+        "less in proportion above",
     )
     round_learning_rate: float | None = Field(
         None, gt=0, description="the same in a round of distillation (null: as undistilled)"
