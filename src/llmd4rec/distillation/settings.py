@@ -379,7 +379,7 @@ class DistillationSettings(BaseModel):
             teacher.network(self.model)
         distill, llm = self.distill, self.llm
         if distill.memory and self.memory is None:
-            raise ValueError("distill.memory has the memory teach, and memory is null; set memory: auto, or either")
+            raise ValueError("distill.memory has the memory teach, and memory is null; set distill.memory: false too, or memory: auto")
         if self.rounds and llm is None and not (self.teachers or distill.memory) and distill.source != "self":
             raise ValueError(
                 "nothing teaches: set llm, teachers (such as teachers: default), distill.memory with memory: auto, or "
