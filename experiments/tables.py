@@ -148,7 +148,7 @@ def headline(trials: Trials, chosen: dict[str, Any]) -> str:
         "memory": "Memory alone: no training",
         "identifiers": "SASRec, identifiers only",
         "undistilled": "SASRec with item features",
-        "beside": "**SASRec with item features + memory**",
+        "beside": "**SASRec with item features + memory: `--effort fast`**",
         "distilled": "**SASRec with item features, distilled**",
         "gain": "Gain of distillation (*p*)",
         "published": "Best published that we know",
@@ -214,7 +214,11 @@ class Headline:
         return cls(
             taken(study, "identifiers", column["seeds"]),
             taken(study, column["variant"], column["seeds"]),
-            taken("memory", column.get("memory_variant", "undistilled"), column["memory_seeds"]),
+            taken(
+                column.get("memory_study", "memory"),
+                column.get("memory_variant", "undistilled"),
+                column["memory_seeds"],
+            ),
             column.get("published", {}).get("ndcg@10"),
         )
 

@@ -179,7 +179,7 @@ def cells(table: str) -> dict[str, dict[str, str]]:
 
 def test_a_plan_names_stages_and_teachers_and_trains_nothing(tmp_path: Path) -> None:
     sets = [part for each in ("rounds=1", "distill.source=partner") for part in ("--set", each)]
-    shown = llmd4rec("train", "--plan", "--run", tmp_path / "run", *sets)
+    shown = llmd4rec("train", "--effort", "best", "--plan", "--run", tmp_path / "run", *sets)
     assert shown.exit_code == 0, shown.output
     *table, last = shown.stdout.splitlines()
     assert "--jobs 2" in last

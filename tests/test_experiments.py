@@ -220,7 +220,13 @@ def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:
     study = yaml.safe_load((FOLDER / "studies" / "paper.yaml").read_text(encoding="utf-8"))
     for variant, name in (("paper", "paper"), ("two-models", "two-models")):
         values = module.merged(study["base"], study["variants"][variant])
-        assert module.over_recipe(values, variant) == example(name)
+        studied, shown = module.over_recipe(values, variant), example(name)
+        assert plan(studied) == plan(shown)
+        assert (studied.rounds, studied.round_patience, studied.evaluation) == (
+            shown.rounds,
+            shown.round_patience,
+            shown.evaluation,
+        )
 
 
 def test_what_the_examples_train() -> None:

@@ -20,10 +20,10 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "memory": "auto",
             "rounds": 1,
             "teachers": [{"name": "bsarec", "dim": "2x"}],
-            "distill": {"memory": True},
+            "distill": {"memory": "auto"},
         },
         # All that was ever found to help, and the language model.
-        "best": {"memory": "auto", "rounds": 2, "distill": {"memory": True}, "teachers": "default", "llm": {}},
+        "best": {"memory": "auto", "rounds": 2, "distill": {"memory": "auto"}, "teachers": "default", "llm": {}},
     }
 )
 

@@ -286,7 +286,7 @@ class _Plan:
                 settings.ensemble.weights,
                 distill.teacher_precision,
                 self._latest(student, number) if at_start else None,
-                settings.memory if student == "model" and distill.memory else None,
+                settings.memory if student == "model" and settings.memory_teaches else None,
                 student == "model" and distill.exclude_seen,
             )
             if distill.rollout_length:  # with nobody to teach, what is drawn would be learned as if it had happened

@@ -57,8 +57,8 @@ class ModelTraining(Training):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
-        "less in proportion above",
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} up to a width of 64, and less in "
+        "proportion above it",
     )
     round_learning_rate: float | None = Field(
         4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
@@ -284,10 +284,11 @@ class DistillSettings(BaseModel):
         "set above; or, to compare, that of others: dllm2rec or leader, with settings of their own (docs/paper.md); or "
         "package.module:Name",
     )
-    memory: bool = Field(
+    memory: Literal["auto"] | bool = Field(
         False,
         description="the memory teaches the model too, beside the other teachers: content and transitions, less the "
-        "step that is to be predicted; for a model that is served without it",
+        "step that is to be predicted; for a model that is served without it. auto: where there is a memory, and the "
+        "model learns from an ensemble by distill.method = llmd4rec",
     )
     exclude_seen: bool = Field(
         False,
@@ -378,15 +379,16 @@ class DistillationSettings(BaseModel):
         for teacher in self.teachers:
             teacher.network(self.model)
         distill, llm = self.distill, self.llm
-        if distill.memory and self.memory is None:
+        if distill.memory is True and self.memory is None:
             raise ValueError("distill.memory has the memory teach, and memory is null; set memory: auto, or either")
-        if self.rounds and llm is None and not (self.teachers or distill.memory) and distill.source != "self":
+        nobody = llm is None and not self.teachers and not self.memory_teaches
+        if self.rounds and nobody and distill.source != "self":
             raise ValueError(
                 "nothing teaches: set llm, teachers (such as teachers: default), distill.memory with memory: auto, or "
                 "rounds: 0 to train the model without a teacher"
             )
         for name in ("memory", "exclude_seen"):
-            if getattr(distill, name) and ("model" not in distill.students or distill.method != LLMD4Rec()):
+            if getattr(distill, name) is True and ("model" not in distill.students or distill.method != LLMD4Rec()):
                 raise ValueError(
                     f"distill.{name} is part of how the model is taught by distill.method = llmd4rec; name the model "
                     f"in distill.students and use that method, or leave distill.{name} out"
@@ -425,6 +427,15 @@ class DistillationSettings(BaseModel):
         if llm.starts_from_model(width) and llm.width(width) != width:
             raise ValueError("llm.init_table_from_model needs the width of the model; set llm.dim to model")
         return self
+
+    @property
+    def memory_teaches(self) -> bool:
+        """Whether the memory is among those that teach the model."""
+        distill = self.distill
+        if distill.memory != "auto":
+            return distill.memory
+        learns = "model" in distill.students and distill.source == "ensemble" and distill.method == LLMD4Rec()
+        return learns and self.memory is not None
 
     @property
     def item_source(self) -> SequentialModel:

@@ -30,8 +30,8 @@ class Training(BaseModel):
     learning_rate: float | None = Field(
         1e-3,
         gt=0,
-        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} for networks of a width up to 64, and "
-        "less in proportion above",
+        description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} up to a width of 64, and less in "
+        "proportion above it",
     )
     round_learning_rate: float | None = Field(
         None, gt=0, description="the same in a round of distillation (null: as undistilled)"
