@@ -115,8 +115,9 @@ def main() -> None:
         Figure(f"of it {name}", 100 * seconds / (ended - begun), "%", note=f"{seconds:.1f} s")
         for name, seconds in sorted(parts.items(), key=lambda part: -part[1])
     ]
-    changed = [f"With {', '.join(arguments.overrides)}."] if arguments.overrides else []
-    report("recipe", "The default recipe, whole", figures, changed)
+    notes = ["start: imports, reading the data, building models; the first time on a machine also encoding the texts."]
+    notes += [f"With {', '.join(arguments.overrides)}."] if arguments.overrides else []
+    report("recipe", "The default recipe, whole", figures, notes)
 
 
 if __name__ == "__main__":
