@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,20 +169,27 @@ def _print_plan(
         if stage.id in expected:
             found = expected[stage.id]
             most += f", {duration(found.at_most)}"
-            few, usual, many = map(duration, found.expected)
-            more = [duration(found.epoch), "" if state else f"{usual} ({few} to {many})"]
+            more = [duration(found.epoch), "" if state else _range(found.expected)]
         table.add_row(stage.id, network_name(stage), ", ".join(stage.taught_by) or "-", start, most, state, *more)
     console = stdout_console()
     console.print(table)
     if estimate is not None:
-        few, usual, many = (duration(estimate.wall(done, which)) for which in range(3))
+        whole = _range([estimate.wall(done, which) for which in range(3)])
         console.print(
-            f"All of it about {usual} ({few} to {many}), {estimate.jobs} at a time; of it item texts "
+            f"All of it about {whole}, {estimate.jobs} at a time; of it item texts "
             f"{duration(estimate.texts)}, memory {duration(estimate.memory)}. Measured just now on a few steps, with "
             "whatever else this machine does; validation decides how many epochs there are."
         )
     if len(ready(stages, ())) > 1:
         console.print("Stages that need nothing of each other may be trained side by side: --jobs 2.")
+
+
+def _range(seconds: Sequence[float]) -> str:
+    """Few, usual and many seconds for a person; one number where they are alike."""
+    from llmd4rec.log import duration
+
+    few, usual, many = map(duration, seconds)
+    return usual if few == many else f"{usual} ({few} to {many})"
 
 
 def _print_settings(rows: object) -> None:

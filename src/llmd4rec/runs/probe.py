@@ -7,7 +7,8 @@ users' histories and for a few steps. Validation ranks some of its users, teache
 are counted up. What is done for the first time in a process is left out. Item texts that no run has encoded yet are
 encoded in part, and the items of those that are left get the texts of others.
 
-How many epochs a stage will have, nobody knows before: validation ends it. :data:`BEST_EPOCHS` says what is usual.
+A stage whose learning rate falls to 0 has the epochs that are planned. How many another will have, nobody knows before:
+validation ends it, and :data:`BEST_EPOCHS` says what is usual.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ class _Probe(Pipeline):
             teachers = _at(windows.num_positions, cached) + _at(self._users, chosen) + self._timed.fixed
             teachers += _at(self.data.num_users, rolled)
         most, best = stage.training.epochs, BEST_EPOCHS[stage.role, bool(stage.round)]
-        few, usual, many = (min(most, epoch + stage.training.patience) for epoch in best)
+        # Where the rate falls to 0 by the last epoch, trainings go on to it.
+        falls = stage.training.schedule == "cosine" and stage.role != "llm"
+        few, usual, many = (most if falls else min(most, epoch + stage.training.patience) for epoch in best)
         return StageEstimate(
             stage.id,
             self._watch.step,
@@ -356,7 +359,7 @@ def _with_known_texts(
 def _quiet() -> Iterator[None]:
     """What trainings say of themselves is not said: nobody is to take a probe's figures for those of a model."""
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
