@@ -14,7 +14,7 @@ Effort = Literal["fast", "default", "best"]
 EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Nothing teaches: the model learns from the log and its item features, and the memory stands beside it.
-        "fast": {"memory": "auto", "rounds": 0},
+        "fast": {"memory": "auto", "rounds": 0, "training": {"model": {"epochs": 10}}},
         # A wider model of another kind, and the memory; each teaches what the other does not.
         "default": {
             "memory": "auto",
