@@ -79,8 +79,9 @@ def test_each_figure_says_what_made_it(place: int, data: str) -> None:
         for name in (variant.strip("`"), "identifiers")
     )
     trained = CHOSEN["columns"][data].get("memory_variant", "undistilled")
+    study = CHOSEN["columns"][data].get("memory_study", "memory")
     memory = [
-        json.loads((ROOT / "results/memory" / data / f"{trained}-seed{seed}.json").read_text())
+        json.loads((ROOT / "results" / study / data / f"{trained}-seed{seed}.json").read_text())
         for seed in CHOSEN["columns"][data]["memory_seeds"]
     ]
     assert rows[0][place] == figure(memory[:1], "memory")
