@@ -231,14 +231,10 @@ def test_the_papers_method_is_the_same_as_an_example_and_in_its_study() -> None:
 
 def test_what_the_examples_train() -> None:
     def who_teaches(name: str) -> dict[str, tuple[str, ...]]:
-        return {stage.id: stage.teachers for stage in plan(example(name))}
+        return {stage.id: stage.taught_by for stage in plan(example(name))}
 
     teachers = ("teacher-1", "teacher-2", "teacher-3")
-    assert who_teaches("demo") == {
-        "undistilled": (),
-        "teacher-1": (),
-        "distilled-round-1": ("teacher-1", "undistilled"),
-    }
+    assert who_teaches("demo") == {"undistilled": (), "distilled-round-1": ("undistilled", "memory")}
     assert who_teaches("without-llm") == {
         "undistilled": (),
         **dict.fromkeys(teachers, ()),
