@@ -14,7 +14,7 @@ Effort = Literal["fast", "default", "best"]
 EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Nothing teaches: the model learns from the log and its item features, and the memory stands beside it.
-        "fast": {"memory": "auto", "rounds": 0, "training": {"model": {"epochs": 10}}},
+        "fast": {"memory": "auto", "rounds": 0},
         # A wider model of another kind, and the memory; each teaches what the other does not.
         "default": {
             "memory": "auto",
@@ -23,7 +23,14 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "distill": {"memory": "auto"},
         },
         # All that was ever found to help, and the language model.
-        "best": {"memory": "auto", "rounds": 2, "distill": {"memory": "auto"}, "teachers": "default", "llm": {}},
+        "best": {
+            "memory": "auto",
+            "rounds": 2,
+            "teachers": "default",
+            "llm": {},
+            "distill": {"memory": "auto"},
+            "training": {"model": {"epochs": 16}},
+        },
     }
 )
 

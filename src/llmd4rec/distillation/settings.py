@@ -49,7 +49,7 @@ class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
     # A rate that is high at first and falls to 0 comes in these epochs to where a small constant one came in 20 to 35.
-    epochs: int = Field(16, ge=0, description="so many epochs, over which the learning rate falls to 0")
+    epochs: int = Field(10, ge=0, description="so many epochs, over which the learning rate falls to 0")
     round_epochs: int | None = Field(
         8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
     )
