@@ -19,7 +19,7 @@ LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "dist
 
 
 def recipe(**changes: Any) -> DistillationSettings:
-    return parse_settings(dict(EFFORTS["best"]) | changes)
+    return parse_settings(dict(EFFORTS["best"]) | {"training": {}} | changes)
 
 
 def ids(settings: DistillationSettings) -> list[str]:
