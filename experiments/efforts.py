@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ def main(given: Sequence[str] | None = None) -> None:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
     if not found:
         parser.error(f"{arguments.out} holds no results")
-    arguments.figure.write_text(figure(found), encoding="utf-8")
+    arguments.figure.write_text(figure(means(found)), encoding="utf-8")
     print(arguments.figure)
 
 
@@ -88,6 +89,7 @@ def point(effort: str, folder: str, run: Path, seed: int) -> dict[str, Any]:
     best = best_alone(Run.open(run))
     served = next(row["stage"] for row in printed["stages"] if row["served"])
     return {
+        "commit": environment()["commit"],
         "seconds": round(seconds, 1),
         "with memory": stages[served]["metrics"][METRIC],
         "served": served,
@@ -100,6 +102,22 @@ def best_alone(run: Run) -> str:
     """The model that validation finds best where no memory stands beside it."""
     models = [stage.id for stage in run.plan if stage.role == "model" and stage.id in run.record.stages]
     return max(models, key=lambda model: float(run.record.stages[model]["validation"]))
+
+
+def means(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One for each data set: of each point that all its seeds have the mean seconds and figures."""
+    by_data: dict[str, list[Mapping[str, Any]]] = {}
+    for one in found:
+        by_data.setdefault(one["data"], []).append(one["points"])
+    drawn = []
+    for data, seeds in by_data.items():
+        points = {}
+        for name in seeds[0]:
+            if all(name in each for each in seeds):
+                numbers = [key for key, value in seeds[0][name].items() if isinstance(value, float)]
+                points[name] = {key: statistics.fmean(each[name][key] for each in seeds) for key in numbers}
+        drawn.append({"data": data, "points": points})
+    return drawn
 
 
 def figure(found: Sequence[Mapping[str, Any]]) -> str:

@@ -446,7 +446,12 @@ def test_the_figure_of_efforts_has_every_point() -> None:
         "fast": {"seconds": 90.0, "with memory": 0.0953, "network alone": 0.0866},
         "best": {"seconds": 900.0, "with memory": 0.0961, "network alone": 0.0899},
     }
-    drawn = script("efforts").figure([{"data": "industrial", "points": points}, {"data": "beauty", "points": points}])
+    module = script("efforts")
+    other = {name: values | {"seconds": values["seconds"] + 2} for name, values in points.items() if name != "best"}
+    [mean] = module.means([{"data": "industrial", "points": points}, {"data": "industrial", "points": other}])
+    assert mean["points"].keys() == {"memory alone", "fast"}  # which both seeds have
+    assert mean["points"]["fast"] == {"seconds": 91.0, "with memory": 0.0953, "network alone": 0.0866}
+    drawn = module.figure([{"data": "industrial", "points": points}, {"data": "beauty", "points": points}])
     root = ElementTree.fromstring(drawn)
     dots = [each for each in root.iter() if each.tag.endswith("circle")]
     assert len(dots) == 2 * (3 + 2)
