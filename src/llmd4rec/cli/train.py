@@ -27,8 +27,8 @@ def train(
     effort: Annotated[
         Effort,
         typer.Option(
-            help="What the settings start from. fast: no teacher; default: the memory teaches; best: wider models "
-            "and a language model teach too, for many times the time.",
+            help="What the settings start from. fast: no teacher; default: a wider model and the memory teach; best: "
+            "three wider models and a language model teach too, for many times the time.",
         ),
     ] = "default",
     plan_only: Annotated[
@@ -54,9 +54,10 @@ def train(
 ) -> None:
     """Train a recommender that learns from stronger models.
 
-    Trains the model that is served (SASRec) without a teacher, then wider models that only teach (most of the time goes
-    there), then a language model; then language model and model in rounds of distillation. Ensemble weights, epochs
-    and rounds are chosen on the validation items. `--plan` shows the stages, and with `--probe` how long they take.
+    Trains the model that is served (SASRec) without a teacher; then what only teaches: a wider model, and at
+    `--effort best` three and a language model; then the model again, taught by them and by the memory, in one or more
+    rounds. `--effort fast` trains the first alone. Ensemble weights, epochs and rounds are chosen on the validation
+    items. `--plan` shows the stages, and with `--probe` how long they take.
 
     Whatever stops it, the same command goes on to the same numbers (on a GPU up to rounding). Settings may be changed
     in between where no stage that has begun depends on them, such as those of the language model before its turn.
@@ -78,11 +79,11 @@ def train(
 
       llmd4rec train my.yaml -d data/mine -r runs/r3 --set rounds=3 --set llm.layers=8
 
-      llmd4rec train --plan --set llm=null
+      llmd4rec train --plan --effort best --set llm=null
 
       llmd4rec train --plan --probe -d data/mine                      (a minute or two)
 
-      llmd4rec train -d data/mine -r runs/plain --set rounds=0        (SASRec without a teacher)
+      llmd4rec train -d data/mine -r runs/plain --effort fast         (SASRec without a teacher)
     """
     from llmd4rec.config.open_types import import_also_from
     from llmd4rec.config.settings import describe, load_settings

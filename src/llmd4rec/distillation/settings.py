@@ -380,7 +380,9 @@ class DistillationSettings(BaseModel):
             teacher.network(self.model)
         distill, llm = self.distill, self.llm
         if distill.memory is True and self.memory is None:
-            raise ValueError("distill.memory has the memory teach, and memory is null; set memory: auto, or either")
+            raise ValueError(
+                "distill.memory has the memory teach, and memory is null; set memory: auto, or distill.memory: false"
+            )
         nobody = llm is None and not self.teachers and not self.memory_teaches
         if self.rounds and nobody and distill.source != "self":
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,11 @@ class _AdamW(torch.optim.AdamW):
     them alone. Nothing is compiled here; so they are called as they are below that.
     """
 
-    def step(self, closure: Any = None) -> Any:
-        """One step, outside the graph."""
-        with torch.no_grad():
-            return _STEP(self, closure)
-
-
-#: Where PyTorch keeps what its compiler would make of a method, there stands the method itself.
-for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-    _plain = inspect.unwrap(getattr(torch.optim.AdamW, _name))
-    if not hasattr(_plain, "__dynamo_disable"):
-        setattr(_plain, "__dynamo_disable", _plain)
-_STEP = inspect.unwrap(torch.optim.AdamW.step)
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def adamw(
