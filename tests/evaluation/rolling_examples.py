@@ -11,14 +11,14 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation.rolling import rolling
 from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.windows import Rolling
-from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import LAST, Content, Memory, Recency, Transitions
 
 from .examples import make_dataset
 
 DAY = 86_400
 WEIGHTS = {"content": 1.0, "transitions": 1.5, "recency": 1.0}
 MEMORY = Memory(
-    content=Content(dim=64),
+    content=Content(dim=64, whitening=0, last=LAST),
     transitions=Transitions(gaps=2, half_life_days=10.0, recent_weight=3.0),
     recency=Recency(half_life_days=4.0),
     weights=WEIGHTS,

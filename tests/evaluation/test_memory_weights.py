@@ -128,11 +128,15 @@ def test_a_useless_model_weighs_next_to_nothing() -> None:
 
 def test_a_memory_that_adds_nothing_to_a_model_is_not_wanted() -> None:
     data = walks(users=40, follows=0.95)  # too few to count much
-    memory = memory_of(data, noise(), Memory(transitions=None, recency=None))
-    fitted = fit_memory(memory, data, model=knows_the_step())
-    assert fitted.model > 0
-    assert not fitted.wanted
-    assert fitted.model_value > 0.4
+    content_alone = Memory(transitions=None, recency=None)
+    wanted = []
+    for seed in range(8):
+        memory = memory_of(data, noise(seed=seed), content_alone)
+        fitted = fit_memory(memory, data, model=knows_the_step())
+        assert fitted.model > 0
+        assert fitted.model_value > 0.4
+        wanted.append(fitted.wanted)
+    assert sum(wanted) <= 3  # one standard error: noise exceeds it now and then
 
 
 def test_the_scale_of_a_model_is_undone_by_its_weight() -> None:

@@ -14,7 +14,7 @@ import pytest
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation.rolling import rolling
 from llmd4rec.evaluation.windows import Rolling
-from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import LAST, Content, Memory, Recency, Transitions
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 SCRIPT = SHARED / "reference" / "memory_reference.py"
@@ -30,7 +30,7 @@ NAMES = {
 }
 #: The script forgets what is 24 days old, and its pairs do not age; its weights and gaps are fixed.
 MEMORY = Memory(
-    content=Content(dim=1000),
+    content=Content(dim=1000, whitening=0, last=LAST),
     transitions=Transitions(gaps=1, recent_weight=0.0),
     recency=Recency(half_life_days=4.0, window_days=24 - 1e-6),
     weights={"content": 1.0, "transitions": 1.5, "recency": 1.0},

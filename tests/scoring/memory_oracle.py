@@ -77,12 +77,17 @@ def transition_scores(history: list[int], total: Floats, settings: Transitions) 
 
 
 def content_scores(history: list[int], texts: NDArray[np.float32], settings: Content) -> Floats:
-    """Of every item, at full width."""
+    """Of every item, at full width: whitened by way of the singular values, not of the covariance's eigenvectors."""
     present = [row for row in range(len(texts)) if np.any(texts[row] != 0)]
     mean = np.mean([texts[row].astype(float) for row in present], axis=0)
     unit = np.zeros(texts.shape)
     for row in present:
         unit[row] = (texts[row] - mean) / np.linalg.norm(texts[row] - mean)
+    _, singular, axes = np.linalg.svd(unit[present], full_matrices=False)
+    singular /= math.sqrt(len(present))
+    for row in present:
+        unit[row] = axes @ unit[row] * singular**-settings.whitening
+        unit[row] /= np.linalg.norm(unit[row])
     recent = history[::-1][: len(settings.last)]
     weights = settings.last[: len(recent)]
     query = sum(weight * unit[item] for weight, item in zip(weights, recent, strict=True)) / sum(weights)

@@ -20,7 +20,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation import Evaluator
 from llmd4rec.evaluation.baselines import evaluate_baselines
 from llmd4rec.scoring.baselines import BASELINES, ItemKNNScorer, baseline_scorers, memory_scorer
-from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import LAST, Content, Memory, Recency, Transitions
 from llmd4rec.scoring.memory.state import count_memory
 
 from .memory_oracle import random_log, random_texts
@@ -130,7 +130,7 @@ def _script(log: Path, vectors: Path) -> dict[str, tuple[float, float]]:
 def _figures(data: Dataset, texts: NDArray[np.float32]) -> dict[str, tuple[float, float]]:
     """The same by the package: gaps 1 to 3 without age, the last 14 days, and the script's weights."""
     asked = Memory(
-        content=Content(dim=1000),
+        content=Content(dim=1000, whitening=0, last=LAST),
         transitions=Transitions(recent_weight=0),
         recency=Recency(half_life_days=None, window_days=14),
         weights={"content": 4.0, "transitions": 0.5, "recency": 0.3},

@@ -24,7 +24,7 @@ from llmd4rec.inference.types import ExportInfo
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY, Log
 from llmd4rec.scoring.memory.recency import RecencyScorer
-from llmd4rec.scoring.memory.settings import Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import LAST, Content, Memory, Recency, Transitions
 from llmd4rec.scoring.memory.state import CountedMemory
 from llmd4rec.scoring.memory.transitions import TransitionScorer
 
@@ -36,6 +36,9 @@ TABLE = np.random.default_rng(0).standard_normal((ITEMS, 4)).astype(np.float32)
 TEXTS = np.random.default_rng(1).standard_normal((ITEMS, 6)).astype(np.float32)
 TEXTS /= np.linalg.norm(TEXTS, axis=1, keepdims=True)
 WEIGHTS = {"content": 2.0, "transitions": 1.5, "recency": 0.5}
+#: As short as the other parts look back, and not whitened, which tests of the memory compute anew.
+CONTENT = Content(whitening=0, last=LAST)
+SETTINGS = Memory(content=CONTENT)
 #: Three users; the last event is an hour before NOW.
 HISTORIES = [[0, 1, 2, 3], [4, 1, 2, 5], [6, 7, 2]]
 TIMES = [[NOW - day * DAY for day in (40, 30, 9, 2)], [NOW - day * DAY for day in (20, 6, 5, 1)]]
@@ -51,11 +54,11 @@ def counted(
     assert NO_TIME not in times
     log = Log(items, offsets, np.ones(len(items), dtype=bool), times, ITEMS)
     parts = {
-        "content": ContentScorer.of(Content(), TEXTS),
+        "content": ContentScorer.of(CONTENT, TEXTS),
         "transitions": TransitionScorer.count(Transitions(), log, None),
         "recency": RecencyScorer.count(Recency(half_life_days=4), log, None),
     }
-    return CountedMemory(Memory(), parts, weights)
+    return CountedMemory(SETTINGS, parts, weights)
 
 
 def served(memory: CountedMemory | None = None, weight: float = 0.7) -> Recommender:
@@ -80,7 +83,6 @@ def counts_of(histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     return counts
 
 
-LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
 UNIT = TEXTS - TEXTS.mean(axis=0)
 UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
 
@@ -167,7 +169,7 @@ def test_who_has_no_history_gets_what_is_chosen_now() -> None:
     assert "i3" not in ids(some)
     before = recommender.recommend([], 1, now=NOW - 8 * DAY)
     assert ids(before) == ["i2"]  # nothing of what came later
-    without = served(CountedMemory(Memory(), {"transitions": counted().parts["transitions"]}, WEIGHTS))
+    without = served(CountedMemory(SETTINGS, {"transitions": counted().parts["transitions"]}, WEIGHTS))
     assert without.recommend([], 1).fallback == "popular"
     both = recommender.recommend(pl.DataFrame({"user_id": ["a", "b"], "item_id": ["i1", "who?"]}), 2)
     assert both["item_id"].to_list()[2:] == ids(recommender.recommend([], 2))

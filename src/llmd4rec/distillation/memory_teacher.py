@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 KEPT = 128
 #: So many directions of the content vectors teach, which hold nearly all that ranks items (docs/memory.md): the wider a
 #: teacher, the more a step costs.
-CONTENT_DIM = 64
+CONTENT_DIM = 96
 
 
 class MemoryTeacher:

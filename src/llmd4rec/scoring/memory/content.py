@@ -1,6 +1,8 @@
 """What reads alike: factors made of text vectors.
 
 The vectors are centred first: those of sentence encoders share one large direction, which hides what tells items apart.
+Then they are whitened, by half: each principal direction is divided by the fourth root of its variance, so that the few
+directions in which most texts differ do not drown the many that tell similar items apart.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from llmd4rec.scoring.rows import RowScorer, with_rows
 Floats = NDArray[np.float32]
 #: What its vectors are called among the tables of a scorer.
 SPACE = "content"
+#: A direction of less than so much of the largest one's variance has none.
+_NO_VARIANCE = 1e-7
 
 
 class ContentScorer(RowScorer):
@@ -26,7 +30,7 @@ class ContentScorer(RowScorer):
     Args:
         table_ID: a vector for each item, 0 where it has no text.
         mean_T: what is subtracted from a text vector first.
-        axes_TD: the directions that are kept of it then; None: all, as they are.
+        axes_TD: the directions that are kept of it then, each as long as it counts; None: all, as they are.
         last: weights of the most recent items, newest first.
     """
 
@@ -47,10 +51,10 @@ class ContentScorer(RowScorer):
             raise ModelError("the text vectors hold NaN or infinite values", "Encode the texts anew.")
         mean_T = mean_text(texts_IT)
         unit_IT = centred(texts_IT, mean_T)
-        if settings.dim >= texts_IT.shape[1]:
+        if settings.dim >= texts_IT.shape[1] and not settings.whitening:
             return cls(unit_IT, mean_T, None, settings.last)
-        axes_TD = principal_directions(unit_IT, settings.dim)
-        return cls(np.ascontiguousarray(unit_IT @ axes_TD), mean_T, axes_TD, settings.last)
+        axes_TD = principal_directions(unit_IT, settings.dim, settings.whitening)
+        return cls(_unit(unit_IT @ axes_TD), mean_T, axes_TD, settings.last)
 
     @property
     def num_rows(self) -> int:
@@ -70,7 +74,7 @@ class ContentScorer(RowScorer):
     def embed(self, texts_NT: Floats) -> Floats:
         """The vectors of other texts, as this compares them; [N, D]."""
         unit_NT = centred(texts_NT, self.mean_T)
-        return unit_NT if self.axes_TD is None else np.ascontiguousarray(unit_NT @ self.axes_TD)
+        return unit_NT if self.axes_TD is None else _unit(unit_NT @ self.axes_TD)
 
     def prepare(
         self,
@@ -112,18 +116,36 @@ def mean_text(texts_IT: Floats) -> Floats:
 def centred(texts_NT: Floats, mean_T: Floats) -> Floats:
     """Each vector less the mean, at length 1; 0 stays 0."""
     moved_NT: Floats = np.where(np.any(texts_NT != 0, axis=1, keepdims=True), texts_NT - mean_T, np.float32(0))
-    norm_N1 = np.linalg.norm(moved_NT, axis=1, keepdims=True)
-    moved_NT /= np.where(norm_N1 > 0, norm_N1, 1)
-    return moved_NT.astype(np.float32, copy=False)
+    return _unit(moved_NT)
 
 
-def principal_directions(unit_IT: Floats, dim: int) -> Floats:
-    """The `dim` directions, [T, dim], onto which products of the vectors are kept best."""
+def principal_directions(unit_IT: Floats, dim: int, whitening: float = 0.0) -> Floats:
+    """The `dim` directions, [T, dim], onto which products of the vectors are kept best.
+
+    Args:
+        unit_IT: the vectors; those that are 0 do not count.
+        dim: how many directions are kept; all, if there are fewer.
+        whitening: each direction is divided by its variance to the power of half of that: at 1 all have the same
+            variance afterwards, at 0 each is as it was.
+    """
     total = np.zeros((unit_IT.shape[1], unit_IT.shape[1]))
     for start in range(0, len(unit_IT), 1 << 16):  # in double precision, a part at a time
         part = unit_IT[start : start + (1 << 16)].astype(np.float64)
         total += part.T @ part
-    axes = np.linalg.eigh(total)[1][:, ::-1][:, :dim]
+    values, axes = np.linalg.eigh(total)
+    values, axes = values[::-1][:dim], axes[:, ::-1][:, :dim]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    kept_TD: Floats = np.asarray(axes * signs, dtype=np.float32)
+    axes = axes * signs
+    if whitening:
+        # Directions in which nothing differs hold rounding errors alone, which must not be made large.
+        real = values > _NO_VARIANCE * max(float(values[0]), np.finfo(np.float64).tiny)
+        variance = np.where(real, values, 1.0) / max(int(np.any(unit_IT != 0, axis=1).sum()), 1)
+        axes = np.where(real, axes * variance ** (-whitening / 2), 0.0)
+    kept_TD: Floats = np.asarray(axes, dtype=np.float32)
     return np.ascontiguousarray(kept_TD)
+
+
+def _unit(vectors_ND: Floats) -> Floats:
+    """At length 1; 0 stays 0."""
+    norm_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors_ND / np.where(norm_N1 > 0, norm_N1, 1), dtype=np.float32)

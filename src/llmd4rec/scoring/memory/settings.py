@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: The parts of a memory, in the order in which they are named everywhere.
 PARTS = ("content", "transitions", "recency")
-#: What the most recent items of a history weigh, newest first.
+#: What the most recent items of a history weigh, newest first: in transitions, and in content.
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
+LAST_READ = (1.0, 0.5, 0.333, 0.25, 0.2, 0.167, 0.143, 0.125, 0.111, 0.1)
 #: Weights where none are fitted and none are given.
 DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2}
 
@@ -20,8 +21,14 @@ class Content(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     dim: int = Field(256, ge=1, description="principal directions of the text vectors kept; all, if there are fewer")
+    whitening: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="how far the directions are brought to the same variance: 0 not at all, 1 all the way",
+    )
     last: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(
-        LAST, min_length=1, description="weights of the most recent items of a history, newest first"
+        LAST_READ, min_length=1, description="weights of the most recent items of a history, newest first"
     )
 
 
