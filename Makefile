@@ -25,17 +25,14 @@ help:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-# Byte code is compiled where it is first imported: most of what is installed never is.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
-
-.venv/.installed: .venv/.python pyproject.toml constraints.txt
+.venv/.installed: .venv/.python pyproject.toml constraints.txt supply/install.py
 	@echo "Installing llmd4rec and what it needs (a minute or two)"
-	@$(PIP_INSTALL) -e ".[train,serve]"
+	@$(BIN)/python supply/install.py train,serve
 	@touch $@
 
-.venv/.installed-dev: .venv/.python pyproject.toml constraints.txt
-	@echo "Installing llmd4rec, what it needs and what its tests need (two minutes)"
-	@$(PIP_INSTALL) -e ".[train,serve,large,dev]"
+.venv/.installed-dev: .venv/.python pyproject.toml constraints.txt supply/install.py
+	@echo "Installing llmd4rec, what it needs and what its tests need (a minute or two)"
+	@$(BIN)/python supply/install.py train,serve,large,dev
 	@touch .venv/.installed $@
 
 install: .venv/.installed

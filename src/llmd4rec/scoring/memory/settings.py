@@ -25,7 +25,7 @@ class Content(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="how far the directions are brought to the same variance: 0 not at all, 1 all the way",
+        description="how far directions are brought to the same variance: 0 not at all, 1 all the way",
     )
     last: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(
         LAST_READ, min_length=1, description="weights of the most recent items of a history, newest first"
