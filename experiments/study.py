@@ -59,7 +59,15 @@ EARLIER_RECIPE: Mapping[str, Any] = {
     "llm": {},
     "teachers": "default",
     "memory": "auto",
-    "training": {"model": {"epochs": 200, "round_epochs": None, "learning_rate": 1e-3, "schedule": "constant"}},
+    "training": {
+        "model": {
+            "epochs": 200,
+            "patience": 6,
+            "schedule": "constant",
+            "learning_rate": 1e-3,
+            "round_learning_rate": 4e-3,
+        }
+    },
 }
 
 ROOT = Path(__file__).resolve().parents[1]

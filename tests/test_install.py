@@ -33,7 +33,7 @@ def settings_with(install: ModuleType, folder: Path, environment: Mapping[str, s
     code = f"import sys, json; sys.path.insert(0, {str(ROOT / 'supply')!r}); import install; "
     code += "print(json.dumps(install.pip_settings()))"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    own = kept | {"PIP_CONFIG_FILE": str(folder / "pip.conf")} | environment
+    own = {**kept, "PIP_CONFIG_FILE": str(folder / "pip.conf"), **environment}
     found = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
     settings: dict[str, list[str]] = json.loads(found.stdout)
     return settings

@@ -10,10 +10,11 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from evaluation.examples import chain_dataset, make_dataset
@@ -35,6 +36,7 @@ from llmd4rec.models.sequential import SASRec
 from llmd4rec.training import checkpoint
 from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.callbacks.checkpoints import Checkpoints
+from llmd4rec.training.callbacks.schedule import Schedule
 from llmd4rec.training.fit import fit
 from llmd4rec.training.loggers.json_lines import JSONLines, MetricsLog
 from llmd4rec.training.runtime import Interrupted
@@ -70,13 +72,14 @@ def train(
     objective: Objective | None = None,
     stage: str = "crm-alone",
     callbacks: Sequence[Callback] = (),
+    values: Iterator[float] | None = None,
     **more: Any,
 ) -> Whole:
     folder.mkdir(exist_ok=True)
     ranker = ranker or network()
     fitted = fit(
         ranker, data, settings, folder, stage=stage, seed=5, callbacks=[JSONLines(), *callbacks],
-        validate=validate or (lambda model: validation_value(model, data)),
+        validate=validate or (lambda model: validation_value(model, data) if values is None else next(values)),
         objective=objective or RankingObjective(settings, teacher, distill), trained_before=trained_before,
         **more,
     )  # fmt: skip
@@ -202,6 +205,25 @@ def test_warmup_and_cosine_shape_the_learning_rate(data: Dataset, tmp_path: Path
     assert rates[-1] < 0.001
 
 
+def test_a_plateau_halves_the_learning_rate(data: Dataset, tmp_path: Path) -> None:
+    """Behind the second epoch in a row that is less than 1% better than the best before."""
+    values = iter([0.0, 0.5, 0.6, 0.605, 0.61, 0.6, 0.615, 0.615, 0.9, 0.9])  # the first one is of no epoch
+    settings = QUICK.model_copy(update={"epochs": 9, "schedule": "plateau", "warmup": 0, "batch": 8, "patience": 9})
+    watch = learning_rates()
+    train(tmp_path, data, settings, callbacks=[watch], values=values)
+    epochs = np.array(watch.seen).reshape(9, -1)
+    assert (epochs == epochs[:, :1]).all()
+    # .605 is idle, .61 is not; .6 and .615 are, .615 and .9 are not both.
+    np.testing.assert_allclose(epochs[:, 0], 0.01 * np.array([1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5]))
+
+
+def test_a_plateau_that_is_known_is_repeated(data: Dataset, tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"epochs": 5, "schedule": "plateau", "warmup": 0, "batch": 8})
+    watch = learning_rates()
+    train(tmp_path, data, settings, callbacks=[watch, Schedule([1, 3])])
+    np.testing.assert_allclose(np.array(watch.seen).reshape(5, -1)[:, 0], 0.01 * np.array([1, 0.5, 0.5, 0.25, 0.25]))
+
+
 def test_warmup_is_at_most_a_tenth_of_all_steps(data: Dataset, tmp_path: Path) -> None:
     settings = QUICK.model_copy(update={"epochs": 4, "warmup": 10_000, "batch": 8})
     watch = learning_rates()
@@ -303,6 +325,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampled candidates": {"full_softmax_items": 1, "num_candidates": 8},
     "limited epochs": {"epoch_positions": 150, "clip": 1.0, "schedule": "cosine"},
     "out of patience": {"patience": 1},
+    "plateau": {"schedule": "plateau", "patience": 3},
     "averaged weights": {"ema": 0.9},
     "half precision": {"precision": "fp16", "clip": 1.0},
 }

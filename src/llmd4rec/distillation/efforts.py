@@ -29,7 +29,6 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "teachers": "default",
             "llm": {},
             "distill": {"memory": "auto"},
-            "training": {"model": {"epochs": 16}},
         },
     }
 )

@@ -31,7 +31,7 @@ from llmd4rec.models.settings import ModelSettings
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
-from llmd4rec.training.settings import WIDTH_RATE, Training
+from llmd4rec.training.settings import SCHEDULES, WIDTH_RATE, Schedule, Training
 
 #: A model that teachers can teach: the served one, and the language model.
 Student = Literal["model", "llm"]
@@ -48,22 +48,16 @@ TIMES = r"[1-9]\d?x"
 class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
-    # A rate that is high at first and falls to 0 comes in these epochs to where a small constant one came in 20 to 35.
-    epochs: int = Field(10, ge=0, description="so many epochs, over which the learning rate falls to 0")
-    round_epochs: int | None = Field(
-        8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
-    )
-    patience: int = Field(6, ge=1, description="stop after so many epochs without a better validation value")
+    # A high rate, an average of the weights, and less of the rate where that stops helping: validation says how long.
+    epochs: int = Field(40, ge=0, description="at most so many epochs")
+    patience: int = Field(4, ge=1, description="stop after so many epochs without a better validation value")
     learning_rate: float | None = Field(
         None,
         gt=0,
         description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} up to a width of 64, and less in "
         "proportion above it",
     )
-    round_learning_rate: float | None = Field(
-        4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
-    )
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
+    schedule: Schedule = Field("plateau", description=f"what the rate does after the warm-up; {SCHEDULES}")
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     ema: float = Field(
         0.999, ge=0, lt=1, description="validate and keep an exponential moving average of the weights with this decay"
@@ -83,7 +77,7 @@ class LLMTraining(Training):
     )
     patience: int = Field(2, ge=1, description="stop after so many epochs without a better validation value")
     batch: int = Field(512, ge=1, description="training positions per step, about; fewer on small data")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="what the rate does after the warm-up")
+    schedule: Schedule = Field("cosine", description=f"what the rate does after the warm-up; {SCHEDULES}")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
     epoch_positions: int | None = Field(
         200_000, ge=1, description="train only about so many positions, drawn anew, in each epoch (null: all)"

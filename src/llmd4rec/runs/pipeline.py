@@ -51,6 +51,7 @@ from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
 from llmd4rec.training.callbacks.base import Callback
+from llmd4rec.training.callbacks.schedule import Schedule
 from llmd4rec.training.callbacks.stop_after import StopAfter
 from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
@@ -222,6 +223,7 @@ class Pipeline:
         if chosen and not chosen["best_epoch"]:  # the weights that it starts from were the best
             training = training.model_copy(update={"epochs": 0})
         stops = [StopAfter(chosen["best_epoch"])] if chosen else []
+        schedule = Schedule(chosen.get("halved_after", ()) if chosen else None)
         objective, tau = self._objective(stage, cache, model)
         folder = run.checkpoint_of(stage.id)
         try:
@@ -236,7 +238,7 @@ class Pipeline:
                 seed=stage.seed,
                 validate=None if chosen else self._validate,
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
-                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, *stops],
+                callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
                 log_folder=folder,
                 backend=self.backend,
@@ -257,6 +259,8 @@ class Pipeline:
                 save_unmerged(folder / UNMERGED, embedding, features, self.data.item_ids)
             embedding.merge()
         result = self._keep(stage, model, fitted, cache, tau)
+        if schedule.halved_after:
+            result["halved_after"] = schedule.halved_after
         found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
         if chosen:  # nothing is held out: what was found where something was
             result["validation"] = chosen["validation"]

@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from llmd4rec.losses.loss import AnyLoss, Softmax
 from llmd4rec.training.runtime import Precision
 
+Schedule = Literal["constant", "cosine", "plateau"]
+#: What each of them does.
+SCHEDULES = (
+    "cosine: it falls to 0 in the last epoch; plateau: it is halved where two epochs make validation less than 1% "
+    "better"
+)
 #: A rate at which a network trains fast and does not diverge, times its width.
 WIDTH_RATE = 0.512
 
@@ -45,7 +51,7 @@ class Training(BaseModel):
         description="what is minimised without a teacher, and beside the distillation term: softmax (cross-entropy "
         "over the catalogue), or package.module:Name",
     )
-    schedule: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does afterwards")
+    schedule: Schedule = Field("constant", description=f"what the learning rate does afterwards; {SCHEDULES}")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; longer gradients are scaled down")
     ema: float = Field(
