@@ -51,12 +51,13 @@ from llmd4rec.training.runtime import Interrupted, derive_seed, select_device
 from llmd4rec.training.trainer import Trainer
 
 #: The best epoch of a stage: in one training of ten it is earlier than the first number, in half of them earlier than
-#: the second, in nine of ten earlier than the third. Of the 742 trainings in `results/`.
+#: the second, in nine of ten earlier than the third. Of the first ones whose rate is halved on a plateau (docs/
+#: research/findings.md), and for the language model of all in `results/`.
 BEST_EPOCHS = {
-    ("model", False): (11, 16, 28),
-    ("teacher", False): (6, 9, 14),
+    ("model", False): (8, 12, 21),
+    ("teacher", False): (6, 8, 14),
     ("llm", False): (4, 5, 6),
-    ("model", True): (5, 12, 25),
+    ("model", True): (4, 7, 14),
     ("llm", True): (1, 3, 3),
 }
 #: Of a probe: steps in one of its short epochs, how many epochs at most, and after how many seconds no more begin.
