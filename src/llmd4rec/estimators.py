@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from llmd4rec.config.settings import check
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.distillation.settings import DistillationSettings, Teacher
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.teachers import Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.models import sequential

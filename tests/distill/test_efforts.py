@@ -10,7 +10,8 @@ import pytest
 from llmd4rec.config.settings import load_settings
 from llmd4rec.distillation.efforts import EFFORTS, RECIPE, Effort
 from llmd4rec.distillation.plan import plan
-from llmd4rec.distillation.settings import DistillationSettings, Teacher, parse_settings
+from llmd4rec.distillation.settings import DistillationSettings, parse_settings
+from llmd4rec.distillation.teachers import Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.models.sequential import BSARec, SASRec
 

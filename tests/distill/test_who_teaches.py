@@ -13,7 +13,7 @@ from whole_runs import LooksAt, same, taught_by, untrained
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan
-from llmd4rec.distillation.settings import Teacher
+from llmd4rec.distillation.teachers import Teacher
 from llmd4rec.features.item_features import ItemFeature, Kind, written
 from llmd4rec.models.sequential import BSARec, GRU4Rec
 from llmd4rec.runs.run import Run

@@ -10,7 +10,8 @@ import torch
 from llmd4rec.config.settings import load_settings
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.distillation.efforts import RECIPE
-from llmd4rec.distillation.settings import DistillationSettings, Teacher
+from llmd4rec.distillation.settings import DistillationSettings
+from llmd4rec.distillation.teachers import Teacher
 from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures, written
 from llmd4rec.models.base import last_states

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -12,22 +11,19 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from llmd4rec.config.settings import check
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.renamed import RENAMED
+from llmd4rec.distillation.teachers import Teacher, teachers_of
 from llmd4rec.evaluation.metrics import DEFAULT_METRICS, GlobalMetric, Metric, MetricSetting, metric_of
-from llmd4rec.features.item_features import FeatureName, feature_name
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.loss import LOSSES, Softmax
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.models.sequential import MODELS, SASRec, SequentialModel
-from llmd4rec.models.settings import ModelSettings
+from llmd4rec.models.sequential import SASRec, SequentialModel
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.loggers.json_lines import JSONLines
 from llmd4rec.training.loggers.named import AnyLogger
@@ -35,12 +31,6 @@ from llmd4rec.training.settings import SCHEDULES, WIDTH_RATE, Schedule, Training
 
 #: A model that teachers can teach: the served one, and the language model.
 Student = Literal["model", "llm"]
-
-#: How many times wider than the served model a teacher is, where it does not say.
-TEACHER_WIDTH = 4
-
-#: A width as so many times that of the served model.
-TIMES = r"[1-9]\d?x"
 
 
 # Defaults that differ between the two models are those of a class each, not arguments of a default factory: a file
@@ -129,86 +119,6 @@ class EvaluationSettings(BaseModel):
         if metric.k is None and metric.has_cutoff:
             raise ValueError(f"{metric.name} needs a cutoff, such as {metric.name}@10")
         return metric
-
-
-class Teacher(BaseModel):
-    """A model that teaches and is not served: a network, its width, and whatever else of its settings is named."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str | None = Field(
-        None, description="its network: sasrec, bsarec, ligr, gru4rec, or package.module:Name (null: that of `model`)"
-    )
-    dim: int | str | None = Field(None, description=f"its width; 2x: twice that of `model` (null: {TEACHER_WIDTH}x)")
-    without: tuple[FeatureName, ...] = Field(
-        (), description="item features of `model` that this teacher does without, such as [text]"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_model(cls, value: Any) -> Any:
-        """A name alone; or a model's own settings, which say all that there is to say of a teacher."""
-        if isinstance(value, str):
-            return {"name": value}
-        return MODELS.dump(value, "python") if isinstance(value, ModelSettings) else value
-
-    @field_validator("dim", mode="before")
-    @classmethod
-    def _is_a_width(cls, value: Any) -> Any:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if value is None or whole or (isinstance(value, str) and re.fullmatch(TIMES, value)):
-            return value
-        raise ValueError("must be a whole number above 0, or so many times the model's width, such as 2x")
-
-    @field_validator("name")
-    @classmethod
-    def _is_known(cls, name: str | None) -> str | None:
-        try:
-            return name if name is None else MODELS.name_of(MODELS.find(name))
-        except ValueError as error:
-            raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from error
-
-    def network(self, model: SequentialModel) -> SequentialModel:
-        """The teacher's settings beside a served model: what is not named here is as there, if both have it.
-
-        Raises:
-            ValueError: the width does not fit the network, or a setting is none of its own.
-        """
-        own = MODELS.name_of(type(model))
-        name = self.name or own
-        shared = None if name == own else {*ModelSettings.model_fields}
-        features = tuple(feature for feature in model.item_features if feature_name(feature) not in self.without)
-        values = model.model_dump(include=shared) | {"name": name, "item_features": features}
-        times = self.dim.removesuffix("x") if isinstance(self.dim, str) else TEACHER_WIDTH
-        width = self.dim if isinstance(self.dim, int) else int(times) * model.dim
-        values |= {"dim": width, **(self.model_extra or {})}
-        # Checked anew, because a width may not fit what stands beside it (heads that do not divide it).
-        try:
-            found: SequentialModel = MODELS.validate(values)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            what = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "extra_forbidden":
-                what = f"{problem['loc'][-1]!r} is no setting of {name}"
-            raise ValueError(f"a teacher ({name}, dim = {values['dim']}): {what}") from error
-        return found
-
-
-#: `teachers: default`. Models that err differently are better together: one attends, one recurs, one filters.
-DEFAULT_TEACHERS: tuple[dict[str, Any], ...] = ({}, {"name": "gru4rec"}, {"name": "bsarec"})
-
-
-def _teachers(value: Any) -> Any:
-    """`default`, `null`, a number of teachers that differ by their seeds alone, or a list."""
-    if value is None:
-        return ()
-    if value == "default":
-        return DEFAULT_TEACHERS
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return [{}] * value
-    if isinstance(value, str | int | float):
-        raise ValueError("must be `default`, null, a number, or a list such as [{name: gru4rec, dim: 256}]")
-    return value
 
 
 def _memory(value: Any) -> Any:
@@ -341,7 +251,7 @@ class DistillationSettings(BaseModel):
         default_factory=SASRec,
         description="the network that is served: sasrec, bsarec, ligr, gru4rec, or package.module:Name",
     )
-    teachers: Annotated[tuple[Teacher, ...], BeforeValidator(_teachers)] = Field(
+    teachers: Annotated[tuple[Teacher, ...], BeforeValidator(teachers_of)] = Field(
         (),
         description="models that teach and are never served, `[{name: gru4rec, dim: 256, without: [text]}, ...]`; "
         "default: SASRec (or what `model` is), GRU4Rec and BSARec, four times as wide as `model`; a number: so many "
