@@ -52,16 +52,18 @@ from llmd4rec.runs.memory import stages_with_memory
 from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
+from llmd4rec.scoring.memory.settings import LAST
 from llmd4rec.training.runtime import environment
 
 #: What the command line trained before it had efforts, which studies without one start from.
 EARLIER_RECIPE: Mapping[str, Any] = {
     "llm": {},
     "teachers": "default",
-    "memory": "auto",
+    "memory": {"content": {"whitening": 0.0, "last": list(LAST)}},
     "training": {
         "model": {
             "epochs": 200,
+            "round_epochs": None,
             "patience": 6,
             "schedule": "constant",
             "learning_rate": 1e-3,

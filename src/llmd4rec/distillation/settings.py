@@ -38,8 +38,11 @@ Student = Literal["model", "llm"]
 class ModelTraining(Training):
     """How the served model and the teachers are trained."""
 
-    # A high rate, an average of the weights, and less of the rate where that stops helping: validation says how long.
-    epochs: int = Field(40, ge=0, description="at most so many epochs")
+    # A rate that is high at first and falls comes in these epochs to where a small constant one came in 20 to 35.
+    epochs: int = Field(16, ge=0, description="at most so many epochs, over which the learning rate falls to 0")
+    round_epochs: int | None = Field(
+        8, ge=0, description="the same in a round of distillation, or fewer (null: as many as without a teacher)"
+    )
     patience: int = Field(4, ge=1, description="stop after so many epochs without a better validation value")
     learning_rate: float | None = Field(
         None,
@@ -47,7 +50,10 @@ class ModelTraining(Training):
         description=f"peak learning rate of AdamW; null: {WIDTH_RATE / 64:g} up to a width of 64, and less in "
         "proportion above it",
     )
-    schedule: Schedule = Field("plateau", description=f"what the rate does after the warm-up; {SCHEDULES}")
+    round_learning_rate: float | None = Field(
+        4e-3, gt=0, description="the peak learning rate in a round of distillation (null: as without a teacher)"
+    )
+    schedule: Schedule = Field("cosine", description=f"what the rate does after the warm-up; {SCHEDULES}")
     batch: int = Field(2048, ge=1, description="training positions per step, about; fewer on small data")
     ema: float = Field(
         0.999, ge=0, lt=1, description="validate and keep an exponential moving average of the weights with this decay"
