@@ -54,6 +54,19 @@ def test_with_the_settings_of_a_plain_run_it_trains_the_same_weights(tmp_path: P
         assert torch.allclose(first.weights_of("undistilled")[name], tensor, atol=1e-6), name
 
 
+def test_the_learning_rate_is_halved_where_it_was_in_the_run(tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    more = {"schedule": "plateau", "epochs": 12, "patience": 12, "learning_rate": 0.004}
+    training = {**SETTINGS["training"]["model"], **more}
+    run = trained(data, tmp_path / "run", training={"model": training})
+    chosen = run.record.stages["undistilled"]
+    assert chosen["halved_after"][0] < chosen["best_epoch"]  # or nothing is repeated
+    cut = int(np.asarray(data.times)[data.train_end - 1].max()) + 1
+    again = refit(run, data.until(cut), tmp_path / "refit")
+    for name, tensor in run.weights_of("undistilled").items():
+        assert torch.allclose(again.weights_of("undistilled")[name], tensor, atol=1e-6), name
+
+
 def test_what_validation_chose_is_kept_in_rounds_too(tmp_path: Path) -> None:
     data = data_of(rows(8), path=tmp_path / "data")
     run = trained(data, tmp_path / "run", **TAUGHT)
