@@ -59,7 +59,7 @@ BEST_EPOCHS = {
     ("model", True): (5, 12, 25),
     ("llm", True): (1, 3, 3),
 }
-#: The same where it falls, as a share of the epochs that are planned; patience then ends it.
+#: The same where it falls, as a share of the epochs that are planned; of the first two dozen such trainings.
 FALLING = (0.5, 0.7, 1.0)
 #: Of a probe: steps in one of its short epochs, how many epochs at most, and after how many seconds no more begin.
 STEPS, MAX_EPOCHS, SECONDS = 4, 6, 3.0
