@@ -88,12 +88,15 @@ def test_each_figure_says_what_made_it(place: int, data: str) -> None:
     assert rows[1][place] == figure(identifiers, "undistilled")
     assert rows[2][place] == figure(distilled, "undistilled")
     assert rows[3][place] == ("" if trained == "untrained" else f"**{figure(memory, 'undistilled+memory')}**")
-    assert rows[4][place] == f"**{figure(distilled, 'distilled')}**"
+    taught = [] if trained == "untrained" else memory
+    assert rows[4][place] == (f"**{figure(taught, 'distilled')}**" if taught else "")
+    assert rows[5][place] == (f"**{figure(taught, 'distilled+memory')}**" if taught else "")
+    assert rows[6][place] == figure(distilled, "distilled")
     compared = [named(trial["comparisons"], "distilled over undistilled, test") for trial in distilled]
     gains = [groups["all"]["ndcg@10"] for groups in compared]
-    shown = re.findall(r"[+-]\d+\.\d", rows[5][place])
+    shown = re.findall(r"[+-]\d+\.\d", rows[7][place])
     assert shown == [f"{gain['relative_percent']:+.1f}" for gain in gains]
-    [p] = re.findall(r"\((.*)\)", rows[5][place])
+    [p] = re.findall(r"\((.*)\)", rows[7][place])
     assert float(p) == round(max(gain["p"] for gain in gains), 4)
 
 
