@@ -47,11 +47,10 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
-# Lint goes on beside the tests, and there is a worker more than the two cores of a small machine: tests often wait. What
-# lint says comes behind what they say.
+# Lint goes on beside the tests, where they wait; what it says comes behind what they say.
 test: .venv/.installed-dev
 	@$(MAKE) --no-print-directory lint > .venv/lint.log 2>&1 & lint=$$!; trap "kill $$lint" INT TERM; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal; tested=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal; tested=$$?; \
 	wait $$lint; linted=$$?; cat .venv/lint.log; \
 	test $$tested -eq 0 && test $$linted -eq 0
 

@@ -67,6 +67,26 @@ def run(made: Path, tmp_path: Path) -> Run:
     return Run.open(tmp_path / "run")
 
 
+def test_whether_it_helps_is_judged_on_the_users_that_choose_models(
+    pairs: Dataset, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Not on the targets that its weights are fitted on, which here are more, and in large data are fewer."""
+    more = {"training__model__epochs": 1, "evaluation__validation_users": 50}
+    run = parse_settings(changed(tiny_settings, rounds=0, llm=None, memory=NO_TEXTS, **more)).fit(
+        pairs, tmp_path / "run"
+    )
+    assert run.record.memory is not None
+    beside = run.record.memory["beside"]["undistilled"]
+    evaluator = Evaluator(["ndcg@10"], max_users=50, seed=run.settings.seed)
+    alone, both = (
+        evaluator.evaluate(run, pairs, "valid", stage=name).metrics["ndcg@10"]
+        for name in ("undistilled", "undistilled+memory")
+    )
+    assert beside["model_validation"] == pytest.approx(alone, abs=1e-6)
+    assert beside["validation"] == pytest.approx(both, abs=1e-6)
+    assert beside["wanted"]
+
+
 def test_what_only_counting_finds_is_found_with_the_memory(run: Run, pairs: Dataset) -> None:
     evaluator = Evaluator(["ndcg@10"])
     alone, both, memory = (

@@ -36,7 +36,16 @@ from llmd4rec.scoring.memory.recency import Events, RecencyScorer
 from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
 from llmd4rec.scoring.memory.state import CountedMemory
 
-__all__ = ["DEFAULT_MODEL", "CandidateScores", "FittedWeights", "choose_weights", "fit_memory", "sample_candidates"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "CandidateScores",
+    "FittedWeights",
+    "choose_weights",
+    "fit_memory",
+    "sample_candidates",
+    "standard_error",
+    "surely_better",
+]
 
 #: The weight of a model beside default weights where nothing at all is known of its scores.
 DEFAULT_MODEL = 0.7
@@ -145,9 +154,9 @@ def choose_weights(found: Sequence[CandidateScores]) -> FittedWeights:
         model,
         left_out,
         float(values_B.mean()) if len(values_B) else 0.0,
-        _error(values_B),
+        standard_error(values_B),
         float(alone_B.mean()) if len(values_B) else 0.0,
-        any(weights.values()) and bool(values_B.sum() > 0) and _surely_better(values_B, alone_B),
+        any(weights.values()) and bool(values_B.sum() > 0) and surely_better(values_B, alone_B),
     )
 
 
@@ -163,7 +172,7 @@ def _half_life(
         other = replace(sample, scores_BCF=scores_BCF)
         values_HB.append(other.ndcg(_logit_of(other, start_F, used_F)))
     best = int(np.argmax([each.mean() for each in values_HB]))
-    return half_lives[best if _surely_better(values_HB[best], values_HB[0]) else 0]
+    return half_lives[best if surely_better(values_HB[best], values_HB[0]) else 0]
 
 
 def _with_half_life(memory: CountedMemory, days: float) -> CountedMemory:
@@ -216,7 +225,7 @@ def _fitted(sample: _Sample, names: tuple[str, ...], start_F: Floats) -> tuple[F
             others_F[place] = False
             without_F = _searched(sample, _logit_of(sample, start_F, others_F))
             without_B = sample.ndcg(without_F)
-            if without_F.any() and _surely_better(without_B, values_B):
+            if without_F.any() and surely_better(without_B, values_B):
                 harmful.append((float(without_B.mean()), place, without_F))
         if not harmful:
             break
@@ -305,7 +314,7 @@ def _searched(sample: _Sample, weights_F: Floats) -> Floats:
                 tried_F = weights_F.copy()
                 tried_F[place] *= factor
                 tried_B = sample.ndcg(tried_F)
-                if tried_B.mean() > best_B.mean() and _surely_better(tried_B, values_B):
+                if tried_B.mean() > best_B.mean() and surely_better(tried_B, values_B):
                     best_B, best_F = tried_B, tried_F
             values_B, weights_F = best_B, best_F
         if values_B is before:
@@ -313,12 +322,12 @@ def _searched(sample: _Sample, weights_F: Floats) -> Floats:
     return weights_F
 
 
-def _surely_better(new_B: Floats, old_B: Floats) -> bool:
-    """Whether the mean difference exceeds its standard error."""
+def surely_better(new_B: Floats, old_B: Floats) -> bool:
+    """Whether the mean difference of two values of each target exceeds its standard error."""
     gain_B = new_B - old_B
-    return bool(gain_B.mean() > _error(gain_B))
+    return bool(gain_B.mean() > standard_error(gain_B))
 
 
-def _error(values_B: Floats) -> float:
+def standard_error(values_B: Floats) -> float:
     """The standard error of the mean."""
     return float(values_B.std(ddof=1) / len(values_B) ** 0.5) if len(values_B) > 1 else 0.0

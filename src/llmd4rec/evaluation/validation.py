@@ -52,11 +52,39 @@ def validation_value(
         DataError: there is no validation target with a history.
         ModelError: the model was made for another catalogue, or its scores are NaN or infinite.
     """
+    return mean_of(metric, _lists(ranker, dataset, filter_seen, max_users, seed, batch_size, metric))
+
+
+def validation_values(
+    ranker: SequenceEncoder | Scorer,
+    dataset: Dataset,
+    filter_seen: bool = True,
+    max_users: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    metric: RankMetric = NDCG10,
+) -> Floats:
+    """What :func:`validation_value` is the mean of: the metric of each user, [U].
+
+    Raises:
+        DataError, ModelError: as there.
+    """
+    return per_user(metric, _lists(ranker, dataset, filter_seen, max_users, seed, batch_size, metric))
+
+
+def _lists(
+    ranker: SequenceEncoder | Scorer,
+    dataset: Dataset,
+    filter_seen: bool,
+    max_users: int | None,
+    seed: int,
+    batch_size: int,
+    metric: Metric,
+) -> RecommendedLists:
     held = held_out(dataset, "valid", "next", max_users, seed)
     scorer, k = as_scorer(ranker), _length(metric)
     is_bool(filter_seen)
-    lists = rank(scorer, dataset, held, k, filter_seen=filter_seen, batch_size=batch_size, said="validating")
-    return mean_of(metric, lists)
+    return rank(scorer, dataset, held, k, filter_seen=filter_seen, batch_size=batch_size, said="validating")
 
 
 class EnsembleValidation:

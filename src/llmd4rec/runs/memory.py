@@ -11,6 +11,7 @@ names say what they mean: `undistilled`, `undistilled+memory`, `memory`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import MEMORY, SERVED, with_memory, without_memory
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.memory_weights import FittedWeights, fit_memory
+from llmd4rec.evaluation.memory_weights import FittedWeights, fit_memory, standard_error, surely_better
+from llmd4rec.evaluation.validation import validation_values
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.io.files import remove
 from llmd4rec.log import logger
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.runs.record import last_training_time
+from llmd4rec.runs.validation import validation_users
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import BASELINES, baseline_scorers
 from llmd4rec.scoring.from_rows import RowsScorer
@@ -107,10 +110,33 @@ def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMe
     _say("alone", alone)
     beside = {}
     for stage in stages:
-        fitted = fit_memory(alone.memory, data, model=run.model_scorer(stage), filter_seen=filter_seen, seed=seed)
+        model = run.model_scorer(stage)
+        fitted = fit_memory(alone.memory, data, model=model, filter_seen=filter_seen, seed=seed)
+        fitted = _judged(fitted, model, run, data)
         beside[stage] = _written(fitted)
         _say(f"beside {stage}", fitted)
     return alone.memory, _written(alone), beside
+
+
+def _judged(fitted: FittedWeights, model: Scorer, run: Run, data: Dataset) -> FittedWeights:
+    """The same weights, judged as models are: on all validation users, or on as many as these are chosen by.
+
+    The targets that the weights are fitted on are enough for a few numbers, and too few to tell two models apart.
+    """
+    settings = run.settings
+    given = settings.evaluation.filter_seen, validation_users(settings, data), settings.seed
+    alone_U = validation_values(model, data, *given)
+    both_U = alone_U
+    if any(fitted.weights.values()):
+        both = WeightedSum([model, memory_scorer(fitted.memory)], [fitted.model, 1.0])
+        both_U = validation_values(both, data, *given)
+    return replace(
+        fitted,
+        value=float(both_U.mean()),
+        standard_error=standard_error(both_U),
+        model_value=float(alone_U.mean()),
+        wanted=surely_better(both_U, alone_U),
+    )
 
 
 def forget_memory(run: Run) -> None:
@@ -132,7 +158,7 @@ def is_wanted(run: Run, stage_id: str) -> bool:
 def validation_with(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """The validation value of each stage as it would be served: with the memory where that is wanted there.
 
-    Values beside a memory are of a sample of the targets, so that all are of that sample or none is.
+    Values beside a memory are NDCG@10, whatever models are selected by, so that all are or none is.
     """
     beside = [_beside(run, stage) for stage in stages]
     if not all("validation" in each for each in beside):  # no memory, or one whose weights were given

@@ -44,9 +44,10 @@ from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
-from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of, validation_users
+from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of
 from llmd4rec.runs.unmerged import FILE as UNMERGED
 from llmd4rec.runs.unmerged import save_unmerged
+from llmd4rec.runs.validation import validation_users
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed

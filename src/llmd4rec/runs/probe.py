@@ -42,7 +42,8 @@ from llmd4rec.runs.estimates import RunEstimate, StageEstimate
 from llmd4rec.runs.opening import check_data
 from llmd4rec.runs.pipeline import Pipeline
 from llmd4rec.runs.run import Run
-from llmd4rec.runs.teachers import Teachers, validation_users
+from llmd4rec.runs.teachers import Teachers
+from llmd4rec.runs.validation import validation_users
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.backends.local import LocalBackend
 from llmd4rec.training.callbacks.base import Callback

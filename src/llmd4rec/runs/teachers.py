@@ -18,7 +18,6 @@ from llmd4rec.distillation.ensemble import choose_weights, describe_weights
 from llmd4rec.distillation.logit_adjustment import choose_tau, popularity_prior
 from llmd4rec.distillation.memory_teacher import MemoryTeacher
 from llmd4rec.distillation.plan import Stage, Teaching, find
-from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import MEMORY
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation.evaluator import as_scorer
@@ -29,19 +28,10 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.memory import memory_texts
 from llmd4rec.runs.run import Run
+from llmd4rec.runs.validation import validation_users
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import count_memory
 from llmd4rec.training.backends.torch_distributed import current_backend
-
-#: A validation ranks at most so many scores (but 1,000 users at least).
-VALIDATION_SCORES = 5_000_000_000
-
-
-def validation_users(settings: DistillationSettings, data: Dataset) -> int:
-    """On how many users epochs, weights and rounds are chosen."""
-    # A large catalogue would spend longer on choosing the epoch than on training it.
-    affordable = max(1000, VALIDATION_SCORES // data.num_items)
-    return min(affordable, settings.evaluation.validation_users or len(data.valid))
 
 
 def negatives_of(stage: Stage, data: Dataset) -> Int64Array | None:
