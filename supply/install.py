@@ -75,4 +75,6 @@ def _quiet(command: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: .venv/bin/python supply/install.py EXTRAS, such as train,serve")
     sys.exit(main(sys.argv[1]))
