@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -34,6 +35,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    gc.collect()
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
 
 
 def pytest_runtest_setup() -> None:

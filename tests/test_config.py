@@ -328,6 +328,14 @@ def test_a_file_and_overrides_are_merged_over_a_base(tmp_path: Path) -> None:
         over("model: {dim: x}")
 
 
+def test_single_settings_of_a_group_that_is_auto_can_be_set(tmp_path: Path) -> None:
+    assert EFFORTS["best"]["memory"] == "auto"
+    memory = load(tmp_path, "", "memory.content.whitening=0.2").memory
+    assert memory is not None
+    assert memory.content is not None
+    assert (memory.content.whitening, memory.recency) == (0.2, DEFAULT.memory and DEFAULT.memory.recency)
+
+
 def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text("model: &part {dim: 3}\nextra: *part\n")
     settings = load_settings(Shop, tmp_path / "shop.yaml", ["model.dim=5"])

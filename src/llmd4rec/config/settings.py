@@ -22,6 +22,9 @@ from llmd4rec.io.files import atomic_file
 
 M = TypeVar("M", bound=BaseModel)
 
+#: Ten times as quick where PyYAML was built with libyaml, which nearly everywhere it was.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 #: How a wrong value is quoted: a file of a few lines can hold, by its aliases, one that is gigabytes long.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
@@ -67,7 +70,7 @@ def _read_yaml(text: str, where: str) -> Any:
         ConfigError: a key is given twice, of which YAML's own readers take the last.
         yaml.YAMLError: it is no YAML.
     """
-    loader = yaml.SafeLoader(text)
+    loader = _LOADER(text)
     try:
         root = loader.get_single_node()
         if root is None:
@@ -277,7 +280,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "Quote it for the shell.") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
-        group = {} if values.get(parent) is None else values[parent]  # not there, or a block that was left empty
+        # Not there, a block that was left empty, or a group that is as it is by default.
+        group = {} if values.get(parent) in (None, "auto") else values[parent]
         if not isinstance(group, dict):
             raise ConfigError(f"--set {key}: {parent!r} is no group of settings", "Check the key.")
         values[parent] = values = dict(group)  # an alias of YAML may name the same one elsewhere

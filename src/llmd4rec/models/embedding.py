@@ -30,6 +30,7 @@ from llmd4rec.errors import ConfigError
 from llmd4rec.features.item_features import ItemFeatures, ItemInputs, reads_texts
 from llmd4rec.matmul import linear
 from llmd4rec.models.dropout import dropout_mask
+from llmd4rec.models.seeded import seeded
 from llmd4rec.models.sparse import SparseMatrix
 
 #: α, the weight of an item's neighbours beside the item itself.
@@ -200,8 +201,7 @@ class ItemEmbedding(nn.Module):
                     "Make them for the same catalogue.",
                 )
         device = self.weight.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.towers.extend(Tower(vectors, self.dim).to(device) for vectors in features.vectors)
         if features.attributes is not None:
             self._attributes = SparseMatrix.of(features.attributes, device)

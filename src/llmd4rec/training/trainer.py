@@ -357,7 +357,10 @@ class Trainer:
     def _seed_dropout(self) -> None:
         """Each process draws its own numbers; the first one those of a process alone."""
         rank = self.backend.rank
-        torch.manual_seed(derive_seed(self._seed, self._seed_key, *([rank] if rank else [])))
+        seed = derive_seed(self._seed, self._seed_key, *([rank] if rank else []))
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # which asks every kind of device, and takes a stack trace for each
+            torch.manual_seed(seed)
 
 
 class _Forward(nn.Module):

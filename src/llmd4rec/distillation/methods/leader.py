@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from llmd4rec.losses.base import Objective, StepLoss
 from llmd4rec.losses.scores import Factors
 from llmd4rec.losses.softmax import DistillationTerm
 from llmd4rec.models.base import SequenceEncoder
+from llmd4rec.models.seeded import seeded
 from llmd4rec.training.settings import Training
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class _NearState(nn.Module):
     def __init__(self, weight: float, training: Training, teacher: TeacherCache, dim: int, seed: int) -> None:
         super().__init__()
         self.weight, self.teacher, self.base = weight, teacher, training.loss.objective(training)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.project = nn.Linear(dim, teacher.states.shape[1])
 
     def forward(self, states_ND: Tensor, ranker: SequenceEncoder, batch: TrainingBatch, seed: int) -> StepLoss:

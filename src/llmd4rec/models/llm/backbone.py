@@ -26,6 +26,7 @@ from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.llm.adapters import AdaptedLinear
 from llmd4rec.models.llm.origins import locate, quiet
 from llmd4rec.models.llm.packed import can_pack
+from llmd4rec.models.seeded import seeded
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ def load_backbone(
 @torch.no_grad()
 def forget_pretraining(backbone: Backbone) -> None:
     """Gives the decoder the random weights that a training of it would begin with; always the same ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         # Only the model's own class knows what is what: some families' norms begin at one, others' at zero.
         fresh = type(backbone.model)(backbone.model.config)
     backbone.model.load_state_dict(fresh.state_dict())
@@ -156,8 +156,7 @@ def add_lora(backbone: Backbone, lora: LoRA, seed: int) -> None:
         target_modules=_targets(backbone, lora),
         fan_in_fan_out=_is_transposed(backbone.model),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         inject_adapter_in_model(config, backbone.model)
     for name, module in list(backbone.model.named_modules()):
         if isinstance(module, LoraLinear):

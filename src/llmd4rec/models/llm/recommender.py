@@ -38,6 +38,7 @@ from llmd4rec.models.llm.backbone import (
 )
 from llmd4rec.models.llm.packed import Packing, run_packed
 from llmd4rec.models.llm.settings import ItemInputs, Tuning
+from llmd4rec.models.seeded import seeded
 
 _TABLE_STD = 0.02
 _ROWS_AT_ONCE = 65_536
@@ -114,8 +115,7 @@ class LLMNetwork(SequenceEncoder):
         self._packs = backbone.packs
         self.dropout, self.state_dropout = Dropout(dropout), Dropout(state_dropout)
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             # Two parts are summed where there are two; each then carries half of the token's variance.
             part = scale / (self.uses_id + self.uses_text + tie_table) ** 0.5
             self.table_in = _linear(self._dim, backbone.width, part) if tie_table else None

@@ -23,6 +23,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.seeded import seeded
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -35,8 +36,7 @@ class GRU4Rec(ModelSettings):
 
     def build(self, num_items: int, seed: int) -> GRU4RecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return GRU4RecNetwork(num_items, self)
 
 

@@ -22,6 +22,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.seeded import seeded
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -40,8 +41,7 @@ class LiGR(ModelSettings):
 
     def build(self, num_items: int, seed: int) -> LiGRNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return LiGRNetwork(num_items, self)
 
 

@@ -12,7 +12,6 @@ pass trains every position; normal initialisation with deviation 0.02 in place o
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +21,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.dropout import Dropout, causal_attention
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.models.events import EventEmbedding
+from llmd4rec.models.seeded import seeded
 from llmd4rec.models.settings import ModelSettings
 
 
@@ -40,8 +40,7 @@ class SASRec(ModelSettings):
 
     def build(self, num_items: int, seed: int) -> SASRecNetwork:
         """A freshly initialised network for a catalogue of `num_items`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return SASRecNetwork(num_items, self)
 
 
