@@ -152,7 +152,7 @@ def headline(trials: Trials, chosen: dict[str, Any]) -> str:
         "default": "**SASRec taught: `--effort default`**",
         "default beside": "**the same + memory**",
         "distilled": "SASRec taught by three wide teachers",
-        "gain": "Gain of these three (*p*)",
+        "gain": "Gain of these teachers, by seed (*p*)",
         "published": "Best published that we know",
     }
     rows += [[label] for label in labels.values()]

@@ -297,6 +297,7 @@ def test_export_reports_where_and_refuses_to_replace(run: Path, chain_data: Data
     assert (run / "export" / "encoder.onnx").exists()
     assert "--overwrite" in refused("export", run, "--data", moved)
     assert "is not an export" in refused("export", run, "--data", moved, "--out", run, "--overwrite")
+    assert "--memory on" in refused("export", run, "--stage", "memory")
     assert (run / "run.json").exists()
 
 

@@ -13,7 +13,7 @@ from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import ConfigError
-from llmd4rec.models.sequential import SASRec
+from llmd4rec.models.sequential import GRU4Rec, SASRec
 
 DEFAULT = load_settings(DistillationSettings, None, base=dict(EFFORTS["best"]))
 
@@ -334,6 +334,12 @@ def test_single_settings_of_a_group_that_is_auto_can_be_set(tmp_path: Path) -> N
     assert memory is not None
     assert memory.content is not None
     assert (memory.content.whitening, memory.recency) == (0.2, DEFAULT.memory and DEFAULT.memory.recency)
+
+
+def test_a_kind_that_is_set_can_be_set_up(tmp_path: Path) -> None:
+    model = load(tmp_path, "", "model=gru4rec", "model.hidden=64").model
+    assert isinstance(model, GRU4Rec)
+    assert model.hidden == 64
 
 
 def test_an_override_of_one_alias_leaves_the_other(tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ FilterSeen = Annotated[
         help="Leave items of the history out of the ranking, or keep them \\[default: as in the run].",
     ),
 ]
-STAGES = "undistilled, teacher-1, llm, llm-round-1, distilled-round-1, distilled (the last round) or served"
+STAGES = (
+    "undistilled, teacher-1, llm, llm-round-1, distilled-round-1, distilled (the last round), each also as "
+    "distilled+memory, memory (alone) or served"
+)
 Split = Literal["test", "valid"]
 Targets = Annotated[
     str,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmd4rec.cli.evaluate import STAGES
 from llmd4rec.cli.opening import TrustCode, open_run
+from llmd4rec.errors import ConfigError
 
 Table = Literal["float32", "int8"]
 MemoryOption = Literal["auto", "on", "off"]
@@ -18,7 +18,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write \\[default: RUN/export].")] = None,
     stage: Annotated[
-        str, typer.Option(metavar="ID", help=f"Which trained model, no language model: {STAGES}.")
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Which trained model, no language model: undistilled, teacher-1, distilled-round-1, distilled (last "
+            "round) or served.",
+        ),
     ] = "served",
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
@@ -78,9 +83,11 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED, without_memory
+    from llmd4rec.distillation.stage_ids import DISTILLED, MEMORY, SERVED, UNDISTILLED, without_memory
     from llmd4rec.export.write import ExportOptions, export_run
 
+    if stage == MEMORY:
+        raise ConfigError("an export is of a model, and the memory is none", "Export a model with --memory on.")
     opened = open_run(run, trust_code)
     folder = out or opened.folder / "export"
     name, beside = without_memory(stage)

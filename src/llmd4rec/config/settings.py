@@ -60,6 +60,7 @@ def load_settings(
     values = _merged(base or {}, _without_empty(kind, values))
     for override in overrides:
         _apply(values, override)
+        values = _without_empty(kind, values)  # a name becomes a group, whose settings the next may change
     return check(kind, _without_empty(kind, values), str(path) if path is not None else "the settings")
 
 
