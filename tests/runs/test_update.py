@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(folder: Path, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-def test_which_rows_are_new(folder: Path) -> None:
+def test_rows_behind_a_moment_are_new(folder: Path) -> None:
     run = opened(folder)
     data = data_of(rows(10))
     assert data.times is not None
@@ -200,6 +201,24 @@ def test_which_rows_are_new(folder: Path) -> None:
     assert new_rows(run, data).tolist() == expected.tolist()
     run.record.trained_until = None  # a run of before it was written down: its own data tell
     assert new_rows(run, data).tolist() == expected.tolist()
+
+
+def test_what_leave_one_out_held_out_is_new_however_old(tmp_path: Path) -> None:
+    """Each user comes a hundred days after the one before, so that nearly all that is held out is older than the last row
+    that was trained on."""
+
+    def of(days: int) -> Dataset:
+        log = [(user, item, time + 100 * DAY * int(user[1:])) for user, item, time in rows(days)]
+        return Dataset.from_frames(pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row"))
+
+    of(8).save(tmp_path / "data")
+    run, newer = trained(Dataset.load(tmp_path / "data"), tmp_path / "run"), of(10)
+    new = new_rows(run, newer).reshape(40, 10)
+    assert new.tolist() == [[False] * 6 + [True] * 4] * 40
+    shutil.rmtree(tmp_path / "data")  # then times alone tell
+    assert new_rows(run, newer).sum() == 4
+    everything = refit(run, of(8), tmp_path / "all")
+    assert new_rows(everything, newer).sum() == 2
 
 
 def test_without_times_a_users_further_rows_are_new(tmp_path: Path) -> None:

@@ -129,22 +129,40 @@ def update(
 
 
 def new_rows(run: Run, data: Dataset) -> NDArray[np.bool_]:
-    """Which rows the run was not trained on, [N]: those behind its last training interaction.
+    """Which rows the run was not trained on, [N].
 
-    Without times, those that a user has more than in the run's own data.
+    Those behind its last training interaction, and those that a user has more than the run's own data have in their
+    training part: what was held out while it was trained, and, in logs without times, all that came since.
     """
-    until, times = run.record.trained_until, data.event_times
-    if times is not None:
-        if until is None:  # a run of before it was written down
-            until = last_training_time(run.load_data())
-        if until is not None:
-            found: NDArray[np.bool_] = times > until
+    times, until = data.event_times, run.record.trained_until
+    before = _own_data(run, needed=times is None or until is None)
+    if until is None and before is not None:  # a run of before it was written down
+        until = last_training_time(before)
+    found = np.zeros(data.num_interactions, dtype=bool)
+    if times is not None and until is not None:
+        found |= times > until
+        if before is None or run.record.origin is not None:  # refits and updates hold nothing out
             return found
-    before = run.load_data()
+    assert before is not None
     trained = dict(zip(before.user_ids.to_list(), (before.train_end - before.offsets[:-1]).tolist(), strict=True))
     known = np.array([trained.get(user, 0) for user in data.user_ids.to_list()], dtype=np.int64)
     place = np.arange(data.num_interactions) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
-    return np.asarray(place >= np.repeat(known, np.diff(data.offsets)))
+    return found | (place >= np.repeat(known, np.diff(data.offsets)))
+
+
+def _own_data(run: Run, *, needed: bool) -> Dataset | None:
+    """What the run was trained on; None, which is said, where it is no longer there and times tell enough."""
+    try:
+        return run.load_data()
+    except (DataError, RunError):
+        if needed:
+            raise
+        if run.record.origin is None:
+            logger.warning(
+                f"the data that {run.folder} was trained on are not there: rows that it held out, and that are older "
+                "than its last training interaction, count as old"
+            )
+        return None
 
 
 def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | None) -> NDArray[np.float64]:
