@@ -13,7 +13,10 @@ import polars as pl
 import pytest
 
 import llmd4rec
-from llmd4rec import Dataset
+from llmd4rec import Dataset, Distillation, SASRec
+from llmd4rec.config.settings import differences, load_settings
+from llmd4rec.distillation.efforts import RECIPE
+from llmd4rec.distillation.settings import DistillationSettings
 
 ROOT = Path(__file__).parents[1]
 #: Modules for those who add to the package, or measure.
@@ -55,3 +58,10 @@ def test_the_page_lists_every_public_name() -> None:
     for module in ("llmd4rec", *MODULES):
         missing = set(importlib.import_module(module).__all__) - listed
         assert not missing, f"docs/python.md does not name {', '.join(sorted(missing))} of {module}"
+
+
+def test_the_page_says_what_the_command_line_trains() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(Distillation\(.*?\))\n```", page, re.DOTALL)
+    asked = eval(code, {"Distillation": Distillation, "SASRec": SASRec})
+    assert differences(asked, load_settings(DistillationSettings, None, base=RECIPE)) == []

@@ -204,8 +204,8 @@ def test_rows_behind_a_moment_are_new(folder: Path) -> None:
 
 
 def test_what_leave_one_out_held_out_is_new_however_old(tmp_path: Path) -> None:
-    """Each user comes a hundred days after the one before, so that nearly all that is held out is older than the last row
-    that was trained on."""
+    """Each user comes a hundred days after the one before, so that nearly all that is held out is older than the last
+    row that was trained on."""
 
     def of(days: int) -> Dataset:
         log = [(user, item, time + 100 * DAY * int(user[1:])) for user, item, time in rows(days)]
