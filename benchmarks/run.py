@@ -41,11 +41,8 @@ STAGES = {
     "serve_recommender": 100,
     "serve_http": 110,
 }
-#: Measured apart, because they train to an accuracy (`make bench-long`); on the page where they were.
-LONG = {
-    "time_to_accuracy": "Training time to equal validation NDCG@10",
-    "large_catalogue_accuracy": "What drawn candidates cost in accuracy",
-}
+#: Measured apart, because they train (`make bench-long`, `probe.py FOLDERS`); on the page where they were.
+LONG = ("probe", "time_to_accuracy", "large_catalogue_accuracy")
 
 
 def main() -> None:
@@ -93,11 +90,11 @@ def run(name: str) -> str:
     return problem
 
 
-def markdown() -> str:
-    """All stages' figures as one page."""
-    paths = {name: OUT / f"{name}.json" for name in (*STAGES, *LONG)}
+def markdown(out: Path = OUT, page: Path = RESULTS) -> str:
+    """All stages' figures as one page: those measured here, and behind them the others that are on it."""
+    paths = {name: out / f"{name}.json" for name in (*STAGES, *LONG)}
     records = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
-    kept = measured_elsewhere(set(records))
+    kept = measured_before(page, {record.get("title", name) for name, record in records.items()})
     origins = {origin(record) for record in records.values() if "failed" not in record}
     lines = [
         "# Benchmarks",
@@ -112,19 +109,17 @@ def markdown() -> str:
         ),
         "",
     ]
-    for name in (*STAGES, *(name for name in LONG if name in records)):
-        lines += section(name, records.get(name), dated=len(origins) > 1 or bool(kept))
+    for name, record in records.items():
+        lines += section(name, record, dated=len(origins) > 1 or bool(kept))
     return "\n".join([*lines, *kept]).rstrip() + "\n"
 
 
-def measured_elsewhere(here: set[str]) -> list[str]:
-    """The long stages' sections of the page as it stands, where this machine has no records of them."""
-    if not RESULTS.exists():
+def measured_before(page: Path, titles: set[str]) -> list[str]:
+    """The sections of the page as it stands, but for those of which there are records here."""
+    if not page.exists():
         return []
-    sections = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:]
-    titles = {title: name for name, title in LONG.items()}
-    named = [(titles.get(text.partition("\n")[0]), text) for text in sections]
-    return [f"## {text.rstrip()}\n" for name, text in named if name is not None and name not in here]
+    sections = page.read_text(encoding="utf-8").split("\n## ")[1:]
+    return [f"## {text.rstrip()}\n" for text in sections if text.partition("\n")[0] not in titles]
 
 
 def origin(record: dict[str, Any]) -> str:
@@ -138,10 +133,10 @@ def origin(record: dict[str, Any]) -> str:
     )
 
 
-def section(name: str, record: dict[str, Any] | None, *, dated: bool) -> list[str]:
+def section(name: str, record: dict[str, Any], *, dated: bool) -> list[str]:
     """One stage, with its machine and date where they differ from others'."""
-    if record is None or "failed" in record:
-        return [f"## {name}", "", "Not run." if record is None else f"Failed: {record['failed']}.", ""]
+    if "failed" in record:
+        return [f"## {name}", "", f"Failed: {record['failed']}.", ""]
     lines = [
         f"## {record['title']}",
         "",
