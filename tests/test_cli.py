@@ -113,6 +113,8 @@ def test_version_and_settings() -> None:
     assert "training.llm.epochs" in shown
     assert "λ2" in shown
     assert "[text]}" in shown  # which is no markup
+    assert "--effort default lays over these" in shown
+    assert "rounds: 0" in llmd4rec("train", "--effort", "fast", "--show-settings").stdout
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "export", "recommend", "compare"])

@@ -90,7 +90,7 @@ def train(
     from llmd4rec.distillation.settings import DistillationSettings
 
     if show_settings:
-        _print_settings(describe(DistillationSettings))
+        _print_settings(describe(DistillationSettings), effort)
         return
     import_also_from(Path.cwd())
     settings = load_settings(DistillationSettings, config, overrides or (), base=dict(EFFORTS[effort]))
@@ -193,7 +193,8 @@ def _range(seconds: Sequence[float]) -> str:
     return usual if few == many else f"{usual} ({few} to {many})"
 
 
-def _print_settings(rows: object) -> None:
+def _print_settings(rows: object, effort: Effort) -> None:
+    import yaml
     from rich.markup import escape
     from rich.table import Table
 
@@ -202,4 +203,7 @@ def _print_settings(rows: object) -> None:
     table = Table("setting", "default", "what it is", box=None, header_style="bold")
     for key, default, description in rows:  # type: ignore[attr-defined]
         table.add_row(key, escape(repr(default)), escape(description))
-    stdout_console().print(table)
+    console = stdout_console()
+    console.print(table)
+    other = yaml.safe_dump(dict(EFFORTS[effort]), sort_keys=False)
+    console.print(f"\n--effort {effort} lays over these:\n\n{escape(other)}", highlight=False)
