@@ -149,7 +149,8 @@ def section(name: str, record: dict[str, Any], *, dated: bool) -> list[str]:
         goal = " ".join(part for part in (figure["target"], verdict[figure["met"]]) if part)
         cells = (figure["what"], f"{shown(figure['value'])} {figure['unit']}", goal, figure["note"])
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return [*lines, "", *(f"- {note}" for note in record["notes"]), ""]
+    notes = [f"- {note}" for note in record["notes"]]
+    return [*lines, "", *notes, *([""] if notes else [])]
 
 
 if __name__ == "__main__":
