@@ -231,6 +231,8 @@ def test_without_times_a_users_further_rows_are_new(tmp_path: Path) -> None:
     run = trained(Dataset.load(tmp_path / "data"), tmp_path / "run")
     found = new_rows(run, of(8)).reshape(30, 8)
     assert found.tolist() == [[False] * 4 + [True] * 4] * 30  # two of six were held out
+    everything = refit(run, Dataset.load(tmp_path / "data"), tmp_path / "all")
+    assert new_rows(everything, of(8)).sum() == 30 * 2, "a refit has held nothing out"
 
 
 def test_new_rows_are_always_taken_and_older_ones_by_their_age() -> None:

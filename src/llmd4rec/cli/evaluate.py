@@ -17,8 +17,8 @@ FilterSeen = Annotated[
     ),
 ]
 STAGES = (
-    "undistilled, teacher-1, llm, llm-round-1, distilled-round-1, distilled (the last round), each also as "
-    "distilled+memory, memory (alone) or served"
+    "undistilled, teacher-1, llm, llm-round-1, distilled-round-1 or distilled (the last round), or one of them with "
+    "the memory, as in distilled+memory; memory; or served"
 )
 Split = Literal["test", "valid"]
 Targets = Annotated[

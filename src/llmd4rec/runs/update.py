@@ -134,20 +134,28 @@ def new_rows(run: Run, data: Dataset) -> NDArray[np.bool_]:
     Those behind its last training interaction, and those that a user has more than the run's own data have in their
     training part: what was held out while it was trained, and, in logs without times, all that came since.
     """
-    times, until = data.event_times, run.record.trained_until
-    before = _own_data(run, needed=times is None or until is None)
-    if until is None and before is not None:  # a run of before it was written down
-        until = last_training_time(before)
-    found = np.zeros(data.num_interactions, dtype=bool)
-    if times is not None and until is not None:
-        found |= times > until
-        if before is None or run.record.origin is not None:  # refits and updates hold nothing out
-            return found
-    assert before is not None
-    trained = dict(zip(before.user_ids.to_list(), (before.train_end - before.offsets[:-1]).tolist(), strict=True))
+    everything = run.record.origin is not None  # refits and updates hold nothing out
+    later = _behind(data, run.record.trained_until)
+    if later is not None and everything:
+        return later
+    before = _own_data(run, needed=later is None)
+    if before is None:
+        assert later is not None
+        return later
+    if later is None:  # a run of before it was written down, or one without times
+        later = _behind(data, last_training_time(before))
+    ends = before.offsets[1:] if everything else before.train_end
+    trained = dict(zip(before.user_ids.to_list(), (ends - before.offsets[:-1]).tolist(), strict=True))
     known = np.array([trained.get(user, 0) for user in data.user_ids.to_list()], dtype=np.int64)
     place = np.arange(data.num_interactions) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
-    return found | (place >= np.repeat(known, np.diff(data.offsets)))
+    more: NDArray[np.bool_] = place >= np.repeat(known, np.diff(data.offsets))
+    return more if later is None else later | more
+
+
+def _behind(data: Dataset, moment: int | None) -> NDArray[np.bool_] | None:
+    """Which rows come after a moment; None where that cannot be told."""
+    times = data.event_times
+    return None if times is None or moment is None else np.asarray(times > moment)
 
 
 def _own_data(run: Run, *, needed: bool) -> Dataset | None:
@@ -157,11 +165,10 @@ def _own_data(run: Run, *, needed: bool) -> Dataset | None:
     except (DataError, RunError):
         if needed:
             raise
-        if run.record.origin is None:
-            logger.warning(
-                f"the data that {run.folder} was trained on are not there: rows that it held out, and that are older "
-                "than its last training interaction, count as old"
-            )
+        logger.warning(
+            f"the data that {run.folder} was trained on are not there: rows that it held out, and that are older "
+            "than its last training interaction, count as old"
+        )
         return None
 
 
