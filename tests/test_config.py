@@ -336,6 +336,11 @@ def test_single_settings_of_a_group_that_is_auto_can_be_set(tmp_path: Path) -> N
     assert (memory.content.whitening, memory.recency) == (0.2, DEFAULT.memory and DEFAULT.memory.recency)
 
 
+def test_a_setting_of_another_kind_says_whose_it_is() -> None:
+    assert "what is chosen here has no setting 'model.hidden'; gru4rec has" in refused("model.hidden=64")
+    assert "what is chosen here has no setting 'model.heads'" in refused("model=gru4rec", "model.heads=2")
+
+
 def test_a_kind_that_is_set_can_be_set_up(tmp_path: Path) -> None:
     model = load(tmp_path, "", "model=gru4rec", "model.hidden=64").model
     assert isinstance(model, GRU4Rec)

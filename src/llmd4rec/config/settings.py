@@ -357,6 +357,9 @@ def _unknown(kind: type[BaseModel], path: list[str], known: list[str]) -> str:
     if nearest and (sure or not elsewhere):  # a name that is right in another group is no misspelling
         return f"unknown setting {key!r}; did you mean {'.'.join([*path[:-1], nearest[0]])!r}?"
     everywhere = [name for name, _, _ in describe(kind)]
+    if key in everywhere:  # of another kind than the one that was chosen
+        kinds = [said[1 : said.index(")")] for name, _, said in describe(kind) if name == key and said.startswith("(")]
+        return f"what is chosen here has no setting {key!r}" + (f"; {', '.join(kinds)} has" if kinds else "")
     same_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]
     hint = same_end or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.3) or known
     return f"unknown setting {key!r}; the nearest known is {hint[0]!r}" if hint else f"unknown setting {key!r}"
