@@ -74,6 +74,7 @@ class Stage:
         selection: what its epochs are chosen by: the metric, whether seen items are
             filtered, and on how many users.
         negatives: which items are negatives, as the setting says.
+        half_life_days: how much rather newer interactions are trained on, as the setting says.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.
@@ -96,6 +97,7 @@ class Stage:
     seed_key: str
     selection: tuple[Any, bool, int | None]
     negatives: Literal["auto", "known", "all"] = "auto"
+    half_life_days: Literal["auto"] | float | None = "auto"
     texts: TextSettings | None = None
     text_llm: LLM | None = None
     teachers: tuple[str, ...] = ()
@@ -325,6 +327,7 @@ class _Plan:
             seed_key,
             selection,
             settings.training.negatives,
+            settings.training.half_life_days,
             settings.texts if network.reads_texts else None,
             settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
@@ -93,6 +94,12 @@ class Trainings(BaseModel):
         description="which items the softmax ranks the true one above: known: those that somebody chose in the "
         "training part; all: the whole catalogue; auto: known where a moment divides the data (split: temporal), "
         "because the others may not have been there yet, and all otherwise",
+    )
+    half_life_days: Literal["auto"] | PositiveFloat | None = Field(
+        "auto",
+        description="days of age after which a pass takes an interaction half as often, each at least once in 20 "
+        "passes; null: all alike; auto: 60 or more where a moment divides the data (split: temporal) and counts say "
+        "that newer interactions predict validation better, and null otherwise",
     )
 
 

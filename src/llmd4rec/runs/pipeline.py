@@ -14,6 +14,7 @@ do not change. Nothing couples the models but the cached teachers, and nothing i
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.validation import validation_value
+from llmd4rec.evaluation.validation import NDCG10, validation_value
 from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
@@ -40,6 +41,7 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.ageing import ByAge, by_age, drift
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
 from llmd4rec.runs.opening import carried_out, check_data
@@ -56,6 +58,7 @@ from llmd4rec.training.callbacks.schedule import Schedule
 from llmd4rec.training.callbacks.stop_after import StopAfter
 from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
+from llmd4rec.training.settings import Training
 from llmd4rec.training.trainer import Fitted
 
 
@@ -220,7 +223,8 @@ class Pipeline:
         cache = self._teachers.of(stage, histories)
         model = self._starting_point(stage)
         features = self._item_features(stage, model)
-        training, chosen = stage.training, self._chosen.get(stage.id)
+        chosen = self._chosen.get(stage.id)
+        training, newer = self._training(stage, histories)
         if chosen and not chosen["best_epoch"]:  # the weights that it starts from were the best
             training = training.model_copy(update={"epochs": 0})
         stops = [StopAfter(chosen["best_epoch"])] if chosen else []
@@ -246,6 +250,7 @@ class Pipeline:
                 trained_before=stage.starts_from is not None,
                 objective=objective,
                 candidates=negatives_of(stage, self.data),
+                preference=None if newer is None else newer.preference,
             )
         except torch.OutOfMemoryError as error:
             smaller = {"llm": "llm.layers", "teacher": "the dim of its teacher", "model": "model.dim"}[stage.role]
@@ -262,12 +267,47 @@ class Pipeline:
         result = self._keep(stage, model, fitted, cache, tau)
         if schedule.halved_after:
             result["halved_after"] = schedule.halved_after
+        if newer is not None:
+            result["half_life_days"] = newer.half_life_days
         found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
         if chosen:  # nothing is held out: what was found where something was
             result["validation"] = chosen["validation"]
             found = f"{fitted.best_epoch} epochs, as many as validation chose"
         logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
+
+    def _half_life(self, stage: Stage) -> float | None:
+        """After how many days a pass of a stage takes an interaction half as often; None: all alike."""
+        if stage.half_life_days != "auto":
+            return stage.half_life_days
+        if self._chosen:  # nothing is held out: what was chosen where something was
+            half_life: float | None = self._chosen.get(stage.id, {}).get("half_life_days")
+            return half_life
+        return self._drift
+
+    @functools.cached_property
+    def _drift(self) -> float | None:
+        """The half-life where counts say that the log changes with time."""
+        found = drift(self.data, filter_seen=self.settings.evaluation.filter_seen, seed=self.settings.seed)
+        if found.half_life_days is not None:
+            logger.info(
+                f"newer interactions are trained on rather, with a half-life of {found.half_life_days:g} days: of "
+                f"transitions, validation prefers those that are counted so ({NDCG10.label} {found.aged:.4f} to "
+                f"{found.plain:.4f})"
+            )
+        return found.half_life_days
+
+    def _training(self, stage: Stage, histories: Histories) -> tuple[Training, ByAge | None]:
+        """How a stage is trained on histories, and what a pass takes of them; None: all of them.
+
+        What is drawn behind histories has no age.
+        """
+        half_life = self._half_life(stage) if histories is self.data else None
+        if half_life is None:
+            return stage.training, None
+        newer = by_age(histories, half_life)
+        most = min(stage.training.epoch_positions or newer.positions, newer.positions)
+        return stage.training.model_copy(update={"epoch_positions": most}), newer
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
         """The record that says that the weights are there, then the end of what led to them."""

@@ -125,8 +125,9 @@ class _Probe(Pipeline):
         llm = "llm" in {stage.role, *(find(self.stages, teacher).role for teacher in stage.teachers)}
         model = self.run_folder.build(stage)
         windows = TrainingWindows(self.data, model.max_length, model.reads)
-        batch = stage.training.batch_positions(model.num_items, windows.num_positions)
-        steps = len(windows.shuffled(batch, np.random.default_rng(0), stage.training.epoch_positions))
+        whole, _ = self._training(stage, self.data)
+        batch = whole.batch_positions(model.num_items, windows.num_positions)
+        steps = len(windows.shuffled(batch, np.random.default_rng(0), whole.epoch_positions))
         sizes = [(share, max(1, (LLM_USERS if llm else USERS) // share)) for share in (4, 1)]
         self._judged = [min(users, self._users) for _, users in sizes]
         cached, chosen, rolled = list[Point](), list[Point](), list[Point]()
