@@ -1,4 +1,4 @@
-"""Newer interactions are trained on rather, where a log changes with time."""
+"""Newer interactions are trained on more often, where a log changes with time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_what_a_pass_takes_by_hand() -> None:
     log += [("v", "i0", 390 * DAY), ("v", "i1", 400 * DAY), ("v", "i2", 500 * DAY), ("v", "i3", 600 * DAY)]
     data = data_of(log).until(401 * DAY)
     found = by_age(data, 10.0)
-    place = {(user, when): at for at, (user, when) in enumerate(zip(_users(data), data.times.tolist(), strict=True))}
+    assert data.event_times is not None
+    users, times = _users(data), data.event_times.tolist()
+    place = {(user, when): at for at, (user, when) in enumerate(zip(users, times, strict=True))}
     assert [found.preference[place["u", (400 - age) * DAY]] for age in (20, 10, 0)] == pytest.approx([0.25, 0.5, 1])
     assert found.preference[place["v", 400 * DAY]] == 1
     assert found.positions == round(0.25 + 0.5 + 1 + 1)

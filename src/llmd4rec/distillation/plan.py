@@ -74,7 +74,7 @@ class Stage:
         selection: what its epochs are chosen by: the metric, whether seen items are
             filtered, and on how many users.
         negatives: which items are negatives, as the setting says.
-        half_life_days: how much rather newer interactions are trained on, as the setting says.
+        half_life_days: how much more often newer interactions are trained on, as the setting says.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.

@@ -1,10 +1,10 @@
-"""How much the age of an interaction counts in training: where a log changes with time, newer ones are taken rather.
+"""How much the age of an interaction counts in training: where a log changes with time, newer ones are drawn more often.
 
     probability that a pass takes an interaction  =  max(2^(-age / half-life), OLD)
 
-A pass over a log that changes is then shorter and mostly new, and no interaction is forgotten. Whether a log changes,
-counts tell before anything is trained: what follows what is counted with a half-life and without, and each predicts
-the validation targets. (That a window of the newest rows can beat the whole log: Verachtert et al., Are we forgetting
+A pass over such a log is shorter and mostly new, and no interaction is forgotten. Whether a log changes, counts tell
+before anything is trained: what follows what is counted with that half-life and without any, and each predicts the
+validation targets. (That the newest part of a log can teach more than all of it: Verachtert et al., Are we forgetting
 something?, 2022.)
 """
 
@@ -19,7 +19,7 @@ from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
-from llmd4rec.evaluation.memory_weights import standard_error
+from llmd4rec.evaluation.memory_weights import surely_better
 from llmd4rec.evaluation.validation import validation_values
 from llmd4rec.scoring.from_rows import RowsScorer
 from llmd4rec.scoring.memory.settings import Memory, Transitions
@@ -34,8 +34,6 @@ HALF_LIFE_DAYS, LEAST_SHARE = 60.0, 1 / 6
 OLD = 0.05
 #: How many validation targets tell whether a log changes.
 TARGETS = 3_000
-#: What a count with a half-life weighs beside the one without, so that that is as good as none.
-_ALONE = 1e6
 
 
 class ByAge(NamedTuple):
@@ -43,7 +41,7 @@ class ByAge(NamedTuple):
 
     Attributes:
         half_life_days: the half-life.
-        preference: how much rather each interaction is taken, [N].
+        preference: how much more often than others each interaction is taken, [N].
         positions: how many training positions a pass takes, about.
     """
 
@@ -57,7 +55,7 @@ class Drift(NamedTuple):
 
     Attributes:
         half_life_days: of training; None: it does not change, or nothing tells.
-        aged, plain: NDCG@10 on validation of transitions counted with a half-life, and without one.
+        aged, plain: NDCG@10 on validation of transitions, counted with that half-life and without any.
     """
 
     half_life_days: float | None
@@ -90,19 +88,19 @@ def drift(data: Dataset, *, filter_seen: bool = True, seed: int = 0) -> Drift:
     nothing = Drift(None, float("nan"), float("nan"))
     if not data.is_temporal or data.event_times is None or not len(data.valid):
         return nothing
-    aged = Transitions(half_life_days=HALF_LIFE_DAYS, recent_weight=_ALONE)
-    counted = count_memory(Memory(content=None, recency=None, transitions=aged), data, None)
+    both = Transitions(half_life_days=HALF_LIFE_DAYS, recent_weight=1.0)  # with a half-life and without, in one count
+    counted = count_memory(Memory(content=None, recency=None, transitions=both), data, None)
     transitions = None if counted is None else counted.transitions
     if transitions is None:
         return nothing
-    values = []
-    for settings in (aged, aged.model_copy(update={"recent_weight": 0.0})):
-        own = SparseRows(*transitions.arrays(), settings.max_per_row)
-        rows = TransitionScorer(settings, own, data.num_items, transitions.moment)
-        scorer = RowsScorer(rows, "transitions", max_length=len(settings.last))
-        values.append(validation_values(scorer, data, filter_seen, TARGETS, seed))
-    gain = values[0] - values[1]
-    surely = len(gain) > 1 and gain.mean() > 2 * standard_error(gain)
+    starts, columns, numbers_NC = transitions.arrays()
+    one, values = both.model_copy(update={"recent_weight": 0.0}), []
+    for number in (1, 0):
+        rows = SparseRows(starts, columns, np.ascontiguousarray(numbers_NC[:, number : number + 1]), one.max_per_row)
+        scorer = TransitionScorer(one, rows, data.num_items, transitions.moment)
+        ranker = RowsScorer(scorer, "transitions", max_length=len(one.last))
+        values.append(validation_values(ranker, data, filter_seen, TARGETS, seed))
+    surely = surely_better(values[0], values[1])
     half_life = _long_enough(data) if surely else None
     return Drift(half_life, float(values[0].mean()), float(values[1].mean()))
 

@@ -41,7 +41,7 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.runs.ageing import ByAge, by_age, drift
+from llmd4rec.runs.ageing import HALF_LIFE_DAYS, ByAge, by_age, drift
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
 from llmd4rec.runs.opening import carried_out, check_data
@@ -291,9 +291,9 @@ class Pipeline:
         found = drift(self.data, filter_seen=self.settings.evaluation.filter_seen, seed=self.settings.seed)
         if found.half_life_days is not None:
             logger.info(
-                f"newer interactions are trained on rather, with a half-life of {found.half_life_days:g} days: of "
-                f"transitions, validation prefers those that are counted so ({NDCG10.label} {found.aged:.4f} to "
-                f"{found.plain:.4f})"
+                f"the log changes with time: counted with a half-life of {HALF_LIFE_DAYS:g} days, what follows what "
+                f"predicts validation better ({NDCG10.label} {found.aged:.4f} in place of {found.plain:.4f}). "
+                f"A pass takes interactions half as often for each {found.half_life_days:g} days of age"
             )
         return found.half_life_days
 
