@@ -1,4 +1,4 @@
-"""How much the age of an interaction counts in training: where a log changes with time, newer ones are drawn more often.
+"""How much age counts in training: where a log changes with time, newer interactions are drawn more often.
 
     probability that a pass takes an interaction  =  max(2^(-age / half-life), OLD)
 
