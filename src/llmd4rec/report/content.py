@@ -71,6 +71,7 @@ class PlanRow:
         network: what the model is called.
         teachers: stage id → ensemble weight of each teacher; a weight of 0: unused; None: not known yet.
         logit_adjustment: τ that it was trained with; 0: none.
+        half_life_days: after how many days a pass takes an interaction half as often; None: all alike.
         starts_from: the stage whose weights it goes on from; None: random weights.
         item_embeddings_of: the stage whose item embeddings it reads; None: none.
         rollouts_by: the stage whose model extends the training histories; None: they are the log's.
@@ -86,6 +87,7 @@ class PlanRow:
     network: str
     teachers: Mapping[str, int | None] = field(default_factory=dict)
     logit_adjustment: float = 0.0
+    half_life_days: float | None = None
     starts_from: str | None = None
     item_embeddings_of: str | None = None
     rollouts_by: str | None = None
