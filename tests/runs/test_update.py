@@ -118,6 +118,22 @@ def test_a_run_that_kept_no_features_is_updated_too(folder: Path, tmp_path: Path
     assert not (made.checkpoint_of("undistilled") / FILE).exists()
 
 
+def test_a_distilled_model_goes_on_with_the_dropout_of_one_that_nobody_teaches(tmp_path: Path) -> None:
+    """While it is taught it has none; labels alone, without any, it would learn by heart."""
+    data = data_of(rows(8), path=tmp_path / "data")
+    run = trained(data, tmp_path / "run", rounds=1, distill={"source": "self"})
+    run.record.stages["undistilled"]["validation"] = 0.0  # or that is served
+    weights = []
+    for dropout in (0.0, 0.5):
+        run.settings = run.settings.model_copy(
+            update={"model": run.settings.model.model_copy(update={"dropout": dropout})}
+        )
+        made = update(run, data_of(rows(10)), tmp_path / str(dropout), how=SHORT)
+        assert made.resolve() == "distilled-round-1"
+        weights.append(made.weights_of("distilled-round-1")["items.weight"])
+    assert not torch.allclose(*weights)
+
+
 def test_it_can_remember_the_model_as_it_was(folder: Path, tmp_path: Path) -> None:
     """A heavy term keeps the new model near the old one."""
     run, data = opened(folder), data_of(rows(10))

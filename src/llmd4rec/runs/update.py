@@ -12,7 +12,7 @@ drawn by how recent they are, so that it learns what is new and keeps what it kn
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from torch import Tensor
 from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache, write_cache
-from llmd4rec.distillation.plan import Stage
+from llmd4rec.distillation.plan import Stage, find
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.features.item_features import ItemFeatures, item_features
 from llmd4rec.inference.text_map import fit_map, with_one
@@ -200,7 +201,8 @@ class _Updating:
         settings = self.run.settings
         folder = into.checkpoint_of(served.id)
         self._prepare_texts(served, into)
-        model = into.build(served)
+        # It learns from the log alone, and so with the dropout of a model without a teacher, whatever it had last.
+        model = into.build(replace(served, network=find(self.run.plan, UNDISTILLED).network))
         features = self._start(served, into, model)
         training = self._training(settings.training.model)
         logger.info(f"{served.id}: {int(self.new.sum()):,} new rows of {self.data.num_interactions:,}")
