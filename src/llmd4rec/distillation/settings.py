@@ -98,7 +98,7 @@ class Trainings(BaseModel):
     half_life_days: Literal["auto"] | PositiveFloat | None = Field(
         "auto",
         description="days of age after which a pass takes an interaction half as often, each at least once in 20 "
-        "passes; null: all alike; auto: 60 or more where a moment divides the data (split: temporal) and counts say "
+        "passes; null: all alike; auto: 30 or more where a moment divides the data (split: temporal) and counts say "
         "that newer interactions predict validation better, and null otherwise",
     )
 

@@ -29,7 +29,7 @@ from llmd4rec.scoring.memory.transitions import TransitionScorer
 
 DAY = 86_400.0
 #: The half-life where a log changes with time. It is longer where a pass would take less than that share of the log.
-HALF_LIFE_DAYS, LEAST_SHARE = 60.0, 1 / 6
+HALF_LIFE_DAYS, LEAST_SHARE = 30.0, 0.1
 #: However old an interaction is, one pass of twenty takes it.
 OLD = 0.05
 #: How many validation targets tell whether a log changes.
