@@ -81,9 +81,9 @@ def test_where_little_is_new_the_half_life_is_longer() -> None:
 def test_a_model_learns_what_is_so_now(tmp_path: Path) -> None:
     data = data_of(changing(), path=tmp_path / "data")
     training = {**SETTINGS["training"]["model"], "epochs": 20, "patience": 20, "batch": 256}
-    newer = trained(data, tmp_path / "newer", training={"model": training})
+    newer = trained(data, tmp_path / "newer", training={"model": training, "half_life_days": 60})
     alike = trained(data, tmp_path / "alike", training={"model": training, "half_life_days": None})
-    assert newer.record.stages["undistilled"]["half_life_days"] == HALF_LIFE_DAYS
+    assert newer.record.stages["undistilled"]["half_life_days"] == 60
     assert "half_life_days" not in alike.record.stages["undistilled"]
     # The same epochs on fewer positions, and better.
     assert newer.validation_of("undistilled") > alike.validation_of("undistilled") + 0.05
