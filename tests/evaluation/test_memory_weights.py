@@ -14,6 +14,7 @@ from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.held_out import held_out
+from llmd4rec.evaluation.memory_candidates import MAX_TARGETS
 from llmd4rec.evaluation.memory_weights import FittedWeights, choose_weights, fit_memory, sample_candidates
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.scoring.base import Query, Scorer
@@ -243,3 +244,12 @@ def test_windows_are_fitted_together() -> None:
     assert relative(together)["content"] == pytest.approx(relative(whole)["content"], abs=0.5)
     with pytest.raises(ConfigError, match="same parts"):
         choose_weights([sample_candidates(memory, data), sample_candidates(memory_of(data, None), data)])
+
+
+def test_beside_a_model_more_targets_are_asked() -> None:
+    data = walks(users=MAX_TARGETS + 200)
+    memory = memory_of(data, None)
+    alone = sample_candidates(memory, data)
+    beside = sample_candidates(memory, data, model=knows_the_step())
+    assert len(alone.possible_B) == MAX_TARGETS
+    assert len(beside.possible_B) == len(data.valid) > MAX_TARGETS

@@ -29,8 +29,9 @@ Scores = NDArray[np.float32]
 MODEL = "model"
 #: Half-lives of recency that are tried, in days, beside that of the settings.
 HALF_LIVES = (2.0, 8.0, 30.0)
-#: Targets that weights are fitted on at most, and at least in a large catalogue, and scores of all of them.
-MAX_TARGETS, MIN_TARGETS, MAX_SCORES = 3000, 500, 10**8
+#: Targets that weights are fitted on at most: alone, and beside a model, whose weights one sample says less surely; at
+#: least in a large catalogue; and scores of all of them.
+MAX_TARGETS, MAX_BESIDE, MIN_TARGETS, MAX_SCORES = 3_000, 10_000, 500, 10**8
 #: Strongest candidates of each part and of their sum, and candidates drawn at random, for each target.
 STRONGEST, DRAWN = 40, 80
 
@@ -82,7 +83,7 @@ def sample_candidates(
     """
     held = held_out(data, "valid") if held is None else held
     rng = np.random.default_rng(seed)
-    most = min(MAX_TARGETS, max(MIN_TARGETS, MAX_SCORES // data.num_items))
+    most = min(MAX_TARGETS if model is None else MAX_BESIDE, max(MIN_TARGETS, MAX_SCORES // data.num_items))
     rows = np.arange(len(held.positions))
     if most < len(rows):
         rows = np.sort(rng.choice(rows, most, replace=False))
