@@ -291,9 +291,9 @@ class Pipeline:
         found = drift(self.data, filter_seen=self.settings.evaluation.filter_seen, seed=self.settings.seed)
         if found.half_life_days is not None:
             logger.info(
-                f"the log changes with time: counted with a half-life of {HALF_LIFE_DAYS:g} days, what follows what "
-                f"predicts validation better ({NDCG10.label} {found.aged:.4f} in place of {found.plain:.4f}). "
-                f"A pass takes interactions half as often for each {found.half_life_days:g} days of age"
+                f"the log changes with time: transitions that are counted with a half-life of {HALF_LIFE_DAYS:g} days "
+                f"predict validation better ({NDCG10.label} {found.aged:.4f}, without {found.plain:.4f}). "
+                f"So a pass takes interactions half as often for each {found.half_life_days:g} days of age"
             )
         return found.half_life_days
 
