@@ -114,10 +114,15 @@ def _long_enough(data: Dataset) -> float:
     return days
 
 
+def halved(age_days: NDArray[np.float64], half_life_days: float) -> NDArray[np.float64]:
+    """2^(-age / half-life), and more than 0 however old."""
+    left: NDArray[np.float64] = np.exp2(-np.minimum(age_days / half_life_days, 1000))
+    return left
+
+
 def _taken(age_days: NDArray[np.float64], half_life_days: float) -> NDArray[np.float64]:
     """The probability that a pass takes an interaction of that age."""
-    taken: NDArray[np.float64] = np.maximum(np.exp2(-np.minimum(age_days / half_life_days, 1000)), OLD)
-    return taken
+    return np.maximum(halved(age_days, half_life_days), OLD)
 
 
 def _ages(histories: Histories) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -39,6 +39,7 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
+from llmd4rec.runs.ageing import DAY, halved
 from llmd4rec.runs.memory import add_memory
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.origin import origin_of, rows_in, with_kept_items
@@ -53,7 +54,6 @@ from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
 from llmd4rec.training.settings import Training
 
-DAY = 86_400.0
 #: A row that is new is always among those that an epoch takes.
 _ALWAYS = 1e9
 #: Of the map that places new items where no features were kept.
@@ -178,8 +178,7 @@ def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | N
     wanted = np.ones(data.num_interactions)
     times = data.event_times
     if times is not None and half_life_days is not None:
-        age = (times.max() - times) / DAY
-        wanted = np.exp2(-np.minimum(age / half_life_days, 1000))
+        wanted = halved((times.max() - times) / DAY, half_life_days)
     wanted[new] = _ALWAYS
     return wanted
 
