@@ -62,7 +62,7 @@ def opening(content: ReportContent) -> str:
     tiles: list[str] = []
     if comparison is not None:
         seen = "filtered" if comparison.filter_seen else "kept"
-        target = "last item" if comparison.split == "test" else "validation item"
+        target = "test item" if comparison.split == "test" else "validation item"  # the last one, or behind a moment
         how = (
             f"<p>For each of {comparison.overall.users:,} users, the {target} was hidden and ranked among the whole "
             f"catalogue (seen items {seen}; ties count against the model)."
