@@ -25,11 +25,12 @@ PEERS = {"recbole": "RecBole 1.2.1", "rectools": "RecTools 0.19.0"}
 
 @dataclass(frozen=True)
 class Network:
-    """What every contender trains: the network's size and the optimiser's step.
+    """What a peer trains: the network's size, the loss and the optimiser's step.
 
     Attributes:
         batch_positions: next items per step, for whoever counts a batch so.
         batch_users: users per step that hold about as many, for whoever counts whole sequences.
+        negatives: items drawn for a softmax over them; 0: a softmax over all items. Of RecTools only.
     """
 
     batch_positions: int
@@ -40,7 +41,18 @@ class Network:
     dropout: float = 0.5
     max_length: int = 50
     learning_rate: float = 1e-3
+    negatives: int = 0
     seed: int = 0
+
+
+#: What the authors of each library have published as their best for SASRec. RecBole has nothing for Beauty; this is its
+#: search on Amazon Books (`benchmark/hyper/sequential/SASRec-amazon-books_seq.md`), with that data set's batches.
+#: RecTools: "SASRec+SS" of eSASRec (arXiv 2508.06450) on Beauty, as `configs/paper/loo/s3_vanilla.yaml` of its
+#: repository has it; the table of hyperparameters there says 64 factors. Batches are RecTools' default.
+PUBLISHED = {
+    "recbole": Network(1024, 128, learning_rate=3e-4),
+    "rectools": Network(1024, 128, dim=256, layers=1, heads=1, dropout=0.2, negatives=256),
+}
 
 
 def install(name: str) -> Path:
@@ -85,7 +97,7 @@ class Peer:
 
     def __init__(self, name: str, dataset: Dataset, network: Network) -> None:
         python, folder = install(name), write_log(dataset)
-        self.name, self._log = name, folder / f"{name}-{network.batch_positions}.log"
+        self.name, self._log = name, folder / f"{name}-{network.batch_positions}-{network.dim}.log"
         with self._log.open("w") as errors:
             self._process = subprocess.Popen(
                 [str(python), str(HERE / f"{name}_worker.py")],

@@ -1,4 +1,4 @@
-"""RecTools' SASRec with softmax loss, trained by its own Lightning trainer on its own data loader."""
+"""RecTools' SASRec, its softmax over all items or drawn ones, trained by its own Lightning trainer and data loader."""
 
 from __future__ import annotations
 
@@ -60,13 +60,14 @@ def main() -> None:
         def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             turns.stepped(int((batch["yw"] > 0).sum()))
 
+    negatives = settings["negatives"]
     model = SASRecModel(
         n_blocks=settings["layers"],
         n_heads=settings["heads"],
         n_factors=settings["dim"],
         dropout_rate=settings["dropout"],
         session_max_len=settings["max_length"],
-        loss="softmax",
+        **({"loss": "sampled_softmax", "n_negatives": negatives} if negatives else {"loss": "softmax"}),
         lr=settings["learning_rate"],
         batch_size=settings["batch_users"],
         item_net_block_types=(IdEmbeddingsItemNet,),

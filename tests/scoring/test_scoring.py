@@ -24,6 +24,8 @@ from llmd4rec.evaluation.validation import EnsembleValidation, validation_value
 from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.scoring.base import Candidates, Query, Scorer, recent
 from llmd4rec.scoring.factors import FactorQuery, FactorScorer
+from llmd4rec.scoring.from_rows import as_query
+from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.sums import WeightedSum, weighted_sum
 
 
@@ -118,6 +120,34 @@ def test_factors_in_a_sum_stay_one_product(integer_table: Tensor) -> None:
     assert isinstance(summed.prepare([SequenceBatch(torch.tensor([[1]]), torch.tensor([1]))]), FactorQuery)
     expected = evaluate(Ensemble(models, (1, 3)), data)
     assert Evaluator().evaluate(summed, data).per_user.equals(expected.per_user)
+
+
+def test_a_sum_of_factors_copies_their_tables_once(integer_table: Tensor) -> None:
+    """Not for each request; and another table is never taken for the one before."""
+    batch = SequenceBatch(torch.tensor([[1]]), torch.tensor([1]))
+    scorers = [FactorScorer(LastItemModel(table)) for table in (integer_table, integer_table.flip(0))]
+    summed = WeightedSum(scorers, [1.0, 2.0])
+    first, again = (summed.prepare([batch]) for _ in range(2))
+    assert isinstance(first, FactorQuery)
+    assert isinstance(again, FactorQuery)
+    assert first.table_ID is again.table_ID
+    scorers[1].table_ID = integer_table.roll(1, 0)
+    last = integer_table[1]
+    expected = last @ integer_table.T + 2 * integer_table.flip(0)[1] @ integer_table.roll(1, 0).T
+    torch.testing.assert_close(summed.prepare([batch]).scores(0, 30)[0], expected)
+
+
+def test_a_table_of_rows_is_looked_through_once_and_refused_where_it_is_not_finite() -> None:
+    table = np.eye(4, dtype=np.float32)
+    content = ContentScorer(table, np.zeros(4, np.float32), None, [1.0])
+    one, other = (as_query(content.prepare([[2]], [None], [None])) for _ in range(2))
+    assert isinstance(one, FactorQuery)
+    assert isinstance(other, FactorQuery)
+    assert one.table_ID is other.table_ID
+    assert one.scores(0, 4).tolist() == [[0, 0, 1, 0]]
+    broken = ContentScorer(np.full((4, 4), np.nan, np.float32), np.zeros(4, np.float32), None, [1.0])
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        as_query(broken.prepare([[]], [None], [None]))
 
 
 def test_ensemble_weights_are_chosen_among_any_scorers() -> None:

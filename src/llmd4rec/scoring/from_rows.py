@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from llmd4rec.data.batching import SequenceBatch
 from llmd4rec.scoring.base import CPU_BLOCK_ELEMENTS, Query, Scorer
-from llmd4rec.scoring.factors import FactorQuery
-from llmd4rec.scoring.row_factors import FactorRowQuery
+from llmd4rec.scoring.factors import FactorQuery, refuse_unless
+from llmd4rec.scoring.row_factors import FactorRowQuery, ItemVectors
 from llmd4rec.scoring.row_sums import SumRowQuery
 from llmd4rec.scoring.rows import RowQuery, RowScorer
 from llmd4rec.scoring.sums import weighted_sum
@@ -67,7 +68,9 @@ class RowsScorer(Scorer):
 def as_query(query: RowQuery) -> Query:
     """A query of rows as one of PyTorch's; factors as PyTorch scores them, so that their rounding is known."""
     if isinstance(query, FactorRowQuery):
-        return FactorQuery.of(torch.from_numpy(query.states_BD), torch.from_numpy(query.vectors.table_ID))
+        states_BD = torch.from_numpy(query.states_BD)
+        refuse_unless(torch.isfinite(states_BD).all(), "states")
+        return FactorQuery(states_BD, _table(query.vectors))
     if isinstance(query, SumRowQuery):
         used = [(as_query(each), weight) for each, weight in zip(query.members, query.weights, strict=True) if weight]
         if used:
@@ -111,6 +114,24 @@ class RowsQuery(Query):
         found = every_BI.gather(1, items_BT)
         self.known[:] = [every_BI]
         return found, torch.finfo(torch.float32).eps * found.abs()
+
+
+#: Item tables that have been looked at; a request is too short to look through one.
+_TABLES: WeakKeyDictionary[ItemVectors, Tensor] = WeakKeyDictionary()
+
+
+def _table(vectors: ItemVectors) -> Tensor:
+    """An item table, the same tensor each time.
+
+    Raises:
+        ModelError: it holds NaN or infinite values.
+    """
+    known = _TABLES.get(vectors)
+    if known is None:
+        known = torch.from_numpy(vectors.table_ID)
+        refuse_unless(torch.isfinite(known).all(), "item table")
+        _TABLES[vectors] = known
+    return known
 
 
 def _each(moments_BL: Tensor | None, lengths: list[int]) -> list[Any]:

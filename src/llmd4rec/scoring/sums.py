@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -24,7 +25,35 @@ MAX_SHARE_ASKED = 1 / 16
 _GATHERED = 2**22
 
 
-def weighted_sum(queries: Sequence[Query], weights: Sequence[float], *, whole_up_to: int = WHOLE_UP_TO) -> Query:
+class SideBySide:
+    """Item tables as the columns of one, which is kept for the next query over the very same ones.
+
+    A request is one history: to copy the tables for each would take longer than its answer. A large catalogue's are
+    copied each time, as they are too large to be held twice.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[Tensor, ...], Tensor] | None = None
+
+    def of(self, tables: Sequence[Tensor]) -> Tensor:
+        """[I, d_1 + d_2 + ...]."""
+        if len(tables) == 1:
+            return tables[0]
+        known = self._known
+        if known is not None and len(known[0]) == len(tables) and all(map(operator.is_, known[0], tables)):
+            return known[1]
+        joined_ID = torch.cat(list(tables), 1)
+        self._known = (tuple(tables), joined_ID) if len(joined_ID) <= WHOLE_UP_TO else None
+        return joined_ID
+
+
+def weighted_sum(
+    queries: Sequence[Query],
+    weights: Sequence[float],
+    *,
+    whole_up_to: int = WHOLE_UP_TO,
+    tables: SideBySide | None = None,
+) -> Query:
     """Σ weight · scores of queries over the same histories and catalogue.
 
     Factors are put side by side, `[w_1 states_1, w_2 states_2] @ [table_1, table_2].T`, so that many models cost one
@@ -34,6 +63,7 @@ def weighted_sum(queries: Sequence[Query], weights: Sequence[float], *, whole_up
         queries: at least one.
         weights: one for each, of any sign and scale.
         whole_up_to: a catalogue of at most so many items is scored whole to find the best.
+        tables: what keeps the factors' tables side by side for the next sum of the same scorers.
     """
     pairs = list(zip(queries, weights, strict=True))
     factors = [(query, weight) for query, weight in pairs if isinstance(query, FactorQuery)]
@@ -41,7 +71,7 @@ def weighted_sum(queries: Sequence[Query], weights: Sequence[float], *, whole_up
     if factors:
         joined = FactorQuery(
             torch.cat([weight * query.states_BD for query, weight in factors], 1),
-            torch.cat([query.table_ID for query, _ in factors], 1),
+            (tables or SideBySide()).of([query.table_ID for query, _ in factors]),
         )
         if not others:
             return joined
@@ -165,6 +195,7 @@ class WeightedSum(Scorer):
         self.max_length = None if None in lengths else max(length for length in lengths if length is not None)
         self.reads = tuple(dict.fromkeys(name for scorer in scorers for name in scorer.reads))
         self.name = " + ".join(scorer.name for scorer in scorers)
+        self._tables = SideBySide()
 
     @property
     def num_items(self) -> int:
@@ -180,4 +211,4 @@ class WeightedSum(Scorer):
         """What all scorers read, as one query."""
         kept = list(batches)
         queries = [scorer.prepare(recent(batch, scorer.max_length) for batch in kept) for scorer in self.scorers]
-        return weighted_sum(queries, self.weights)
+        return weighted_sum(queries, self.weights, tables=self._tables)
