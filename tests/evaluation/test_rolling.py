@@ -20,7 +20,7 @@ from llmd4rec.evaluation.rolling_tables import print_rolling
 from llmd4rec.evaluation.windows import CountTo, History, Rolling, Window
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.factors import FactorScorer
-from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS
+from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS, Content
 
 from .examples import LastItemModel, make_dataset
 from .rolling_examples import ASKED, MEMORY, WEIGHTS, hand_made, random_log
@@ -233,6 +233,22 @@ def test_a_useless_model_has_next_to_no_weight_beside_the_memory() -> None:
     both, memory = (found.figure(name, "ndcg@10") for name in ("frozen + memory", "memory"))
     assert both == pytest.approx(memory, abs=0.05)
     assert found.beats_baselines("frozen") is False
+
+
+def test_beside_a_model_content_has_fewer_directions() -> None:
+    """A model that scores nothing changes no rank of the memory, unless that has fewer directions beside it."""
+    data = following_log()
+    nothing = FactorScorer(LastItemModel(torch.zeros(30, 8)))
+    ranks = {}
+    for beside in (8, 1):
+        content = Content(dim=8, dim_beside=beside)
+        memory = MEMORY.model_copy(update={"content": content, "weights": {"content": 1.0, "transitions": 0.0}})
+        found = rolling(data, ASKED, memory=memory, texts_IT=text_vectors(data), models={"frozen": lambda _: nothing})
+        for name in ("memory", "frozen + memory"):
+            kept = found.per_target.filter((pl.col("scorer") == name) & (pl.col("history_length") > 0))
+            ranks[name, beside] = kept["rank"].to_list()
+    assert ranks["memory", 8] == ranks["memory", 1] == ranks["frozen + memory", 8]
+    assert ranks["frozen + memory", 1] != ranks["memory", 1]
 
 
 def test_without_windows_to_choose_on_weights_are_the_defaults() -> None:

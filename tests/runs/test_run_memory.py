@@ -25,7 +25,8 @@ from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import best_baseline, is_below, score_run
 from llmd4rec.runs.run import Run
-from llmd4rec.scoring.memory.settings import Memory
+from llmd4rec.scoring.memory.settings import Content, Memory
+from llmd4rec.scoring.memory.state import count_memory
 
 NO_TEXTS = {"content": None}
 
@@ -162,6 +163,27 @@ def test_a_finished_run_is_given_a_memory_later_and_other_weights(
     without = parse_settings(plain).fit(pairs, tmp_path / "run")
     assert without.record.memory is None
     assert not (tmp_path / "run" / "memory").exists()
+
+
+def test_the_memory_beside_a_model_has_the_directions_that_it_was_weighed_with(run: Run, pairs: Dataset) -> None:
+    """Whatever the settings say today; a run of before there was a choice has all of them."""
+    asked = Memory(recency=None, content=Content(dim=6, dim_beside=2))
+    texts = np.random.default_rng(0).normal(size=(pairs.num_items, 8)).astype(np.float32)
+    counted = count_memory(asked, pairs, texts)
+    assert counted is not None
+    counted.save(run.folder / "memory")
+    assert run.record.memory is not None
+    entry = run.record.memory["beside"]["undistilled"]
+    widths = []
+    for dim in (3, None):
+        entry["content_dim"] = dim
+        content = memory_of(run, "undistilled")[0].content
+        assert content is not None
+        widths.append(content.vectors_ID.shape[1])
+    assert widths == [3, 6]
+    content = memory_of(run)[0].content
+    assert content is not None
+    assert content.vectors_ID.shape[1] == 6
 
 
 def test_a_lost_memory_is_counted_again(run: Run, pairs: Dataset) -> None:

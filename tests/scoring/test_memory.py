@@ -195,6 +195,39 @@ def test_reduced_content_keeps_the_products_best() -> None:
     assert grown.with_items([41], {}).prepare([[41]], [None], [None]).scores().max() == 0.0
 
 
+def test_content_that_is_cut_is_what_fewer_directions_would_have_been() -> None:
+    texts = random_texts(3, ITEMS)
+    cut = ContentScorer.of(Content(dim=6), texts).cut(3)
+    fewer = ContentScorer.of(Content(dim=3), texts)
+    np.testing.assert_allclose(cut.vectors_ID, fewer.vectors_ID, atol=1e-5)
+    np.testing.assert_allclose(cut.embed(texts), fewer.embed(texts), atol=1e-5)
+    assert cut.cut(3) is cut.cut(10) is cut
+    as_they_are = ContentScorer.of(Content(dim=1000, whitening=0.0), texts)
+    assert as_they_are.cut(3) is as_they_are  # these are no principal directions
+
+
+def test_beside_a_model_content_has_fewer_directions_and_the_counts_are_the_same(tmp_path: Path) -> None:
+    data, texts = random_log(4), random_texts(4, ITEMS)
+    alone = counted_memory(Memory(content=Content(dim=6, dim_beside=2)), data, texts)
+    beside = alone.beside_model()
+    assert alone.content is not None
+    assert beside.content is not None
+    assert (alone.content.vectors_ID.shape[1], beside.content.vectors_ID.shape[1]) == (6, 2)
+    assert data.times is not None
+    alone.observe([1], 2, int(data.times.max()) + DAY)
+    asked: Any = ([[1, 2]], [None], [None])
+    for name in ("transitions", "recency"):
+        found, expected = (memory.parts[name].prepare(*asked).scores() for memory in (beside, alone))
+        np.testing.assert_array_equal(found, expected)
+    beside.save(tmp_path / "memory")
+    loaded = CountedMemory.load(tmp_path / "memory")
+    assert loaded.settings == beside.settings
+    np.testing.assert_allclose(loaded.prepare(*asked).scores(), beside.prepare(*asked).scores(), rtol=1e-5, atol=1e-6)
+    assert beside.beside_model() is beside
+    without = counted_memory(Memory(content=None), data, None)
+    assert without.beside_model() is without
+
+
 # ---- leaving out the step that is predicted ----------------------------------------------------------------------
 def test_a_training_step_is_left_out_of_the_counts() -> None:
     """0 → 1 by two users; of one of them it is the step to predict, so that one user's is left."""

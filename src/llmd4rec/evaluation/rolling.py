@@ -153,7 +153,10 @@ class _Contest:
         if alone.memory.recency is not None:
             self._note(f"recency is halved every {alone.memory.recency.events.settings.half_life_days:g} days")
         for name in models[0]:
-            samples = [self._sample(self._counted(windows[n].window), windows[n], models[n][name]) for n in chosen_on]
+            samples = [
+                self._sample(self._counted(windows[n].window).beside_model(), windows[n], models[n][name])
+                for n in chosen_on
+            ]
             # Recency forgets as fast as in the memory alone, whose counts it shares.
             kept = [replace(s, half_lives=s.half_lives[:1], recency_BCH=s.recency_BCH[..., :1]) for s in samples]
             beside = self._fitted(kept, f" beside {name}")
@@ -172,9 +175,10 @@ class _Contest:
         memory = self._counted(each.window)
         counted = {name: _rows(part, name, memory) for name, part in memory.parts.items()}
         counted["memory"] = _rows(memory.with_weights(self._alone or memory.weights), "memory", memory)
+        fewer = memory.beside_model() if models else memory
         for name, model in models.items():
             weights, model_weight = self._beside.get(name, (memory.weights, DEFAULT_MODEL))
-            beside = _rows(memory.with_weights(weights), "memory", memory)
+            beside = _rows(fewer.with_weights(weights), "memory", memory)
             counted[f"{name}{BESIDE}"] = WeightedSum([model, beside], [model_weight, 1.0])
             self.weights[f"{name}{BESIDE}"] = {name: model_weight, **weights}
         self.weights["memory"] = dict(self._alone or memory.weights)

@@ -105,13 +105,14 @@ def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMe
     if counted.settings.weights != "auto":
         logger.info(f"  weights as given: {counted.weights}")
         given = {"weights": counted.weights, "left_out": {}, "wanted": True}
-        return counted, given | {"model": 0.0}, {stage: given | {"model": 1.0} for stage in stages}
+        each = given | {"model": 1.0, "content_dim": _content_dim(counted.beside_model())}
+        return counted, given | {"model": 0.0}, dict.fromkeys(stages, each)
     alone = fit_memory(counted, data, filter_seen=filter_seen, seed=seed)
     _say("alone", alone)
     beside = {}
     for stage in stages:
         model = run.model_scorer(stage)
-        fitted = fit_memory(alone.memory, data, model=model, filter_seen=filter_seen, seed=seed)
+        fitted = fit_memory(alone.memory.beside_model(), data, model=model, filter_seen=filter_seen, seed=seed)
         fitted = _judged(fitted, model, run, data)
         beside[stage] = _written(fitted)
         _say(f"beside {stage}", fitted)
@@ -180,7 +181,10 @@ def memory_of(run: Run, stage_id: str | None = None) -> tuple[CountedMemory, flo
     if entry is None:
         there = ", ".join(with_memory(name) for name in record["beside"])
         raise RunError(f"{run.folder} has no memory beside {stage_id}; it has: {MEMORY}, {there}", "Name one of these.")
-    return CountedMemory.load(run.folder / FOLDER).with_weights(entry["weights"]), float(entry.get("model", 0.0))
+    memory = CountedMemory.load(run.folder / FOLDER).with_weights(entry["weights"])
+    if (dim := entry.get("content_dim")) is not None:
+        memory = memory.with_content_dim(int(dim))
+    return memory, float(entry.get("model", 0.0))
 
 
 def named(run: Run, name: str) -> tuple[str | None, bool]:
@@ -239,6 +243,7 @@ def _beside(run: Run, stage_id: str) -> Mapping[str, Any]:
 
 def _written(fitted: FittedWeights) -> dict[str, Any]:
     return {
+        "content_dim": _content_dim(fitted.memory),
         "weights": fitted.weights,
         "model": fitted.model,
         "left_out": fitted.left_out,
@@ -247,6 +252,10 @@ def _written(fitted: FittedWeights) -> dict[str, Any]:
         "standard_error": fitted.standard_error,
         "wanted": fitted.wanted,
     }
+
+
+def _content_dim(memory: CountedMemory) -> int | None:
+    return None if memory.content is None else memory.content.vectors_ID.shape[1]
 
 
 def _say(where: str, fitted: FittedWeights) -> None:

@@ -94,6 +94,13 @@ class ContentScorer(RowScorer):
         states_BD = (weight_BL[:, None, :] @ table_ID[items_BL])[:, 0]
         return FactorRowQuery(states_BD, self._vectors)
 
+    def cut(self, dim: int) -> ContentScorer:
+        """In its first directions only, which is what `of` gives with so many; all, if there are no more."""
+        if self.axes_TD is None or dim >= self.axes_TD.shape[1]:
+            return self
+        axes_TD = np.ascontiguousarray(self.axes_TD[:, :dim])
+        return ContentScorer(_unit(self.vectors_ID[:, :dim]), self.mean_T, axes_TD, self.last)
+
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> ContentScorer:
         """With other vectors of some rows, of which the last may be new; :meth:`embed` makes them.
 

@@ -21,6 +21,11 @@ class Content(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     dim: int = Field(256, ge=1, description="principal directions of the text vectors kept; all, if there are fewer")
+    dim_beside: int = Field(
+        128,
+        ge=1,
+        description="of these, so many stand beside a model, which needs fewer: most of a memory's time is theirs",
+    )
     whitening: float = Field(
         0.5,
         ge=0,

@@ -96,6 +96,19 @@ class CountedMemory(WeightedRowSum):
         """The same counts, weighed otherwise; a part without a weight has none."""
         return CountedMemory(self.settings, self.parts, weights, self.as_of, self.missing)
 
+    def beside_model(self) -> CountedMemory:
+        """As it stands beside a model: content in fewer directions (`content.dim_beside`); counts are shared."""
+        asked = self.settings.content
+        return self if asked is None else self.with_content_dim(asked.dim_beside)
+
+    def with_content_dim(self, dim: int) -> CountedMemory:
+        """With content in so many of its directions, if it has more; counts are shared."""
+        content, asked = self.content, self.settings.content
+        if content is None or asked is None or (cut := content.cut(dim)) is content:
+            return self
+        settings = self.settings.model_copy(update={"content": asked.model_copy(update={"dim": dim})})
+        return CountedMemory(settings, {**self.parts, "content": cut}, self.weights, self.as_of, self.missing)
+
     def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> CountedMemory:
         """For a catalogue with new items at its end, or other texts of some; counts are shared with this.
 
