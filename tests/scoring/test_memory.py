@@ -178,6 +178,17 @@ def test_what_cannot_be_counted_is_said() -> None:
         Memory(weights={"recncy": 1.0})
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_entries_are_added_where_they_belong_in_any_layout(order: Any) -> None:
+    rows = SparseRows(np.array([0, 2, 3]), np.array([1, 4, 0], np.int32), np.array([[1.0], [2.0], [4.0]], np.float32))
+    query = SparseRowQuery.of_sums(rows, [[0], [1, 0], []], [[1.0], [1.0, 0.5], []], 5)
+    total = np.asarray(np.arange(15, dtype=np.float32).reshape(3, 5), order=order)
+    expected = total + 2 * query.scores()
+    query.add_to(total, 2.0)
+    np.testing.assert_array_equal(total, expected)
+    assert query.scores().tolist() == [[0, 1, 0, 0, 2], [4, 0.5, 0, 0, 1], [0, 0, 0, 0, 0]]
+
+
 # ---- content ----------------------------------------------------------------------------------------------------
 def test_reduced_content_keeps_the_products_best() -> None:
     """Vectors in a plane of three directions lose nothing at width 3; new texts land where they would have been."""

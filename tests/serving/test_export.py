@@ -26,6 +26,7 @@ from llmd4rec.errors import ConfigError, DataError, ModelError, RunError
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder
 from llmd4rec.export.write import ExportOptions, export_run
+from llmd4rec.inference.graph import open_graph
 from llmd4rec.io.files import sha256_file
 from llmd4rec.models.base import last_states
 from llmd4rec.models.sequential import MODELS, SASRec
@@ -52,6 +53,13 @@ def test_onnx_runtime_gives_the_scores_of_pytorch(
         )
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     assert (np.argsort(-scores)[:, :10] == np.argsort(-expected.numpy())[:, :10]).all()
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_threads_of_the_graph_sleep_between_requests(exports: dict[str, Path], threads: int | None) -> None:
+    """ONNX Runtime's default takes a core from what a request does beside the graph: it took twice as long."""
+    session = open_graph(exports["distilled"] / "encoder.onnx", threads)
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def run_card(folder: Path, history: list[str]) -> list[str]:

@@ -117,6 +117,8 @@ def open_graph(path: Path, threads: int | None = None) -> Any:
     options.log_severity_level = 4  # what goes wrong is raised
     if threads is not None:
         options.intra_op_num_threads = threads
+    # A thread that spins while it waits for the next request takes a core from whatever comes between two of them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         content = path.read_bytes()
         if _names_files(content):

@@ -234,8 +234,13 @@ class SparseRowQuery(RowQuery):
         if rows is not None:
             super().add_to(total_BN, weight, rows)
             return
+        added = np.float32(weight) * self.values
         owner = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        total_BN[owner, self.columns] += np.float32(weight) * self.values  # a row stands once in a history
+        if not total_BN.flags.c_contiguous:
+            total_BN[owner, self.columns] += added  # a row stands once in a history
+            return
+        flat = total_BN.reshape(-1)  # one number for each place is found in a third of the time that two take
+        flat[owner * self.width + self.columns] += added
 
     def centred_scores(self, rows: Rows, present: Mask) -> Floats:
         """The mean is that of the entries, as all other rows have 0."""
