@@ -320,6 +320,21 @@ def test_differences_draw_users_with_all_of_their_targets() -> None:
     assert clustered.p > apart.p
 
 
+def test_models_are_compared_with_the_memory_and_with_each_other() -> None:
+    values: dict[str, list[float]] = {"memory": [0.0, 1.0], "updated": [1.0, 1.0], "refitted": [0.0, 0.5]}
+    sums = {"updated + memory": [1.0, 0.5], "refitted + memory": [0.0, 0.0]}
+    kinds = {"memory": "memory", "updated": "model", "refitted": "model", **dict.fromkeys(sums, "model and memory")}
+    found = replace(
+        hand_made(values | sums, ["a", "b"], kinds),
+        weights={name: {name.removesuffix(" + memory"): 1.0} for name in sums},
+    )
+    pairs = {(each.first, each.second): each.values for each in found.differences()}
+    assert pairs["updated", "refitted"] == (1.0, 0.25)
+    assert pairs["updated + memory", "refitted + memory"] == (0.75, 0.0)
+    assert list(pairs)[:3] == [("memory", "updated"), ("memory", "updated + memory"), ("updated", "updated + memory")]
+    assert len(pairs) == 8
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     found = rolling(random_log(0), ASKED, memory=MEMORY)
     found.save(tmp_path / "rolling")

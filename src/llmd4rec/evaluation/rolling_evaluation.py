@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,12 +119,18 @@ class RollingEvaluation:
         return (self.figure(scorer, self.main_metric) or 0.0) > best
 
     def differences(self, seed: int = 0) -> list[RollingDifference]:
-        """Each model against the memory, and both together against each, over the windows to be shown."""
+        """Over the windows to be shown: each model against the memory, and both together against each; then each
+        model against those before it, alone and beside the memory.
+        """
         pairs: list[tuple[str, str]] = []
-        for name in (name for name, kind in self.kinds.items() if kind == "model"):
-            both = next((sum_ for sum_, weights in self.weights.items() if name in weights), None)
+        models = [name for name, kind in self.kinds.items() if kind == "model"]
+        beside = {sum_of: both for both, weights in self.weights.items() for sum_of in models if sum_of in weights}
+        for name in models:
             pairs += [("memory", name)] if "memory" in self.kinds else []
-            pairs += [("memory", both), (name, both)] if both is not None else []
+            pairs += [("memory", beside[name]), (name, beside[name])] if name in beside else []
+        for one, other in itertools.combinations(models, 2):
+            pairs.append((one, other))
+            pairs += [(beside[one], beside[other])] if one in beside and other in beside else []
         return [self.difference(first, second, seed) for first, second in pairs]
 
     def difference(self, first: str, second: str, seed: int = 0) -> RollingDifference:

@@ -63,7 +63,7 @@ def remarks(found: RollingEvaluation) -> list[str]:
 
 
 def differences_table(found: RollingEvaluation) -> Table | None:
-    """Models against the memory, and both together against each; None where there is no model."""
+    """Models against the memory, both together against each, and models against each other; None without a model."""
     rows = found.differences()
     if not rows:
         return None
