@@ -11,6 +11,7 @@ from refreshed import DAY, SETTINGS, catalogue, data_of, rows, trained
 from settings_of import parse_settings
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.settings import Trainings
 from llmd4rec.errors import ConfigError, DataError
 from llmd4rec.runs.ageing import HALF_LIFE_DAYS, LEAST_SHARE, OLD, by_age, drift
 from llmd4rec.runs.probe import probe
@@ -94,6 +95,11 @@ def test_a_refit_keeps_the_half_life_that_was_chosen(tmp_path: Path) -> None:
     run = trained(data, tmp_path / "run")
     made = refit(run, None, tmp_path / "refit")
     assert made.record.stages["undistilled"]["half_life_days"] == HALF_LIFE_DAYS
+    log = pl.DataFrame(changing(), schema=["user_id", "item_id", "timestamp"], orient="row")
+    timeless = Dataset.from_frames(log.drop("timestamp"), data.catalogue)
+    with pytest.raises(DataError, match="trained with a half-life"):
+        refit(run, timeless, tmp_path / "timeless")
+    assert not (tmp_path / "timeless").exists()
     run.record.stages["undistilled"].pop("half_life_days")  # as of a log that does not change
     run.save()
     made = refit(Run.open(tmp_path / "run"), None, tmp_path / "again")
@@ -122,3 +128,10 @@ def test_a_half_life_needs_times_and_days() -> None:
         trained(data, Path("unused"), training={**SETTINGS["training"], "half_life_days": 30})
     with pytest.raises(ConfigError, match="half_life_days"):
         parse_settings({**SETTINGS, "training": {"half_life_days": 0}})
+
+
+@pytest.mark.parametrize("value", [0, -3, True, float("inf"), float("nan"), "abc"])
+def test_a_half_life_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="half_life_days"):
+        Trainings.model_validate({"half_life_days": value})
+    assert Trainings.model_validate({"half_life_days": 30}).half_life_days == 30

@@ -87,6 +87,11 @@ def test_kept_teachers_are_those_of_the_run(tmp_path: Path) -> None:
     assert made.checksum_of("undistilled") != run.checksum_of("undistilled")
     with pytest.raises(RunError, match="holds the refit of"):
         refit(run, data, tmp_path / "refit")
+    fewer = trained(data, tmp_path / "other-run", **TAUGHT)
+    refit(fewer, data, tmp_path / "refit-2")
+    fewer.record.stages["undistilled"]["best_epoch"] += 1  # trained again, with another choice
+    with pytest.raises(RunError, match="with other weights, data or options"):
+        refit(fewer, data, tmp_path / "refit-2")
     other = data_of([*rows(8), ("u1", "another", 10**6)])
     with pytest.raises(RunError, match="teachers can be kept only"):
         refit(run, other, tmp_path / "other", keep_teachers=True)
@@ -115,6 +120,8 @@ def test_an_export_carries_the_figures_of_the_run_that_it_came_from(tmp_path: Pa
     export_run(made, data, tmp_path / "export")
     head = json.loads((tmp_path / "export" / "export.json").read_text())
     assert head["origin"] == {"kind": "refit", "run": "run", "metrics": figures}
+    if found := head.get("memory"):  # timed on the last events, as nothing is held out
+        assert found["milliseconds"] > 0
     card = (tmp_path / "export" / "README.md").read_text()
     assert "the refit of the run `run`" in card
     assert f"ndcg@10 {figures['ndcg@10']:.4f}" in card

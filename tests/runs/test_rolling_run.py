@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from experiment_scripts import script
 from made_once import MadeOnce
 from settings_of import parse_settings
@@ -15,11 +16,13 @@ from typer.testing import CliRunner
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.errors import ConfigError, DataError
+from llmd4rec.errors import ConfigError, DataError, RunError
 from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.windows import Rolling
+from llmd4rec.runs.refit import refit
 from llmd4rec.runs.rolling import folder_of, models_of, score_rolling
 from llmd4rec.runs.run import Run
+from llmd4rec.training import checkpoint
 
 DAY = 86_400
 
@@ -85,6 +88,52 @@ def test_refitted_for_each_window(run: Run, temporal_run: Path) -> None:
     found = score_rolling(run, data, asked=asked(data, windows=2, choose_on=0), modes=["refitted"])
     assert len(list(run.folder.glob("rolling/refitted/*/run.json"))) == 2
     assert found.figure("refitted", "ndcg@10") is not None
+
+
+def test_what_was_trained_of_the_run_as_it_was_is_trained_anew(run: Run, temporal_run: Path) -> None:
+    """A run may be trained further, so that its windows come from something else; no one could name another folder."""
+    data = Dataset.load(temporal_run / "data")
+    question = asked(data, windows=2, choose_on=0)
+    score_rolling(run, data, asked=question, modes=["refitted", "updated"])
+    before = {path: path.stat().st_mtime_ns for path in run.folder.glob("rolling/**/best.safetensors")}
+    run.record.stages["undistilled"]["best_epoch"] = 1
+    run.record.stages["undistilled"]["checksum"] = checkpoint_changed(run)
+    run.save()
+    score_rolling(Run.open(run.folder), data, asked=question, modes=["refitted", "updated"])
+    after = {path: path.stat().st_mtime_ns for path in run.folder.glob("rolling/**/best.safetensors")}
+    assert after.keys() == before.keys()
+    assert all(after[path] != before[path] for path in before)
+
+
+def checkpoint_changed(run: Run) -> str:
+    """Other weights of the undistilled model, and their checksum."""
+    model = run.load("undistilled")
+    with torch.no_grad():
+        model.items.weight.add_(0.01)  # type: ignore[union-attr, operator]
+    path = run.checkpoint_of("undistilled") / "best.safetensors"
+    return checkpoint.save(path, model.saved_state(), {"stage": "undistilled", "epoch": 1, "value": 0.0})
+
+
+def test_what_cannot_be_rolled_is_said(run: Run, temporal_run: Path, tmp_path: Path) -> None:
+    data = Dataset.load(temporal_run / "data")
+    with pytest.raises(ConfigError, match="memory is no model"):
+        score_rolling(run, data, "memory", asked=asked(data))
+    with pytest.raises(DataError, match=r"(?s)1 window behind the cut.*--choose-on"):
+        score_rolling(run, data, asked=asked(data, windows=10, every=40 * DAY, choose_on=3))
+    refitted = refit(run, data, tmp_path / "refit")
+    with pytest.raises(RunError, match=r"(?s)trained on every row.*copy/run"):
+        score_rolling(refitted, data, asked=asked(data))
+
+
+def test_options_that_would_be_ignored_are_refused(run: Run, temporal_run: Path) -> None:
+    for command, said in (
+        (["evaluate", str(run.folder), "--modes", "updated"], "--modes is for --rolling"),
+        (["evaluate", str(run.folder), "--rolling", "--split", "valid"], "--split has no meaning with --rolling"),
+        (["baselines", str(temporal_run / "data"), "--cut-fraction", "0.2"], "--cut-fraction is for --rolling"),
+    ):
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code == 2
+        assert said in told.output
 
 
 def test_updates_are_compared_with_refits_before_single_windows(run: Run, temporal_run: Path) -> None:

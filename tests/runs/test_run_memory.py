@@ -154,12 +154,14 @@ def test_a_finished_run_is_given_a_memory_later_and_other_weights(
     assert with_it.checksum_of("undistilled") == checksum  # nothing was trained again
     score_run(with_it, pairs)
     assert (tmp_path / "run" / "evaluation" / "transitions-test").exists()
+    (rolling := tmp_path / "run" / "evaluation" / "rolling-undistilled").mkdir()
     given = {**NO_TEXTS, "transitions": {"gaps": 1}}
     other = parse_settings(changed(plain, memory=given)).fit(pairs, tmp_path / "run")
     memory, _ = memory_of(other)
     assert memory.settings.transitions is not None
     assert memory.settings.transitions.gaps == 1
     assert not (tmp_path / "run" / "evaluation" / "transitions-test").exists()  # it was of other counts
+    assert not rolling.exists()
     without = parse_settings(plain).fit(pairs, tmp_path / "run")
     assert without.record.memory is None
     assert not (tmp_path / "run" / "memory").exists()

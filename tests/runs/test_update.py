@@ -219,6 +219,35 @@ def test_rows_behind_a_moment_are_new(folder: Path) -> None:
     assert new_rows(run, data).tolist() == expected.tolist()
 
 
+def test_what_came_in_late_is_new_and_so_is_the_rest_of_the_last_moment(folder: Path, tmp_path: Path) -> None:
+    """Times of whole days: half of the last day had been there when the log was refitted."""
+    days = [(user, item, time // DAY * DAY) for user, item, time in rows(20)]
+    last = max(time for _, _, time in days)
+    morning = [row for row in days if row[2] < last or int(row[0][1:]) % 2]
+    data_of(morning, path=tmp_path / "data")
+    run = refit(trained(Dataset.load(tmp_path / "data"), tmp_path / "run"), None, tmp_path / "all")
+    evening = data_of(days)
+    new = new_rows(run, evening)
+    assert new.sum() == len(days) - len(morning) > 0
+    assert evening.event_times is not None
+    assert (evening.event_times[new] == last).all()
+    late = ("u3", "i11", days[0][2])
+    found = new_rows(run, with_late := data_of([*morning, late]))
+    assert found.sum() == 1
+    assert with_late.user_ids[int(with_late.users_of(np.flatnonzero(found))[0])] == "u3"
+    shutil.rmtree(tmp_path / "data")  # then times alone tell
+    assert not new_rows(run, evening).any()
+
+
+def test_a_run_at_the_end_of_updates_names_the_one_that_held_something_out(folder: Path, tmp_path: Path) -> None:
+    first = update(opened(folder), data_of(rows(9)), tmp_path / "first", how=SHORT)
+    data_of(rows(10), path=tmp_path / "data")
+    second = update(first, Dataset.load(tmp_path / "data"), tmp_path / "second", how=SHORT)
+    with pytest.raises(RunError) as refused:
+        score(second, Dataset.load(tmp_path / "data"))
+    assert f"Evaluate {(folder / 'run').resolve()}" in refused.value.remedy
+
+
 def test_what_leave_one_out_held_out_is_new_however_old(tmp_path: Path) -> None:
     """Each user comes a hundred days after the one before, so that nearly all that is held out is older than the last
     row that was trained on."""

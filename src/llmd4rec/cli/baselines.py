@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmd4rec.cli.evaluate import ChooseOn, CountTo, Every, History, Released, Split, Windows
+from llmd4rec.cli.evaluate import ROLLING_ONLY, ChooseOn, CountTo, Every, History, Released, Split, Windows
+from llmd4rec.cli.opening import refuse_given
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def baselines(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Prepared data set, from `llmd4rec prepare`.")],
     split: Annotated[Split, typer.Option(help="Which held-out items.")] = "test",
     filter_seen: Annotated[
@@ -68,6 +70,11 @@ def baselines(
     from llmd4rec.data.dataset import Dataset
     from llmd4rec.log import print_json, stdout_console
 
+    if rolling:
+        refuse_given(context, ("split",), "has no meaning with --rolling: windows lie behind a cut", "Leave it out.")
+    else:
+        names = (*(name for name in ROLLING_ONLY if name != "modes"), "cut_fraction")
+        refuse_given(context, names, "is for --rolling", "Add --rolling, or leave it out.")
     dataset = Dataset.load(data)
     texts_IT = _text_vectors(dataset, texts)
     if rolling:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmd4rec.cli.opening import TrustCode, open_run
+from llmd4rec.cli.opening import TrustCode, open_run, refuse_given
 
 FilterSeen = Annotated[
     bool | None,
@@ -55,7 +55,12 @@ Released = Annotated[
 ]
 
 
+#: What is asked of windows alone.
+ROLLING_ONLY = ("windows", "every", "choose_on", "modes", "count_to", "history", "released")
+
+
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder made by `llmd4rec train`.")],
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="The run's data set, if it is not where it was.")
@@ -119,6 +124,14 @@ def evaluate(
     from llmd4rec.log import logger, print_json, stdout_console
     from llmd4rec.runs.results import evaluation_table, score
 
+    if rolling:
+        why, remedy = (
+            "has no meaning with --rolling, which evaluates the run's own data behind its test cut",
+            "Leave it out.",
+        )
+        refuse_given(context, ("split", "other_data"), why, remedy)
+    else:
+        refuse_given(context, ROLLING_ONLY, "is for --rolling", "Add --rolling, or leave it out.")
     opened = open_run(run, trust_code)
     if rolling:
         from llmd4rec.evaluation.rolling_tables import print_rolling

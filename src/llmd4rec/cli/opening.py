@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,26 @@ TrustCode = Annotated[
         help="Import the code that the run's settings name (package.module:Name), as you trust whoever made the run.",
     ),
 ]
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], why: str, remedy: str) -> None:
+    """Refuses options that would be ignored.
+
+    Args:
+        context: of the command.
+        names: of its parameters.
+        why: what is said of the first of them that was given.
+        remedy: what to do.
+
+    Raises:
+        ConfigError: one of them was given.
+    """
+    from llmd4rec.errors import ConfigError
+
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} {why}", remedy)
 
 
 def open_run(folder: Path, trust_code: bool) -> Run:

@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
@@ -95,7 +94,7 @@ class Trainings(BaseModel):
         "training part; all: the whole catalogue; auto: known where a moment divides the data (split: temporal), "
         "because the others may not have been there yet, and all otherwise",
     )
-    half_life_days: Literal["auto"] | PositiveFloat | None = Field(
+    half_life_days: Literal["auto"] | Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = Field(
         "auto",
         description="days of age after which a pass takes an interaction half as often, each at least once in 20 "
         "passes; null: all alike; auto: 30 or more where a moment divides the data (split: temporal) and counts say "

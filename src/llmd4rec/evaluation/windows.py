@@ -107,7 +107,7 @@ def seconds_of(span: str) -> int:
     Raises:
         ConfigError: it is none of these.
     """
-    found = re.fullmatch(r"(\d+)([smhdw])", span.strip())
+    found = re.fullmatch(r"(\d{1,9})([smhdw])", span.strip())
     if found is None or int(found[1]) == 0:
         raise ConfigError(f"{span!r} is no span of time", "Write it as 7d (days), 6h (hours), 30m, 90s or 2w (weeks).")
     return int(found[1]) * SECONDS[found[2]]
@@ -201,6 +201,13 @@ def windows_of(data: Dataset, rolling: Rolling) -> list[WindowTargets]:
         raise DataError(
             f"no user with a history has a target behind the cut, {as_text(cut)}",
             "Take longer windows, an earlier cut, or histories up to the event (--history event).",
+        )
+    if not any(len(each.held.positions) for each in found[rolling.choose_on :]):
+        count = f"{len(found)} window{'s' if len(found) > 1 else ''}"
+        raise DataError(
+            f"the log has {count} behind the cut, {as_text(cut)}, and weights are chosen on the first "
+            f"{rolling.choose_on}: there is no target left to show",
+            "Choose on fewer windows (--choose-on), or take shorter ones (--every).",
         )
     return found
 

@@ -253,11 +253,13 @@ def _write_memory(
     if every is None:
         return {}
     memory, about = without_rare_pairs(every.memory, data, options.min_pair_users)
+    validation = every.validation
     if about:
         about |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)
+        validation = float(about.get("ndcg@10_kept_pairs", validation))
     if not folder.exists():
         memory.save(folder)
-    about |= described(Beside(memory, every.weight, every.validation), scorer, model.max_length, data)
+    about |= described(Beside(memory, every.weight, validation), scorer, model.max_length, data)
     if memory.content is not None:
         encoder = run.settings.texts.encoder
         encoder = encoder if encoder != "llm" else TextSettings().encoder

@@ -67,7 +67,10 @@ def _looked_up(catalogue: Catalogue, event: Event) -> _Counted:
         raise DataError(f"the catalogue has no item {unknown[0]!r}", "Add it first, or leave the event out.")
     when = clock if event.time is None else seconds_of("time", event.time)
     if when > clock + AHEAD:
-        raise DataError(f"the event's time {when} lies in the future", "Give seconds since 1970 of what has happened.")
+        raise DataError(
+            f"the event's time {when} is more than an hour ahead of this machine's clock, {clock}",
+            "Give seconds since 1970 of what has happened.",
+        )
     named = identifiers("history", event.history, ordered=True)
     seconds = None if event.times is None else times_of(event.times, len(named))
     known = [place for place, one in enumerate(named) if one in catalogue.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from numbers import Integral
@@ -10,7 +11,7 @@ from typing import Any
 from llmd4rec.errors import DataError
 
 #: What a moment may be given as. A date without a time zone is in UTC.
-Moment = int | str | datetime | date
+Moment = int | float | str | datetime | date
 #: From here on a number of seconds is beyond the year 5000, and most likely one of milliseconds.
 _LATEST = 10**11
 _REMEDY = 'Give seconds since 1970, a datetime, or ISO text such as "2026-11-28T20:15:00Z".'
@@ -32,6 +33,8 @@ def seconds_of(name: str, given: Any) -> int:
         return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp())
     if isinstance(given, date):
         return int(datetime(given.year, given.month, given.day, tzinfo=UTC).timestamp())
+    if isinstance(given, float) and math.isfinite(given):  # what time.time() gives
+        given = int(given)
     if isinstance(given, bool) or not isinstance(given, Integral):
         raise DataError(f"{name} is {given!r}, which is no moment", _REMEDY)
     if abs(int(given)) >= _LATEST:

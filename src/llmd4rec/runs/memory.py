@@ -146,7 +146,7 @@ def forget_memory(run: Run) -> None:
     It is counted anew in the next `train`.
     """
     run.record.memory = None
-    for name in (MEMORY, with_memory("*"), *BASELINES):
+    for name in (MEMORY, with_memory("*"), *BASELINES, "rolling"):
         for evaluation in (run.folder / "evaluation").glob(f"{name}-*"):
             remove(evaluation)
 

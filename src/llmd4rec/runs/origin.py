@@ -15,6 +15,7 @@ how         update: its settings
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.stage_ids import SERVED
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.io.files import read_json
 from llmd4rec.runs.memory import label_of
 
 if TYPE_CHECKING:
@@ -74,18 +76,23 @@ def _figures(run: Run) -> dict[str, float]:
         return {}
 
 
+class OtherOriginError(RunError):
+    """A folder holds a run that came from something else."""
+
+
 def require_same_origin(folder: Path, found: dict[str, Any] | None, wanted: dict[str, Any] | None) -> None:
     """Refuses a folder that holds a run of another origin.
 
     Raises:
-        RunError: it does.
+        OtherOriginError: it does.
     """
-    told = ("kind", "trained", "data", "kept", "how")
-    if [(found or {}).get(name) for name in told] != [(wanted or {}).get(name) for name in told]:
+    told = ("kind", "trained", "served", "data", "kept", "how", "stages")
+    one, other = (json.dumps([(each or {}).get(name) for name in told], sort_keys=True) for each in (found, wanted))
+    if one != other:
         what = "a run of its own" if found is None else f"the {found['kind']} of {found['run']}"
         if found is not None and wanted is not None and found["kind"] == wanted["kind"]:
             what += ", with other weights, data or options"
-        raise RunError(f"{folder} holds {what}", "Choose another folder.")
+        raise OtherOriginError(f"{folder} holds {what}", "Choose another folder.")
 
 
 def nothing_held_out(run: Run, data: Dataset) -> None:
@@ -98,9 +105,21 @@ def nothing_held_out(run: Run, data: Dataset) -> None:
     if origin is not None and (data.is_known_as(origin["data"]) or data.is_known_as(run.record.data)):
         raise RunError(
             f"{run.folder} was trained on every row of {data.path or 'this data set'}, so that nothing is held out",
-            f"Evaluate the run that it came from ({origin['run']}), or this one on a newer log: --data NEWER "
-            "--other-data.",
+            f"Evaluate {first_run(origin)}, which it came from, or this one on a newer log: --data NEWER --other-data.",
         )
+
+
+def first_run(origin: dict[str, Any]) -> str:
+    """The run at the beginning of refits and updates, as far as their folders are still there."""
+    while True:
+        folder = str(origin["run"])
+        try:
+            before = read_json(Path(folder) / "run.json").get("origin")
+        except (LLMD4RecError, OSError, ValueError, AttributeError):
+            return folder
+        if not isinstance(before, dict) or "run" not in before:
+            return folder
+        origin = before
 
 
 def trained_on(data: Dataset, catalogue: pl.DataFrame) -> Dataset:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.errors import RunError
+from llmd4rec.errors import DataError, RunError
 from llmd4rec.io.files import atomic_file
 from llmd4rec.log import logger
 from llmd4rec.runs.opening import carried_out, check_data
@@ -61,6 +61,11 @@ def refit(
             "Leave out --keep-teachers: they are then trained anew.",
         )
     check_data(run.settings, whole, validates=False)
+    if given.event_times is None and any(each.get("half_life_days") is not None for each in stages.values()):
+        raise DataError(
+            f"{given.path or 'the data set'} has no times, and {run.folder} was trained with a half-life",
+            "Prepare it from a log with timestamps, or train a new run on it.",
+        )
 
     def take_over(new: Run) -> None:
         for stage in kept:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.data.ingest.times import as_text
-from llmd4rec.distillation.stage_ids import SERVED
-from llmd4rec.errors import ConfigError
+from llmd4rec.distillation.stage_ids import MEMORY, SERVED, without_memory
+from llmd4rec.errors import ConfigError, RunError
 from llmd4rec.evaluation.rolling import ModelFor, rolling
 from llmd4rec.evaluation.rolling_evaluation import RollingEvaluation
 from llmd4rec.evaluation.slices import span
 from llmd4rec.evaluation.windows import Rolling, Window, cut_of
+from llmd4rec.io.files import remove
 from llmd4rec.log import logger
 from llmd4rec.runs.memory import memory_texts
+from llmd4rec.runs.origin import OtherOriginError, first_run
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.update import new_rows, update
@@ -39,9 +41,20 @@ def score_rolling(
 
     Raises:
         RunError: the data is not the run's, or there is no such stage.
+        RunError: the run is a refit or an update, which hold nothing out.
         DataError: the split is not temporal.
-        ConfigError: there is no such mode.
+        ConfigError: there is no such mode, or the stage is no model.
     """
+    if run.record.origin is not None:
+        raise RunError(
+            f"{run.folder} was trained on every row, so that no window is held out",
+            f"Evaluate {first_run(run.record.origin)}, which it came from, with --modes frozen,updated,refitted.",
+        )
+    if without_memory(stage)[1] or stage == MEMORY:
+        raise ConfigError(
+            f"{stage} is no model: a rolling evaluation has the memory, and each model beside it, in any case",
+            "Leave out --stage, or name a model.",
+        )
     run.require(data)
     cut_of(data)  # or nothing is known to lie behind what the run was trained on
     stage_id = run.resolve(stage)
@@ -105,10 +118,12 @@ class _Updated:
     def __call__(self, window: Window) -> Scorer:
         """The updated model; the one of before where nothing has happened since."""
         until = self._data.until(window.start)
-        if new_rows(self._run, until).any():
+        before = self._run
+        if new_rows(before, until).any():
             logger.info(f"updating for window {window.number}")
+            folder = trained_before(self._first, "updated", window)
             # The memory beside it is counted for each window by the evaluation itself.
-            self._run = update(self._run, until, trained_before(self._first, "updated", window), memory=False)
+            self._run = _of_this_run(folder, lambda: update(before, until, folder, memory=False))
         return self._run.model_scorer()
 
 
@@ -116,9 +131,20 @@ def _refitted(run: Run, data: Dataset, stage_id: str) -> ModelFor:
     def model_for(window: Window) -> Scorer:
         logger.info(f"refitting for window {window.number}")
         folder = trained_before(run, "refitted", window)
-        return refit(run, data.until(window.start), folder).model_scorer(stage_id)
+        made = _of_this_run(folder, lambda: refit(run, data.until(window.start), folder))
+        return made.model_scorer(stage_id)
 
     return model_for
+
+
+def _of_this_run(folder: Path, train: Callable[[], Run]) -> Run:
+    """What is trained in a folder; what the folder holds of the run as it was before is trained anew."""
+    try:
+        return train()
+    except OtherOriginError:
+        logger.info(f"{folder} is of the run as it was before it was trained again, and is trained anew")
+        remove(folder)
+        return train()
 
 
 def _always(scorer: Scorer) -> ModelFor:

@@ -132,25 +132,51 @@ def update(
 def new_rows(run: Run, data: Dataset) -> NDArray[np.bool_]:
     """Which rows the run was not trained on, [N].
 
-    Those behind its last training interaction, and those that a user has more than the run's own data have in their
-    training part: what was held out while it was trained, and, in logs without times, all that came since.
+    Those behind its last training interaction, and those that are not among the rows that it was trained on: what was
+    held out then, what came in late, and the rest of the moment at which its log ended. In logs without times, the rows
+    that a user has more than then. Where the data of a refit or an update are no longer there, only what is later.
     """
     everything = run.record.origin is not None  # refits and updates hold nothing out
     later = _behind(data, run.record.trained_until)
-    if later is not None and everything:
-        return later
-    before = _own_data(run, needed=later is None)
+    before = _own_data(run, needed=later is None, said=not everything)
     if before is None:
         assert later is not None
         return later
     if later is None:  # a run of before it was written down, or one without times
         later = _behind(data, last_training_time(before))
     ends = before.offsets[1:] if everything else before.train_end
+    if later is not None and before.event_times is not None:
+        return later | ~_among(data, before, ends)
     trained = dict(zip(before.user_ids.to_list(), (ends - before.offsets[:-1]).tolist(), strict=True))
     known = np.array([trained.get(user, 0) for user in data.user_ids.to_list()], dtype=np.int64)
     place = np.arange(data.num_interactions) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
     more: NDArray[np.bool_] = place >= np.repeat(known, np.diff(data.offsets))
     return more if later is None else later | more
+
+
+def _among(data: Dataset, before: Dataset, ends: Int64Array) -> NDArray[np.bool_]:
+    """Which rows have the user, the item and the time of a row of other data, up to an end in each history; [N]."""
+    frames = []
+    users = {user: number for number, user in enumerate(before.user_ids.to_list())}
+    items = {item: number for number, item in enumerate(before.item_ids)}
+    for each in (data, before):
+        user_U = np.array([users.get(user, -1) for user in each.user_ids.to_list()], dtype=np.int64)
+        item_I = np.array([items.get(item, -1) for item in each.item_ids], dtype=np.int64)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "user": np.repeat(user_U, np.diff(each.offsets)),
+                    "item": item_I[np.asarray(each.items)],
+                    "time": np.asarray(each.event_times),
+                }
+            )
+        )
+    trained = np.arange(before.num_interactions) < np.repeat(ends, np.diff(before.offsets))
+    known = frames[1].filter(pl.Series(trained)).unique()
+    found = frames[0].with_row_index().join(known, on=["user", "item", "time"], how="semi")["index"]
+    among = np.zeros(data.num_interactions, dtype=np.bool_)
+    among[found.to_numpy()] = True
+    return among
 
 
 def _behind(data: Dataset, moment: int | None) -> NDArray[np.bool_] | None:
@@ -159,17 +185,18 @@ def _behind(data: Dataset, moment: int | None) -> NDArray[np.bool_] | None:
     return None if times is None or moment is None else np.asarray(times > moment)
 
 
-def _own_data(run: Run, *, needed: bool) -> Dataset | None:
-    """What the run was trained on; None, which is said, where it is no longer there and times tell enough."""
+def _own_data(run: Run, *, needed: bool, said: bool) -> Dataset | None:
+    """What the run was trained on; None where it is no longer there and times tell enough, which may be said."""
     try:
         return run.load_data()
     except (DataError, RunError):
         if needed:
             raise
-        logger.warning(
-            f"the data that {run.folder} was trained on are not there: rows that it held out, and that are older "
-            "than its last training interaction, count as old"
-        )
+        if said:
+            logger.warning(
+                f"the data that {run.folder} was trained on are not there: rows that it held out, and that are older "
+                "than its last training interaction, count as old"
+            )
         return None
 
 
