@@ -67,9 +67,7 @@ class _Commands(TyperGroup):
                     128 + number,
                     label="",
                 )
-            _fail(
-                "stopped.\n  Run the same command again; a training goes on from its checkpoint.", 128 + number, ""
-            )
+            _fail("stopped.\n  Run the same command again; a training goes on from its checkpoint.", 128 + number, "")
         except BrokenPipeError:
             # The reader of a pipe (head, less) has gone; a second message at exit would only confuse.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
