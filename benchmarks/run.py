@@ -42,7 +42,7 @@ STAGES = {
     "serve_http": 110,
 }
 #: Measured apart, because they train (`make bench-long`, `probe.py FOLDERS`); on the page where they were.
-LONG = ("probe", "time_to_accuracy", "large_catalogue_accuracy")
+LONG = ("probe", "time_to_accuracy", "time_to_accuracy_same_network", "large_catalogue_accuracy")
 
 
 def main() -> None:
