@@ -136,6 +136,12 @@ def test_the_cut_is_that_of_the_split() -> None:
     assert (data.times[data.test - 1] < cut).all()
 
 
+def test_one_moment_cannot_be_divided() -> None:
+    data = make_dataset([[0, 1, 2, 3, 4]] * 3, 5, [[7 * DAY] * 5] * 3)
+    with pytest.raises(DataError, match="have the same time"):
+        windows_of(data, Rolling(cut=7 * DAY))
+
+
 def test_other_splits_have_no_cut() -> None:
     with pytest.raises(DataError, match=r"(?s)no moment behind which.*--split temporal.*--cut-fraction"):
         cut_of(shop())

@@ -135,6 +135,8 @@ def test_the_report_has_the_figures_of_the_run_that_it_came_from(tmp_path: Path)
     result = CliRunner().invoke(app, ["report", str(tmp_path / "refit")])
     assert result.exit_code == 0, result.output
     page = (tmp_path / "refit" / "report.html").read_text()
+    assert "nothing is held out to evaluate it on" in page
+    assert "not been evaluated yet" not in page
     assert "test ndcg@10 of run" in page
     assert f"{figures['ndcg@10']:.4f}" in page
     assert "llmd4rec refit run --data data --out refit" in page

@@ -28,7 +28,7 @@ Targets = Annotated[
         help="What is to be found of each user: the next item, the next K, or everything held out of the split.",
     ),
 ]
-Windows = Annotated[int, typer.Option(min=1, help="With --rolling: how many windows.")]
+Windows = Annotated[int, typer.Option(min=1, max=1000, help="With --rolling: how many windows.")]
 Every = Annotated[str, typer.Option(metavar="SPAN", help="With --rolling: length of a window, such as 7d or 6h.")]
 ChooseOn = Annotated[
     int,

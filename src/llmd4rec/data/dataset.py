@@ -155,7 +155,7 @@ class Dataset(PreparedData):
             raise DataError(
                 f"{len(unknown):,} items with interactions are not in the other catalogue, "
                 f"for example {self.item_ids[unknown[0]]!r}",
-                "Leave their interactions out of the log, or train on a data set that has these items.",
+                "Bring the run up to date with this log (`llmd4rec update`), or leave their interactions out of it.",
             )
         return replace(self, catalogue=catalogue, items=items, path=None)
 

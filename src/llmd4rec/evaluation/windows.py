@@ -181,6 +181,11 @@ def windows_of(data: Dataset, rolling: Rolling) -> list[WindowTargets]:
 
     found = []
     last_moment = int(times.max())
+    if int(times.min()) == last_moment:
+        raise DataError(
+            f"all interactions of {data.path or 'the data set'} have the same time, so that no moment divides them",
+            "Prepare it with the column that holds the times of the events.",
+        )
     first = first_since(cut)
     for number in range(rolling.windows):
         window = Window(number, cut + number * rolling.every, cut + (number + 1) * rolling.every)

@@ -52,6 +52,8 @@ def finding(content: ReportContent) -> str:
     for row in sorted(content.rows, key=lambda row: not row.served):
         if lead in row.metrics:
             return f"{capital(row.network)} ({row.stage}) reaches {info.label} {info.shown(row.metrics[lead])}."
+    if content.facts.get("held out") == "nothing":
+        return "Every row was trained on, so that nothing is held out to evaluate it on."
     return "This run has not been evaluated yet."
 
 

@@ -53,6 +53,8 @@ def refit(
         stage: {name: values[name] for name in CHOSEN if name in values} for stage, values in run.record.stages.items()
     }
     kept = [stage.id for stage in run.plan if keep_teachers and stage.role != "model" and stage.id in stages]
+    if keep_teachers and not kept:
+        logger.warning(f"{run.folder} has no teachers that could be kept")
     origin = origin_of(run, "refit", given, stages=stages, kept=kept)
     whole = given.whole()
     if kept and whole.item_ids != run.catalogue()["item_id"].to_list():
