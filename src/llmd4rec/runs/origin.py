@@ -111,15 +111,17 @@ def nothing_held_out(run: Run, data: Dataset) -> None:
 
 def first_run(origin: dict[str, Any]) -> str:
     """The run at the beginning of refits and updates, as far as their folders are still there."""
-    while True:
-        folder = str(origin["run"])
+    folder, passed = str(origin["run"]), set[str]()
+    while folder not in passed:  # a folder may have been overwritten by what came from it
+        passed.add(folder)
         try:
             before = read_json(Path(folder) / "run.json").get("origin")
         except (LLMD4RecError, OSError, ValueError, AttributeError):
-            return folder
+            break
         if not isinstance(before, dict) or "run" not in before:
-            return folder
-        origin = before
+            break
+        folder = str(before["run"])
+    return folder
 
 
 def trained_on(data: Dataset, catalogue: pl.DataFrame) -> Dataset:
