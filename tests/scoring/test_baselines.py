@@ -113,7 +113,9 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
 
 
 def test_the_command_evaluates_windows_of_time(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["baselines", str(prepared(tmp_path)), "--rolling", "--windows", "4", "--json"])
+    result = CliRunner().invoke(
+        app, ["baselines", str(prepared(tmp_path)), "--rolling", "--windows", "4", "--choose-on", "1", "--json"]
+    )
     assert result.exit_code == 0, result.output
     assert {"memory", "transitions", "recency"} <= set(json.loads(result.stdout)["scorers"])
 
