@@ -178,6 +178,19 @@ def test_what_cannot_be_counted_is_said() -> None:
         Memory(weights={"recncy": 1.0})
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_event_decades_after_the_log_counts_alone() -> None:
+    memory = counted_memory(Memory(content=None), random_log(4), None)
+    recency = memory.recency
+    assert recency is not None
+    later = 30 * 365 * DAY
+    memory.observe([1], 2, later)
+    scores = recency.prepare([[1]], [None], [later + 1]).scores()[0]
+    assert scores.argmax() == 2
+    assert np.isfinite(scores).all()
+    assert np.delete(scores, 2).max() == 0
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_entries_are_added_where_they_belong_in_any_layout(order: Any) -> None:
     rows = SparseRows(np.array([0, 2, 3]), np.array([1, 4, 0], np.int32), np.array([[1.0], [2.0], [4.0]], np.float32))

@@ -183,7 +183,8 @@ class Events:
     def _left(self, then: int | Int64Array, now: int) -> Counts:
         """What is left at `now` of an interaction at `then`."""
         age = np.asarray(now - then, dtype=np.float64)
-        return np.ones_like(age) if self._half_life is None else np.exp2(-age / self._half_life)
+        # An event long after the log ended is more than a number holds of what was counted then.
+        return np.ones_like(age) if self._half_life is None else np.exp2(np.minimum(-age / self._half_life, 1000))
 
 
 class RecencyScorer(RowScorer):
