@@ -124,7 +124,7 @@ class RollingEvaluation:
         """
         pairs: list[tuple[str, str]] = []
         models = [name for name, kind in self.kinds.items() if kind == "model"]
-        beside = {sum_of: both for both, weights in self.weights.items() for sum_of in models if sum_of in weights}
+        beside = {name: both for both, weights in self.weights.items() for name in models if name in weights}
         for name in models:
             pairs += [("memory", name)] if "memory" in self.kinds else []
             pairs += [("memory", beside[name]), (name, beside[name])] if name in beside else []
