@@ -428,7 +428,7 @@ def wait_for(path: Path, lines: int) -> None:
 
 
 def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data: Dataset, tmp_path: Path) -> None:
-    """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log, and silence where there is no terminal."""
+    """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log; what was chosen is said without a terminal too."""
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
     arguments = ["train", str(config), "-d", str(chain_data.path), "-r", str(tmp_path / "parts"), "--json"]
@@ -449,7 +449,9 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data:
     assert finished.returncode == 0
     *printed, last = err.splitlines()
     assert last == "LOADED"  # no language model without rounds
-    assert all(" left" in line for line in printed)  # on a machine so busy that it takes a minute
+    said = [line for line in printed if " left" not in line]  # on a machine so busy that it takes a minute
+    assert said[0] == "undistilled"
+    assert re.fullmatch(r"  validation NDCG@10 [01]\.\d{4} in epoch \d+, \d+ s", said[1])
     assert [stage["stage"] for stage in json.loads(out)["stages"] if stage["role"] == "model"] == ["undistilled"]
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     best = Path("checkpoints", "undistilled", "best.safetensors")

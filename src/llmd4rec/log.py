@@ -4,7 +4,8 @@ Everything goes through the logger `llmd4rec`, so Python's own means hold: `getL
 silences it, and `llmd4rec.progress` beneath it has the lines on progress alone. A program that has configured logging
 (`logging.basicConfig(...)`) gets all messages in its own handlers. Where there are none, in a notebook or a script,
 they appear on standard error without any configuring: warnings always, the rest on a terminal or in a notebook. The
-command line cuts the logger off from the root, whose handlers other libraries may set.
+command line cuts the logger off from the root, whose handlers other libraries may set, and says everything wherever it
+runs: in the log of a nightly job people look for what was guessed and chosen.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class _DefaultHandler(logging.Handler):
         if logger.propagate and logging.getLogger().handlers:
             return
         important = record.levelno >= logging.WARNING
-        if not (important or record.name != logger.name or sys.stderr.isatty() or console.is_jupyter):
+        command_line = not logger.propagate
+        watched = sys.stderr.isatty() or console.is_jupyter
+        if not (important or record.name != logger.name or command_line or watched):
             return
         label = f"{record.levelname.lower()}: " if important else ""
         with contextlib.suppress(OSError):  # a full disk or a closed pipe: a message less, but the work goes on

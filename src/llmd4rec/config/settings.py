@@ -295,7 +295,7 @@ def _explain(
     """One line for each wrong setting that is not an `old` one; of several kinds, all that it failed to be."""
     reasons: dict[str, list[str]] = {}
     for problem in problems:
-        path, known = _locate(kind, values, problem["loc"])
+        path, known, nullable = _locate(kind, values, problem["loc"])
         key, given = ".".join(path), problem["input"]
         if problem["type"] == "too_short" and problem["ctx"]["actual_length"] < len(given):
             continue  # some members are wrong and left out, which is said of each
@@ -307,15 +307,17 @@ def _explain(
             reasons[f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])] = []
         else:
             message = problem["msg"][0].lower() + problem["msg"][1:]
-            reasons.setdefault(f"{key} = {_SHORT.repr(given)}: ", []).append(message)
+            said = reasons.setdefault(f"{key} = {_SHORT.repr(given)}: ", [])
+            said[:] = [*(each for each in said if each != "null"), message, *(["null"] if nullable else [])]
     return [start + ", or ".join(dict.fromkeys(messages)) for start, messages in reasons.items()]
 
 
-def _locate(kind: type[BaseModel], values: Any, location: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The names on the way to a setting, without pydantic's names for the types of a union, and the settings known
-    beside it."""
+def _locate(kind: type[BaseModel], values: Any, location: Sequence[str | int]) -> tuple[list[str], list[str], bool]:
+    """The names on the way to a setting, without pydantic's names for the types of a union; the settings known beside
+    it; whether it may be null."""
     path: list[str] = []
     group: Any = kind
+    nullable = False
     for part in location:
         if isinstance(group, OpenType) and not isinstance(part, int):
             group = group.class_of(values)
@@ -328,17 +330,23 @@ def _locate(kind: type[BaseModel], values: Any, location: Sequence[str | int]) -
         else:  # an object that was given whole
             values = getattr(values, str(part), None)
         if isinstance(part, int):  # one of a list of groups
+            nullable = False
             continue
+        nullable = part in known and type(None) in get_args(_annotation(known[part]))
         if part not in known or (group := _group_of(known[part])) is None:
-            return path, list(known)
-    return path, []
+            return path, list(known), nullable
+    return path, [], nullable
+
+
+def _annotation(field: FieldInfo | Any) -> Any:
+    return field.annotation if isinstance(field, FieldInfo) else field
 
 
 def _group_of(field: FieldInfo | Any) -> Any:
     """The open type, settings model or dataclass in a field or an annotation, if there is one."""
     if (found := open_type_in(field)) is not None:
         return found
-    annotation = field.annotation if isinstance(field, FieldInfo) else field
+    annotation = _annotation(field)
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return annotation
     return next((found for each in get_args(annotation) if (found := _group_of(each)) is not None), None)

@@ -277,7 +277,7 @@ class Run:
                 self._said_undistilled, label = True, self.settings.evaluation.selection.label
                 logger.warning(
                     f"the undistilled model is taken (validation {label} {value[UNDISTILLED]:.4f}), not "
-                    f"the distilled one ({value[best]:.4f}); --stage decides otherwise"
+                    f"the distilled one ({value[best]:.4f}); evaluate, recommend and export take another with --stage"
                 )
             return UNDISTILLED
         if name in done:
