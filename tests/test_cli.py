@@ -428,7 +428,7 @@ def wait_for(path: Path, lines: int) -> None:
 
 
 def test_a_stopped_command_goes_on_to_the_same_numbers(config: Path, chain_data: Dataset, tmp_path: Path) -> None:
-    """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log; what was chosen is said without a terminal too."""
+    """SIGKILL, Ctrl-C, SIGTERM, then to the end: same weights, same log; choices are said without a terminal."""
     whole = llmd4rec("train", config, "-d", chain_data.path, "-r", tmp_path / "whole", "--no-evaluate")
     assert whole.exit_code == 0, whole.output
     arguments = ["train", str(config), "-d", str(chain_data.path), "-r", str(tmp_path / "parts"), "--json"]

@@ -27,6 +27,8 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache
 from llmd4rec.errors import LLMD4RecError, RunError
 from llmd4rec.evaluation.evaluation import Evaluation
+from llmd4rec.export.write import export_run
+from llmd4rec.inference.recommender import Recommender
 from llmd4rec.runs.opening import note_environment
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
@@ -269,3 +271,21 @@ def test_the_source_reads_nothing_that_could_be_code() -> None:
         lines = [line for line in path.read_text().splitlines() if not re.search(r'^\s*(#|"""|[A-Z`].*[.:]$)', line)]
         found = [line for line in lines if forbidden.search(line) and "No pickle" not in line]
         assert not found, (path, found)
+
+
+# ---- where it is ------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_folders_may_be_called_anything(chain_run: Path, chain_data: Dataset, tmp_path: Path) -> None:
+    """Brackets and stars are patterns to the library that reads tables, where it is not told otherwise."""
+    odd = tmp_path / "spring [7] *?"
+    chain_data.save(odd / "data")
+    run = Run.open(shutil.copytree(chain_run, odd / "run"))
+    data = Dataset.load(odd / "data")
+    score(run, data, "undistilled")
+    found = run.folder / "evaluation" / "undistilled-test"
+    assert Evaluation.load(found).per_user.height == 30
+    export_run(run, data, odd / "export")
+    here, exported = (
+        each.recommend(data.item_ids[:3], k=3) for each in (run.recommender(), Recommender.load(odd / "export"))
+    )
+    assert [item.item_id for item in exported.items] == [item.item_id for item in here.items]

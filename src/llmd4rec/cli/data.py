@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,5 @@ def get(
         f"{folder}: {counts['interactions']:,} interactions of {counts['users']:,} users with "
         f"{counts['items']:,} items, from {counts['origin']}"
     )
-    print(
-        f"next: llmd4rec prepare --interactions {folder / 'interactions.parquet'} "
-        f"--items {folder / 'items.parquet'} --out data/{name}"
-    )
+    log, items = (shlex.quote(str(folder / f"{table}.parquet")) for table in ("interactions", "items"))
+    print(f"next: llmd4rec prepare --interactions {log} --items {items} --out data/{name}")

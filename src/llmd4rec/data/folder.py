@@ -113,8 +113,8 @@ def open_folder(path: Path) -> tuple[PreparedData, str | None]:
             raise DataError(f"{path} is damaged: {problem}", "Run `llmd4rec prepare` again.")
         arrays = {name: _open_array(path, name) for name in _TYPES if name != "times"}
         times = _open_array(path, "times") if (path / "times.npy").exists() else None
-        users = pl.read_parquet(path / "users.parquet")["user_id"]
-        catalogue = pl.read_parquet(path / "catalogue.parquet")
+        users = pl.read_parquet(path / "users.parquet", glob=False)["user_id"]
+        catalogue = pl.read_parquet(path / "catalogue.parquet", glob=False)
         report = read_json(path / "report.json")
     except (*UNREADABLE, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}", "Run `llmd4rec prepare` again.") from error

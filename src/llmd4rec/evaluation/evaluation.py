@@ -169,7 +169,7 @@ class Evaluation:
                 "Run `llmd4rec evaluate` again.",
             )
         try:
-            per_user = pl.read_parquet(folder / PER_USER)
+            per_user = pl.read_parquet(folder / PER_USER, glob=False)
             top = np.load(folder / TOP, allow_pickle=False)
             head["metric_info"] = {name: MetricInfo(**each) for name, each in head["metric_info"].items()}
             evaluation = cls(per_user=per_user, top=top, **head)

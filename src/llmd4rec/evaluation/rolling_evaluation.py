@@ -268,7 +268,7 @@ class RollingEvaluation:
                 {name: each["kind"] for name, each in head["scorers"].items()},
                 {name: each["weights"] for name, each in head["scorers"].items() if each["weights"]},
                 {name: MetricInfo(**each) for name, each in head["metric_info"].items()},
-                pl.read_parquet(folder / PER_TARGET).rechunk(),
+                pl.read_parquet(folder / PER_TARGET, glob=False).rechunk(),
                 tuple(head["notes"]),
             )
         except (*UNREADABLE, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:

@@ -148,8 +148,9 @@ def _read_catalogue(path: Path, items: int, fields: Mapping[str, str]) -> pl.Dat
     """The columns that are needed. Few bytes of Parquet may stand for any number of rows, and of letters."""
     logger.debug("reading %s", path)
     try:
-        schema = pl.read_parquet_schema(path)
-        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()  # told without reading them
+        lazy = pl.scan_parquet(path, glob=False)
+        schema = lazy.collect_schema()
+        rows = lazy.select(pl.len()).collect().item()  # told without reading them
         if rows != items:
             raise RunError(f"{path} has {rows:,} items, {HEAD} names {items:,}", AGAIN)
         if "item_id" not in schema:

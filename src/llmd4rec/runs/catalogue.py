@@ -31,7 +31,7 @@ def read_catalogue(folder: Path) -> pl.DataFrame:
         RunError: the file is missing or damaged.
     """
     try:
-        return pl.read_parquet(folder / FILE)
+        return pl.read_parquet(folder / FILE, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunError(f"{folder / FILE} is missing or damaged: {error}", _REMEDY) from error
 

@@ -90,10 +90,10 @@ def _write(wanted: Source, origin: Origin, files: Files, label: str, out: Path, 
 
 
 def _counts(folder: Path) -> dict[str, int]:
-    log = pl.scan_parquet(folder / "interactions.parquet")
+    log = pl.scan_parquet(folder / "interactions.parquet", glob=False)
     counted = log.select(interactions=pl.len(), users=pl.col("user_id").n_unique(), rated=pl.col("item_id").n_unique())
     interactions, users, items = counted.collect(engine="streaming").row(0)
-    rows = pl.scan_parquet(folder / "items.parquet").select(pl.len()).collect().item()
+    rows = pl.scan_parquet(folder / "items.parquet", glob=False).select(pl.len()).collect().item()
     return {"interactions": interactions, "users": users, "items": items, "catalogue_rows": rows}
 
 

@@ -101,7 +101,7 @@ def read_2018(category: str, files: Files) -> Tables:
 def read_2023(category: str, files: Files) -> Tables:
     """The 5-core ratings (CSV), or full reviews (JSON lines) from a folder; times are in milliseconds."""
     try:
-        log = pl.scan_csv(files.text(f"{category}.csv.gz", f"{category}.csv"), infer_schema=False)
+        log = pl.scan_csv(files.text(f"{category}.csv.gz", f"{category}.csv"), glob=False, infer_schema=False)
     except MissingFileError:
         fields = ("user_id", "parent_asin", "rating", "timestamp")
         log = scan_json(files.text(f"{category}.jsonl.gz", f"{category}.jsonl"), fields)

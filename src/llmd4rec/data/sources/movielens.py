@@ -47,7 +47,7 @@ def _interactions(lazy: pl.LazyFrame) -> pl.LazyFrame:
 def _lines(path: Path, separator: str, names: tuple[str, ...]) -> pl.LazyFrame:
     """Text without header and quoting, split at a separator of any length."""
     line = pl.scan_csv(
-        path, has_header=False, new_columns=["line"], separator="\x01", quote_char=None, infer_schema=False
+        path, glob=False, has_header=False, new_columns=["line"], separator="\x01", quote_char=None, infer_schema=False
     ).drop_nulls()
     parts = pl.col("line").str.split(separator)
     return line.select(parts.list.get(at, null_on_oob=True).alias(name) for at, name in enumerate(names))
@@ -73,7 +73,7 @@ def read_100k_recbole(files: Files) -> Tables:
 
 
 def _table(path: Path) -> pl.LazyFrame:
-    lazy = pl.scan_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    lazy = pl.scan_csv(path, glob=False, separator="\t", quote_char=None, infer_schema=False)
     return lazy.rename(lambda name: name.split(":")[0])
 
 
@@ -86,8 +86,12 @@ def read_1m(files: Files) -> Tables:
 
 def read_20m(files: Files) -> Tables:
     """`ratings.csv` and `movies.csv`."""
-    log = pl.scan_csv(files.text("ratings.csv"), infer_schema=False).rename({"userId": "user_id", "movieId": "item_id"})
-    items = pl.scan_csv(files.text("movies.csv"), infer_schema=False).rename({"movieId": "item_id", "title": "full"})
+    log = pl.scan_csv(files.text("ratings.csv"), glob=False, infer_schema=False).rename(
+        {"userId": "user_id", "movieId": "item_id"}
+    )
+    items = pl.scan_csv(files.text("movies.csv"), glob=False, infer_schema=False).rename(
+        {"movieId": "item_id", "title": "full"}
+    )
     return Tables(_interactions(log), items.select("item_id", *_titled(pl.col("full")), _bars()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ def read_records(
 
 def scan_json(path: Path, fields: tuple[str, ...]) -> pl.LazyFrame:
     """Plain fields of JSON lines as strings; fields that a record lacks are null."""
-    return pl.scan_ndjson(path, schema={name: pl.String for name in fields})
+    return pl.scan_ndjson(glob.escape(str(path)), schema={name: pl.String for name in fields})
 
 
 def text(value: Any) -> str | None:
