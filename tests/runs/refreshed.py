@@ -55,16 +55,18 @@ def trained(data: Dataset, folder: Path, **changes: Any) -> Run:
 class StopsOnce(Logger):
     """Ends this process's training with SIGTERM behind its first epoch, as a scheduler would; the next one goes on."""
 
-    armed: ClassVar[bool] = False
+    #: Behind how many first epochs; 0: not at all.
+    armed: ClassVar[int] = 0
 
     def write(self, trainer: Trainer, record: dict[str, Any]) -> None:
         if record["epoch"] == 1 and StopsOnce.armed:
-            StopsOnce.armed = False
-            os.kill(os.getpid(), signal.SIGTERM)
+            StopsOnce.armed -= 1
+            if not StopsOnce.armed:
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
-def stopping(run: Run) -> Run:
-    """The run with a logger that stops what is trained from it once."""
+def stopping(run: Run, after: int = 1) -> Run:
+    """The run with a logger that stops what is trained from it once, in the training of that number."""
     run.settings = run.settings.model_copy(update={"loggers": (StopsOnce(),)})
-    StopsOnce.armed = True
+    StopsOnce.armed = after
     return run

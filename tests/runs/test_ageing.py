@@ -82,7 +82,7 @@ def test_where_little_is_new_the_half_life_is_longer() -> None:
 def test_a_model_learns_what_is_so_now(tmp_path: Path) -> None:
     data = data_of(changing(), path=tmp_path / "data")
     training = {**SETTINGS["training"]["model"], "epochs": 20, "patience": 20, "batch": 256}
-    newer = trained(data, tmp_path / "newer", training={"model": training, "half_life_days": 60})
+    newer = trained(data, tmp_path / "newer", training={"model": training, "half_life_days": 60, "newest_days": None})
     alike = trained(data, tmp_path / "alike", training={"model": training, "half_life_days": None})
     assert newer.record.stages["undistilled"]["half_life_days"] == 60
     assert "half_life_days" not in alike.record.stages["undistilled"]
@@ -97,10 +97,11 @@ def test_a_refit_keeps_the_half_life_that_was_chosen(tmp_path: Path) -> None:
     assert made.record.stages["undistilled"]["half_life_days"] == HALF_LIFE_DAYS
     log = pl.DataFrame(changing(), schema=["user_id", "item_id", "timestamp"], orient="row")
     timeless = Dataset.from_frames(log.drop("timestamp"), data.catalogue)
-    with pytest.raises(DataError, match="trained with a half-life"):
+    with pytest.raises(DataError, match="trained by age"):
         refit(run, timeless, tmp_path / "timeless")
     assert not (tmp_path / "timeless").exists()
-    run.record.stages["undistilled"].pop("half_life_days")  # as of a log that does not change
+    for name in ("half_life_days", "newest_days"):  # as of a log that does not change
+        run.record.stages["undistilled"].pop(name)
     run.save()
     made = refit(Run.open(tmp_path / "run"), None, tmp_path / "again")
     assert "half_life_days" not in made.record.stages["undistilled"]

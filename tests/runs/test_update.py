@@ -21,11 +21,12 @@ from llmd4rec.features.attributes import item_attributes
 from llmd4rec.features.item_features import ItemFeatures
 from llmd4rec.models.embedding import ItemEmbedding
 from llmd4rec.runs.memory import memory_of
+from llmd4rec.runs.newest import preferences
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import score
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.unmerged import FILE, attribute_keys, load_unmerged, save_unmerged
-from llmd4rec.runs.update import Update, new_rows, preferences, update
+from llmd4rec.runs.update import Update, new_rows, update
 from llmd4rec.training.runtime import Interrupted
 
 SHORT = Update(epochs=2, learning_rate=0.01)
@@ -166,7 +167,7 @@ def test_stopped_within_the_training_it_goes_on_to_the_same_weights(folder: Path
     run = stopping(opened(folder))
     with pytest.raises(Interrupted):
         update(run, data, tmp_path / "part", how=how)
-    assert (tmp_path / "part" / "checkpoints" / "undistilled" / "training" / "last.safetensors").exists()
+    assert (tmp_path / "part" / "checkpoints" / "undistilled" / "training" / "step-1" / "last.safetensors").exists()
     again = update(run, data, tmp_path / "part", how=how)
     assert again.checksum_of("undistilled") == whole.checksum_of("undistilled")
 

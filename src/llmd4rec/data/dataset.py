@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import NO_TIME, Int32Array, Int64Array, PreparedData, known_times
 from llmd4rec.data.folder import open_folder, write_folder
@@ -180,6 +181,43 @@ class Dataset(PreparedData):
         Raises:
             DataError: the data set has no times.
         """
+        return self._only(self.known_at(moment), {"kind": "temporal", "until": as_text(np.int64(moment))})
+
+    def training_part(self) -> Dataset:
+        """The data set without what is held out, and what came after that; users and catalogue stay whole."""
+        inside = np.arange(self.num_interactions) < np.repeat(self.train_end, np.diff(self.offsets))
+        return self._only(inside, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
+
+    def before(self, moment: int, days: float) -> Dataset:
+        """The data set as it would have been prepared at a moment, with what came next as validation.
+
+        Every row before the moment is training. Each user's first item in the days behind it is a validation target.
+
+        Args:
+            moment: in seconds since 1970.
+            days: how long targets are taken.
+
+        Raises:
+            DataError: the data set has no times.
+        """
+        known, soon = self.known_at(moment), self.known_at(moment + round(days * 86_400))
+        known_before = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])
+        ends = self.offsets[:-1] + np.diff(known_before[self.offsets])
+        has_next = (ends < self.offsets[1:]) & (ends > self.offsets[:-1])
+        targets = ends[has_next]
+        nothing = np.empty(0, dtype=np.int64)
+        report = {**self.report, "split": {"kind": "temporal", "until": as_text(np.int64(moment))}}
+        return replace(self, train_end=ends, valid=targets[soon[targets]], test=nothing, report=report, path=None)
+
+    def known_at(self, moment: int) -> NDArray[np.bool_]:
+        """Which rows were there at a moment, [N]: those before it, in each history up to the first that is not.
+
+        Args:
+            moment: in seconds since 1970.
+
+        Raises:
+            DataError: the data set has no times.
+        """
         times = self.event_times
         if times is None:
             raise DataError(
@@ -189,18 +227,21 @@ class Dataset(PreparedData):
         later = np.flatnonzero(times >= moment)
         ends = np.array(self.offsets[1:])
         np.minimum.at(ends, self.users_of(later), later)
-        kept = np.arange(self.num_interactions) < np.repeat(ends, np.diff(self.offsets))
-        offsets = np.concatenate([[0], np.cumsum(ends - self.offsets[:-1])])
-        split = {"kind": "temporal", "until": as_text(np.int64(moment))}
+        known: NDArray[np.bool_] = np.arange(self.num_interactions) < np.repeat(ends, np.diff(self.offsets))
+        return known
+
+    def whole(self) -> Dataset:
+        """The same data set with every row in training and nothing held out, for a last training on all of it."""
+        return self._all_training(self.offsets, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
+
+    def _only(self, kept: NDArray[np.bool_], split: dict[str, Any]) -> Dataset:
+        """Some of the rows, of each history the first ones, all of them training."""
+        offsets = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[self.offsets]
         return replace(
             self._all_training(offsets, split),
             items=self.items[kept],
             times=None if self.times is None else self.times[kept],
         )
-
-    def whole(self) -> Dataset:
-        """The same data set with every row in training and nothing held out, for a last training on all of it."""
-        return self._all_training(self.offsets, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
 
     def _all_training(self, offsets: Int64Array, split: dict[str, Any]) -> Dataset:
         nothing = np.empty(0, dtype=np.int64)

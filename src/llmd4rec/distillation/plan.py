@@ -75,6 +75,7 @@ class Stage:
             filtered, and on how many users.
         negatives: which items are negatives, as the setting says.
         half_life_days: how much more often newer interactions are trained on, as the setting says.
+        newest_days: how many of the newest days are learned last, as the setting says.
         texts: how item texts become vectors, where it reads any.
         text_llm: the language model, where that encodes the texts.
         teachers: ids of the stages whose models teach it; none: it learns from the log alone.
@@ -98,6 +99,7 @@ class Stage:
     selection: tuple[Any, bool, int | None]
     negatives: Literal["auto", "known", "all"] = "auto"
     half_life_days: Literal["auto"] | float | None = "auto"
+    newest_days: Literal["auto"] | float | None = "auto"
     texts: TextSettings | None = None
     text_llm: LLM | None = None
     teachers: tuple[str, ...] = ()
@@ -328,6 +330,8 @@ class _Plan:
             selection,
             settings.training.negatives,
             settings.training.half_life_days,
+            # What a language model reads are texts, and an update of one is not known; what is drawn has no time.
+            None if role == "llm" or "rollouts_by" in more else settings.training.newest_days,
             settings.texts if network.reads_texts else None,
             settings.llm if network.reads_texts and settings.texts.encoder == "llm" else None,
             **more,

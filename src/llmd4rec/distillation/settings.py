@@ -100,6 +100,11 @@ class Trainings(BaseModel):
         "passes; null: all alike; auto: 30 or more where a moment divides the data (split: temporal) and counts say "
         "that newer interactions predict validation better, and null otherwise",
     )
+    newest_days: Literal["auto"] | Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = Field(
+        "auto",
+        description="so many of the newest days are left out of the passes, and learned last, a week at a time; null: "
+        "none; auto: 28 where passes have a half-life (half_life_days), and null otherwise",
+    )
 
 
 class EvaluationSettings(BaseModel):

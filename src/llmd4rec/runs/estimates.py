@@ -21,6 +21,7 @@ class StageEstimate:
         teachers: until its teachers are chosen and cached.
         epochs: how many it may have: few, usual, many.
         most_epochs: how many the settings allow.
+        newest: until the newest rows are learned, where they are learned last.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class StageEstimate:
     teachers: float
     epochs: tuple[int, int, int]
     most_epochs: int
+    newest: float = 0.0
 
     @property
     def epoch(self) -> float:
@@ -38,7 +40,7 @@ class StageEstimate:
 
     def seconds(self, epochs: int) -> float:
         """The whole stage with so many epochs."""
-        return self.teachers + self.validation + epochs * self.epoch
+        return self.teachers + self.validation + epochs * self.epoch + self.newest
 
     @property
     def expected(self) -> tuple[float, float, float]:
@@ -59,6 +61,7 @@ class StageEstimate:
             "steps": self.steps,
             "validation": self.validation,
             "teachers": self.teachers,
+            "newest": self.newest,
             "epoch": self.epoch,
             "epochs": {"few": self.epochs[0], "usual": self.epochs[1], "many": self.epochs[2]},
             "seconds": {"few": few, "usual": usual, "many": many, "at_most": self.at_most},

@@ -104,11 +104,12 @@ def check_data(settings: DistillationSettings, data: Dataset, *, validates: bool
         if not isinstance(stage.network, LLM):
             for feature in stage.network.event_features:
                 check_inputs(data, feature.reads, f"the event feature {EVENT_FEATURES.name_of(type(feature))}")
-    if isinstance(settings.training.half_life_days, float) and data.event_times is None:
-        raise DataError(
-            "training.half_life_days is given, and the data set has no times",
-            "Prepare it from a log with timestamps, or set training.half_life_days=null.",
-        )
+    for name in ("half_life_days", "newest_days"):
+        if isinstance(getattr(settings.training, name), float) and data.event_times is None:
+            raise DataError(
+                f"training.{name} is given, and the data set has no times",
+                f"Prepare it from a log with timestamps, or set training.{name}=null.",
+            )
     if settings.rounds:
         settings.distill.method.check(settings.training.model, data.num_items)
 

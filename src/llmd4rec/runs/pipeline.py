@@ -31,6 +31,7 @@ from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
+from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.evaluation.validation import NDCG10, validation_value
 from llmd4rec.features.item_features import ItemFeatures, item_features, written
@@ -44,6 +45,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.ageing import HALF_LIFE_DAYS, ByAge, by_age, drift
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
+from llmd4rec.runs.newest import NEWEST_DAYS, Newest, Passes, learn, newest_of
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of
@@ -126,7 +128,9 @@ class Pipeline:
         self.device = select_device(run.settings.device)
         self.backend = backend or current_backend()
         self._teachers = teachers or Teachers(run, data, self.device)
-        self._made_features: dict[str, ItemFeatures] = {}
+        self._made_features: dict[tuple[str, str], ItemFeatures] = {}
+        #: What is learned last, by the number of days.
+        self._found_newest: dict[float, Newest | None] = {}
 
     def run(self, jobs: int = 1) -> None:
         """Trains what is not done; the record says why it stopped."""
@@ -219,12 +223,14 @@ class Pipeline:
         logger.info(stage.id + (f"  taught by {' + '.join(stage.taught_by)}" if stage.teachers else ""))
         if stage.note:
             logger.info(f"  {stage.note}")
-        histories = self._histories(stage)
+        newest = self._newest(stage)
+        data = self.data if newest is None else newest.before
+        histories = self._histories(stage, data)
         cache = self._teachers.of(stage, histories)
         model = self._starting_point(stage)
-        features = self._item_features(stage, model)
+        features = self._item_features(stage, model, data)
         chosen = self._chosen.get(stage.id)
-        training, newer = self._training(stage, histories)
+        training, newer = self._training(stage, histories, data)
         if chosen and not chosen["best_epoch"]:  # the weights that it starts from were the best
             training = training.model_copy(update={"epochs": 0})
         stops = [StopAfter(chosen["best_epoch"])] if chosen else []
@@ -241,7 +247,7 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=None if chosen else self._validate,
+                validate=None if chosen else functools.partial(self._validate, data=data),
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
                 callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
@@ -249,7 +255,7 @@ class Pipeline:
                 backend=self.backend,
                 trained_before=stage.starts_from is not None,
                 objective=objective,
-                candidates=negatives_of(stage, self.data),
+                candidates=negatives_of(stage, data),
                 preference=None if newer is None else newer.preference,
             )
         except torch.OutOfMemoryError as error:
@@ -259,6 +265,10 @@ class Pipeline:
                 f"Lower training.{stage.student}.batch (now {training.batch}) or {smaller}, in a new run folder; or, "
                 f"where no finished stage depends on it, in this one after {folder / 'training'} is gone.",
             ) from error
+        if newest is not None:
+            model, features, learned = self._learn_newest(stage, model, newest)
+            value = fitted.best_value if chosen else self._validated(model)
+            fitted = replace(fitted, best_value=value, seconds=fitted.seconds + learned.seconds)
         if features:
             embedding = item_embedding_of(model)
             if stage.role == "model" and self.backend.first:  # others are never updated
@@ -273,9 +283,13 @@ class Pipeline:
         if chosen:  # nothing is held out: what was found where something was
             result["validation"] = chosen["validation"]
             found = f"{fitted.best_epoch} epochs, as many as validation chose"
+        if newest is not None:
+            result["newest_days"] = newest.days
+            found += f" and with the newest {newest.days:g} days behind it"
         logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
 
+    # ---- a log that changes with time ---------------------------------------------------------------------------
     def _half_life(self, stage: Stage) -> float | None:
         """After how many days a pass of a stage takes an interaction half as often; None: all alike."""
         if stage.half_life_days != "auto":
@@ -297,17 +311,65 @@ class Pipeline:
             )
         return found.half_life_days
 
-    def _training(self, stage: Stage, histories: Histories) -> tuple[Training, ByAge | None]:
+    def _training(self, stage: Stage, histories: Histories, data: Dataset) -> tuple[Training, ByAge | None]:
         """How a stage is trained on histories, and what a pass takes of them; None: all of them.
 
-        What is drawn behind histories has no age.
+        What is drawn behind the histories of the data has no age.
         """
-        half_life = self._half_life(stage) if histories is self.data else None
+        half_life = self._half_life(stage) if histories is data else None
         if half_life is None:
             return stage.training, None
         newer = by_age(histories, half_life)
         most = min(stage.training.epoch_positions or newer.positions, newer.positions)
         return stage.training.model_copy(update={"epoch_positions": most}), newer
+
+    def _newest(self, stage: Stage) -> Newest | None:
+        """What a stage learns last; None: nothing, all is learned together."""
+        days = stage.newest_days
+        if days == "auto":
+            if self._chosen:
+                days = self._chosen.get(stage.id, {}).get("newest_days")
+            else:
+                days = NEWEST_DAYS if self._half_life(stage) is not None else None
+        if days is None:
+            return None
+        if days not in self._found_newest:
+            found = self._found_newest[days] = newest_of(self.data, days)
+            if found is None:
+                logger.info(f"  no newest days are learned last: {days:g} days are more than half of the log")
+        return self._found_newest[days]
+
+    def _learn_newest(
+        self, stage: Stage, model: SequenceEncoder, newest: Newest
+    ) -> tuple[SequenceEncoder, ItemFeatures | None, Fitted]:
+        """The model with its newest rows learned, from the log alone: with the features of these, and how it went."""
+        # A taught model has no dropout. Without teachers it would learn the new rows by heart.
+        alone = stage if stage.role == "teacher" else replace(stage, network=find(self.stages, UNDISTILLED).network)
+
+        def build(data: Dataset) -> tuple[SequenceEncoder, ItemFeatures | None]:
+            fresh = self.run_folder.build(alone)
+            return fresh, self._item_features(stage, fresh, data)
+
+        how, training, folder = Passes(), self.settings.training.model, self.run_folder.checkpoint_of(stage.id)
+        steps = newest.steps(how.step_days)
+        first, features = build(steps[0].data)
+        first.load_saved_state(model.saved_state())
+        return learn(
+            first,
+            features,
+            steps,
+            how,
+            settings=training,
+            build=build,
+            objective=lambda data, step: step.loss.objective(step),
+            candidates=functools.partial(negatives_of, stage),
+            folder=folder / "training" / "newest",
+            log_folder=folder / "newest",
+            stage=stage.id,
+            seed=stage.seed,
+            backend=self.backend,
+            loggers=self.settings.loggers,
+        )
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
         """The record that says that the weights are there, then the end of what led to them."""
@@ -353,12 +415,18 @@ class Pipeline:
             "checksum": self.backend.from_first(checksum),
         }
 
-    def _validate(self, model: SequenceEncoder) -> float:
+    def _validated(self, model: SequenceEncoder) -> float:
+        """The validation value of a model that is trained."""
+        return self.backend.from_first(self._validate(model.eval(), self.data) if self.backend.first else 0.0)
+
+    def _validate(self, model: SequenceEncoder, data: Dataset) -> float:
+        """The validation value of a model, of which epochs are chosen by what came next where its log ended earlier."""
+        data = data if len(data.valid) else self.data
         return validation_value(
             model,
-            self.data,
+            data,
             self.settings.evaluation.filter_seen,
-            validation_users(self.settings, self.data),
+            validation_users(self.settings, data),
             self.settings.seed,
             metric=self._selection,
         )
@@ -374,15 +442,15 @@ class Pipeline:
             inject_items(model, run.load(stage.item_embeddings_of).item_table().detach())
         return model
 
-    def _item_features(self, stage: Stage, model: SequenceEncoder) -> ItemFeatures | None:
+    def _item_features(self, stage: Stage, model: SequenceEncoder, data: Dataset) -> ItemFeatures | None:
         """Attaches what the item embeddings are trained from; None where that is identifiers alone."""
         # Embeddings that go on have their features merged already; neighbours would be mixed in twice.
         if isinstance(stage.network, LLM) or stage.starts_from is not None:
             return None
         given = stage.network.item_features
-        key = str(written(given))
+        key = (str(written(given)), data.fingerprint)
         if key not in self._made_features:  # once for all that are trained from the same
-            self._made_features[key] = item_features(given, self.data, self.run_folder.text_vectors())
+            self._made_features[key] = item_features(given, data, self.run_folder.text_vectors())
         features = self._made_features[key]
         if not features:
             return None
@@ -405,11 +473,11 @@ class Pipeline:
             term = replace(term, exclude_seen=True)
         return teaching.method.objective(stage.training, cache, term, model, seed), tau
 
-    def _histories(self, stage: Stage) -> Histories:
+    def _histories(self, stage: Stage, data: Dataset) -> Histories:
         """What a stage is trained on: the log, or rollouts, which are drawn once for all that ask for them."""
         run = self.run_folder
         if stage.rollouts_by is None:
-            return self.data
+            return data
         by = find(self.stages, stage.rollouts_by)
         folder = run.folder / "rollouts" / by.id
         asked = {"by": run.checksum_of(by.id), "length": stage.rollout_length}

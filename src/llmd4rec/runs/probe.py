@@ -39,6 +39,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.llm.assemble import text_encoder
 from llmd4rec.models.llm.item_text import encode_texts, unknown_texts
 from llmd4rec.runs.estimates import RunEstimate, StageEstimate
+from llmd4rec.runs.newest import Newest, Passes
 from llmd4rec.runs.opening import check_data
 from llmd4rec.runs.pipeline import Pipeline
 from llmd4rec.runs.run import Run
@@ -124,19 +125,21 @@ class _Probe(Pipeline):
         """How long a stage of the whole plan takes; those before it must have been estimated."""
         llm = "llm" in {stage.role, *(find(self.stages, teacher).role for teacher in stage.teachers)}
         model = self.run_folder.build(stage)
-        windows = TrainingWindows(self.data, model.max_length, model.reads)
-        whole, _ = self._training(stage, self.data)
+        newest = super()._newest(stage)
+        data = self.data if newest is None else newest.before
+        windows = TrainingWindows(data, model.max_length, model.reads)
+        whole, _ = self._training(stage, data, data)
         batch = whole.batch_positions(model.num_items, windows.num_positions)
         steps = len(windows.shuffled(batch, np.random.default_rng(0), whole.epoch_positions))
         sizes = [(share, max(1, (LLM_USERS if llm else USERS) // share)) for share in (4, 1)]
         self._judged = [min(users, self._users) for _, users in sizes]
         cached, chosen, rolled = list[Point](), list[Point](), list[Point]()
         for share, users in sizes:
-            self._part = _some_users(self.data, STEPS * batch // share, model.max_length)
+            self._part = _some_users(data, STEPS * batch // share, model.max_length)
             self._judge_on(users)
             remove(self.run_folder.folder / "teachers")
             begun = self._clock()
-            histories = self._histories(stage)
+            histories = self._histories(stage, self._part)
             rolled.append((self._part.num_users, self._clock() - begun))
             self._timed.of(stage, histories)
             positions = TrainingWindows(self._part, model.max_length, model.reads).num_positions
@@ -156,6 +159,7 @@ class _Probe(Pipeline):
         if stage.training.schedule == "cosine" and stage.role != "llm":
             best = (round(FALLING[0] * most), round(FALLING[1] * most), round(FALLING[2] * most))
         few, usual, many = (min(most, epoch + stage.training.patience) for epoch in best)
+        last = 0 if newest is None else self._last_steps(newest, windows.max_length, model)
         return StageEstimate(
             stage.id,
             self._watch.step,
@@ -164,7 +168,19 @@ class _Probe(Pipeline):
             teachers,
             (few, usual, many),
             most,
+            last * self._watch.step,
         )
+
+    def _last_steps(self, newest: Newest, max_length: int, model: SequenceEncoder) -> int:
+        """How many steps of the optimiser it takes to learn the newest rows."""
+        how, found = Passes(), 0
+        for data, new in newest.steps(how.step_days):
+            windows = TrainingWindows(data, max_length, model.reads)
+            training = how.training(self.settings.training.model, int(new.sum()), int((~new).sum()))
+            batch = training.batch_positions(model.num_items, windows.num_positions)
+            batches = windows.shuffled(batch, np.random.default_rng(0), training.epoch_positions)
+            found += how.epochs * len(batches)
+        return found
 
     def memory(self) -> float:
         """How long the memory takes to be counted and weighed."""
@@ -180,17 +196,20 @@ class _Probe(Pipeline):
         judged = run.settings.evaluation.model_copy(update={"validation_users": users})
         run.settings = self.settings = run.settings.model_copy(update={"evaluation": judged})
 
-    def _validate(self, model: SequenceEncoder) -> float:
+    def _newest(self, stage: Stage) -> None:
+        """Its steps are as those of the passes before: they are not probed, but counted."""
+
+    def _validate(self, model: SequenceEncoder, data: Dataset) -> float:
         """Validates twice, on some users and on more."""
         value = 0.0
         for users, took in zip(self._judged, self._validations, strict=True):
             self._judge_on(users)
             begun = self._clock()
-            value = super()._validate(model)
+            value = super()._validate(model, data)
             took.append(self._clock() - begun)
         return value
 
-    def _histories(self, stage: Stage) -> Histories:
+    def _histories(self, stage: Stage, data: Dataset) -> Histories:
         """Some of those that the stage would be trained on."""
         if stage.rollouts_by is None:
             return self._part

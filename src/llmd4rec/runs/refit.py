@@ -63,9 +63,11 @@ def refit(
             "Leave out --keep-teachers: they are then trained anew.",
         )
     check_data(run.settings, whole, validates=False)
-    if given.event_times is None and any(each.get("half_life_days") is not None for each in stages.values()):
+    if given.event_times is None and any(
+        each.get(name) is not None for each in stages.values() for name in ("half_life_days", "newest_days")
+    ):
         raise DataError(
-            f"{given.path or 'the data set'} has no times, and {run.folder} was trained with a half-life",
+            f"{given.path or 'the data set'} has no times, and {run.folder} was trained by age",
             "Prepare it from a log with timestamps, or train a new run on it.",
         )
 

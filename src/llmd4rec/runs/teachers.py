@@ -145,7 +145,7 @@ class Teachers:
             rank_items=stage.training.num_candidates if large else None,
             precision=teaching.teacher_precision,
             tau=tau,
-            candidates=negatives_of(stage, self.data),
+            candidates=negatives_of(stage, histories if isinstance(histories, Dataset) else self.data),
             memory=memory,
             exclude_seen=teaching.exclude_seen,
         )

@@ -6,12 +6,12 @@ drawn by how recent they are, so that it learns what is new and keeps what it kn
     items      found again by identifier; a new one begins as its item features say (text, words, attributes,
                neighbours), or, where the run has kept none, as a map from texts to trained rows says
     users      have nothing of their own, so that new ones cost nothing
-    training   every row of the data set; nothing is held out
+    training   every row of the data set; nothing is held out. New ones are learned in order of time (runs/newest.py)
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from llmd4rec.data.arrays import Int64Array
@@ -39,8 +39,8 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.runs.ageing import DAY, halved
 from llmd4rec.runs.memory import add_memory
+from llmd4rec.runs.newest import Passes, in_order, learn
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.origin import origin_of, rows_in, with_kept_items
 from llmd4rec.runs.record import last_training_time
@@ -50,30 +50,17 @@ from llmd4rec.runs.unmerged import FILE as UNMERGED
 from llmd4rec.runs.unmerged import load_unmerged, moved_rows, save_unmerged
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.local import LocalBackend
-from llmd4rec.training.fit import fit
+from llmd4rec.training.backends.torch_distributed import current_backend
 from llmd4rec.training.runtime import derive_seed, select_device
 from llmd4rec.training.settings import Training
 
-#: A row that is new is always among those that an epoch takes.
-_ALWAYS = 1e9
 #: Of the map that places new items where no features were kept.
 _STRENGTH = 0.3
 
 
-class Update(BaseModel):
+class Update(Passes):
     """How a model is brought up to date."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(6, ge=1, description="passes over the new rows, each with older ones drawn anew")
-    replay: float = Field(
-        0.02, ge=0, le=1, description="share of the older training positions that a pass takes beside the new ones"
-    )
-    half_life_days: float | None = Field(
-        60.0, gt=0, description="older rows are drawn half as often for each so many days of age (null: all alike)"
-    )
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate, which falls to 0 as a cosine")
-    ema: float = Field(0.98, ge=0, lt=1, description="decay per step of the moving average of the weights")
     remember: float = Field(
         0.0, ge=0, description="weight of the distillation term whose teacher is the model as it was; 0: none"
     )
@@ -200,16 +187,6 @@ def _own_data(run: Run, *, needed: bool, said: bool) -> Dataset | None:
         return None
 
 
-def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | None) -> NDArray[np.float64]:
-    """How much rather each row is trained on: new ones always, older ones by their age; [N]."""
-    wanted = np.ones(data.num_interactions)
-    times = data.event_times
-    if times is not None and half_life_days is not None:
-        wanted = halved((times.max() - times) / DAY, half_life_days)
-    wanted[new] = _ALWAYS
-    return wanted
-
-
 class _Updating:
     """The one training of an update."""
 
@@ -227,28 +204,27 @@ class _Updating:
         settings = self.run.settings
         folder = into.checkpoint_of(served.id)
         self._prepare_texts(served, into)
-        # It learns from the log alone, and so with the dropout of a model without a teacher, whatever it had last.
-        model = into.build(replace(served, network=find(self.run.plan, UNDISTILLED).network))
-        features = self._start(served, into, model)
-        training = self._training(settings.training.model)
-        logger.info(f"{served.id}: {int(self.new.sum()):,} new rows of {self.data.num_interactions:,}")
-        objective = self._objective(served, into, training)
-        fitted = fit(
+        steps = in_order(self.data, self.new, self.how.step_days)
+        build = functools.partial(self._build, served, into)
+        model, features = build(steps[0].data)
+        self._start(served, into, model, features)
+        at_once = f", in {len(steps)} steps" if len(steps) > 1 else ""
+        logger.info(f"{served.id}: {int(self.new.sum()):,} new rows of {self.data.num_interactions:,}{at_once}")
+        model, features, fitted = learn(
             model,
-            self.data,
-            training,
-            folder / "training",
-            stage=served.id,
-            seed_key="update",
-            settings_name="training.model",
-            seed=derive_seed(settings.seed, "update", self.data.num_interactions),
-            validate=None,
-            callbacks=[*map(copy.copy, settings.loggers)],
+            features,
+            steps,
+            self.how,
+            settings=settings.training.model,
+            build=build,
+            objective=lambda data, training: self._objective(served, into, data, training),
+            candidates=lambda data: negatives_of(served, data),
+            folder=folder / "training",
             log_folder=folder,
-            trained_before=True,
-            objective=objective,
-            candidates=negatives_of(served, self.data),
-            preference=preferences(self.data, self.new, self.how.half_life_days),
+            stage=served.id,
+            seed=settings.seed,
+            backend=current_backend(),
+            loggers=settings.loggers,
         )
         if features:
             save_unmerged(folder / UNMERGED, item_embedding_of(model), features, self.data.item_ids)
@@ -278,21 +254,36 @@ class _Updating:
             into.record.text_vectors = sha256_file(path)
             into.save()
 
-    def _start(self, served: Stage, into: Run, model: SequenceEncoder) -> ItemFeatures | None:
-        """The model as the run left it, over the new catalogue; its item features, where the run has kept them."""
+    def _build(self, served: Stage, into: Run, data: Dataset) -> tuple[SequenceEncoder, ItemFeatures | None]:
+        """The model without weights, with the item features of some data attached, where the run has kept its own.
+
+        It learns from the log alone, and so with the dropout of a model without a teacher, whatever it had last.
+        """
         assert not isinstance(served.network, LLM)
+        model = into.build(replace(served, network=find(self.run.plan, UNDISTILLED).network))
+        if not self._kept(served).exists():
+            return model, None
+        features = item_features(served.network.item_features, data, into.text_vectors())
+        item_embedding_of(model).attach(features, derive_seed(served.seed, "texts", served.seed_key))
+        return model, features
+
+    def _kept(self, served: Stage) -> Path:
+        """Where the run has kept its item embedding as it was before features were merged into it."""
+        return self.run.checkpoint_of(served.id) / UNMERGED
+
+    def _start(self, served: Stage, into: Run, model: SequenceEncoder, features: ItemFeatures | None) -> None:
+        """Gives the model the weights that the run left, over the new catalogue."""
         weights = self.run.weights_of(served.id)
-        texts_IT = into.text_vectors()
-        kept = self.run.checkpoint_of(served.id) / UNMERGED
-        weights["items.weight"] = self._placed(weights["items.weight"], None if kept.exists() else texts_IT)
-        model.load_saved_state(weights)
-        if not kept.exists():
-            return None
+        weights["items.weight"] = self._placed(
+            weights["items.weight"], into.text_vectors() if features is None else None
+        )
+        if features is None:
+            model.load_saved_state(weights)
+            return
         embedding = item_embedding_of(model)
-        features = item_features(served.network.item_features, self.data, texts_IT)
-        embedding.attach(features, derive_seed(served.seed, "texts", served.seed_key))
-        load_unmerged(kept, embedding, features, self.data.item_ids, self.old_row)
-        return features
+        own = {f"items.{name}": tensor for name, tensor in embedding.state_dict().items() if name != "weight"}
+        model.load_saved_state(weights | own)
+        load_unmerged(self._kept(served), embedding, features, self.data.item_ids, self.old_row)
 
     def _placed(self, table_ID: Tensor, texts_IT: Tensor | None) -> Tensor:
         """The old rows in their new places; rows of new items from their texts, or the mean row."""
@@ -310,27 +301,13 @@ class _Updating:
                 rows_ID[torch.from_numpy(fresh)] = torch.from_numpy(with_one(texts[fresh]) @ text_map)
         return rows_ID
 
-    def _training(self, training: Training) -> Training:
-        """Of the update: new positions and a share of the others, in so many epochs."""
-        new = int(self.new.sum())
-        older = self.data.num_interactions - new
-        return training.model_copy(
-            update={
-                "epochs": self.how.epochs,
-                "epoch_positions": max(1, new + round(self.how.replay * older)),
-                "learning_rate": self.how.learning_rate,
-                "schedule": "cosine",
-                "ema": self.how.ema,
-            }
-        )
-
-    def _objective(self, served: Stage, into: Run, training: Training) -> Objective:
+    def _objective(self, served: Stage, into: Run, data: Dataset, training: Training) -> Objective:
         if not self.how.remember:
             return training.loss.objective(training)
-        folder = into.folder / "teachers" / "before"
+        folder = into.folder / "teachers" / f"before-{data.num_interactions}"
         made_of = {served.id: self.run.checksum_of(served.id)}
         try:
-            cache = open_cache(folder, self.data, self.device, "int8", made_of)
+            cache = open_cache(folder, data, self.device, "int8", made_of)
         except (RunError, DataError):
             before = into.build(served)
             weights = self.run.weights_of(served.id)
@@ -338,13 +315,13 @@ class _Updating:
             before.load_saved_state(weights)
             write_cache(
                 before.eval(),
-                self.data,
+                data,
                 folder,
                 label="the model as it was",
                 made_of=made_of,
                 precision="int8",
-                rank_items=training.num_candidates if self.data.num_items > training.full_softmax_items else None,
-                candidates=negatives_of(served, self.data),
+                rank_items=training.num_candidates if data.num_items > training.full_softmax_items else None,
+                candidates=negatives_of(served, data),
             )
-            cache = open_cache(folder, self.data, self.device, "int8", made_of)
+            cache = open_cache(folder, data, self.device, "int8", made_of)
         return RankingObjective(training, cache, DistillationTerm(weight=self.how.remember))
