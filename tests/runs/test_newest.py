@@ -63,10 +63,10 @@ def test_steps_by_hand() -> None:
 
 
 def test_what_came_in_late_is_learned_first_and_days_without_rows_cost_no_step() -> None:
-    data = whole((1, 2, 20, 21, 22, 40))
+    data = whole((1, 2, 21, 22, 23, 40))
     assert data.event_times is not None
     new = np.asarray(data.event_times != DAY)
-    assert in_days(data, new, 5) == [[2], [20, 21, 22], [40]]
+    assert in_days(data, new, 5) == [[2], [21, 22, 23], [40]]
 
 
 def test_there_is_an_end_to_steps() -> None:
