@@ -55,6 +55,7 @@ RECORD = {
         {"llm-round-1": 0, "teacher-1": 2, "teacher-2": 1, "teacher-3": 1, "undistilled": 0},
         logit_adjustment=0.2,
         half_life_days=60.0,
+        newest_days=28.0,
         best_epoch=0,
     ),
 }
@@ -163,6 +164,7 @@ def test_the_plan_holds_what_was_trained_and_what_was_not(make_run: Callable[...
     assert list(taught.teachers) == list(run.plan[6].teachers)
     assert (taught.logit_adjustment, taught.best_epoch, taught.epochs, taught.seconds) == (0.2, 0, 3, 10.0)
     assert (taught.half_life_days, rows["undistilled"].half_life_days) == (60, None)
+    assert (taught.newest_days, rows["undistilled"].newest_days) == (28, None)
     assert rows["llm-round-1"].starts_from == "llm"
     assert rows["llm"].item_embeddings_of == "teacher-1"
     assert rows["distilled-round-2"].seconds is None

@@ -133,7 +133,7 @@ def full_content(comparison: Comparison, word: str = "word") -> ReportContent:
         plan=[
             PlanRow("undistilled", "model", 0, word, best_epoch=3, epochs=5, validation=0.0612, seconds=61.0),
             PlanRow("teacher-1", "teacher", 0, word, seconds=600.0),
-            PlanRow(word, "llm", 1, word, {"teacher-1": 1}, 0.0, None, word, word, word),
+            PlanRow(word, "llm", 1, word, {"teacher-1": 1}, 0.0, None, None, word, word, word),
             PlanRow("distilled-round-1", "model", 1, word, {"teacher-1": 3, "undistilled": 1, word: 0}, 0.2),
             PlanRow("distilled-round-2", "model", 2, word, {"teacher-1": None}),
         ],
@@ -237,6 +237,15 @@ def test_the_plan_says_how_fast_interactions_age(gain: Comparison) -> None:
     page = Page(render(dataclasses.replace(content, plan=plan)))
     assert "half-life" in page.text
     assert "120 days" in page.text
+
+
+def test_what_was_learned_last_is_said(gain: Comparison) -> None:
+    content = full_content(gain)
+    assert "learned last" not in Page(render(content)).text
+    plan = [dataclasses.replace(row, newest_days=28.0) for row in content.plan]
+    text = Page(render(dataclasses.replace(content, plan=plan))).text
+    assert "learned last" in text
+    assert "before the newest 28 days are learned" in text
 
 
 def test_a_control_without_teachers_is_said_to_be(gain: Comparison) -> None:

@@ -16,8 +16,17 @@ def update(
         Path, typer.Option("--data", "-d", help="A newer data set, with the older rows that are still wanted.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new run; an unfinished update is continued.")],
+    step_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DAYS",
+            min=1e-9,
+            help="New rows are learned in order, those of so many days at once \\[default: 7].",
+        ),
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the new rows and a sample of older ones \\[default: 6].")
+        int | None,
+        typer.Option(min=1, help="Passes over the new rows of a step and a sample of older ones \\[default: 6]."),
     ] = None,
     replay: Annotated[
         float | None,
@@ -47,8 +56,9 @@ def update(
     """Bring a served model up to date: go on from its weights with the rows that have come since.
 
     Items are found again by their identifiers, new ones are placed by their features, and users have nothing of their
-    own. Every row of the data set is trained on, so `evaluate` takes only newer data. Whatever stops it, the same
-    command goes on.
+    own. New rows of several weeks are learned week by week: of the last eight, and older ones with the first of them.
+    Every row of the data set is trained on, so `evaluate` takes only newer data. Whatever stops it, the same command
+    goes on.
 
     Examples:
 
@@ -62,6 +72,7 @@ def update(
     from llmd4rec.runs.update import update as update_run
 
     given = {
+        "step_days": step_days,
         "epochs": epochs,
         "replay": replay,
         "half_life_days": half_life,

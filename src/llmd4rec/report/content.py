@@ -72,6 +72,7 @@ class PlanRow:
         teachers: stage id → ensemble weight of each teacher; a weight of 0: unused; None: not known yet.
         logit_adjustment: τ that it was trained with; 0: none.
         half_life_days: after how many days a pass takes an interaction half as often; None: all alike.
+        newest_days: how many of the newest days were learned last; None: all were learned together.
         starts_from: the stage whose weights it goes on from; None: random weights.
         item_embeddings_of: the stage whose item embeddings it reads; None: none.
         rollouts_by: the stage whose model extends the training histories; None: they are the log's.
@@ -88,6 +89,7 @@ class PlanRow:
     teachers: Mapping[str, int | None] = field(default_factory=dict)
     logit_adjustment: float = 0.0
     half_life_days: float | None = None
+    newest_days: float | None = None
     starts_from: str | None = None
     item_embeddings_of: str | None = None
     rollouts_by: str | None = None

@@ -151,6 +151,7 @@ def _plan_row(stage: Stage, done: dict[str, Any] | None) -> PlanRow:
         {teacher: done.get("teachers", {}).get(teacher) for teacher in stage.teachers},
         done.get("logit_adjustment", 0.0),
         done.get("half_life_days"),
+        done.get("newest_days"),
         stage.starts_from,
         stage.item_embeddings_of,
         stage.rollouts_by,

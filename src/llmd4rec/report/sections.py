@@ -165,6 +165,9 @@ def learning(content: ReportContent) -> str:
     )
     names = {role: f"{what}: {network}" if network else what for role, what, network in named}
     title, lead = "Validation, epoch by epoch", f"{content.selection} on the validation items after each epoch."
+    if last := sorted({row.newest_days for row in content.plan if row.newest_days}):
+        days = enumeration([f"{days:g}" for days in last])
+        lead += f" It is before the newest {days} days are learned, and of items that were chosen in them."
     if any(point.round for point in points):
         title = "Validation, round by round"
         if {"llm", "model"} <= {point.role for point in points if point.round}:

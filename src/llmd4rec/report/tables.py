@@ -58,6 +58,7 @@ def plan(content: ReportContent) -> str:
         ("taught by", lambda row: ensemble(row.teachers)),
         ("logit adjustment τ", lambda row: f"{row.logit_adjustment:g}" if row.logit_adjustment else ""),
         ("half-life", lambda row: f"{row.half_life_days:g} days" if row.half_life_days else ""),
+        ("learned last", lambda row: f"{row.newest_days:g} days" if row.newest_days else ""),
         ("starts from", _start),
         ("epochs (best)", lambda row: "not trained" if row.epochs is None else f"{row.epochs} ({row.best_epoch})"),
         (f"validation {content.selection}", lambda row: figure(row.validation)),
