@@ -103,7 +103,7 @@ class Trainings(BaseModel):
     newest_days: Literal["auto"] | Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = Field(
         "auto",
         description="so many of the newest days are left out of the passes, and learned last, a week at a time; null: "
-        "none; auto: 28 where passes have a half-life (half_life_days), and null otherwise",
+        "none; auto: 28 where a moment divides the data and passes have a half-life, and null otherwise",
     )
 
 

@@ -223,7 +223,7 @@ def learn(
             step.data,
             training,
             folder / f"step-{number}",
-            stage=stage,
+            stage=stage if len(steps) == 1 else f"{stage}, step {number} of {len(steps)}",
             seed_key="update",
             settings_name="training.model",
             seed=derive_seed(seed, "update", step.data.num_interactions),

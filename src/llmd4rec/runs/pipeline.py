@@ -128,7 +128,7 @@ class Pipeline:
         self.device = select_device(run.settings.device)
         self.backend = backend or current_backend()
         self._teachers = teachers or Teachers(run, data, self.device)
-        self._made_features: dict[tuple[str, str], ItemFeatures] = {}
+        self._made_features: dict[tuple[str, int], ItemFeatures] = {}
         #: What is learned last, by the number of days.
         self._found_newest: dict[float, Newest | None] = {}
 
@@ -330,7 +330,8 @@ class Pipeline:
             if self._chosen:
                 days = self._chosen.get(stage.id, {}).get("newest_days")
             else:
-                days = NEWEST_DAYS if self._half_life(stage) is not None else None
+                ages = self.data.is_temporal and self._half_life(stage) is not None
+                days = NEWEST_DAYS if ages else None
         if days is None:
             return None
         if days not in self._found_newest:
@@ -448,7 +449,8 @@ class Pipeline:
         if isinstance(stage.network, LLM) or stage.starts_from is not None:
             return None
         given = stage.network.item_features
-        key = (str(written(given)), data.fingerprint)
+        # The catalogue is the same; of the log, they depend on the training part.
+        key = (str(written(given)), int((data.train_end - data.offsets[:-1]).sum()))
         if key not in self._made_features:  # once for all that are trained from the same
             self._made_features[key] = item_features(given, data, self.run_folder.text_vectors())
         features = self._made_features[key]
