@@ -11,11 +11,12 @@ import pytest
 from refreshed import DAY, SETTINGS, catalogue, data_of, rows, stopping, trained
 from settings_of import parse_settings
 from test_ageing import changing
-from whole_runs import same
+from whole_runs import LooksAt, same
 
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
 from llmd4rec.runs.newest import MOST_STEPS, NEWEST_DAYS, Newest, in_order, newest_of
+from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
@@ -159,6 +160,12 @@ def test_a_training_is_one_on_what_was_there_before_and_then_updates(tmp_path: P
         each = update(each, step.data, tmp_path / str(number))
     assert same(run.weights_of(STAGE), each.weights_of(STAGE))
     assert run.validation_of(STAGE) > 0.1
+
+
+def test_callbacks_are_called_in_every_step(tmp_path: Path) -> None:
+    watching = LooksAt(lambda trainer: trainer.first_epoch)
+    train(parse_settings(SETTINGS), data_of(changing()), tmp_path / "run", callbacks=[watching])
+    assert list(watching.found) == [STAGE, *(f"{STAGE}, step {number} of 4" for number in range(1, 5))]
 
 
 def test_stopped_among_its_newest_rows_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.runs.ageing import DAY, halved
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
+from llmd4rec.training.callbacks.base import Callback
 from llmd4rec.training.fit import fit
 from llmd4rec.training.loggers.base import Logger
 from llmd4rec.training.runtime import derive_seed
@@ -182,6 +183,7 @@ def learn(
     seed: int,
     backend: Backend,
     loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[SequenceEncoder, ItemFeatures | None, Fitted]:
     """Trains a model on steps, each from the weights that the one before ended with; goes on where it was stopped.
 
@@ -200,6 +202,7 @@ def learn(
         seed: of the run.
         backend: the processes that train together.
         loggers: each step has copies of them.
+        callbacks: called in every step.
 
     Returns:
         The model, with the features of the last step attached, and these; epochs and seconds of all steps together.
@@ -228,7 +231,7 @@ def learn(
             settings_name="training.model",
             seed=derive_seed(seed, "update", step.data.num_interactions),
             validate=None,
-            callbacks=[*map(copy.copy, loggers)],
+            callbacks=[*map(copy.copy, loggers), *callbacks],
             log_folder=logs,
             backend=backend,
             trained_before=True,

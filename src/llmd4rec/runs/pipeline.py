@@ -370,6 +370,7 @@ class Pipeline:
             seed=stage.seed,
             backend=self.backend,
             loggers=self.settings.loggers,
+            callbacks=self._callbacks,
         )
 
     def record_result(self, stage: Stage, result: dict[str, Any]) -> None:
