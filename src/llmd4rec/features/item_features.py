@@ -43,7 +43,7 @@ class ItemFeature(BaseModel, ABC):
             path: str
 
             def of(self, dataset: Dataset, text_vectors: Tensor | None) -> Tensor | None:
-                table = pl.read_csv(self.path, glob=False, schema_overrides={"item_id": pl.String})
+                table = pl.read_csv(self.path, schema_overrides={"item_id": pl.String})
                 prices = dataset.catalogue.select("item_id").join(table, on="item_id", how="left")["price"]
                 logs = prices.log1p()
                 return torch.from_numpy(((logs - logs.mean()) / logs.std()).fill_null(0).to_numpy().copy())[:, None]
