@@ -162,6 +162,16 @@ def test_a_training_is_one_on_what_was_there_before_and_then_updates(tmp_path: P
     assert run.validation_of(STAGE) > 0.1
 
 
+def test_patience_does_not_end_short_passes(tmp_path: Path) -> None:
+    impatient = {"model": {**SETTINGS["training"]["model"], "epochs": 6, "patience": 1, "learning_rate": 1e-9}}
+    run = trained(data_of(changing(), path=tmp_path / "data"), tmp_path / "run", training=impatient)
+    assert run.record.stages[STAGE]["epochs"] == 6
+    alike = {**impatient, "newest_days": None}
+    assert (
+        trained(Dataset.load(tmp_path / "data"), tmp_path / "alike", training=alike).record.stages[STAGE]["epochs"] < 6
+    )
+
+
 def test_callbacks_are_called_in_every_step(tmp_path: Path) -> None:
     watching = LooksAt(lambda trainer: trainer.first_epoch)
     train(parse_settings(SETTINGS), data_of(changing()), tmp_path / "run", callbacks=[watching])

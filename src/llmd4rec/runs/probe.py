@@ -128,7 +128,7 @@ class _Probe(Pipeline):
         newest = super()._newest(stage)
         data = self.data if newest is None else newest.before
         windows = TrainingWindows(data, model.max_length, model.reads)
-        whole, _ = self._training(stage, data, data)
+        whole, newer = self._training(stage, data, data)
         batch = whole.batch_positions(model.num_items, windows.num_positions)
         steps = len(windows.shuffled(batch, np.random.default_rng(0), whole.epoch_positions))
         sizes = [(share, max(1, (LLM_USERS if llm else USERS) // share)) for share in (4, 1)]
@@ -160,6 +160,8 @@ class _Probe(Pipeline):
             best = (round(FALLING[0] * most), round(FALLING[1] * most), round(FALLING[2] * most))
         few, usual, many = (min(most, epoch + stage.training.patience) for epoch in best)
         last = 0 if newest is None else self._last_steps(newest, windows.max_length, model)
+        if newest is not None and newer is not None:  # patience does not end it
+            few = usual = many = most
         return StageEstimate(
             stage.id,
             self._watch.step,
