@@ -231,9 +231,8 @@ class Pipeline:
         features = self._item_features(stage, model, data)
         chosen = self._chosen.get(stage.id)
         training, newer = self._training(stage, histories, data)
-        if (
-            newest is not None and newer is not None
-        ):  # passes are short; while the rate is high an early one may be the best for long
+        if newest is not None and newer is not None:
+            # Passes are short, and while the rate is high an early one may be the best for long.
             training = training.model_copy(update={"patience": max(1, training.epochs)})
         if chosen and not chosen["best_epoch"]:  # the weights that it starts from were the best
             training = training.model_copy(update={"epochs": 0})
