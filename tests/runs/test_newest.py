@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from test_ageing import changing
 from whole_runs import LooksAt, same
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import DataError
-from llmd4rec.runs.newest import MOST_STEPS, NEWEST_DAYS, Newest, in_order, newest_of
-from llmd4rec.runs.pipeline import train
+from llmd4rec.runs.newest import LEAST_TARGETS, MOST_STEPS, NEWEST_DAYS, Newest, in_order, newest_of
+from llmd4rec.runs.pipeline import Pipeline, train
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
+from llmd4rec.runs.teachers import negatives_of
 from llmd4rec.runs.update import Update, new_rows, update
 from llmd4rec.training.runtime import Interrupted
 
@@ -68,6 +71,19 @@ def test_what_came_in_late_is_learned_first_and_days_without_rows_cost_no_step()
     assert data.event_times is not None
     new = np.asarray(data.event_times != DAY)
     assert in_days(data, new, 5) == [[2], [21, 22, 23], [40]]
+
+
+def test_a_step_without_a_target_joins_the_next() -> None:
+    log = [*((f"u{user}", f"i{user}", user * 60) for user in range(20)), ("u0", "i5", 8 * DAY), ("u1", "i6", 8 * DAY)]
+    data = data_of([*log, *rows(2, users=3)]).whole()
+    first = data.offsets[:-1][np.diff(data.offsets) > 0]
+    only_firsts = np.zeros(data.num_interactions, dtype=np.bool_)
+    only_firsts[first] = True
+    assert data.event_times is not None
+    new = only_firsts | (data.event_times >= 8 * DAY)
+    (step,) = in_order(data, new, 4)
+    assert step.new.sum() == new.sum()
+    assert len(in_order(data, only_firsts, 4)) == 1  # nothing new can be learned, and older rows are
 
 
 def test_there_is_an_end_to_steps() -> None:
@@ -130,6 +146,29 @@ def test_what_is_held_out_is_never_learned() -> None:
         assert newest.part.num_interactions == newest.steps(7)[-1].data.num_interactions == training
         assert newest.part.train_counts.tolist() == data.train_counts.tolist()
         assert not len(newest.part.test)
+
+
+def test_negatives_are_as_the_split_has_them() -> None:
+    frame = pl.DataFrame(changing(), schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = catalogue([*sorted(set(frame["item_id"])), "never chosen"])
+    (stage,) = plan(parse_settings(SETTINGS))
+    for split, known in (("temporal", True), ("leave-one-out", False)):
+        newest = found_in(Dataset.from_frames(frame, items, split=split, keep_unseen_items=True))
+        for data in (newest.before, *(step.data for step in newest.steps(7))):
+            assert (negatives_of(stage, data) is not None) == known
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_who_has_learned_the_newest_rows_chooses_no_epoch_by_them(taught: bool, tmp_path: Path) -> None:
+    data = data_of(changing(), path=tmp_path / "data")
+    settings = parse_settings({**SETTINGS, "rounds": 1, "teachers": [{"name": "sasrec", "dim": 8}]})
+    pipeline = Pipeline(Run.start(tmp_path / "run", settings, data), data)
+    stage = find(pipeline.stages, "distilled-round-1" if taught else STAGE)
+    newest = found_in(data)
+    few = newest._replace(before=replace(newest.before, valid=newest.before.valid[:5]))
+    many = newest._replace(before=replace(newest.before, valid=np.arange(LEAST_TARGETS)))
+    assert pipeline._chosen_by(stage, few) is data
+    assert pipeline._chosen_by(stage, many) is (data if taught else many.before)
 
 
 def test_epochs_are_chosen_by_what_came_next() -> None:

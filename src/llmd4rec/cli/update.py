@@ -21,7 +21,9 @@ def update(
         typer.Option(
             metavar="DAYS",
             min=1e-9,
-            help="New rows are learned in order, those of so many days at once \\[default: 7].",
+            max=1e6,
+            help="New rows are learned in order of time, those of so many days at once, in eight steps at most "
+            "\\[default: 7].",
         ),
     ] = None,
     epochs: Annotated[
@@ -56,9 +58,9 @@ def update(
     """Bring a served model up to date: go on from its weights with the rows that have come since.
 
     Items are found again by their identifiers, new ones are placed by their features, and users have nothing of their
-    own. New rows of several weeks are learned week by week: of the last eight, and older ones with the first of them.
-    Every row of the data set is trained on, so `evaluate` takes only newer data. Whatever stops it, the same command
-    goes on.
+    own. New rows of several weeks are learned in order, a week at a time, in eight steps at most: the first step takes
+    all that is older. Every row of the data set is trained on, so `evaluate` takes only newer data. Whatever stops it,
+    the same command goes on.
 
     Examples:
 

@@ -192,6 +192,7 @@ class Dataset(PreparedData):
         """The data set as it would have been prepared at a moment, with what came next as validation.
 
         Every row before the moment is training. Each user's first item in the days behind it is a validation target.
+        Indices stay, and so does what :attr:`is_temporal` says.
 
         Args:
             moment: in seconds since 1970.
@@ -206,7 +207,8 @@ class Dataset(PreparedData):
         has_next = (ends < self.offsets[1:]) & (ends > self.offsets[:-1])
         targets = ends[has_next]
         nothing = np.empty(0, dtype=np.int64)
-        report = {**self.report, "split": {"kind": "temporal", "until": as_text(np.int64(moment))}}
+        split = {"kind": self.report.get("split", {}).get("kind"), "until": as_text(np.int64(moment))}
+        report = {**self.report, "split": split}
         return replace(self, train_end=ends, valid=targets[soon[targets]], test=nothing, report=report, path=None)
 
     def known_at(self, moment: int) -> NDArray[np.bool_]:

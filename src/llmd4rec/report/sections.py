@@ -167,7 +167,10 @@ def learning(content: ReportContent) -> str:
     title, lead = "Validation, epoch by epoch", f"{content.selection} on the validation items after each epoch."
     if last := sorted({row.newest_days for row in content.plan if row.newest_days}):
         days = enumeration([f"{days:g}" for days in last])
-        lead += f" It is before the newest {days} days are learned, and of items that were chosen in them."
+        lead = (
+            f"{content.selection} after each epoch, before the newest {days} days are learned, on the targets that the "
+            "best epoch is chosen by: the first of these days, or the validation items."
+        )
     if any(point.round for point in points):
         title = "Validation, round by round"
         if {"llm", "model"} <= {point.role for point in points if point.round}:

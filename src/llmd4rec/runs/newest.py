@@ -42,6 +42,8 @@ _ALWAYS = 1e9
 MOST_STEPS = 8
 #: How many of the newest days are learned last where a log changes with time. Epochs are chosen by the first of them.
 NEWEST_DAYS, VALIDATION_DAYS = 28.0, 14.0
+#: Fewer targets than these choose no epoch, where those that are held out are more.
+LEAST_TARGETS = 200
 
 #: Gives a model without weights, with the item features of some data attached, and these; None: it has none.
 Build = Callable[[Dataset], tuple[SequenceEncoder, ItemFeatures | None]]
@@ -120,7 +122,7 @@ class Newest(NamedTuple):
 def newest_of(data: Dataset, days: float) -> Newest | None:
     """The training part of some data, of which so many of the newest days are learned last.
 
-    None where they are more than half of it, or nothing: a short log has no past to be learned first.
+    None where they hold no row or more than half of them, or nothing can be learned before: there is no past then.
 
     Raises:
         DataError: the data set has no times.
@@ -130,12 +132,15 @@ def newest_of(data: Dataset, days: float) -> Newest | None:
         return None
     moment = int(part.event_times.max()) + 1 - round(days * DAY)
     before = part.before(moment, min(days, VALIDATION_DAYS))
-    old = int((before.train_end - before.offsets[:-1]).sum())
-    return Newest(days, part, before) if part.num_interactions / 2 <= old < part.num_interactions else None
+    known = before.train_end - before.offsets[:-1]
+    enough = part.num_interactions / 2 <= known.sum() < part.num_interactions and (known > 1).any()
+    return Newest(days, part, before) if enough else None
 
 
 def in_order(data: Dataset, new: NDArray[np.bool_], days: float | None) -> list[Step]:
     """New rows in steps of so many days, counted back from the end of the log.
+
+    Days without anything to learn are no step: the first row of a history is no target.
 
     Args:
         data: every row is training.
@@ -147,14 +152,17 @@ def in_order(data: Dataset, new: NDArray[np.bool_], days: float | None) -> list[
         return [Step(data, new)]
     length, end = max(1, round(days * DAY)), int(times.max()) + 1
     number = min(MOST_STEPS, max(1, round((end - int(times[new].min())) / length)))
+    targets, starts = np.array(new), np.asarray(data.offsets[:-1])
+    targets[starts[starts < len(targets)]] = False
     steps, learned = [], np.zeros(data.num_interactions, dtype=np.bool_)
     for left in range(number - 1, -1, -1):
         known = data.known_at(end - left * length)
-        if (new & known & ~learned).any():
-            then = data.until(end - left * length) if left else data
+        if (targets & known & ~learned).any():
+            # The split is what it was: it says which items are negatives.
+            then = replace(data.until(end - left * length), report=data.report) if left else data
             steps.append(Step(then, (new & ~learned)[known]))
             learned |= known
-    return steps
+    return steps or [Step(data, new)]
 
 
 def preferences(data: Dataset, new: NDArray[np.bool_], half_life_days: float | None) -> NDArray[np.float64]:
@@ -213,6 +221,9 @@ def learn(
             weights, head = checkpoint.load(_ended(folder, number), next(start.parameters()).device)
             done, epochs, seconds = number, head["epochs"], head["seconds"]
             break
+    if backend.first and not done and not (folder / "step-1").exists():
+        for path in log_folder.glob("step-*"):  # of a training of the same model that was begun otherwise
+            remove(path)
     for number, step in enumerate(steps[done:], done + 1):
         if number > 1:
             model, features = build(step.data)

@@ -45,7 +45,7 @@ from llmd4rec.models.llm.settings import LLM
 from llmd4rec.runs.ageing import HALF_LIFE_DAYS, ByAge, by_age, drift
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
-from llmd4rec.runs.newest import NEWEST_DAYS, Newest, Passes, learn, newest_of
+from llmd4rec.runs.newest import LEAST_TARGETS, NEWEST_DAYS, Newest, Passes, learn, newest_of
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of
@@ -250,7 +250,7 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=None if chosen else functools.partial(self._validate, data=data),
+                validate=None if chosen else functools.partial(self._validate, data=self._chosen_by(stage, newest)),
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
                 callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
@@ -282,13 +282,15 @@ class Pipeline:
             result["halved_after"] = schedule.halved_after
         if newer is not None:
             result["half_life_days"] = newer.half_life_days
-        found = f"validation {self._selection.label} {fitted.best_value:.4f} in epoch {fitted.best_epoch}"
+        reached = f"validation {self._selection.label} {fitted.best_value:.4f}"
+        found = f"{reached} in epoch {fitted.best_epoch}"
+        if newest is not None:
+            result["newest_days"] = newest.days
+            found = f"epoch {fitted.best_epoch} is the best, and with the newest {newest.days:g} days learned {reached}"
         if chosen:  # nothing is held out: what was found where something was
             result["validation"] = chosen["validation"]
             found = f"{fitted.best_epoch} epochs, as many as validation chose"
-        if newest is not None:
-            result["newest_days"] = newest.days
-            found += f" and with the newest {newest.days:g} days behind it"
+            found += "" if newest is None else f", and the newest {newest.days:g} days"
         logger.info(f"  {found}, {fitted.seconds:.0f} s")
         return result
 
@@ -329,19 +331,32 @@ class Pipeline:
     def _newest(self, stage: Stage) -> Newest | None:
         """What a stage learns last; None: nothing, all is learned together."""
         days = stage.newest_days
-        if days == "auto":
-            if self._chosen:
-                days = self._chosen.get(stage.id, {}).get("newest_days")
-            else:
-                ages = self.data.is_temporal and self._half_life(stage) is not None
-                days = NEWEST_DAYS if ages else None
+        if self._chosen:  # whatever was possible there
+            days = self._chosen.get(stage.id, {}).get("newest_days")
+        elif days == "auto":
+            ages = self.data.is_temporal and self._half_life(stage) is not None
+            days = NEWEST_DAYS if ages else None
         if days is None:
             return None
         if days not in self._found_newest:
             found = self._found_newest[days] = newest_of(self.data, days)
             if found is None:
-                logger.info(f"  no newest days are learned last: {days:g} days are more than half of the log")
+                logger.info(
+                    f"  the newest {days:g} days are not learned last: they hold no row, or more than half of them, or "
+                    "nothing can be learned before"
+                )
         return self._found_newest[days]
+
+    def _chosen_by(self, stage: Stage, newest: Newest | None) -> Dataset:
+        """The data whose validation targets choose the epochs of a stage.
+
+        Of what comes before the newest rows, these are the first of them. But not where they are few, nor for a model
+        whose teachers or first weights have learned them.
+        """
+        if newest is None or stage.teachers or stage.starts_from is not None:
+            return self.data
+        few = len(newest.before.valid) < min(LEAST_TARGETS, len(self.data.valid))
+        return self.data if few else newest.before
 
     def _learn_newest(
         self, stage: Stage, model: SequenceEncoder, newest: Newest
@@ -425,8 +440,7 @@ class Pipeline:
         return self.backend.from_first(self._validate(model.eval(), self.data) if self.backend.first else 0.0)
 
     def _validate(self, model: SequenceEncoder, data: Dataset) -> float:
-        """The validation value of a model, of which epochs are chosen by what came next where its log ended earlier."""
-        data = data if len(data.valid) else self.data
+        """What a model is worth on the validation targets of some data."""
         return validation_value(
             model,
             data,

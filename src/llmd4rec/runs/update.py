@@ -83,7 +83,7 @@ def update(
         data: the newer log, with the rows that the run was trained on as far as they are still wanted. Every row of it
             is trained on.
         folder: of the new run; an unfinished update found there is continued. None: a temporary one.
-        how: epochs, replay, learning rate.
+        how: steps, epochs, replay, learning rate.
         memory: count the run's memory anew; without it the new run has none.
 
     Raises:
@@ -188,7 +188,7 @@ def _own_data(run: Run, *, needed: bool, said: bool) -> Dataset | None:
 
 
 class _Updating:
-    """The one training of an update."""
+    """The training of an update, in one step or several."""
 
     def __init__(
         self, run: Run, data: Dataset, new: NDArray[np.bool_], old_row: Int64Array, how: Update, memory: bool
@@ -209,6 +209,8 @@ class _Updating:
         model, features = build(steps[0].data)
         self._start(served, into, model, features)
         at_once = f", in {len(steps)} steps" if len(steps) > 1 else ""
+        if self.data.event_times is None:
+            at_once = ", all at once: the log has no times"
         logger.info(f"{served.id}: {int(self.new.sum()):,} new rows of {self.data.num_interactions:,}{at_once}")
         model, features, fitted = learn(
             model,
@@ -305,6 +307,9 @@ class _Updating:
         if not self.how.remember:
             return training.loss.objective(training)
         folder = into.folder / "teachers" / f"before-{data.num_interactions}"
+        for other in (into.folder / "teachers").glob("before-*"):  # of a step that is done
+            if other != folder:
+                remove(other)
         made_of = {served.id: self.run.checksum_of(served.id)}
         try:
             cache = open_cache(folder, data, self.device, "int8", made_of)
