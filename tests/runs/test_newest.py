@@ -17,8 +17,9 @@ from whole_runs import LooksAt, same
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import DataError
+from llmd4rec.runs.changing_log import ChangingLog
 from llmd4rec.runs.newest import LEAST_TARGETS, MOST_STEPS, NEWEST_DAYS, Newest, in_order, newest_of
-from llmd4rec.runs.pipeline import Pipeline, train
+from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
@@ -162,13 +163,13 @@ def test_negatives_are_as_the_split_has_them() -> None:
 def test_who_has_learned_the_newest_rows_chooses_no_epoch_by_them(taught: bool, tmp_path: Path) -> None:
     data = data_of(changing(), path=tmp_path / "data")
     settings = parse_settings({**SETTINGS, "rounds": 1, "teachers": [{"name": "sasrec", "dim": 8}]})
-    pipeline = Pipeline(Run.start(tmp_path / "run", settings, data), data)
-    stage = find(pipeline.stages, "distilled-round-1" if taught else STAGE)
+    log = ChangingLog(data, settings, {})
+    stage = find(plan(settings), "distilled-round-1" if taught else STAGE)
     newest = found_in(data)
     few = newest._replace(before=replace(newest.before, valid=newest.before.valid[:5]))
     many = newest._replace(before=replace(newest.before, valid=np.arange(LEAST_TARGETS)))
-    assert pipeline._chosen_by(stage, few) is data
-    assert pipeline._chosen_by(stage, many) is (data if taught else many.before)
+    assert log.chosen_by(stage, few) is data
+    assert log.chosen_by(stage, many) is (data if taught else many.before)
 
 
 def test_epochs_are_chosen_by_what_came_next() -> None:

@@ -33,7 +33,7 @@ from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
 from llmd4rec.distillation.stage_ids import UNDISTILLED
 from llmd4rec.errors import RunError
-from llmd4rec.evaluation.validation import NDCG10, validation_value
+from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
 from llmd4rec.log import logger
@@ -42,10 +42,10 @@ from llmd4rec.models.base import SequenceEncoder, count_parameters
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.assemble import inject_items, prepare_text_vectors
 from llmd4rec.models.llm.settings import LLM
-from llmd4rec.runs.ageing import HALF_LIFE_DAYS, ByAge, by_age, drift
+from llmd4rec.runs.changing_log import ChangingLog
 from llmd4rec.runs.jobs import run_side_by_side
 from llmd4rec.runs.memory import FOLDER, add_memory
-from llmd4rec.runs.newest import LEAST_TARGETS, NEWEST_DAYS, Newest, Passes, learn, newest_of
+from llmd4rec.runs.newest import Newest, Passes, learn
 from llmd4rec.runs.opening import carried_out, check_data
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of
@@ -60,7 +60,6 @@ from llmd4rec.training.callbacks.schedule import Schedule
 from llmd4rec.training.callbacks.stop_after import StopAfter
 from llmd4rec.training.fit import fit
 from llmd4rec.training.runtime import derive_seed, select_device
-from llmd4rec.training.settings import Training
 from llmd4rec.training.trainer import Fitted
 
 
@@ -129,8 +128,7 @@ class Pipeline:
         self.backend = backend or current_backend()
         self._teachers = teachers or Teachers(run, data, self.device)
         self._made_features: dict[tuple[str, int], ItemFeatures] = {}
-        #: What is learned last, by the number of days.
-        self._found_newest: dict[float, Newest | None] = {}
+        self._changing = ChangingLog(data, run.settings, self._chosen)
 
     def run(self, jobs: int = 1) -> None:
         """Trains what is not done; the record says why it stopped."""
@@ -230,7 +228,7 @@ class Pipeline:
         model = self._starting_point(stage)
         features = self._item_features(stage, model, data)
         chosen = self._chosen.get(stage.id)
-        training, newer = self._training(stage, histories, data)
+        training, newer = self._changing.training(stage, histories, data)
         if newest is not None and newer is not None:
             # Passes are short, and while the rate is high an early one may be the best for long.
             training = training.model_copy(update={"patience": max(1, training.epochs)})
@@ -239,6 +237,7 @@ class Pipeline:
         stops = [StopAfter(chosen["best_epoch"])] if chosen else []
         schedule = Schedule(chosen.get("halved_after", ()) if chosen else None)
         objective, tau = self._objective(stage, cache, model)
+        judged_on = self._changing.chosen_by(stage, newest)
         folder = run.checkpoint_of(stage.id)
         try:
             fitted = fit(
@@ -250,7 +249,9 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=None if chosen else functools.partial(self._validate, data=self._chosen_by(stage, newest)),
+                validate=None
+                if chosen
+                else functools.partial(self._validate, data=judged_on),
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
                 callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
@@ -295,68 +296,9 @@ class Pipeline:
         return result
 
     # ---- a log that changes with time ---------------------------------------------------------------------------
-    def _half_life(self, stage: Stage) -> float | None:
-        """After how many days a pass of a stage takes an interaction half as often; None: all alike."""
-        if stage.half_life_days != "auto":
-            return stage.half_life_days
-        if self._chosen:  # nothing is held out: what was chosen where something was
-            half_life: float | None = self._chosen.get(stage.id, {}).get("half_life_days")
-            return half_life
-        return self._drift
-
-    @functools.cached_property
-    def _drift(self) -> float | None:
-        """The half-life where counts say that the log changes with time."""
-        found = drift(self.data, filter_seen=self.settings.evaluation.filter_seen, seed=self.settings.seed)
-        if found.half_life_days is not None:
-            logger.info(
-                f"the log changes with time: transitions that are counted with a half-life of {HALF_LIFE_DAYS:g} days "
-                f"predict validation better ({NDCG10.label} {found.aged:.4f}, without {found.plain:.4f}). "
-                f"So a pass takes interactions half as often for each {found.half_life_days:g} days of age"
-            )
-        return found.half_life_days
-
-    def _training(self, stage: Stage, histories: Histories, data: Dataset) -> tuple[Training, ByAge | None]:
-        """How a stage is trained on histories, and what a pass takes of them; None: all of them.
-
-        What is drawn behind the histories of the data has no age.
-        """
-        half_life = self._half_life(stage) if histories is data else None
-        if half_life is None:
-            return stage.training, None
-        newer = by_age(histories, half_life)
-        most = min(stage.training.epoch_positions or newer.positions, newer.positions)
-        return stage.training.model_copy(update={"epoch_positions": most}), newer
-
     def _newest(self, stage: Stage) -> Newest | None:
         """What a stage learns last; None: nothing, all is learned together."""
-        days = stage.newest_days
-        if self._chosen:  # whatever was possible there
-            days = self._chosen.get(stage.id, {}).get("newest_days")
-        elif days == "auto":
-            ages = self.data.is_temporal and self._half_life(stage) is not None
-            days = NEWEST_DAYS if ages else None
-        if days is None:
-            return None
-        if days not in self._found_newest:
-            found = self._found_newest[days] = newest_of(self.data, days)
-            if found is None:
-                logger.info(
-                    f"  the newest {days:g} days are not learned last: they hold no row, or more than half of them, or "
-                    "nothing can be learned before"
-                )
-        return self._found_newest[days]
-
-    def _chosen_by(self, stage: Stage, newest: Newest | None) -> Dataset:
-        """The data whose validation targets choose the epochs of a stage.
-
-        Of what comes before the newest rows, these are the first of them. But not where they are few, nor for a model
-        whose teachers or first weights have learned them.
-        """
-        if newest is None or stage.teachers or stage.starts_from is not None:
-            return self.data
-        few = len(newest.before.valid) < min(LEAST_TARGETS, len(self.data.valid))
-        return self.data if few else newest.before
+        return self._changing.newest(stage)
 
     def _learn_newest(
         self, stage: Stage, model: SequenceEncoder, newest: Newest

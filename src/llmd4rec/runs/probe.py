@@ -125,10 +125,10 @@ class _Probe(Pipeline):
         """How long a stage of the whole plan takes; those before it must have been estimated."""
         llm = "llm" in {stage.role, *(find(self.stages, teacher).role for teacher in stage.teachers)}
         model = self.run_folder.build(stage)
-        newest = super()._newest(stage)
+        newest = self._changing.newest(stage)
         data = self.data if newest is None else newest.before
         windows = TrainingWindows(data, model.max_length, model.reads)
-        whole, newer = self._training(stage, data, data)
+        whole, newer = self._changing.training(stage, data, data)
         batch = whole.batch_positions(model.num_items, windows.num_positions)
         steps = len(windows.shuffled(batch, np.random.default_rng(0), whole.epoch_positions))
         sizes = [(share, max(1, (LLM_USERS if llm else USERS) // share)) for share in (4, 1)]
