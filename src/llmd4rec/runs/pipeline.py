@@ -249,9 +249,7 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=None
-                if chosen
-                else functools.partial(self._validate, data=judged_on),
+                validate=None if chosen else functools.partial(self._validate, data=judged_on),
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
                 callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
