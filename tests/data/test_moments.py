@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import polars as pl
 import pytest
@@ -55,3 +57,18 @@ def test_a_log_without_times_has_no_moment() -> None:
     data = Dataset.from_frames(pl.DataFrame({"user_id": [*"uuuv"], "item_id": [*"abcd"], "position": [*range(4)]}))
     with pytest.raises(DataError, match="no times"):
         data.until(5)
+
+
+@pytest.mark.parametrize(("history", "expected"), [("window", ["c"]), ("event", ["c", "b"])])
+def test_targets_behind_a_moment_are_of_the_users_that_the_split_asks_for(
+    history: Literal["window", "event"], expected: list[str]
+) -> None:
+    rows = [("u", "a", 1), ("u", "b", 2), ("u", "c", 5), ("v", "a", 5), ("v", "b", 6), ("w", "a", 6), ("w", "b", 9)]
+    rows += [("x", item, 20 + time) for time, item in enumerate("abcd")]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    log = log.with_columns(pl.col("timestamp") * 86_400)
+    data = Dataset.from_frames(log, split="temporal", valid_fraction=0.1, test_fraction=0.1, history=history)
+    then = data.before(4 * 86_400, days=4)  # w's second item comes too late
+    assert [data.item_ids[item] for item in data.items[then.valid]] == expected
+    assert then.target_history == history == then.training_part().target_history
+    assert then.until(7 * 86_400).target_history == history

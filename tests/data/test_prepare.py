@@ -130,6 +130,38 @@ def test_temporal_split() -> None:
     assert data.report["split"]["test_from"] == "1970-01-01 00:00:09"
 
 
+def sessions(count: int) -> pl.DataFrame:
+    """Users of three items each, one user after the other, of whom the last but one and another straddle the cuts."""
+    rows = [(f"u{user:02}", f"i{user % 4 + place}", 10 * user + place) for user in range(count) for place in range(3)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+def test_histories_may_begin_behind_a_cut() -> None:
+    log = sessions(20)  # 60 rows; validation begins within u09, test within u14
+    split: dict[str, Any] = {"split": "temporal", "valid_fraction": 15 / 60, "test_fraction": 17 / 60}
+    before = Dataset.from_frames(log, history="window", **split)
+    assert held(before, before.valid) == {"u09": "i2"}
+    assert held(before, before.test) == {"u14": "i3"}
+    within = Dataset.from_frames(log, history="event", **split)
+    # Every user's second item; of those who straddle a cut their first behind it.
+    users = {user: f"i{int(user[1:]) % 4 + 1}" for user in within.user_ids.to_list()}
+    assert held(within, within.valid) == {user: users[user] for user in ("u10", "u11", "u12", "u13")} | {"u09": "i2"}
+    assert held(within, within.test) == {f"u{user}": users[f"u{user}"] for user in range(15, 20)} | {"u14": "i3"}
+    assert within.train_end.tolist() == before.train_end.tolist()
+    assert (before.target_history, within.target_history) == ("window", "event")
+
+
+@pytest.mark.parametrize(("count", "history"), [(24, "window"), (90, "event")])
+def test_histories_of_short_sessions_begin_behind_the_cuts(count: int, history: str) -> None:
+    """One user straddles each cut: with 24 users one target in nine, with 90 one in thirty-one."""
+    fractions = {"valid_fraction": 1 / 3, "test_fraction": (count + 1) / (3 * count)}
+    data = Dataset.from_frames(sessions(count), split="temporal", **fractions)
+    assert data.target_history == history == data.report["split"]["history"]
+    assert bool([warning for warning in data.report["warnings"] if "--history event" in warning]) == (
+        history == "event"
+    )
+
+
 def test_temporal_split_needs_times() -> None:
     with pytest.raises(DataError, match="temporal split needs the time"):
         Dataset.from_frames(LOG.drop("timestamp"), split="temporal")

@@ -227,3 +227,12 @@ def test_wilson_by_the_textbook() -> None:
     assert wilson(2, 20) == pytest.approx((0.0278665, 0.3010336), abs=1e-6)
     assert wilson(0, 10) == pytest.approx((0.0, 0.2775328), abs=1e-6)
     assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_histories_may_begin_in_a_window_where_the_split_lets_them() -> None:
+    data = shop()
+    within = replace(data, report={"split": {"kind": "temporal", "history": "event"}})
+    assert targets(within, ASKED) == targets(data, replace(ASKED, history="event")) != targets(data, ASKED)
+    assert targets(within, replace(ASKED, history="window")) == targets(data, ASKED)
+    assert ASKED.on(within).history == "event"
+    assert ASKED.on(data).history == "window"

@@ -35,7 +35,7 @@ def baselines(
     every: Every = "7d",
     choose_on: ChooseOn = 3,
     count_to: CountTo = "window",
-    history: History = "window",
+    history: History = None,
     released: Released = None,
     cut_fraction: Annotated[
         float | None,

@@ -39,10 +39,10 @@ CountTo = Annotated[
     typer.Option(help="With --rolling: the memory has counted everything before the window, or before each target."),
 ]
 History = Annotated[
-    Literal["window", "event"],
+    Literal["window", "event"] | None,
     typer.Option(
         help="With --rolling: whose next item is to be found: users with a history before the window, or with an event "
-        "before the target, for logs of short sessions."
+        "before the target, for logs of short sessions \\[default: as `prepare` chose targets]."
     ),
 ]
 Released = Annotated[
@@ -97,7 +97,7 @@ def evaluate(
         ),
     ] = "frozen",
     count_to: CountTo = "window",
-    history: History = "window",
+    history: History = None,
     released: Released = None,
     trust_code: TrustCode = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

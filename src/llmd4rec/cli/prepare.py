@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Quoting, Split, Ties
+from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Quoting, Split, TargetHistory, Ties
 
 _INPUT, _COLUMNS, _CLEANING, _SPLIT = "Input", "Columns", "Cleaning", "Split"
 
@@ -186,6 +186,15 @@ def prepare(
     valid_fraction: Annotated[
         float, typer.Option(help="Temporal: share of interactions between the cuts.", rich_help_panel=_SPLIT)
     ] = 0.1,
+    history: Annotated[
+        TargetHistory,
+        typer.Option(
+            help="Temporal: whose item behind a cut is a target: of users with a history before the cut (window), or "
+            "of anyone from the second interaction on (event, for short sessions); auto: event where window leaves "
+            "fewer than one target in ten.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it is a prepared data set.")
     ] = False,
@@ -226,6 +235,7 @@ def prepare(
         split=split,
         test_fraction=test_fraction,
         valid_fraction=valid_fraction,
+        history=history,
         keep_unseen_items=keep_unseen_items,
     )
     dataset = prepare_files(

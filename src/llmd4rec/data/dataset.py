@@ -30,6 +30,7 @@ from llmd4rec.data.arrays import NO_TIME, Int32Array, Int64Array, PreparedData, 
 from llmd4rec.data.folder import open_folder, write_folder
 from llmd4rec.data.ingest.pipeline import prepare_frames
 from llmd4rec.data.ingest.settings import Prepare
+from llmd4rec.data.ingest.splits import targets_in
 from llmd4rec.data.ingest.times import as_text
 from llmd4rec.errors import DataError
 
@@ -170,6 +171,16 @@ class Dataset(PreparedData):
         """Whether its training part ends at a moment, so that items may first appear behind it."""
         return bool(self.report.get("split", {}).get("kind") == "temporal")
 
+    @property
+    def target_history(self) -> Literal["window", "event"]:
+        """Whose item behind a moment is a target: of users with a history before it, or of anyone's second on."""
+        return "event" if self.report.get("split", {}).get("history") == "event" else "window"
+
+    @property
+    def _kind_of_split(self) -> dict[str, Any]:
+        split = self.report.get("split", {})
+        return {name: split[name] for name in ("kind", "history") if name in split}
+
     def until(self, moment: int) -> Dataset:
         """The data set as it was known at a moment: every row strictly before it is training, none is held out.
 
@@ -181,17 +192,19 @@ class Dataset(PreparedData):
         Raises:
             DataError: the data set has no times.
         """
-        return self._only(self.known_at(moment), {"kind": "temporal", "until": as_text(np.int64(moment))})
+        split = {**self._kind_of_split, "kind": "temporal", "until": as_text(np.int64(moment))}
+        return self._only(self.known_at(moment), split)
 
     def training_part(self) -> Dataset:
         """The data set without what is held out, and what came after that; users and catalogue stay whole."""
         inside = np.arange(self.num_interactions) < np.repeat(self.train_end, np.diff(self.offsets))
-        return self._only(inside, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
+        return self._only(inside, {**self._kind_of_split, "held_out": 0})
 
     def before(self, moment: int, days: float) -> Dataset:
         """The data set as it would have been prepared at a moment, with what came next as validation.
 
-        Every row before the moment is training. Each user's first item in the days behind it is a validation target.
+        Every row before the moment is training. Each user's first item in the days behind it is a validation target;
+        of whom, :attr:`target_history` says.
         Indices stay, and so does what :attr:`is_temporal` says.
 
         Args:
@@ -204,10 +217,9 @@ class Dataset(PreparedData):
         known, soon = self.known_at(moment), self.known_at(moment + round(days * 86_400))
         known_before = np.concatenate([[0], np.cumsum(known, dtype=np.int64)])
         ends = self.offsets[:-1] + np.diff(known_before[self.offsets])
-        has_next = (ends < self.offsets[1:]) & (ends > self.offsets[:-1])
-        targets = ends[has_next]
+        targets = targets_in(self.offsets[:-1], ends, self.offsets[1:], self.target_history)
         nothing = np.empty(0, dtype=np.int64)
-        split = {"kind": self.report.get("split", {}).get("kind"), "until": as_text(np.int64(moment))}
+        split = {**self._kind_of_split, "until": as_text(np.int64(moment))}
         report = {**self.report, "split": split}
         return replace(self, train_end=ends, valid=targets[soon[targets]], test=nothing, report=report, path=None)
 
@@ -234,7 +246,7 @@ class Dataset(PreparedData):
 
     def whole(self) -> Dataset:
         """The same data set with every row in training and nothing held out, for a last training on all of it."""
-        return self._all_training(self.offsets, {"kind": self.report.get("split", {}).get("kind"), "held_out": 0})
+        return self._all_training(self.offsets, {**self._kind_of_split, "held_out": 0})
 
     def _only(self, kept: NDArray[np.bool_], split: dict[str, Any]) -> Dataset:
         """Some of the rows, of each history the first ones, all of them training."""

@@ -29,7 +29,7 @@ from llmd4rec.evaluation.memory_weights import (
 from llmd4rec.evaluation.metrics import Floats, GlobalMetric, Metric, RecommendedLists, TargetRanks, expand, per_user
 from llmd4rec.evaluation.ranking import rank_targets
 from llmd4rec.evaluation.rolling_evaluation import Kind, RollingEvaluation
-from llmd4rec.evaluation.windows import Rolling, Window, WindowTargets, cut_of, event_times, windows_of
+from llmd4rec.evaluation.windows import Rolling, Window, WindowTargets, event_times, windows_of
 from llmd4rec.log import Bar, bar
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import BASELINES, ItemKNNScorer, PopularityScorer
@@ -78,7 +78,7 @@ def rolling(
         ModelError: scores are NaN or infinite, or of another catalogue.
     """
     asked, models = asked or Rolling(), models or {}
-    asked = replace(asked, cut=cut_of(data) if asked.cut is None else asked.cut)
+    asked = asked.on(data)
     measured = expand(metrics, (10,))
     for metric in measured:
         if isinstance(metric, GlobalMetric):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.data.ingest.splits import moment_before_last
+from llmd4rec.data.ingest.splits import moment_before_last, targets_in
 from llmd4rec.data.ingest.table import Table
 from llmd4rec.data.ingest.times import as_text, guess_unit, plan, to_seconds
 from llmd4rec.errors import ConfigError, DataError
@@ -40,7 +40,8 @@ class Rolling:
         targets: `next`, `next:5` or `all` of what a user does in a window; see
             :class:`~llmd4rec.evaluation.evaluator.Evaluator`.
         history: whose next item is to be found: users with a history before the window (`window`), or with an event
-            before the target, be it in the window (`event`, for logs of short sessions).
+            before the target, be it in the window (`event`, for logs of short sessions). None: as the targets of the
+            data set were chosen.
         released: a field of the catalogue with dates; in a window, items of a later date than its start are no
             candidates. None: every item is one.
         filter_seen: items of the history are no candidates.
@@ -55,7 +56,7 @@ class Rolling:
     choose_on: int = 3
     count_to: CountTo = "window"
     targets: str = "next"
-    history: History = "window"
+    history: History | None = None
     released: str | None = None
     filter_seen: bool = True
     cut: int | None = None
@@ -72,8 +73,17 @@ class Rolling:
                 "Choose on fewer windows, or take more of them.",
             )
         for name, value in (("count_to", self.count_to), ("history", self.history)):
-            if value not in ("window", "event"):
+            if value not in ("window", "event") and not (name == "history" and value is None):
                 raise ConfigError(f"{name} is {value!r}", "Choose window or event.")
+
+    def on(self, data: Dataset) -> Rolling:
+        """The same with what the data set decides: the cut, and whose next item is to be found.
+
+        Raises:
+            DataError: the data set has no moment behind which everything is held out.
+        """
+        cut = cut_of(data) if self.cut is None else self.cut
+        return replace(self, cut=cut, history=self.history or data.target_history)
 
 
 class Window(NamedTuple):
@@ -170,8 +180,10 @@ def windows_of(data: Dataset, rolling: Rolling) -> list[WindowTargets]:
         DataError: the data set has no times or no cut, there is no target with a history, or no date of release.
         ConfigError: the catalogue has no such field.
     """
+    rolling = rolling.on(data)
+    cut = rolling.cut
+    assert cut is not None
     times, starts = event_times(data), np.asarray(data.offsets[:-1])
-    cut = cut_of(data) if rolling.cut is None else rolling.cut
     released = None if rolling.released is None else release_times(data, rolling.released)
     users = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
 
@@ -192,13 +204,8 @@ def windows_of(data: Dataset, rolling: Rolling) -> list[WindowTargets]:
         if window.start > last_moment:
             break
         end = first_since(window.end)
-        if rolling.history == "window":
-            positions, asked = first, first > starts
-        else:
-            positions = np.maximum(first, starts + 1)
-            asked = np.ones(len(starts), dtype=np.bool_)
-        asked = asked & (positions < end)
-        held = held_out_at(data, positions[asked], end[asked], rolling.targets)
+        positions = targets_in(starts, first, end, rolling.history or "window")
+        held = held_out_at(data, positions, end[data.users_of(positions)], rolling.targets)
         allowed = None if released is None else released <= window.start
         found.append(WindowTargets(window, held, starts[(first == starts) & (end > starts)], allowed))
         first = end

@@ -57,6 +57,7 @@ def score_rolling(
         )
     run.require(data)
     cut_of(data)  # or nothing is known to lie behind what the run was trained on
+    asked = asked.on(data)
     stage_id = run.resolve(stage)
     memory = run.settings.memory or Memory()
     found = rolling(
@@ -159,7 +160,7 @@ def folder_of(run: Run, stage_id: str, asked: Rolling) -> Path:
         "" if asked.windows == usual.windows else f"{asked.windows}-windows",
         "" if asked.choose_on == usual.choose_on else f"chosen-on-{asked.choose_on}",
         "" if asked.count_to == usual.count_to else "counted-to-event",
-        "" if asked.history == usual.history else "history-to-event",
+        "" if asked.history != "event" else "history-to-event",
         "" if asked.targets == usual.targets else asked.targets.replace(":", "-"),
         "" if asked.released is None else f"released-{asked.released}",
         "" if asked.filter_seen else "with-seen",

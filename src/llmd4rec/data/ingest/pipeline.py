@@ -77,10 +77,12 @@ def prepare_tables(interactions: Table, items: Table | None, settings: Prepare) 
         times = to_seconds(frame["time"], log.unit).fill_null(NO_TIME).to_numpy().astype(np.int64)
         times = times if (times != NO_TIME).any() else None
     if settings.split == "temporal" and times is not None:
-        targets = temporal(offsets, times, settings.valid_fraction, settings.test_fraction)
+        targets = temporal(offsets, times, settings.valid_fraction, settings.test_fraction, settings.history)
     else:
         targets = leave_one_out(offsets)
     items_in_order = lookup[item_codes]
+    if targets.warning:
+        report.warn(targets.warning)
     report.facts["split"] = targets.facts | _repeats(offsets, items_in_order, targets, report)
     report.facts["totals"] = {
         "users": len(lengths),

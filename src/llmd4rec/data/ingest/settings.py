@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Split, Ties
+from llmd4rec.data.ingest.choices import Duplicates, MissingTimes, Order, Split, TargetHistory, Ties
 from llmd4rec.data.ingest.row_filter import parse
 from llmd4rec.data.ingest.times import check_format
 from llmd4rec.errors import ConfigError
@@ -53,6 +53,9 @@ class Prepare:
             of users with at least 3; `temporal` cuts the whole log at two moments.
         test_fraction, valid_fraction: the share of interactions behind the later and between the two cuts
             (`temporal` only).
+        history: whose item behind a cut is a target (`temporal` only): that of users with a history before the cut
+            (`window`), or of anyone from the second interaction on (`event`, for logs of short sessions); `auto` takes
+            `event` where `window` leaves fewer than one target in ten, and says so.
         keep_unseen_items: keeps the items of the catalogue that have no interaction.
 
     Raises:
@@ -79,6 +82,7 @@ class Prepare:
     split: Split = "leave-one-out"
     test_fraction: float = 0.1
     valid_fraction: float = 0.1
+    history: TargetHistory = "auto"
     keep_unseen_items: bool = False
 
     @classmethod
@@ -111,6 +115,7 @@ class Prepare:
             "missing_times": MissingTimes,
             "duplicates": Duplicates,
             "split": Split,
+            "history": TargetHistory,
         }
         for name, kind in kinds.items():
             allowed = get_args(kind)

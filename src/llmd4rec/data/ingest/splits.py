@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmd4rec.data.ingest.choices import TargetHistory
 from llmd4rec.data.ingest.times import as_text
 from llmd4rec.errors import DataError
 
 Int64Array = NDArray[np.int64]
+#: Histories may begin in the window itself where otherwise fewer than one target in so many would be left.
+FEW_TARGETS = 10
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Flat positions: `train_end` [U], `valid` [V], `test` [T], as in a `Dataset`; and facts for the report."""
+    """Flat positions as in a `Dataset`: `train_end` [U], `valid` [V], `test` [T]; what the report says of them."""
 
     train_end: Int64Array
     valid: Int64Array
     test: Int64Array
     facts: dict[str, Any]
+    warning: str = ""
 
 
 def seen_before(offsets: Int64Array, items: NDArray[np.int32], positions: Int64Array) -> int:
@@ -78,7 +82,13 @@ def moment_before_last(times: Int64Array, fraction: float) -> np.int64:
     return moment
 
 
-def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test_fraction: float) -> Targets:
+def temporal(
+    offsets: Int64Array,
+    times: Int64Array,
+    valid_fraction: float,
+    test_fraction: float,
+    history: TargetHistory = "auto",
+) -> Targets:
     """Cuts the log at two moments. A target is a user's first interaction in a window, with a history before it.
 
     Training is everything before the earlier cut; what follows a target in its window is not used.
@@ -88,6 +98,8 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
         times: [N], not falling within a user.
         valid_fraction, test_fraction: the share of interactions between the cuts and behind the later one;
             interactions of the same moment stay together, so the shares are met as nearly as the times allow.
+        history: whether a target's history must begin before its window (`window`), or may begin in it (`event`);
+            `auto` takes the latter where the former leaves fewer than one target in ten, as short sessions do.
 
     Raises:
         DataError: a part is left empty.
@@ -103,8 +115,14 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
         return starts + before
 
     train_end, test_start = first_since(valid_from), first_since(test_from)
-    valid = train_end[(train_end < test_start) & (train_end > starts)]
-    test = test_start[(test_start < offsets[1:]) & (test_start > starts)]
+    windows = ((train_end, test_start), (test_start, offsets[1:]))
+    found = {how: [targets_in(starts, *window, how) for window in windows] for how in ("window", "event")}
+    few = any(
+        len(old) * FEW_TARGETS < len(all_of_them)
+        for old, all_of_them in zip(found["window"], found["event"], strict=True)
+    )
+    chosen = ("event" if few else "window") if history == "auto" else history
+    valid, test = found[chosen]
     for name, amount in (
         ("training interaction", int((train_end - starts).sum())),
         ("validation target with a history", len(valid)),
@@ -117,6 +135,7 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
             )
     facts = {
         "kind": "temporal",
+        "history": chosen,
         "validation_from": as_text(valid_from),
         "test_from": as_text(test_from),
         "interactions_before": int((train_end - starts).sum()),
@@ -124,4 +143,23 @@ def temporal(offsets: Int64Array, times: Int64Array, valid_fraction: float, test
         "interactions_behind": int((offsets[1:] - test_start).sum()),
         "users_without_training_interactions": int((train_end == starts).sum()),
     }
-    return Targets(train_end, valid, test, facts)
+    warning = ""
+    if history == "auto" and chosen == "event":
+        counts = " and ".join(f"{len(each):,}" for each in found["window"])
+        warning = (
+            f"histories are short: only {counts} targets for validation and test would have one that began before "
+            "their part of the log. So it may begin in it (--history event)"
+        )
+    return Targets(train_end, valid, test, facts, warning)
+
+
+def targets_in(starts: Int64Array, begins: Int64Array, ends: Int64Array, history: str) -> Int64Array:
+    """Each user's first interaction in a window, with a history before it; flat positions.
+
+    Args:
+        starts: where each user's interactions begin, [U].
+        begins, ends: flat positions of the user's first interaction in the window, and of the first behind it, [U].
+        history: it begins before the window (`window`), or in it at the latest (`event`).
+    """
+    first = begins if history == "window" else np.maximum(begins, starts + 1)
+    return first[(first < ends) & (first > starts)]
