@@ -48,7 +48,7 @@ class _TextEncoder(_Part):
 class _Memory(_Part):
     """What is said of the memory beside a model; `model` among its weights is the model's own."""
 
-    weights: dict[Literal["model", "content", "transitions", "recency"], _Number]
+    weights: dict[Literal["model", "content", "transitions", "recency", "item_knn"], _Number]
     validation: _Number
     texts: _Texts | None = None
 

@@ -12,6 +12,7 @@ from llmd4rec.inference.factors import SPACE, FactorRowScorer
 from llmd4rec.scoring.index import ApproximateIndex
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY
+from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.recency import Events, RecencyScorer
 from llmd4rec.scoring.memory.sparse import SparseRows
 from llmd4rec.scoring.memory.state import CountedMemory
@@ -90,18 +91,31 @@ def subset(memory: CountedMemory, rows: NDArray[np.int64]) -> CountedMemory:
                 np.ascontiguousarray(part.vectors_ID[rows]), part.mean_T, part.axes_TD, part.last
             )
         elif isinstance(part, TransitionScorer):
-            starts, columns, counts = part.arrays()
-            owners = np.repeat(place_I, np.diff(starts))
-            kept = np.flatnonzero((owners >= 0) & (place_I[columns] >= 0))
-            kept = kept[np.lexsort((place_I[columns[kept]], owners[kept]))]
-            starts = np.searchsorted(owners[kept], np.arange(len(rows) + 1))
-            within = SparseRows(
-                starts, place_I[columns[kept]].astype(np.int32), counts[kept], part.settings.max_per_row
-            )
+            within = _within(*part.arrays(), place_I, len(rows), part.settings.max_per_row)
             parts[name] = TransitionScorer(part.settings, within, len(rows), part.moment)
+        elif isinstance(part, ItemKNNScorer):
+            starts, columns, counts, chosen_I = part.arrays()
+            within = _within(starts, columns, counts, place_I, len(rows), part.settings.max_per_row)
+            parts[name] = ItemKNNScorer(part.settings, within, chosen_I[rows])
         elif isinstance(part, RecencyScorer):
             times, items = part.events.arrays()
             kept = np.flatnonzero(place_I[items] >= 0)
             events = Events(part.events.settings, times[kept], place_I[items[kept]].astype(np.int32), len(rows))
             parts[name] = RecencyScorer(events, len(rows), part.as_of)
     return CountedMemory(memory.settings, parts, memory.weights, memory.as_of, memory.missing)
+
+
+def _within(
+    starts: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    counts: Floats,
+    place_I: NDArray[np.int64],
+    size: int,
+    max_per_row: int,
+) -> SparseRows:
+    """Sparse rows of some items alone, which stand at other places; −1: at none."""
+    owners = np.repeat(place_I, np.diff(starts))
+    kept = np.flatnonzero((owners >= 0) & (place_I[columns] >= 0))
+    kept = kept[np.lexsort((place_I[columns[kept]], owners[kept]))]
+    starts = np.searchsorted(owners[kept], np.arange(size + 1))
+    return SparseRows(starts, place_I[columns[kept]].astype(np.int32), counts[kept], max_per_row)

@@ -157,7 +157,7 @@ class Teachers:
         settings = self.run.settings
         texts_IT = memory_texts(settings, self.data, self.device)
         # Recency depends on the moment of a request, which the student does not read.
-        counted = count_memory(asked.model_copy(update={"recency": None}), self.data, texts_IT)
+        counted = count_memory(asked.model_copy(update={"recency": None, "item_knn": None}), self.data, texts_IT)
         if counted is None:
             logger.info("  the memory does not teach: nothing can be counted")
             return None

@@ -1,4 +1,4 @@
-"""Counts of a log, in bounded memory: which item came shortly after which, and when each was chosen."""
+"""Counts of a log, in bounded memory: which item came shortly after which, and which the same users chose."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def count_pairs(
             entries = list(_entries(log, settings, now, first, last))
             rows, columns, values, ages = (np.concatenate(each) for each in zip(*entries, strict=True))
             numbers = [values] if now is None else [values, values * ages]
-            parts.append(_summed(rows - first, columns, numbers, last - first, log.num_items, settings))
+            mix_C = mixed(settings, len(numbers))
+            parts.append(
+                _summed(rows - first, columns, numbers, last - first, log.num_items, mix_C, settings.max_per_row)
+            )
             progress.advance(int(sizes[first:last].sum()))
     counts, columns, values = (np.concatenate(each) for each in zip(*parts, strict=True))
     return np.concatenate([[0], np.cumsum(counts)]), columns, values
@@ -117,7 +120,13 @@ def _ranges(sizes: Int64Array, pairs_at_once: int) -> list[tuple[int, int]]:
 
 
 def _summed(
-    rows: Int32Array, columns: Int32Array, numbers: list[Floats], height: int, width: int, settings: Transitions
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    numbers: list[Floats],
+    height: int,
+    width: int,
+    mix_C: NDArray[np.float32],
+    max_per_row: int,
 ) -> tuple[Int64Array, Int32Array, NDArray[np.float32]]:
     """Entries of one place added up, by row and column, and the largest of each row: lengths, columns and counts."""
     key = rows.astype(np.int64) * width + columns
@@ -129,10 +138,10 @@ def _summed(
     values_NC = np.stack([np.add.reduceat(each[order], first) for each in numbers], axis=1)
     row, column = np.divmod(key[first], width)
     lengths = np.bincount(row, minlength=height)
-    if lengths.max() > settings.max_per_row:
-        ranked = np.lexsort((column, -(values_NC @ mixed(settings, len(numbers))), row))
+    if lengths.max() > max_per_row:
+        ranked = np.lexsort((column, -(values_NC @ mix_C), row))
         inside = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        kept = np.sort(ranked[inside < settings.max_per_row])
+        kept = np.sort(ranked[inside < max_per_row])
         row, column, values_NC = row[kept], column[kept], values_NC[kept]
         lengths = np.bincount(row, minlength=height)
     return lengths, column.astype(np.int32), values_NC.astype(np.float32)
@@ -141,3 +150,79 @@ def _summed(
 def mixed(settings: Transitions, numbers: int) -> NDArray[np.float32]:
     """What the numbers of an entry weigh: its count, and its count with a half-life, where it has that."""
     return np.array([1.0, settings.recent_weight][:numbers], dtype=np.float32)
+
+
+def count_together(
+    log: Log, reach: int, max_per_row: int, pairs_at_once: int = PAIRS_AT_ONCE
+) -> tuple[Int64Array, Int32Array, NDArray[np.float32], Int64Array]:
+    """How often two items were chosen together, as sparse rows, symmetric but for their cut; how often each was chosen.
+
+    An event counts its item together with each different item among the `reach` events before it in its history, once
+    each. An item that is itself among these counts as chosen before, and not again. Rows are counted a range of items
+    at a time, so that memory is bounded by `pairs_at_once` and the result.
+
+    Args:
+        log: the histories.
+        reach: how far back an event looks.
+        max_per_row: of each complete row, so many of the highest counts are kept.
+        pairs_at_once: how many pairs are held at once.
+
+    Returns:
+        Starts [I + 1], columns [N], counts [N, 1]; and how often each item was chosen, [I].
+    """
+    counted = np.flatnonzero(log.counted)
+    items = np.asarray(log.items)[counted]
+    history = np.searchsorted(log.offsets, counted, side="right") - 1
+    starts_of = np.searchsorted(history, np.arange(len(log.offsets)))
+    place = np.arange(len(items)) - starts_of[history]
+    behind = starts_of[history + 1] - 1 - np.arange(len(items))
+    same_before, same_behind = _same_item(history, items, log.num_items)
+    is_new = np.arange(len(items)) - same_before > reach
+    chosen_I = np.bincount(items[is_new], minlength=log.num_items)
+    sizes = np.bincount(items, np.minimum(place, reach) + np.minimum(behind, reach), log.num_items).astype(np.int64)
+    by_item = np.argsort(items, kind="stable")
+    first_of = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=log.num_items))])
+    parts = []
+    with bar("counting what the same users chose", int(sizes.sum()), "pairs") as progress:
+        for first, last in _ranges(sizes, pairs_at_once):
+            events = by_item[first_of[first] : first_of[last]]
+            own, other = [], []
+            # Of each pair the earlier event is the last one of its item before the later, and the later one is new.
+            for one, two, rows in (
+                (*_spread(events, -np.minimum(place[events], reach)), 1),
+                (*_spread(events, np.minimum(behind[events], reach)), 0),
+            ):
+                earlier, later = (two, one) if rows else (one, two)
+                kept = is_new[later] & (same_behind[earlier] > later) & (items[earlier] != items[later])
+                own.append(items[one[kept]])
+                other.append(items[two[kept]])
+            rows_N, columns_N = np.concatenate(own), np.concatenate(other)
+            ones = np.ones(len(rows_N))
+            parts.append(
+                _summed(
+                    rows_N - first, columns_N, [ones], last - first, log.num_items, np.ones(1, np.float32), max_per_row
+                )
+            )
+            progress.advance(int(sizes[first:last].sum()))
+    lengths, columns, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return np.concatenate([[0], np.cumsum(lengths)]), columns, values, chosen_I
+
+
+def _same_item(history: Int64Array, items: Int32Array, num_items: int) -> tuple[Int64Array, Int64Array]:
+    """Where each event's item stands in its history before, and behind it; far away where it does not."""
+    key = history * num_items + items
+    order = np.argsort(key, kind="stable")
+    same = key[order][1:] == key[order][:-1]
+    before = np.full(len(items), -(1 << 60), np.int64)
+    behind = np.full(len(items), 1 << 60, np.int64)
+    before[order[1:][same]] = order[:-1][same]
+    behind[order[:-1][same]] = order[1:][same]
+    return before, behind
+
+
+def _spread(events: Int64Array, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Each event with so many events behind it, or before it where the count is negative."""
+    sizes = np.abs(counts)
+    one = np.repeat(events, sizes)
+    step = np.arange(len(one)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
+    return one, one + np.repeat(np.sign(counts), sizes) * step

@@ -7,12 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: The parts of a memory, in the order in which they are named everywhere.
-PARTS = ("content", "transitions", "recency")
+PARTS = ("content", "transitions", "recency", "item_knn")
 #: What the most recent items of a history weigh, newest first: in transitions, and in content.
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
 LAST_READ = (1.0, 0.5, 0.333, 0.25, 0.2, 0.167, 0.143, 0.125, 0.111, 0.1)
 #: Weights where none are fitted and none are given.
-DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2}
+DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2, "item_knn": 1.0}
 
 
 class Content(BaseModel):
@@ -74,14 +74,33 @@ class Recency(BaseModel):
     )
 
 
+class ItemKNN(BaseModel):
+    """What the same users choose: Σ over a history of n_ij / (n_i^history_power · n_j^item_power), recent ones more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    last: int = Field(
+        50,
+        ge=1,
+        le=1000,
+        description="items of a history that are read, and up to so many places apart two are counted",
+    )
+    history_power: float = Field(
+        0.7, ge=0, le=4, description="how much less an item of the history says, if it is popular"
+    )
+    item_power: float = Field(0.3, ge=0, le=4, description="how much less popular items are scored")
+    max_per_row: int = Field(1000, ge=1, description="neighbours of an item that are kept, those of the highest counts")
+
+
 class Memory(BaseModel):
-    """Scores that need no training: content, transitions and recency, and their weighted sum."""
+    """Scores that need no training: content, transitions, recency and item-kNN, and their weighted sum."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     content: Content | None = Field(Content(), description="what reads alike; null: no such part")
     transitions: Transitions | None = Field(Transitions(), description="what follows what; null: no such part")
     recency: Recency | None = Field(Recency(), description="what is chosen now; null: no such part")
+    item_knn: ItemKNN | None = Field(ItemKNN(), description="what the same users choose; null: no such part")
     weights: Literal["auto"] | dict[str, float] = Field(
         "auto",
         description="auto: fitted on validation, a part that does not help is left out; or a weight for each part, "

@@ -17,8 +17,9 @@ from llmd4rec.io.arrays import read_array
 from llmd4rec.io.files import atomic_dir, read_json, write_array, write_json
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import Log
+from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.recency import Events, RecencyScorer
-from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS, PARTS, Content, Memory, Recency, Transitions
+from llmd4rec.scoring.memory.settings import DEFAULT_WEIGHTS, PARTS, Content, ItemKNN, Memory, Recency, Transitions
 from llmd4rec.scoring.memory.sparse import SparseRows
 from llmd4rec.scoring.memory.transitions import TransitionScorer
 from llmd4rec.scoring.row_sums import WeightedRowSum
@@ -31,7 +32,7 @@ _REMEDY = "Put it back from a copy, or make it anew."
 
 
 class CountedMemory(WeightedRowSum):
-    """Content, transitions and recency, as far as there are such, and their weighted sum.
+    """Content, transitions, recency and item-kNN, as far as there are such, and their weighted sum.
 
     Args:
         settings: what it is made of.
@@ -76,10 +77,18 @@ class CountedMemory(WeightedRowSum):
         return part if isinstance(part, RecencyScorer) else None
 
     @property
+    def item_knn(self) -> ItemKNNScorer | None:
+        """What the same users choose."""
+        part = self.parts.get("item_knn")
+        return part if isinstance(part, ItemKNNScorer) else None
+
+    @property
     def max_length(self) -> int:
         """How many of the most recent items it reads."""
         settings = self.settings
         lengths = [len(part.last) for part in (settings.content, settings.transitions) if part is not None]
+        if self.item_knn is not None:
+            lengths.append(self.item_knn.settings.last)
         return max(lengths, default=1)
 
     @property
@@ -134,6 +143,8 @@ class CountedMemory(WeightedRowSum):
         """
         if self.transitions is not None:
             self.transitions.observe(history, item, time, times)
+        if self.item_knn is not None:
+            self.item_knn.observe(history, item)
         if self.recency is not None and time is not None:
             self.recency.observe(item, time)
         if self.as_of is not None and time is not None:
@@ -178,6 +189,9 @@ class CountedMemory(WeightedRowSum):
             arrays |= zip(("transition_starts", "transition_items", "transition_counts"), found, strict=True)
         if self.recency is not None:
             arrays |= zip(("recency_times", "recency_items"), self.recency.events.arrays(), strict=True)
+        if self.item_knn is not None:
+            names = ("item_knn_starts", "item_knn_items", "item_knn_counts", "item_knn_chosen")
+            arrays |= zip(names, self.item_knn.arrays(), strict=True)
         return arrays
 
     @classmethod
@@ -226,9 +240,21 @@ class CountedMemory(WeightedRowSum):
         def fits(name: str, holds: Any) -> None:
             _fits(folder, name, holds)
 
+        def sparse(name: str, numbers: tuple[int, ...], max_per_row: int) -> SparseRows:
+            starts, columns = stored(f"{name}_starts", items + 1), stored(f"{name}_items", None)
+            counts = stored(f"{name}_counts", len(columns), None)
+            fits(f"{name}_starts", starts[0] == 0 and starts[-1] == len(columns))
+            fits(f"{name}_starts", (np.diff(starts) >= 0).all())
+            fits(f"{name}_items", not len(columns) or 0 <= columns.min() <= columns.max() < items)
+            within = np.ones(len(columns), bool)
+            within[starts[:-1][starts[:-1] < len(columns)]] = False
+            fits(f"{name}_items", (np.diff(columns, prepend=-1)[within] > 0).all())
+            fits(f"{name}_counts", counts.shape[1] in numbers and (not len(counts) or counts.min() >= 0))
+            return SparseRows(starts, columns, counts, max_per_row)
+
         parts: dict[str, RowScorer] = {}
         for name in about.parts:
-            part: Content | Transitions | Recency | None = getattr(settings, name)
+            part: Content | Transitions | Recency | ItemKNN | None = getattr(settings, name)
             if isinstance(part, Content):
                 mean_T, axes_TD = stored("content_mean", None), None
                 if "content_axes" in about.arrays:
@@ -236,16 +262,7 @@ class CountedMemory(WeightedRowSum):
                 width = len(mean_T) if axes_TD is None else axes_TD.shape[1]
                 parts[name] = ContentScorer(stored("content", items, width), mean_T, axes_TD, part.last)
             elif isinstance(part, Transitions):
-                starts, columns = stored("transition_starts", items + 1), stored("transition_items", None)
-                counts = stored("transition_counts", len(columns), None)
-                fits("transition_starts", starts[0] == 0 and starts[-1] == len(columns))
-                fits("transition_starts", (np.diff(starts) >= 0).all())
-                fits("transition_items", not len(columns) or 0 <= columns.min() <= columns.max() < items)
-                within = np.ones(len(columns), bool)
-                within[starts[:-1][starts[:-1] < len(columns)]] = False
-                fits("transition_items", (np.diff(columns, prepend=-1)[within] > 0).all())
-                fits("transition_counts", counts.shape[1] in (1, 2) and (not len(counts) or counts.min() >= 0))
-                rows = SparseRows(starts, columns, counts, part.max_per_row)
+                rows = sparse("transition", (1, 2), part.max_per_row)
                 parts[name] = TransitionScorer(part, rows, items, about.moment)
             elif isinstance(part, Recency):
                 times = stored("recency_times", None)
@@ -253,6 +270,10 @@ class CountedMemory(WeightedRowSum):
                 fits("recency_items", not len(chosen) or 0 <= chosen.min() <= chosen.max() < items)
                 fits("recency_times", not len(times) or -_LATEST <= times.min() <= times.max() <= _LATEST)
                 parts[name] = RecencyScorer(Events(part, times, chosen, items), items, about.as_of)
+            elif isinstance(part, ItemKNN):
+                rows, chosen = sparse("item_knn", (1,), part.max_per_row), stored("item_knn_chosen", items)
+                fits("item_knn_chosen", chosen.min() >= 0)
+                parts[name] = ItemKNNScorer(part, rows, chosen)
             else:
                 raise DataError(f"{folder / FILE} is damaged: it has no settings of {name}", _REMEDY)
         return cls(settings, parts, about.weights, about.as_of, about.missing)
@@ -261,7 +282,7 @@ class CountedMemory(WeightedRowSum):
 #: Most bytes of memory.json; and the seconds around 1970 within which events are.
 _MOST_JSON, _LATEST = 1 << 20, 1 << 40
 _Moment = Annotated[int, Field(ge=-_LATEST, le=_LATEST)]
-_Part = Literal["content", "transitions", "recency"]
+_Part = Literal["content", "transitions", "recency", "item_knn"]
 _Weight = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 
 
@@ -270,7 +291,7 @@ class _About(BaseModel):
 
     format: int
     settings: Memory
-    parts: Annotated[list[_Part], Field(min_length=1, max_length=3)]
+    parts: Annotated[list[_Part], Field(min_length=1, max_length=4)]
     weights: dict[str, _Weight]
     as_of: _Moment | None
     moment: _Moment | None
@@ -287,6 +308,10 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "transition_starts": np.int64,
     "transition_items": np.int32,
     "transition_counts": np.float32,
+    "item_knn_starts": np.int64,
+    "item_knn_items": np.int32,
+    "item_knn_counts": np.float32,
+    "item_knn_chosen": np.int64,
     "recency_times": np.int64,
     "recency_items": np.int32,
 }
@@ -324,7 +349,7 @@ def count_memory(
     parts: dict[str, RowScorer] = {}
     missing: dict[str, str] = {}
     for name in PARTS:
-        part: Content | Transitions | Recency | None = getattr(settings, name)
+        part: Content | Transitions | Recency | ItemKNN | None = getattr(settings, name)
         if isinstance(part, Content):
             if texts_IT is None or not np.any(texts_IT):
                 missing[name] = "the items have no texts"
@@ -343,6 +368,8 @@ def count_memory(
                 continue
             known = log.counted & (np.asarray(data.times) != NO_TIME)
             parts[name] = RecencyScorer.count(part, Log(log.items, log.offsets, known, times, log.num_items), before)
+        elif isinstance(part, ItemKNN):
+            parts[name] = ItemKNNScorer.count(part, log)
     return CountedMemory(settings, parts, None, before, missing) if parts else None
 
 

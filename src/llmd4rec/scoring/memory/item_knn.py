@@ -1,0 +1,115 @@
+"""What the same users choose: item-based collaborative filtering, over much longer spans than transitions.
+
+B. Sarwar et al., Item-based collaborative filtering recommendation algorithms, WWW 2001.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmd4rec.scoring.memory.counting import Log, count_together
+from llmd4rec.scoring.memory.settings import ItemKNN
+from llmd4rec.scoring.memory.sparse import SparseRowQuery, SparseRows
+from llmd4rec.scoring.rows import RowScorer
+
+Int64Array = NDArray[np.int64]
+Floats = NDArray[np.float32]
+_ONE = np.ones(1, np.float32)
+
+
+class _Counts:
+    """What grown copies of a scorer share. One writer at a time; readers need no lock."""
+
+    def __init__(self, rows: SparseRows, chosen_I: Int64Array) -> None:
+        self.rows, self.chosen_I, self.writing = rows, chosen_I, threading.Lock()
+
+
+class ItemKNNScorer(RowScorer):
+    """Σ over the different items i of a history of r_i^-½ · n_ij / (n_i^.7 · n_j^.3).
+
+    `n_ij` is how often one of i and j was chosen with the other among the items before it, n_i how often i was chosen,
+    and r_i the place of i from the end of the history. A cosine would have the powers ½ and ½; these favour what many
+    chose, which is better (docs/research/memory.md).
+
+    Args:
+        settings: how far it reads, and which of the powers.
+        rows: n_ij, symmetric.
+        chosen_I: n_i.
+    """
+
+    name = "item_knn"
+
+    def __init__(self, settings: ItemKNN, rows: SparseRows, chosen_I: Int64Array) -> None:
+        self.settings, self._num_rows = settings, len(chosen_I)
+        self._counts = _Counts(rows, chosen_I)
+
+    @classmethod
+    def count(cls, settings: ItemKNN, log: Log) -> ItemKNNScorer:
+        """Of a log."""
+        starts, columns, counts, chosen_I = count_together(log, settings.last, settings.max_per_row)
+        return cls(settings, SparseRows(starts, columns, counts, settings.max_per_row), chosen_I)
+
+    @property
+    def num_rows(self) -> int:
+        """I."""
+        return self._num_rows
+
+    def together(self, item: int) -> tuple[NDArray[np.int32], Floats]:
+        """What was chosen with an item, ascending, and how often."""
+        columns, values_NC = self._counts.rows.row(item)
+        return columns, values_NC[:, 0]
+
+    def prepare(
+        self,
+        windows: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int] | None],
+        now: Sequence[int | None],
+    ) -> SparseRowQuery:
+        """Sums of the rows of the most recent items."""
+        chosen_I = np.maximum(self._counts.chosen_I, 1).astype(np.float32)
+        picks = [list(dict.fromkeys(list(window)[-self.settings.last :][::-1])) for window in windows]
+        scale_I = chosen_I**-self.settings.history_power
+        weights = [(scale_I[each] / np.sqrt(np.arange(1, len(each) + 1))).tolist() for each in picks]
+        summed = SparseRowQuery.of_sums(self._counts.rows, picks, weights, self._num_rows)
+        return replace(summed, values=summed.values * chosen_I[summed.columns] ** np.float32(-self.settings.item_power))
+
+    def observe(self, history: Sequence[int], item: int) -> None:
+        """Counts one event.
+
+        Args:
+            history: what came before it, oldest first.
+            item: what was chosen.
+        """
+        before = set(list(history)[-self.settings.last :])
+        if item in before:
+            return
+        with self._counts.writing:
+            for other in before:
+                self._counts.rows.add(other, item, (1.0,), _ONE)
+                self._counts.rows.add(item, other, (1.0,), _ONE)
+            if item >= len(self._counts.chosen_I):  # of a grown copy; readers of the old one know of fewer items
+                more = np.zeros(item + 1 - len(self._counts.chosen_I), np.int64)
+                self._counts.chosen_I = np.concatenate([self._counts.chosen_I, more])
+            self._counts.chosen_I[item] += 1
+
+    def with_items(self, rows: Sequence[int], vectors: Mapping[str, Floats]) -> ItemKNNScorer:
+        """New items were chosen with nothing until they are observed."""
+        num_rows = max(self._num_rows, max(rows, default=-1) + 1)
+        grown = ItemKNNScorer(self.settings, self._counts.rows, np.zeros(num_rows, np.int64))
+        with self._counts.writing:
+            missing = num_rows - len(self._counts.chosen_I)
+            if missing > 0:
+                self._counts.chosen_I = np.concatenate([self._counts.chosen_I, np.zeros(missing, np.int64)])
+        grown._counts = self._counts
+        return grown
+
+    def arrays(self) -> tuple[Int64Array, NDArray[np.int32], Floats, Int64Array]:
+        """The counts as sparse rows: starts, columns and counts; and how often each item was chosen."""
+        starts, columns, values_NC = self._counts.rows.arrays()
+        starts = np.concatenate([starts, np.full(max(0, self._num_rows + 1 - len(starts)), starts[-1])])
+        return starts, columns, values_NC, self._counts.chosen_I[: self._num_rows].copy()
