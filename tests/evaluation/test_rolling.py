@@ -254,7 +254,7 @@ def test_beside_a_model_content_has_fewer_directions() -> None:
 def test_without_windows_to_choose_on_weights_are_the_defaults() -> None:
     auto = MEMORY.model_copy(update={"weights": "auto"})
     found = rolling(random_log(0), replace(ASKED, choose_on=0), memory=auto)
-    assert found.weights["memory"] == {name: DEFAULT_WEIGHTS[name] for name in ("transitions", "recency")}
+    assert found.weights["memory"] == {name: DEFAULT_WEIGHTS[name] for name in ("transitions", "recency", "item_knn")}
     assert "weights are the defaults, since there is no window to choose them on" in found.notes
 
 

@@ -19,7 +19,7 @@ from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.evaluation import Evaluator
 from llmd4rec.evaluation.baselines import evaluate_baselines
-from llmd4rec.scoring.baselines import BASELINES, ItemKNNScorer, baseline_scorers, memory_scorer
+from llmd4rec.scoring.baselines import BASELINES, baseline_scorers, memory_scorer
 from llmd4rec.scoring.memory.settings import LAST, Content, Memory, Recency, Transitions
 from llmd4rec.scoring.memory.state import count_memory
 
@@ -29,22 +29,6 @@ SHARED = Path(__file__).parents[2].parent / "shared"
 SCRIPT, VECTORS = SHARED / "reference" / "memory_reference.py", SHARED / "reference" / "beauty_minilm.npy"
 BEAUTY = SHARED / "data" / "amazon2014_beauty" / "interactions.parquet"
 WEIGHTS = {"content": 3.0, "transitions": 0.7, "recency": 0.4}
-
-
-@pytest.mark.parametrize("neighbours", [3, 100])
-def test_item_knn_is_the_sum_of_cosines(neighbours: int) -> None:
-    data = random_log(7, users=30, items=15)
-    chosen = np.zeros((30, 15))
-    for user in range(30):
-        chosen[user, data.items[data.offsets[user] : data.train_end[user]]] = 1
-    norm = np.sqrt(chosen.sum(axis=0))
-    cosine = np.divide(chosen.T @ chosen, np.outer(norm, norm), out=np.zeros((15, 15)), where=np.outer(norm, norm) > 0)
-    np.fill_diagonal(cosine, 0)
-    for row in cosine:  # of equal ones those of lower column
-        row[np.argsort(-row, kind="stable")[neighbours:]] = 0
-    history = [3, 5, 3, 9]
-    found = ItemKNNScorer(data, neighbours).prepare([history, []], [None] * 2, [None] * 2).scores()
-    np.testing.assert_allclose(found, [cosine[3] + cosine[5] + cosine[9], np.zeros(15)], atol=1e-6)
 
 
 def test_popularity_is_of_the_training_part() -> None:
@@ -81,7 +65,7 @@ def test_one_pass_has_the_figures_of_the_evaluator(filter_seen: bool) -> None:
         for metric, value in found.next_day[name].items():
             assert value == pytest.approx(expected.slices["next_day"][metric])
     assert found.users == 60
-    assert found.weights == WEIGHTS
+    assert found.weights == WEIGHTS | {"item_knn": 0}
 
 
 def prepared(folder: Path, split: str = "leave-one-out") -> Path:

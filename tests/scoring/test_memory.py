@@ -130,10 +130,10 @@ def test_events_without_a_time_do_not_count_as_recent() -> None:
 def test_what_cannot_be_counted_is_said() -> None:
     timeless = random_log(0, timed=False)
     memory = counted_memory(Memory(), timeless, None)
-    assert list(memory.parts) == ["transitions"]
+    assert list(memory.parts) == ["transitions", "item_knn"]
     assert memory.missing == {"content": "the items have no texts", "recency": "the data set has no times"}
     assert memory.reads == ()
-    assert count_memory(Memory(transitions=None), timeless, None) is None
+    assert count_memory(Memory(transitions=None, item_knn=None), timeless, None) is None
     with pytest.raises(DataError, match="no times"):
         count_memory(Memory(), timeless, None, before=5)
     with pytest.raises(ModelError, match="text vectors of 5 items"):

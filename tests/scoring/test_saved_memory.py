@@ -123,4 +123,4 @@ def test_settings_are_data() -> None:
     asked = Memory(content=None, recency=Recency(window_days=14.0), weights={"transitions": 2.0})
     assert Memory.model_validate(asked.model_dump(mode="json")) == asked
     data = replace(random_log(0), text_fields=())
-    assert counted_memory(asked, data, None).weights == {"transitions": 2.0, "recency": 0.0}
+    assert counted_memory(asked, data, None).weights == {"transitions": 2.0, "recency": 0.0, "item_knn": 0.0}

@@ -25,7 +25,7 @@ from llmd4rec.evaluation.ranking import ItemLists, rank_targets
 from llmd4rec.evaluation.slices import slice_masks
 from llmd4rec.log import bar
 from llmd4rec.scoring.base import Query, Scorer, block_rows, recent, spans
-from llmd4rec.scoring.baselines import BASELINES, baseline_scorers
+from llmd4rec.scoring.baselines import BASELINES, baseline_scorers, shown
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
 
@@ -82,7 +82,7 @@ class BaselineFigures:
         for name in self.figures:
             cells = [f"{figures[name][metric.name]:.4f}" for _, _, figures in groups for metric in METRICS]
             table.add_row(name, *cells, style="bold" if name == self.best else None)
-        weights = [f"{weight:.3g} · {name}" for name, weight in self.weights.items() if weight]
+        weights = [f"{weight:.3g} · {shown(name)}" for name, weight in self.weights.items() if weight]
         said = [f"{MEMORY} = {' + '.join(weights)}"] if weights else []
         table.caption = "\n".join([*said, *(f"no {name}: {why}" for name, why in self.left_out.items())])
         return table
@@ -153,7 +153,7 @@ def _ranks(
                 targets, seen = held.targets_of(some)[0], held.seen(data, some) if filter_seen else None
                 blocks = {name: _Block.of(query.take(slice(start, end)), targets) for name, query in queries.items()}
                 if used:
-                    blocks[MEMORY] = _Block.sum([(blocks[name], weight) for name, weight in used.items()])
+                    blocks[MEMORY] = _Block.sum([(blocks[shown(name)], weight) for name, weight in used.items()])
                 for name, block in blocks.items():
                     ranks[name][some] = rank_targets(block, targets, seen).ranks
                 progress.advance(len(some))

@@ -32,7 +32,7 @@ from llmd4rec.evaluation.rolling_evaluation import Kind, RollingEvaluation
 from llmd4rec.evaluation.windows import Rolling, Window, WindowTargets, event_times, windows_of
 from llmd4rec.log import Bar, bar
 from llmd4rec.scoring.base import Scorer
-from llmd4rec.scoring.baselines import BASELINES, ItemKNNScorer, PopularityScorer
+from llmd4rec.scoring.baselines import BASELINES, PopularityScorer, shown
 from llmd4rec.scoring.from_rows import RowsQuery, RowsScorer
 from llmd4rec.scoring.memory.recency import RecencyScorer
 from llmd4rec.scoring.memory.settings import Memory
@@ -173,7 +173,7 @@ class _Contest:
     def frames(self, each: WindowTargets, models: Mapping[str, Scorer]) -> list[pl.DataFrame]:
         """The rows of one window, a frame for each scorer."""
         memory = self._counted(each.window)
-        counted = {name: _rows(part, name, memory) for name, part in memory.parts.items()}
+        counted = {shown(name): _rows(part, shown(name), memory) for name, part in memory.parts.items()}
         counted["memory"] = _rows(memory.with_weights(self._alone or memory.weights), "memory", memory)
         fewer = memory.beside_model() if models else memory
         for name, model in models.items():
@@ -223,11 +223,7 @@ class _Contest:
     def _baselines(self, window: Window) -> dict[str, Scorer]:
         """Those that are no part of the memory; counted to the window's start in any case."""
         popularity = PopularityScorer(self._item_counts(window))
-        neighbours = ItemKNNScorer(self._data.until(window.start))
-        return {
-            "popularity": RowsScorer(popularity, "popularity", max_length=1),
-            "item-knn": RowsScorer(neighbours, "item-knn"),
-        }
+        return {"popularity": RowsScorer(popularity, "popularity", max_length=1)}
 
     def _item_counts(self, window: Window) -> Int64Array:
         """How often each item occurs before a window."""

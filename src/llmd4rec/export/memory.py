@@ -21,6 +21,7 @@ from llmd4rec.runs.memory import is_wanted, memory_of, memory_scorer
 from llmd4rec.runs.run import Run
 from llmd4rec.scoring.factors import FactorScorer
 from llmd4rec.scoring.memory.counting import EVENTS_AT_ONCE
+from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.sparse import SparseRows
 from llmd4rec.scoring.memory.state import CountedMemory
 from llmd4rec.scoring.memory.transitions import TransitionScorer
@@ -64,24 +65,45 @@ class Beside:
 
 
 def without_rare_pairs(memory: CountedMemory, data: Dataset, least: int) -> tuple[CountedMemory, dict[str, Any]]:
-    """A memory without what fewer than `least` users chose after one another, and what is said of that.
+    """A memory without what fewer than `least` users chose after one another, or together; and what is said of that.
 
     Raises:
         ConfigError: `least` is below 1.
     """
     if least < 1:
         raise ConfigError(f"--min-pair-users is {least}", "Give 1 (all pairs are kept) or more.")
-    part = memory.transitions
-    if least == 1 or part is None:
+    parts, kept, pairs = dict(memory.parts), 0, 0
+    if least == 1:
         return memory, {}
-    starts, columns, counts = part.arrays()
-    kept = users_of_pairs(starts, columns, data, part.settings.gaps, memory.as_of) >= least
-    behind = np.concatenate([[0], np.cumsum(kept)])
-    rows = SparseRows(behind[starts], columns[kept], counts[kept], part.settings.max_per_row)
-    fewer = TransitionScorer(part.settings, rows, part.num_rows, part.moment)
-    parts = {**memory.parts, "transitions": fewer}
-    about = {"min_pair_users": least, "pairs_kept": float(kept.mean()) if len(kept) else 1.0}
+    if (part := memory.transitions) is not None:
+        starts, columns, counts = part.arrays()
+        rows, enough = _of_enough(starts, columns, counts, data, part.settings.gaps, memory.as_of, least)
+        fewer = SparseRows(*rows, part.settings.max_per_row)
+        parts["transitions"] = TransitionScorer(part.settings, fewer, part.num_rows, part.moment)
+        kept, pairs = kept + enough, pairs + len(columns)
+    if (other := memory.item_knn) is not None:
+        starts, columns, counts, chosen_I = other.arrays()
+        rows, enough = _of_enough(starts, columns, counts, data, other.settings.last, memory.as_of, least)
+        fewer = SparseRows(*rows, other.settings.max_per_row)
+        parts["item_knn"] = ItemKNNScorer(other.settings, fewer, chosen_I)
+        kept, pairs = kept + enough, pairs + len(columns)
+    about = {"min_pair_users": least, "pairs_kept": kept / pairs if pairs else 1.0}
     return CountedMemory(memory.settings, parts, memory.weights, memory.as_of, memory.missing), about
+
+
+def _of_enough(
+    starts: Rows,
+    columns: NDArray[np.int32],
+    counts: NDArray[np.float32],
+    data: Dataset,
+    gaps: int,
+    as_of: int | None,
+    least: int,
+) -> tuple[tuple[Rows, NDArray[np.int32], NDArray[np.float32]], int]:
+    """The entries of sparse rows that enough users made, and how many these are."""
+    kept = users_of_pairs(starts, columns, data, gaps, as_of) >= least
+    behind = np.concatenate([[0], np.cumsum(kept)])
+    return (behind[starts], columns[kept], counts[kept]), int(kept.sum())
 
 
 def users_of_pairs(starts: Rows, columns: NDArray[np.int32], data: Dataset, gaps: int, as_of: int | None) -> Rows:

@@ -252,7 +252,8 @@ def _write_memory(
     every = Beside.of(run, stage_id, options.memory)
     if every is None:
         return {}
-    memory, about = without_rare_pairs(every.memory, data, options.min_pair_users)
+    memory = every.memory if options.both else every.memory.without_unused()  # two models share one folder
+    memory, about = without_rare_pairs(memory, data, options.min_pair_users)
     validation = every.validation
     if about:
         about |= loss_by_rare_pairs(model, every, memory, data, run.settings.evaluation.filter_seen)

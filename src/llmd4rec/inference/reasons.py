@@ -13,6 +13,7 @@ from llmd4rec.inference.snapshot import Snapshot
 from llmd4rec.inference.types import Reason, ReasonKind
 from llmd4rec.scoring.memory.content import ContentScorer
 from llmd4rec.scoring.memory.counting import DAY
+from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.recency import RecencyScorer
 from llmd4rec.scoring.memory.transitions import TransitionScorer
 from llmd4rec.scoring.row_sums import SumRowQuery, WeightedRowSum
@@ -22,6 +23,12 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 #: How many reasons are given for each recommended item.
 MAX_REASONS = 3
+#: What each part of a memory that reads a history says of its items.
+_KINDS: dict[type[RowScorer], ReasonKind] = {
+    ContentScorer: "reads-like",
+    TransitionScorer: "follows",
+    ItemKNNScorer: "chosen-with",
+}
 
 
 @dataclass(frozen=True)
@@ -101,14 +108,15 @@ def _effects(snapshot: Snapshot, query: Query, scored: RowQuery, rows: Rows, max
         if isinstance(part, RecencyScorer):
             effects_1K = np.float32(weight) * whole.centred_scores(rows, present)
             yield _Effects("recent", [None], effects_1K, _chosen(part, query.now, rows)[None])
-        elif isinstance(part, ContentScorer | TransitionScorer):
+        elif isinstance(part, ContentScorer | TransitionScorer | ItemKNNScorer):
             items = list(dict.fromkeys(query.history[-min(max_length, _read_by(part)) :]))
             effects_NK = np.float32(weight) * _left_out(part, query, whole, rows, present, items, max_length)
-            kind: ReasonKind = "reads-like" if isinstance(part, ContentScorer) else "follows"
-            yield _Effects(kind, items, effects_NK, _told(part, items, rows))
+            yield _Effects(_KINDS[type(part)], items, effects_NK, _told(part, items, rows))
         else:
             model_NK += np.float32(weight) * _left_out(part, query, whole, rows, present, distinct, max_length)
-    if not all(isinstance(part, ContentScorer | TransitionScorer | RecencyScorer) for part, _, _ in parts):
+    if not all(
+        isinstance(part, RecencyScorer | ContentScorer | TransitionScorer | ItemKNNScorer) for part, _, _ in parts
+    ):
         yield _Effects("model", distinct, model_NK)
 
 
@@ -134,8 +142,10 @@ def _left_out(
     return effects_NK
 
 
-def _read_by(part: ContentScorer | TransitionScorer) -> int:
+def _read_by(part: ContentScorer | TransitionScorer | ItemKNNScorer) -> int:
     """How many of the most recent items it reads."""
+    if isinstance(part, ItemKNNScorer):
+        return part.settings.last
     return len(part.last if isinstance(part, ContentScorer) else part.settings.last)
 
 
@@ -144,13 +154,14 @@ def _told(part: RowScorer, items: Sequence[int], rows: Rows) -> Floats | None:
     if isinstance(part, ContentScorer):
         cosines_NK: Floats = part.vectors_ID[list(items)] @ part.vectors_ID[rows].T
         return cosines_NK
-    if isinstance(part, TransitionScorer):
+    if isinstance(part, TransitionScorer | ItemKNNScorer):
+        counted = part.followers if isinstance(part, TransitionScorer) else part.together
         counts_NK = np.zeros((len(items), len(rows)), dtype=np.float32)
         for counts_K, item in zip(counts_NK, items, strict=True):
-            followers, counts = part.followers(item)
-            if len(followers):
-                place = np.minimum(followers.searchsorted(rows), len(followers) - 1)
-                counts_K[:] = np.where(followers[place] == rows, counts[place], 0)
+            others, counts = counted(item)
+            if len(others):
+                place = np.minimum(others.searchsorted(rows), len(others) - 1)
+                counts_K[:] = np.where(others[place] == rows, counts[place], 0)
         return counts_NK
     return None
 

@@ -18,7 +18,7 @@ from llmd4rec.inference.moments import Moment
 Value = str | float | None
 #: `category`: few values that many items share; `text`: nearly every item has its own; `number`: has an order.
 FieldKind = Literal["category", "text", "number"]
-ReasonKind = Literal["model", "follows", "reads-like", "recent"]
+ReasonKind = Literal["model", "follows", "reads-like", "chosen-with", "recent"]
 #: What is recommended where no item of a history is known.
 Fallback = Literal["recent", "popular"]
 
@@ -48,9 +48,9 @@ class Reason:
         effect: how far the score, relative to the catalogue's mean score, falls without this reason: when the item is
             left out of the history, by the model or by one part of the memory. Negative where it rises.
         kind: `model`: by what the model learned; `follows`: it often came after the item; `reads-like`: its text is
-            like the item's; `recent`: it is chosen now.
+            like the item's; `chosen-with`: the same users choose both; `recent`: it is chosen now.
         number: for `follows` how often, nearer ones counting more; for `reads-like` the cosine of the texts; for
-            `recent` how often in the last seven days.
+            `chosen-with` how often; for `recent` how often in the last seven days.
     """
 
     item_id: str | None
@@ -65,7 +65,8 @@ class Reason:
         if self.kind == "recent":
             times = "once" if self.number == 1 else f"{self.number:,.0f} times"
             return f"chosen {times} this week" if self.number else "chosen lately"
-        return {"follows": "often follows ", "reads-like": "reads like "}.get(self.kind, "") + str(self.title)
+        words = {"follows": "often follows ", "reads-like": "reads like ", "chosen-with": "often chosen with "}
+        return words.get(self.kind, "") + str(self.title)
 
 
 @dataclass(frozen=True)

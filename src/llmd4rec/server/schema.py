@@ -213,11 +213,11 @@ class ReasonOut(_Out):
     )
     kind: ReasonKind = Field(
         description="`model`: by what the model learned. By the memory: `follows`, it often comes after the item; "
-        "`reads-like`, the texts are alike; `recent`, it is chosen now."
+        "`reads-like`, the texts are alike; `chosen-with`, the same users choose both; `recent`, it is chosen now."
     )
     number: float | None = Field(
-        description="`follows`: how often, nearer ones counting more; `reads-like`: the cosine of the texts; `recent`: "
-        "how often in the last seven days."
+        description="`follows`: how often, nearer ones counting more; `reads-like`: the cosine of the texts; "
+        "`chosen-with`: how often; `recent`: how often in the last seven days."
     )
 
 

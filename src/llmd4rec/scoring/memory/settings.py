@@ -11,8 +11,8 @@ PARTS = ("content", "transitions", "recency", "item_knn")
 #: What the most recent items of a history weigh, newest first: in transitions, and in content.
 LAST = (1.0, 0.7, 0.5, 0.35, 0.25)
 LAST_READ = (1.0, 0.5, 0.333, 0.25, 0.2, 0.167, 0.143, 0.125, 0.111, 0.1)
-#: Weights where none are fitted and none are given.
-DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2, "item_knn": 1.0}
+#: Weights where none are fitted and none are given. Item-kNN is there only where it is known to pay.
+DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2, "item_knn": 0.0}
 
 
 class Content(BaseModel):

@@ -19,6 +19,8 @@ Columns = NDArray[np.int32]
 Numbers = tuple[float, ...]
 #: Entries that are added to a row before they become part of it.
 _ADDED = 64
+#: Entries that are more than this share of all scores are added up in their places, not sorted.
+_DENSE_FROM = 0.125
 
 
 class SparseRows:
@@ -174,10 +176,15 @@ class SparseRowQuery(RowQuery):
         if more is not None:
             key = np.concatenate([key, more[0] * width + more[1]])
             value = np.concatenate([value, more[2]])
-        order = key.argsort(kind="stable")
-        key, value = key[order], value[order]
-        first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-        key, value = key[first], np.add.reduceat(value, first)
+        if len(key) > _DENSE_FROM * len(picks) * width:
+            total = np.bincount(key, value, minlength=len(picks) * width)
+            key = np.flatnonzero(total)
+            value = total[key]
+        else:
+            order = key.argsort(kind="stable")
+            key, value = key[order], value[order]
+            first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+            key, value = key[first], np.add.reduceat(value, first)
         history, column = np.divmod(key, width)
         starts = history.searchsorted(np.arange(len(picks) + 1))
         return cls(starts, column.astype(np.int32), value.astype(np.float32), width)

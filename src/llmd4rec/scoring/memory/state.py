@@ -105,6 +105,15 @@ class CountedMemory(WeightedRowSum):
         """The same counts, weighed otherwise; a part without a weight has none."""
         return CountedMemory(self.settings, self.parts, weights, self.as_of, self.missing)
 
+    def without_unused(self) -> CountedMemory:
+        """Without item-kNN where it has no weight: it is the largest part, and nothing else reads it."""
+        if self.item_knn is None or self.weights["item_knn"]:
+            return self
+        parts = {name: part for name, part in self.parts.items() if name != "item_knn"}
+        settings = self.settings.model_copy(update={"item_knn": None})
+        weights = {name: self.weights[name] for name in parts}
+        return CountedMemory(settings, parts, weights, self.as_of, self.missing) if parts else self
+
     def beside_model(self) -> CountedMemory:
         """As it stands beside a model: content in fewer directions (`content.dim_beside`); counts are shared."""
         asked = self.settings.content

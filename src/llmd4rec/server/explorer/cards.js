@@ -85,6 +85,7 @@ function why(reasons) {
 function told(reason) {
   if (reason.kind === "follows") return `often follows ${reason.title}`;
   if (reason.kind === "reads-like") return `reads like ${reason.title}`;
+  if (reason.kind === "chosen-with") return `often chosen with ${reason.title}`;
   if (reason.kind === "recent") return `chosen ${plural(reason.number, "time")} this week`;
   return reason.title;
 }
