@@ -19,8 +19,9 @@ import numpy as np
 from harness import Figure, report
 
 from llmd4rec.scoring.memory.counting import PAIRS_AT_ONCE, Log
+from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.recency import RecencyScorer
-from llmd4rec.scoring.memory.settings import Recency, Transitions
+from llmd4rec.scoring.memory.settings import ItemKNN, Recency, Transitions
 from llmd4rec.scoring.memory.transitions import TransitionScorer
 from llmd4rec.scoring.row_sums import WeightedRowSum
 from llmd4rec.scoring.rows import exact_top
@@ -72,6 +73,10 @@ def main() -> None:
     started = time.process_time()
     recency = RecencyScorer.count(Recency(), log, None)
     seconds_of_recency = time.process_time() - started
+    started = time.process_time()
+    item_knn = ItemKNNScorer.count(ItemKNN(max_per_row=arguments.kept), log)
+    seconds_of_item_knn, peak_of_item_knn = time.process_time() - started, peak_gb()
+    together = len(item_knn.arrays()[1])
     memory = WeightedRowSum([transitions, recency], [1.0, 1.2], whole_up_to=0)
     users = rng.integers(0, len(log.offsets) - 1, QUERIES).tolist()
     windows = [log.items[user * LENGTH : user * LENGTH + 6].tolist() for user in users]
@@ -84,6 +89,11 @@ def main() -> None:
         (best,) = memory.prepare([window], [None], [now]).candidates(10)
         found.append(best.rows[np.argsort(-best.scores, kind="stable")[:10]])
     milliseconds = 1000 * (time.process_time() - started) / QUERIES
+    with_item_knn = WeightedRowSum([transitions, recency, item_knn], [1.0, 1.2, 3.0], whole_up_to=0)
+    started = time.process_time()
+    for window in windows:
+        with_item_knn.prepare([window], [None], [now]).candidates(10)
+    milliseconds_of_three = 1000 * (time.process_time() - started) / QUERIES
     started = time.process_time()
     for number in range(10_000):
         transitions.observe(windows[number % QUERIES], number % arguments.items, now + number)
@@ -100,6 +110,9 @@ def main() -> None:
             "ten best through candidates", milliseconds, "ms", note="transitions and recency, one history at a time"
         ),
         Figure("observing an event", microseconds, "us"),
+        Figure("counting item-kNN", seconds_of_item_knn, "s", note=f"{together / 1e6:.1f} million entries"),
+        Figure("peak memory beyond the log, with item-kNN", peak_of_item_knn - before, "GB"),
+        Figure("the same, with item-kNN too", milliseconds_of_three, "ms"),
     ]
     if not arguments.no_recall:
         full = TransitionScorer.count(Transitions(max_per_row=arguments.items), log, now)

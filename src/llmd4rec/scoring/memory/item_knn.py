@@ -71,12 +71,16 @@ class ItemKNNScorer(RowScorer):
         now: Sequence[int | None],
     ) -> SparseRowQuery:
         """Sums of the rows of the most recent items."""
-        chosen_I = np.maximum(self._counts.chosen_I, 1).astype(np.float32)
-        picks = [list(dict.fromkeys(list(window)[-self.settings.last :][::-1])) for window in windows]
-        scale_I = chosen_I**-self.settings.history_power
-        weights = [(scale_I[each] / np.sqrt(np.arange(1, len(each) + 1))).tolist() for each in picks]
+        chosen_I, asked = self._counts.chosen_I, self.settings
+        picks = [list(dict.fromkeys(list(window)[-asked.last :][::-1])) for window in windows]
+        # Of a catalogue that has grown meanwhile there may be counts of more items, and never of fewer.
+        weights = [
+            (np.maximum(chosen_I[each], 1) ** -asked.history_power / np.sqrt(np.arange(1, len(each) + 1))).tolist()
+            for each in picks
+        ]
         summed = SparseRowQuery.of_sums(self._counts.rows, picks, weights, self._num_rows)
-        return replace(summed, values=summed.values * chosen_I[summed.columns] ** np.float32(-self.settings.item_power))
+        popular = np.maximum(chosen_I[summed.columns], 1).astype(np.float32)
+        return replace(summed, values=summed.values * popular ** np.float32(-asked.item_power))
 
     def observe(self, history: Sequence[int], item: int) -> None:
         """Counts one event.

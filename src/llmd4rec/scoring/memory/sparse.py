@@ -177,9 +177,9 @@ class SparseRowQuery(RowQuery):
             key = np.concatenate([key, more[0] * width + more[1]])
             value = np.concatenate([value, more[2]])
         if len(key) > _DENSE_FROM * len(picks) * width:
-            total = np.bincount(key, value, minlength=len(picks) * width)
-            key = np.flatnonzero(total)
-            value = total[key]
+            every = np.bincount(key, value, minlength=len(picks) * width)
+            key = np.flatnonzero(every)
+            value = every[key].astype(np.float32)
         else:
             order = key.argsort(kind="stable")
             key, value = key[order], value[order]
