@@ -116,7 +116,10 @@ def evaluate_baselines(
     left_out: dict[str, str] = {}
     if counted is not None and settings.weights == "auto" and len(data.valid):
         fitted = fit_memory(counted, data, filter_seen=filter_seen)
-        counted, left_out = fitted.memory, {f"{name} in the memory": why for name, why in fitted.left_out.items()}
+        counted, left_out = (
+            fitted.memory,
+            {f"{shown(name)} in the memory": why for name, why in fitted.left_out.items()},
+        )
     scorers = baseline_scorers(data, texts_IT, memory, counted=counted)
     weights = {} if counted is None else counted.weights
     ranks = _ranks(data, held, scorers, weights, filter_seen)

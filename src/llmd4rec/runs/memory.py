@@ -31,7 +31,7 @@ from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.runs.record import last_training_time
 from llmd4rec.runs.validation import validation_users
 from llmd4rec.scoring.base import Scorer
-from llmd4rec.scoring.baselines import BASELINES, baseline_scorers
+from llmd4rec.scoring.baselines import BASELINES, baseline_scorers, shown
 from llmd4rec.scoring.from_rows import RowsScorer
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
@@ -259,11 +259,11 @@ def _content_dim(memory: CountedMemory) -> int | None:
 
 
 def _say(where: str, fitted: FittedWeights) -> None:
-    weights = ", ".join(f"{name} {weight:.3g}" for name, weight in fitted.weights.items() if weight)
+    weights = ", ".join(f"{shown(name)} {weight:.3g}" for name, weight in fitted.weights.items() if weight)
     beside = f"model {fitted.model:.3g}, " if fitted.model else ""
     logger.info(f"  {where}: {beside}{weights or 'nothing helps'}; validation {fitted.value:.4f}")
     for part, why in fitted.left_out.items():
-        logger.info(f"  {where}: {part} is left out: {why}")
+        logger.info(f"  {where}: {shown(part)} is left out: {why}")
 
 
 def stages_with_memory(run: Run) -> list[str]:
