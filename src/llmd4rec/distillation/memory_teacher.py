@@ -5,7 +5,7 @@
 Content is a product of factors, as a model is: its vectors stand beside the model's in the cached states and table.
 Transitions give few items a score; of each position the largest are cached. The step that is to be predicted is in the
 counts, and would be known to the teacher: it is left out. Recency depends on the moment of a request, which a student
-does not read, and does not teach. Neither does item-kNN, whose counts hold the step as well, and which is what a network
+does not read, and does not teach. Neither does item-kNN: its counts hold the step as well, and it says what a network
 learns by itself.
 """
 

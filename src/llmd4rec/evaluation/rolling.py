@@ -167,7 +167,7 @@ class _Contest:
 
     def _fitted(self, samples: Sequence[CandidateScores], where: str = "") -> FittedWeights:
         fitted = choose_weights(samples)
-        self._note(*(f"{part} is left out{where}: {why}" for part, why in fitted.left_out.items()))
+        self._note(*(f"{shown(part)} is left out{where}: {why}" for part, why in fitted.left_out.items()))
         return fitted
 
     def frames(self, each: WindowTargets, models: Mapping[str, Scorer]) -> list[pl.DataFrame]:
@@ -214,7 +214,7 @@ class _Contest:
             raise ConfigError(
                 "nothing is left of the memory that is to be counted", "Ask for transitions or recency in its settings."
             )
-        self._note(*(f"no {part}: {why}" for part, why in memory.missing.items()))
+        self._note(*(f"no {shown(part)}: {why}" for part, why in memory.missing.items()))
         return memory
 
     def _note(self, *notes: str) -> None:
