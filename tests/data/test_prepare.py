@@ -162,6 +162,16 @@ def test_histories_of_short_sessions_begin_behind_the_cuts(count: int, history: 
     )
 
 
+def test_where_no_history_begins_before_a_cut_the_remedy_is_named() -> None:
+    log = sessions(20).with_columns(timestamp=pl.col("timestamp") // 10 * 10 + pl.int_range(pl.len()) % 3)
+    split: dict[str, Any] = {"split": "temporal", "valid_fraction": 15 / 60, "test_fraction": 15 / 60}
+    with pytest.raises(DataError, match=r"(?s)began before its part of the log.*--history event"):
+        Dataset.from_frames(log, history="window", **split)
+    assert Dataset.from_frames(log, **split).target_history == "event"
+    with pytest.raises(ConfigError, match="no meaning with leave-one-out"):
+        Dataset.from_frames(log, history="event")
+
+
 def test_temporal_split_needs_times() -> None:
     with pytest.raises(DataError, match="temporal split needs the time"):
         Dataset.from_frames(LOG.drop("timestamp"), split="temporal")

@@ -212,6 +212,39 @@ def test_a_refit_counts_every_row_and_keeps_the_weights(run: Run, pairs: Dataset
     assert sums[0] > sums[1]
 
 
+def test_weights_that_are_given_are_judged_and_served(
+    pairs: Dataset, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    memory = {**NO_TEXTS, "weights": {"item_knn": 2.0, "transitions": 1.0}}
+    more = {"training__model__epochs": 1, "memory": memory}
+    run = parse_settings(changed(tiny_settings, rounds=0, llm=None, **more)).fit(pairs, tmp_path / "run")
+    assert run.record.memory is not None
+    evaluator = Evaluator(["ndcg@10"])
+    for name, entry in (
+        ("memory", run.record.memory["alone"]),
+        ("undistilled+memory", run.record.memory["beside"]["undistilled"]),
+    ):
+        found = evaluator.evaluate(run, pairs, "valid", stage=name).metrics["ndcg@10"]
+        assert entry["validation"] == pytest.approx(found, abs=1e-6)
+        assert entry["wanted"]
+        assert entry["weights"] == {"transitions": 1.0, "item_knn": 2.0}
+        recommender = run.recommender(name)
+        assert recommender.info.validation == pytest.approx(found, abs=1e-6)
+        assert len(recommender.recommend(["i3", "i4"], k=3).items) == 3
+
+
+def test_item_knn_without_a_weight_is_neither_kept_nor_counted_in_a_refit(
+    run: Run, pairs: Dataset, tmp_path: Path
+) -> None:
+    assert run.record.memory is not None
+    weights = [run.record.memory["alone"]["weights"], run.record.memory["beside"]["undistilled"]["weights"]]
+    assert [each["item_knn"] for each in weights] == [0, 0]
+    refitted = refit(run, pairs, tmp_path / "refit")
+    for each in (run, refitted):
+        assert list(memory_of(each, "undistilled")[0].parts) == ["transitions"]
+        assert not list((each.folder / "memory").glob("item_knn*"))
+
+
 def test_counts_age_from_the_end_of_a_temporal_split_only(pairs: Dataset) -> None:
     assert counted_to(pairs) is None
     assert Memory.model_validate(NO_TEXTS).content is None

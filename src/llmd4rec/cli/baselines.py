@@ -55,7 +55,7 @@ def baselines(
     """Evaluate what needs no training: popularity, recency, content, transitions, item-knn, and the memory.
 
     A trained model is worth its training if it beats the best of them. The memory is a weighted sum of content,
-    transitions and recency. Item texts are encoded once and then found in the user's cache folder.
+    transitions, recency and item-knn. Item texts are encoded once and then found in the user's cache folder.
 
     Examples:
 

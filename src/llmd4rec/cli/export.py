@@ -66,8 +66,8 @@ def export(
         typer.Option(
             metavar="N",
             min=1,
-            help="Leave out of the memory what fewer than N users chose after one another; the loss of accuracy is "
-            "measured and written.",
+            help="Leave out of the memory what fewer than N users chose after one another, or together; "
+            "the loss of accuracy is measured and written.",
         ),
     ] = 1,
     trust_code: TrustCode = False,

@@ -219,7 +219,8 @@ def windows_of(data: Dataset, rolling: Rolling) -> list[WindowTargets]:
         raise DataError(
             f"the log has {count} behind the cut, {as_text(cut)}, and weights are chosen on the first "
             f"{rolling.choose_on}: there is no target left to show",
-            "Choose on fewer windows (--choose-on), or take shorter ones (--every).",
+            "Choose on fewer windows (--choose-on), take shorter ones (--every), or, for logs of short sessions, let "
+            "histories begin in a window (--history event).",
         )
     return found
 

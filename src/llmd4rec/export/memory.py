@@ -20,7 +20,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.runs.memory import is_wanted, memory_of, memory_scorer
 from llmd4rec.runs.run import Run
 from llmd4rec.scoring.factors import FactorScorer
-from llmd4rec.scoring.memory.counting import EVENTS_AT_ONCE
+from llmd4rec.scoring.memory.counting import PAIRS_AT_ONCE
 from llmd4rec.scoring.memory.item_knn import ItemKNNScorer
 from llmd4rec.scoring.memory.sparse import SparseRows
 from llmd4rec.scoring.memory.state import CountedMemory
@@ -121,7 +121,8 @@ def users_of_pairs(starts: Rows, columns: NDArray[np.int32], data: Dataset, gaps
     ends = np.asarray(data.train_end)
     first = 0
     while first < data.num_users:  # whole histories, so that each user is counted once for a pair
-        last = max(first + 1, int(offsets.searchsorted(offsets[first] + EVENTS_AT_ONCE, side="right")) - 1)
+        at_once = max(1, PAIRS_AT_ONCE // gaps)  # events, each of which makes as many pairs as there are gaps
+        last = max(first + 1, int(offsets.searchsorted(offsets[first] + at_once, side="right")) - 1)
         part = slice(int(offsets[first]), int(offsets[last]))
         items = np.asarray(data.items[part]).astype(np.int64)
         lengths = np.diff(offsets[first : last + 1])

@@ -65,7 +65,7 @@ class ExportOptions:
         example_histories: so many histories of real people, without their identifiers. Rare items can tell who somebody
             is: do not publish such an export.
         memory: what is counted, beside each model: where validation wants it, always, or never.
-        min_pair_users: of the memory, what fewer users than these chose after one another is left out.
+        min_pair_users: of the memory, what fewer users than these chose after one another, or together, is left out.
     """
 
     both: bool = False

@@ -104,12 +104,14 @@ def _memory(head: dict[str, Any]) -> list[str]:
             else ""
         )
         lines.append(
-            f"- Items that fewer than {found['min_pair_users']} users chose after one another are left out of it: "
-            f"{found['pairs_kept']:.1%} of the pairs are kept{measured}."
+            f"- Items that fewer than {found['min_pair_users']} users chose after one another, or together, are "
+            f"left out of it: {found['pairs_kept']:.1%} of the pairs are kept{measured}."
         )
     else:
         lines.append(
-            "- It holds which items were chosen after one another, also where one person alone did so; "
+            "- It holds which items were chosen after one another"
+            + (", and up to fifty places apart by one person" if "item_knn" in found["weights"] else "")
+            + ", also where one person alone did so; "
             "`llmd4rec export --min-pair-users N` leaves rare ones out."
         )
     return lines

@@ -75,6 +75,8 @@ def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> d
         return None
     if before is not None:
         settings = Memory.model_validate(before["settings"])
+        if not _uses_item_knn(before["alone"], before["beside"]):  # it would be counted at every refit, for nothing
+            settings = settings.model_copy(update={"item_knn": None})
     logger.info(MEMORY)
     counted = count_memory(settings, data, memory_texts(run.settings, data, device), before=counted_to(data))
     if counted is None:
@@ -84,8 +86,9 @@ def add_memory(run: Run, data: Dataset, device: torch.device | str = "cpu") -> d
         logger.info(f"  no {part}: {why}")
     found = _weighed(run, counted, data) if before is None else (counted, before["alone"], before["beside"])
     counted, alone, beside = found
-    counted.with_weights(alone["weights"]).save(run.folder / FOLDER)
     about = counted.settings.model_dump(mode="json")
+    counted = counted.with_weights(alone["weights"])
+    (counted if _uses_item_knn(alone, beside) else counted.without_unused()).save(run.folder / FOLDER)
     return {"settings": about, "missing": counted.missing, "alone": alone, "beside": beside}
 
 
@@ -104,9 +107,15 @@ def _weighed(run: Run, counted: CountedMemory, data: Dataset) -> tuple[CountedMe
     stages = [stage.id for stage in run.reported() if stage.role == "model"]
     if counted.settings.weights != "auto":
         logger.info(f"  weights as given: {counted.weights}")
-        given = {"weights": counted.weights, "left_out": {}, "wanted": True}
-        each = given | {"model": 1.0, "content_dim": _content_dim(counted.beside_model())}
-        return counted, given | {"model": 0.0}, dict.fromkeys(stages, each)
+        given = FittedWeights(counted, counted.weights, 0.0, {}, 0.0, 0.0, 0.0, wanted=True)
+        alone_U = validation_values(
+            memory_scorer(counted), data, filter_seen, validation_users(run.settings, data), seed
+        )
+        alone = replace(given, value=float(alone_U.mean()), standard_error=standard_error(alone_U))
+        each = replace(given, memory=counted.beside_model(), model=1.0)
+        judged = {stage: _judged(each, run.model_scorer(stage), run, data) for stage in stages}
+        # Who gives weights wants the memory, whatever validation says of it.
+        return counted, _written(alone), {stage: _written(replace(one, wanted=True)) for stage, one in judged.items()}
     alone = fit_memory(counted, data, filter_seen=filter_seen, seed=seed)
     _say("alone", alone)
     beside = {}
@@ -234,6 +243,11 @@ def baseline_scorers_of(run: Run, data: Dataset) -> dict[str, Scorer]:
     Of a run without a memory texts are not encoded, only to have a baseline of them.
     """
     return baseline_scorers(data, memory_texts(run.settings, data), run.settings.memory or Memory(content=None))
+
+
+def _uses_item_knn(alone: Mapping[str, Any], beside: Mapping[str, Any]) -> bool:
+    """Whether the largest part has a weight anywhere."""
+    return any(each["weights"].get("item_knn") for each in (alone, *beside.values()))
 
 
 def _beside(run: Run, stage_id: str) -> Mapping[str, Any]:

@@ -148,6 +148,11 @@ class Prepare:
                 raise ConfigError(f"{name} is {value!r}", "It must lie between 0 and 1.")
         if self.test_fraction + self.valid_fraction >= 1:
             raise ConfigError("test_fraction and valid_fraction leave nothing to train on", "Lower them.")
+        if self.split != "temporal" and self.history != "auto":
+            raise ConfigError(
+                f"history {self.history!r} has no meaning with {self.split}, which holds out each user's last items",
+                "Add --split temporal (split='temporal'), or leave it out.",
+            )
         if self.split == "temporal" and self.order_by in ("position", "row"):
             raise ConfigError(
                 f"a temporal split cannot be ordered by {self.order_by}",

@@ -129,6 +129,11 @@ def temporal(
         ("test target with a history", len(test)),
     ):
         if not amount:
+            if name != "training interaction" and all(map(len, found["event"])):
+                raise DataError(
+                    f"the temporal split leaves no {name} that began before its part of the log",
+                    "Let histories begin in it: --history event, or auto.",
+                )
             raise DataError(
                 f"the temporal split leaves no {name}: too few interactions, or too many at the same moment",
                 "Change --valid-fraction and --test-fraction, or use --split leave-one-out.",
