@@ -110,7 +110,7 @@ def _memory(head: dict[str, Any]) -> list[str]:
     else:
         lines.append(
             "- It holds which items were chosen after one another"
-            + (", and up to fifty places apart by one person" if "item_knn" in found["weights"] else "")
+            + (", and which ones far apart in one history" if "item_knn" in found["weights"] else "")
             + ", also where one person alone did so; "
             "`llmd4rec export --min-pair-users N` leaves rare ones out."
         )
