@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import shutil
 import signal
@@ -79,26 +80,37 @@ def test_another_export_is_loaded_without_losing_a_request(models: Path) -> None
     with running(models / "both", "--allow-changes", "--models", models) as process:
         client = process.client
         first = client.get("/v1/models").json["served"]["fingerprint"]
-        answers: list[tuple[int, Any]] = []
+        askers: list[list[tuple[int, Any]]] = [[], []]
         stop = threading.Event()
 
-        def ask() -> None:
+        def ask(answers: list[tuple[int, Any]]) -> None:
             while not stop.is_set():
                 reply = client.post("/v1/recommend", {"history": ["plain", "5"]})
                 answers.append((reply.status, reply.json["fingerprint"] if reply.status == 200 else reply.content))
 
-        threads = [threading.Thread(target=ask) for _ in range(2)]
+        def wait_for_answers() -> None:
+            """Until every asker has an answer to what it asked from here on."""
+            counts, end = [len(answers) + 2 for answers in askers], time.monotonic() + 60
+            while any(len(answers) < count for answers, count in zip(askers, counts, strict=True)):
+                assert time.monotonic() < end
+                time.sleep(0.005)
+
+        threads = [threading.Thread(target=ask, args=(answers,)) for answers in askers]
         for thread in threads:
             thread.start()
+        wait_for_answers()
         for name in ("both", "bare"):
             reply = client.post("/v1/models/swap", {"name": name})
             assert (reply.status, reply.json["served"]["name"]) == (200, name)
         last = reply.json["served"]["fingerprint"]
+        wait_for_answers()
         stop.set()
         for thread in threads:
             thread.join()
-        assert {status for status, _ in answers} == {200}
-        assert {digest for _, digest in answers} == {first, last}
+        assert last != first
+        for answers in askers:
+            # Each asker sees the old export until it sees the new one, and never the old one again.
+            assert [answer for answer, _ in itertools.groupby(answers)] == [(200, first), (200, last)]
         assert client.post("/v1/recommend", {"history": ["plain"]}).json["fingerprint"] == last
         assert figures(client)["llmd4rec_model_swaps_total", ("outcome", "done")] == 2
         assert [labels for name, *labels in figures(client) if name == "llmd4rec_model_info"] == [
