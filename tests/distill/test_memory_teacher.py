@@ -11,7 +11,15 @@ import pytest
 import torch
 from distill.test_cache import contexts
 from evaluation.examples import chain_dataset, make_dataset
-from scoring.memory_oracle import content_scores, counted, pairs, random_log, random_texts
+from scoring.memory_oracle import (
+    content_scores,
+    counted,
+    item_knn_scores,
+    pairs,
+    random_log,
+    random_texts,
+    together,
+)
 from settings_of import parse_settings
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,7 +43,7 @@ from llmd4rec.training.settings import Training
 
 CPU = torch.device("cpu")
 ITEMS = 12
-WEIGHTS = {"content": 2.0, "transitions": 1.5, "recency": 9.0}
+WEIGHTS = {"content": 2.0, "transitions": 1.5, "recency": 9.0, "item_knn": 3.0}
 SETTINGS = Memory(content=Content(dim=64), transitions=Transitions(recent_weight=0.0))
 
 
@@ -66,23 +74,35 @@ def without_own_step(data: Dataset, history: list[int], target: int) -> np.ndarr
     return scores
 
 
+def without_own_pairs(data: Dataset, history: list[int], user: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The scores of item-kNN by loops: of all pairs but those of the user."""
+    settings = SETTINGS.item_knn
+    assert settings is not None
+    counts = counted(data, None)
+    own = [data.offsets[user] <= place < data.offsets[user + 1] and each for place, each in enumerate(counts)]
+    both, chosen = together(data, counts, settings.last)
+    return item_knn_scores(history, both - together(data, own, settings.last)[0], chosen, settings)
+
+
 def test_the_cache_holds_model_and_memory_less_the_step_to_be_predicted(tmp_path: Path) -> None:
     data, texts, model = random_log(4, items=ITEMS), random_texts(4, ITEMS), network()
     memory = memory_of(data, texts)
     write_cache(model, data, tmp_path / "t", label="t", memory=MemoryTeacher(memory, 0.5, data))
     cache = open_cache(tmp_path / "t", data, CPU)
-    assert cache.memory == {"model": 0.5, "content": 2.0, "transitions": 1.5}  # recency does not teach
+    assert cache.memory == {"model": 0.5, "content": 2.0, "transitions": 1.5, "item_knn": 3.0}  # recency does not teach
     found = torch.cat([block.clone() for block in score_blocks(cache.batch(torch.arange(len(cache.rank))).scores)])
     content = SETTINGS.content
     assert content is not None
     windows = TrainingWindows(data, 20)
     assert len(cache.rank) == windows.num_positions > 50
+    user_P = np.repeat(np.arange(data.num_users), np.asarray(data.train_end) - data.offsets[:-1] - 1)
     for place, (history, target) in enumerate(contexts(data, 20)):
         with torch.inference_mode():
             batch = SequenceBatch(torch.tensor([history]), torch.tensor([len(history)]))
             own = (last_states(model, batch) @ model.item_table().T)[0].numpy()
         expected = 0.5 * own + 2.0 * content_scores(history, texts, content)
         expected = expected + 1.5 * without_own_step(data, history, target)
+        expected = expected + 3.0 * without_own_pairs(data, history, user_P[place])
         np.testing.assert_allclose(found[place].numpy(), expected, atol=0.02)  # states are kept in half precision
         rank = int((found[place] >= found[place, target]).sum())
         assert cache.rank[place] == rank
@@ -91,12 +111,17 @@ def test_the_cache_holds_model_and_memory_less_the_step_to_be_predicted(tmp_path
 def test_a_pair_that_one_user_made_says_nothing_of_itself() -> None:
     """Every step of these histories was made once: with it, the teacher would know every answer."""
     data = make_dataset([[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]], ITEMS)
-    teacher = MemoryTeacher(memory_of(data, None), 1.0, data)
+    memory = memory_of(data, None)
+    teacher = MemoryTeacher(memory, 1.0, data)
     targets = TrainingWindows(data, 20).targets()
-    items_NK, values_NK = teacher.follow_NK(np.arange(len(targets)))
+    items_NK, values_NK = teacher.most_NK(np.arange(len(targets)))
     own = values_NK[items_NK == targets[:, None]]
     assert np.all(own == 0)
     assert values_NK.max() > 0  # what is two places away is known by the step after it
+    # Of pairs the user's own are left out wholly, and there are no others.
+    pairs_alone = MemoryTeacher(memory.with_weights({"item_knn": 1.0}), 1.0, data)
+    assert pairs_alone.weights == {"model": 1.0, "item_knn": 1.0}
+    np.testing.assert_allclose(pairs_alone.most_NK(np.arange(len(targets)))[1], 0, atol=1e-6)
 
 
 def test_candidates_have_the_scores_of_the_catalogue() -> None:

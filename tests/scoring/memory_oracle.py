@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from evaluation.examples import make_dataset
 from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import Dataset
-from llmd4rec.scoring.memory.settings import Content, Recency, Transitions
+from llmd4rec.scoring.memory.settings import Content, ItemKNN, Recency, Transitions
 
 DAY = 86_400
 Floats = NDArray[np.float64]
@@ -114,3 +115,28 @@ def ndcg10(scores: Floats, history: list[int], target: int) -> float:
     others = [item for item in range(len(scores)) if item not in history and item != target]
     rank = 1 + sum(scores[item] >= scores[target] - 1e-6 for item in others)
     return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
+
+
+def together(data: Dataset, counts: list[bool], reach: int) -> tuple[Floats, Floats]:
+    """How often two items were chosen together, [I, I], and how often each was, by loops."""
+    both, chosen = np.zeros((data.num_items, data.num_items)), np.zeros(data.num_items)
+    for start, end in pairwise(data.offsets.tolist()):
+        for position in range(start, end):
+            item = int(data.items[position])
+            before = {int(other) for other in data.items[max(start, position - reach) : position]}
+            if not counts[position] or item in before:
+                continue
+            chosen[item] += 1
+            for other in before:
+                both[item, other] += 1
+                both[other, item] += 1
+    return both, chosen
+
+
+def item_knn_scores(history: list[int], both: Floats, chosen: Floats, asked: ItemKNN) -> Floats:
+    """Of every item, by counts as :func:`together` makes them."""
+    recent = list(dict.fromkeys(history[::-1][: asked.last]))
+    popular = np.maximum(chosen, 1)
+    rows = [both[item] / popular[item] ** asked.history_power / (place + 1) ** 0.5 for place, item in enumerate(recent)]
+    total: Floats = sum(rows, np.zeros(len(both))) / popular**asked.item_power
+    return total

@@ -10,9 +10,7 @@ import pytest
 from evaluation.examples import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from llmd4rec.data.dataset import Dataset
 from llmd4rec.errors import DataError
 from llmd4rec.inference.memory import subset
 from llmd4rec.scoring.memory.counting import Log, count_together
@@ -21,35 +19,9 @@ from llmd4rec.scoring.memory.settings import ItemKNN, Memory
 from llmd4rec.scoring.memory.state import CountedMemory
 
 from .memories import ITEMS, SEEDS, counted_memory
-from .memory_oracle import counted, random_log
+from .memory_oracle import counted, item_knn_scores, random_log, together
 
-Floats = NDArray[np.float64]
 ALONE = Memory(content=None, transitions=None, recency=None, weights={"item_knn": 1.0})
-
-
-def together(data: Dataset, counts: list[bool], reach: int) -> tuple[Floats, Floats]:
-    """How often two items were chosen together, [I, I], and how often each was, by loops."""
-    both, chosen = np.zeros((data.num_items, data.num_items)), np.zeros(data.num_items)
-    for start, end in pairwise(data.offsets.tolist()):
-        for position in range(start, end):
-            item = int(data.items[position])
-            before = {int(other) for other in data.items[max(start, position - reach) : position]}
-            if not counts[position] or item in before:
-                continue
-            chosen[item] += 1
-            for other in before:
-                both[item, other] += 1
-                both[other, item] += 1
-    return both, chosen
-
-
-def scores(history: list[int], both: Floats, chosen: Floats, asked: ItemKNN) -> Floats:
-    """Of every item."""
-    recent = list(dict.fromkeys(history[::-1][: asked.last]))
-    popular = np.maximum(chosen, 1)
-    rows = [both[item] / popular[item] ** asked.history_power / (place + 1) ** 0.5 for place, item in enumerate(recent)]
-    total: Floats = sum(rows, np.zeros(len(both))) / popular**asked.item_power
-    return total
 
 
 @settings(max_examples=30, deadline=None)
@@ -76,7 +48,38 @@ def test_counts_and_scores_are_those_of_loops(
     asked = ItemKNN(last=last, history_power=powers[0], item_power=powers[1])
     histories = [[3, 5, 3, 9], [0], []]
     query = ItemKNNScorer.count(asked, log).prepare(histories, [None] * 3, [None] * 3)
-    np.testing.assert_allclose(query.scores(), [scores(each, both, chosen, asked) for each in histories], rtol=1e-5)
+    np.testing.assert_allclose(
+        query.scores(), [item_knn_scores(each, both, chosen, asked) for each in histories], rtol=1e-5
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, last=st.sampled_from([1, 2, 4, 50]), at_once=st.booleans())
+def test_leaving_out_a_user_is_counting_the_others(seed: int, last: int, at_once: bool) -> None:
+    data = random_log(seed)
+    asked = ItemKNN(last=last)
+    counts = counted(data, None)
+    log = Log(data.items, data.offsets, np.array(counts), data.times, ITEMS)
+    scorer = ItemKNNScorer.count(asked, log)
+    whole, chosen = together(data, counts, last)
+    users, windows, expected = [], [], []
+    histories = [data.items[a:b] for a, b in zip(data.offsets[:-1], data.train_end, strict=True)]
+    for user, history in enumerate(histories):
+        theirs = (np.arange(len(counts)) >= data.offsets[user]) & (np.arange(len(counts)) < data.train_end[user])
+        others = whole - together(data, theirs.tolist(), last)[0]
+        for end in range(1, len(history)):
+            users.append(user)
+            windows.append(history[:end].tolist())
+            expected.append(item_knn_scores(windows[-1], others, chosen, asked))
+    if at_once:
+        found = scorer.prepare_leaving_out(windows, histories, np.array(users)).scores()
+    else:
+        one_by_one = [
+            scorer.prepare_leaving_out([window], [histories[user]], np.zeros(1, np.int64))
+            for window, user in zip(windows, users, strict=True)
+        ]
+        found = np.concatenate([each.scores() for each in one_by_one])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_by_hand() -> None:

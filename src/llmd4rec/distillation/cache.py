@@ -9,7 +9,8 @@ size N × |I| is ever stored, and teacher and student need not share a process, 
     table.npy      float32 [I, D]
     rank.npy       int32   [P]     rank of the true next item over the whole catalogue, ties against it; of
                    large catalogues estimated from drawn items, where ties do not count
-    follow_items.npy, follow_values.npy     int32, float32 [P, K]     what the memory's transitions add to which items
+    sparse_items.npy, sparse_values.npy     int32, float32 [P, K]     what the memory's transitions and item-kNN add to
+                   which items
 
 Where the memory teaches too (:mod:`llmd4rec.distillation.memory_teacher`), its content stands in states and table
 beside the models.
@@ -42,10 +43,10 @@ from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors, PlusSpa
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 FILES = ("states.npy", "table.npy", "rank.npy")
-FOLLOW_FILES = ("follow_items.npy", "follow_values.npy")
+SPARSE_FILES = ("sparse_items.npy", "sparse_values.npy")
 
 Precision = Literal["float32", "int8"]
 
@@ -64,7 +65,7 @@ class TeacherCache:
     #: τ of logit adjustment that validation allows a student; None: it was not asked for.
     tau: float | None = None
     #: The items that the memory's transitions add something to at each position, and what; None: it does not teach.
-    follow: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    sparse: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
     #: The weights of the memory's parts beside that of the models; none where it does not teach.
     memory: Mapping[str, float] = field(default_factory=dict)
 
@@ -74,10 +75,10 @@ class TeacherCache:
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
         scores: BlockScores = Factors(to_device(torch.from_numpy(self.states[numbers]), device), table)
-        if self.follow is not None:
-            items_NK, values_NK = (to_device(torch.from_numpy(each[numbers]), device) for each in self.follow)
-            follow = SparseScores(items_NK.long(), values_NK)
-            scores = PlusSparse(scores, follow if candidate_C is None else follow.among(candidate_C))
+        if self.sparse is not None:
+            items_NK, values_NK = (to_device(torch.from_numpy(each[numbers]), device) for each in self.sparse)
+            sparse = SparseScores(items_NK.long(), values_NK)
+            scores = PlusSparse(scores, sparse if candidate_C is None else sparse.among(candidate_C))
         return TeacherBatch(
             scores=scores,
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
@@ -143,7 +144,7 @@ def write_cache(
     try:
         with atomic_dir(folder, replace=True) as temporary:
             shape = (windows.num_positions, table.shape[1])
-            follow = None if memory is None else _Follow(temporary, memory, windows.num_positions)
+            sparse = None if memory is None else _Sparse(temporary, memory, windows.num_positions)
             states = _allocate(temporary / "states.npy", np.float16, shape)
             rank = np.empty(windows.num_positions, dtype=np.int32)
             with bar(f"caching {label}", windows.num_positions, "positions") as progress:
@@ -164,8 +165,8 @@ def write_cache(
                     # Ranks are those of the distribution that the student will see: of the rounded states.
                     states_ND = states_ND.to(torch.float16 if states.dtype == np.float16 else torch.float32)
                     states[numbers] = states_ND.cpu().numpy()
-                    followed = None if follow is None else follow.write(numbers, device)
-                    added = [] if followed is None else [followed]
+                    counted = None if sparse is None else sparse.write(numbers, device)
+                    added = [] if counted is None else [counted]
                     added += [seen_items(batch)] if exclude_seen else []
                     target_N = batch.target_N
                     if candidate_C is not None:
@@ -179,13 +180,13 @@ def write_cache(
                         target_N,
                         block_elements,
                         added if rival_R is None else [each.among(rival_R) for each in added],
-                        None if followed is None else followed.of_item(whole, batch.target_N[:, None]),
+                        None if counted is None else counted.of_item(whole, batch.target_N[:, None]),
                     )
                     progress.advance(len(numbers))
             states.flush()
-            files = FILES if follow is None else (*FILES, *FOLLOW_FILES)
-            if follow is not None:
-                follow.close()
+            files = FILES if sparse is None else (*FILES, *SPARSE_FILES)
+            if sparse is not None:
+                sparse.close()
             write_array(temporary / "table.npy", table.cpu().numpy())
             write_array(temporary / "rank.npy", rank)
             write_json(
@@ -230,19 +231,19 @@ def _widen(path: Path, states: np.memmap) -> np.memmap:
     return wide
 
 
-class _Follow:
-    """The files of what transitions add."""
+class _Sparse:
+    """The files of what transitions and item-kNN add."""
 
     def __init__(self, folder: Path, memory: MemoryTeacher, positions: int) -> None:
         self.memory = memory
-        width = memory.follow_NK(np.empty(0, np.int64))[0].shape[1]
-        items, values = (folder / name for name in FOLLOW_FILES)
+        width = memory.most_NK(np.empty(0, np.int64))[0].shape[1]
+        items, values = (folder / name for name in SPARSE_FILES)
         shape = (positions, width)
         self.files = _allocate(items, np.int32, shape), _allocate(values, np.float32, shape)
 
     def write(self, position_N: Int64Array, device: torch.device) -> SparseScores:
         """Writes some positions; what was written."""
-        found = self.memory.follow_NK(position_N)
+        found = self.memory.most_NK(position_N)
         for file, each in zip(self.files, found, strict=True):
             file[position_N] = each
         items_NK, values_NK = (torch.from_numpy(each).to(device) for each in found)
@@ -335,14 +336,14 @@ def open_cache(
             raise RunError(f"{folder} was made for other data or by another version", remedy)
         if made_of is not None and head["made_of"] != dict(made_of):
             raise RunError(f"{folder} was made of other models than the run has now", remedy)
-        files = (*FILES, *FOLLOW_FILES) if head["memory"] else FILES
+        files = (*FILES, *SPARSE_FILES) if head["memory"] else FILES
         for name in files:
             if head["files"][name] != identity(folder / name):
                 raise RunError(f"{folder / name} is damaged: its checksum is not the one in teacher.json", remedy)
-        follow = None
+        sparse = None
         if head["memory"]:
-            items, values = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FOLLOW_FILES)
-            follow = (items, values)
+            items, values = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in SPARSE_FILES)
+            sparse = (items, values)
         table = torch.from_numpy(np.load(folder / "table.npy", allow_pickle=False)).to(device)
         return TeacherCache(
             states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
@@ -350,7 +351,7 @@ def open_cache(
             rank=np.load(folder / "rank.npy", allow_pickle=False),
             weights={str(stage): int(weight) for stage, weight in head["weights"].items()},
             tau=None if head["tau"] is None else float(head["tau"]),
-            follow=follow,
+            sparse=sparse,
             memory={str(name): float(weight) for name, weight in head["memory"].items()},
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:

@@ -1,12 +1,13 @@
-"""The memory as a teacher beside models: what reads alike and what follows what, added to a model's scores.
+"""The memory as a teacher beside models: its scores of items, added to a model's.
 
     scores(s) = w_model · model(s) + w_content · content(s) + w_transitions · log(1 + 3 · (counts − own step))
+                + w_item_knn · item_knn(s; pairs − own pairs)
 
 Content is a product of factors, as a model is: its vectors stand beside the model's in the cached states and table.
-Transitions give few items a score; of each position the largest are cached. The step that is to be predicted is in the
-counts, and would be known to the teacher: it is left out. Recency depends on the moment of a request, which a student
-does not read, and does not teach. Neither does item-kNN: its counts hold the step as well, and it says what a network
-learns by itself.
+Transitions and item-kNN give few items a score; of each position the largest are cached. The step that is to be
+predicted is in their counts, and would be known to the teacher. So it is left out, and of pairs all that the user
+added: what is chosen later was chosen together with what is known. Recency depends on the moment of a request, which a
+student does not read, and does not teach.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories
 from llmd4rec.scoring.memory.content import principal_directions
+from llmd4rec.scoring.memory.sparse import SparseRowQuery
 from llmd4rec.scoring.memory.state import CountedMemory
 
 Floats = NDArray[np.float32]
-#: So many items of a position get a number by transitions: those of the highest.
+#: So many items of a position get a number by transitions and item-kNN: those of the highest.
 KEPT = 128
 #: So many directions of the content vectors teach, which hold nearly all that ranks items (docs/memory.md): the wider a
 #: teacher, the more a step costs.
@@ -43,10 +45,12 @@ class MemoryTeacher:
         weights = memory.weights
         self._content = memory.content if weights.get("content") else None
         self._transitions = memory.transitions if weights.get("transitions") else None
+        self._item_knn = memory.item_knn if weights.get("item_knn") else None
         self._axes_DC = None if self._content is None else principal_directions(self._content.vectors_ID, CONTENT_DIM)
         self._items, self._times = histories.items, histories.event_times
         starts = np.asarray(histories.offsets[:-1])
         inputs = np.maximum(np.asarray(histories.train_end) - starts - 1, 0)
+        self._end_P: Int64Array = np.repeat(np.asarray(histories.train_end), inputs)
         self._start_P: Int64Array = np.repeat(starts, inputs)
         within = np.arange(int(inputs.sum())) - np.repeat(np.cumsum(inputs) - inputs, inputs)
         self._last_P: Int64Array = self._start_P + within
@@ -54,7 +58,7 @@ class MemoryTeacher:
     @property
     def weights(self) -> Mapping[str, float]:
         """Of the models and of each part that teaches."""
-        used = {"content": self._content, "transitions": self._transitions}
+        used = {"content": self._content, "transitions": self._transitions, "item_knn": self._item_knn}
         return {"model": self.model} | {name: self.memory.weights[name] for name, part in used.items() if part}
 
     @property
@@ -72,25 +76,43 @@ class MemoryTeacher:
         query = self._content.prepare(windows, [None] * len(windows), [None] * len(windows))
         return query.states_BD @ (self._axes_DC * np.float32(self.memory.weights["content"]))
 
-    def follow_NK(self, position_N: Int64Array) -> tuple[NDArray[np.int32], Floats]:
-        """The items that transitions add most to at some positions, and what; 0 where there are fewer."""
-        shape = (len(position_N), min(KEPT, self.memory.num_rows) if self._transitions is not None else 0)
+    def most_NK(self, position_N: Int64Array) -> tuple[NDArray[np.int32], Floats]:
+        """The items that transitions and item-kNN add most to at some positions, and what; 0 where there are fewer."""
+        counts = self._transitions is not None or self._item_knn is not None
+        shape = (len(position_N), min(KEPT, self.memory.num_rows) if counts else 0)
         items_NK, values_NK = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        if self._transitions is None or not len(position_N):
+        if not counts or not len(position_N):
             return items_NK, values_NK
+        asked = {"transitions": self._follow(position_N), "item_knn": self._together(position_N)}
+        queries = {name: query for name, query in asked.items() if query is not None}
+        summed = SparseRowQuery.weighted_sum(list(queries.values()), [self.memory.weights[name] for name in queries])
+        for place in range(len(position_N)):
+            columns, values = summed.entries(place)
+            if len(columns) > shape[1]:
+                best = np.sort(np.argpartition(-values, shape[1] - 1)[: shape[1]])
+                columns, values = columns[best], values[best]
+            items_NK[place, : len(columns)], values_NK[place, : len(columns)] = columns, values
+        return items_NK, values_NK
+
+    def _follow(self, position_N: Int64Array) -> SparseRowQuery | None:
+        """What follows what, less the step to be predicted."""
+        if self._transitions is None:
+            return None
         settings = self._transitions.settings
         reach = max(len(settings.last), settings.gaps)
         targets = self._items[self._last_P[position_N] + 1].tolist()
         times, now = self._moments(position_N, reach)
-        query = self._transitions.prepare_leaving_out(self._windows(position_N, reach), times, now, targets)
-        weight = np.float32(self.memory.weights["transitions"])
-        for place in range(len(position_N)):
-            columns, values = query.entries(place)
-            if len(columns) > shape[1]:
-                best = np.sort(np.argpartition(-values, shape[1] - 1)[: shape[1]])
-                columns, values = columns[best], values[best]
-            items_NK[place, : len(columns)], values_NK[place, : len(columns)] = columns, weight * values
-        return items_NK, values_NK
+        return self._transitions.prepare_leaving_out(self._windows(position_N, reach), times, now, targets)
+
+    def _together(self, position_N: Int64Array) -> SparseRowQuery | None:
+        """What the same users choose, less what the user of a position added."""
+        if self._item_knn is None:
+            return None
+        start_H, first_H, history_N = np.unique(self._start_P[position_N], return_index=True, return_inverse=True)
+        end_H = self._end_P[position_N][first_H]
+        histories = [self._items[a:b] for a, b in zip(start_H.tolist(), end_H.tolist(), strict=True)]
+        windows = self._windows(position_N, self._item_knn.settings.last)
+        return self._item_knn.prepare_leaving_out(windows, histories, history_N)
 
     def _windows(self, position_N: Int64Array, length: int) -> list[list[int]]:
         last_N = self._last_P[position_N]

@@ -156,17 +156,18 @@ class Teachers:
         """The memory that teaches beside some models, with weights that validation chose; None: it adds nothing."""
         settings = self.run.settings
         texts_IT = memory_texts(settings, self.data, self.device)
+        known = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
+        found = None if known is None else dict(known.get("memory_teaches", {}))
         # Recency depends on the moment of a request, which the student does not read.
-        counted = count_memory(asked.model_copy(update={"recency": None, "item_knn": None}), self.data, texts_IT)
+        unread = ["recency", *([] if found is None or "item_knn" in found else ["item_knn"])]
+        counted = count_memory(asked.model_copy(update=dict.fromkeys(unread)), self.data, texts_IT)
         if counted is None:
             logger.info("  the memory does not teach: nothing can be counted")
             return None
-        known = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
-        if known is not None:
-            found = dict(known.get("memory_teaches", {}))
+        if found is not None:
             return MemoryTeacher(counted.with_weights(found), found["model"], histories) if found else None
         if counted.settings.weights != "auto":
-            return MemoryTeacher(counted, 1.0, histories)
+            return MemoryTeacher(counted.without_unused(), 1.0, histories)
         fitted = fit_memory(
             counted,
             self.data,
@@ -179,7 +180,7 @@ class Teachers:
             logger.info("  the memory does not teach: validation is no better with it")
             return None
         logger.info(f"  the memory teaches: models {fitted.model:.3g}, {named}; validation {fitted.value:.4f}")
-        return MemoryTeacher(fitted.memory, fitted.model, histories)
+        return MemoryTeacher(fitted.memory.without_unused(), fitted.model, histories)
 
     def _chosen(
         self, models: dict[str, SequenceEncoder], chooses: bool, asks_tau: bool

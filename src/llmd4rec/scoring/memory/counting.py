@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import Int32Array, Int64Array
-from llmd4rec.log import bar
+from llmd4rec.log import Bar, bar
 from llmd4rec.scoring.memory.settings import Transitions
 
 Floats = NDArray[np.float64]
@@ -153,7 +154,11 @@ def mixed(settings: Transitions, numbers: int) -> NDArray[np.float32]:
 
 
 def count_together(
-    log: Log, reach: int, max_per_row: int, pairs_at_once: int = PAIRS_AT_ONCE
+    log: Log,
+    reach: int,
+    max_per_row: int,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+    shown: bool = True,
 ) -> tuple[Int64Array, Int32Array, NDArray[np.float32], Int64Array]:
     """How often two items were chosen together, as sparse rows, symmetric but for their cut; how often each was chosen.
 
@@ -166,6 +171,7 @@ def count_together(
         reach: how far back an event looks.
         max_per_row: of each complete row, so many of the highest counts are kept.
         pairs_at_once: how many pairs are held at once.
+        shown: with a progress bar.
 
     Returns:
         Starts [I + 1], columns [N], counts [N, 1]; and how often each item was chosen, [I].
@@ -183,7 +189,8 @@ def count_together(
     by_item = np.argsort(items, kind="stable")
     first_of = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=log.num_items))])
     parts = []
-    with bar("counting what the same users chose", int(sizes.sum()), "pairs") as progress:
+    silent = contextlib.nullcontext(Bar(lambda amount, note: None))
+    with bar("counting what the same users chose", int(sizes.sum()), "pairs") if shown else silent as progress:
         for first, last in _ranges(sizes, pairs_at_once):
             events = by_item[first_of[first] : first_of[last]]
             own, other = [], []

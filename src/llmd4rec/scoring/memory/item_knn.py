@@ -71,16 +71,59 @@ class ItemKNNScorer(RowScorer):
         now: Sequence[int | None],
     ) -> SparseRowQuery:
         """Sums of the rows of the most recent items."""
+        return self._scored(*self._picks(windows), None)
+
+    def prepare_leaving_out(
+        self, windows: Sequence[Sequence[int]], histories: Sequence[NDArray[np.int32]], history_B: Int64Array
+    ) -> SparseRowQuery:
+        """As :meth:`prepare`, for users who were counted themselves: less what each of them added to the pairs.
+
+        What a user chose later was chosen with what came before, by this very user, and would be known.
+
+        Args:
+            windows: as for :meth:`prepare`.
+            histories: whole ones, as far as they were counted.
+            history_B: which of them each window is part of.
+        """
+        picks, weights = self._picks(windows)
+        more = None
+        if any(picks):
+            # Each item of each history is an item of its own, so that pairs of different histories do not meet.
+            lengths = [len(each) for each in histories]
+            key = np.repeat(np.arange(len(histories)) * self._num_rows, lengths) + np.concatenate(histories)
+            own, codes = np.unique(key, return_inverse=True)
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            log = Log(codes.astype(np.int32), offsets, np.ones(len(codes), bool), None, len(own))
+            starts, columns, counts, _ = count_together(log, self.settings.last, max(1, len(own)), shown=False)
+            places = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
+            asked = history_B[places] * self._num_rows + np.array([item for each in picks for item in each])
+            entries, others, values_NC = SparseRows(starts, columns, counts).gathered(own.searchsorted(asked))
+            weight = np.array([each for some in weights for each in some], np.float32)
+            values = -np.repeat(weight, entries) * values_NC[:, 0]
+            more = np.repeat(places, entries), (own[others] % self._num_rows).astype(np.int32), values
+        return self._scored(picks, weights, more)
+
+    def _picks(self, windows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]]]:
+        """The different items of each history, newest first, and what each of their pairs is worth."""
         chosen_I, asked = self._counts.chosen_I, self.settings
         picks = [list(dict.fromkeys(list(window)[-asked.last :][::-1])) for window in windows]
-        # Of a catalogue that has grown meanwhile there may be counts of more items, and never of fewer.
         weights = [
             (np.maximum(chosen_I[each], 1) ** -asked.history_power / np.sqrt(np.arange(1, len(each) + 1))).tolist()
             for each in picks
         ]
-        summed = SparseRowQuery.of_sums(self._counts.rows, picks, weights, self._num_rows)
-        popular = np.maximum(chosen_I[summed.columns], 1).astype(np.float32)
-        return replace(summed, values=summed.values * popular ** np.float32(-asked.item_power))
+        return picks, weights
+
+    def _scored(
+        self,
+        picks: list[list[int]],
+        weights: list[list[float]],
+        more: tuple[Int64Array, NDArray[np.int32], Floats] | None,
+    ) -> SparseRowQuery:
+        summed = SparseRowQuery.of_sums(self._counts.rows, picks, weights, self._num_rows, more=more)
+        # Of a catalogue that has grown meanwhile there may be counts of more items, and never of fewer.
+        popular = np.maximum(self._counts.chosen_I[summed.columns], 1).astype(np.float32)
+        values = summed.values * popular ** np.float32(-self.settings.item_power)
+        return replace(summed, values=values if more is None else np.maximum(values, 0))
 
     def observe(self, history: Sequence[int], item: int) -> None:
         """Counts one event.

@@ -167,8 +167,6 @@ class SparseRowQuery(RowQuery):
             inside = columns < width
             owned = np.repeat(np.arange(len(lengths)), lengths)[inside]
             lengths, columns, values = np.bincount(owned, minlength=len(lengths)), columns[inside], values[inside]
-        if not len(columns):
-            return cls(np.zeros(len(picks) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), width)
         owner = np.repeat(np.arange(len(picks)) * width, [len(each) for each in picks])
         weight = np.array([each for some in weights for each in some], dtype=np.float32)
         key = np.repeat(owner, lengths) + columns
@@ -176,8 +174,24 @@ class SparseRowQuery(RowQuery):
         if more is not None:
             key = np.concatenate([key, more[0] * width + more[1]])
             value = np.concatenate([value, more[2]])
-        if len(key) > _DENSE_FROM * len(picks) * width:
-            every = np.bincount(key, value, minlength=len(picks) * width)
+        return cls._added_up(key, value, len(picks), width)
+
+    @classmethod
+    def weighted_sum(cls, queries: Sequence[SparseRowQuery], weights: Sequence[float]) -> SparseRowQuery:
+        """The scores of several for the same histories, weighted and added up."""
+        count, width = len(queries[0]), queries[0].width
+        owners = [np.repeat(np.arange(count) * width, np.diff(each.starts)) for each in queries]
+        keys = [owner + each.columns for owner, each in zip(owners, queries, strict=True)]
+        values = [np.float32(weight) * each.values for weight, each in zip(weights, queries, strict=True)]
+        return cls._added_up(np.concatenate(keys), np.concatenate(values), count, width)
+
+    @classmethod
+    def _added_up(cls, key: Rows, value: Floats, count: int, width: int) -> Self:
+        """Entries by history · width + column; those of one place are one."""
+        if not len(key):
+            return cls(np.zeros(count + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), width)
+        if len(key) > _DENSE_FROM * count * width:
+            every = np.bincount(key, value, minlength=count * width)
             key = np.flatnonzero(every)
             value = every[key].astype(np.float32)
         else:
@@ -186,7 +200,7 @@ class SparseRowQuery(RowQuery):
             first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
             key, value = key[first], np.add.reduceat(value, first)
         history, column = np.divmod(key, width)
-        starts = history.searchsorted(np.arange(len(picks) + 1))
+        starts = history.searchsorted(np.arange(count + 1))
         return cls(starts, column.astype(np.int32), value.astype(np.float32), width)
 
     @property
