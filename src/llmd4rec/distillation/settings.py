@@ -207,9 +207,9 @@ class DistillSettings(BaseModel):
     )
     memory: Literal["auto"] | bool = Field(
         False,
-        description="the memory teaches the model too, beside the other teachers: content and transitions, less the "
-        "step that is to be predicted; for a model that is served without it. auto: where there is a memory, and the "
-        "model learns from an ensemble by distill.method = llmd4rec",
+        description="the memory teaches the model too, beside the other teachers: content, transitions and, where "
+        "it pays, item-kNN, less what the user who is taught added; for a model that is served without it. auto: where "
+        "there is a memory, and the model learns from an ensemble by distill.method = llmd4rec",
     )
     exclude_seen: bool = Field(
         False,

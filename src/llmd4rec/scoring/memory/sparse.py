@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -19,8 +20,10 @@ Columns = NDArray[np.int32]
 Numbers = tuple[float, ...]
 #: Entries that are added to a row before they become part of it.
 _ADDED = 64
-#: Entries that are more than this share of all scores are added up in their places, not sorted.
+#: Entries that are more than this share of all scores are added up in their places, not sorted; so many places at once,
+#: which a processor keeps near.
 _DENSE_FROM = 0.125
+_PLACES_AT_ONCE = 1 << 16
 
 
 class SparseRows:
@@ -169,12 +172,12 @@ class SparseRowQuery(RowQuery):
             lengths, columns, values = np.bincount(owned, minlength=len(lengths)), columns[inside], values[inside]
         owner = np.repeat(np.arange(len(picks)) * width, [len(each) for each in picks])
         weight = np.array([each for some in weights for each in some], dtype=np.float32)
-        key = np.repeat(owner, lengths) + columns
-        value = np.repeat(weight, lengths) * values
+        keys = [np.repeat(owner, lengths) + columns]
+        values_of = [np.repeat(weight, lengths) * values]
         if more is not None:
-            key = np.concatenate([key, more[0] * width + more[1]])
-            value = np.concatenate([value, more[2]])
-        return cls._added_up(key, value, len(picks), width)
+            keys.append(more[0] * width + more[1])
+            values_of.append(more[2])
+        return cls._added_up(keys, values_of, len(picks), width)
 
     @classmethod
     def weighted_sum(cls, queries: Sequence[SparseRowQuery], weights: Sequence[float]) -> SparseRowQuery:
@@ -183,22 +186,34 @@ class SparseRowQuery(RowQuery):
         owners = [np.repeat(np.arange(count) * width, np.diff(each.starts)) for each in queries]
         keys = [owner + each.columns for owner, each in zip(owners, queries, strict=True)]
         values = [np.float32(weight) * each.values for weight, each in zip(weights, queries, strict=True)]
-        return cls._added_up(np.concatenate(keys), np.concatenate(values), count, width)
+        return cls._added_up(keys, values, count, width)
 
     @classmethod
-    def _added_up(cls, key: Rows, value: Floats, count: int, width: int) -> Self:
-        """Entries by history · width + column; those of one place are one."""
-        if not len(key):
+    def _added_up(cls, keys: Sequence[Rows], values: Sequence[Floats], count: int, width: int) -> Self:
+        """Entries by history · width + column, history after history in each list; those of one place become one."""
+        entries = sum(map(len, keys))
+        if not entries:
             return cls(np.zeros(count + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), width)
-        if len(key) > _DENSE_FROM * count * width:
-            every = np.bincount(key, value, minlength=count * width)
-            key = np.flatnonzero(every)
-            value = every[key].astype(np.float32)
+        if entries > _DENSE_FROM * count * width:
+            step = max(1, _PLACES_AT_ONCE // width)
+            bounds = np.append(np.arange(0, count, step), count) * width
+            cuts = [key.searchsorted(bounds).tolist() for key in keys]  # within a history they are in any order
+            found_keys, found_values = [], []
+            for block, (first, last) in enumerate(pairwise(bounds.tolist())):
+                every = np.zeros(last - first)
+                for key, value, cut in zip(keys, values, cuts, strict=True):
+                    part = slice(cut[block], cut[block + 1])
+                    every += np.bincount(key[part] - first, value[part], minlength=last - first)
+                places = np.flatnonzero(every != 0)  # of numbers themselves it takes far longer
+                found_keys.append(places + first)
+                found_values.append(every[places].astype(np.float32))
+            key, value = np.concatenate(found_keys), np.concatenate(found_values)
         else:
+            key, value = np.concatenate(keys), np.concatenate(values)
             order = key.argsort(kind="stable")
             key, value = key[order], value[order]
-            first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-            key, value = key[first], np.add.reduceat(value, first)
+            first_of = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+            key, value = key[first_of], np.add.reduceat(value, first_of)
         history, column = np.divmod(key, width)
         starts = history.searchsorted(np.arange(count + 1))
         return cls(starts, column.astype(np.int32), value.astype(np.float32), width)
