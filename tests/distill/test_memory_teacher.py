@@ -29,6 +29,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.cache import open_cache, write_cache
 from llmd4rec.distillation.memory_teacher import MemoryTeacher
 from llmd4rec.distillation.plan import find, plan
+from llmd4rec.distillation.rollouts import Rollouts
 from llmd4rec.errors import ConfigError
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.objective import RankingObjective, seen_items
@@ -122,6 +123,37 @@ def test_a_pair_that_one_user_made_says_nothing_of_itself() -> None:
     pairs_alone = MemoryTeacher(memory.with_weights({"item_knn": 1.0}), 1.0, data)
     assert pairs_alone.weights == {"model": 1.0, "item_knn": 1.0}
     np.testing.assert_allclose(pairs_alone.most_NK(np.arange(len(targets)))[1], 0, atol=1e-6)
+
+
+def test_what_was_drawn_behind_a_history_was_not_counted() -> None:
+    """2 is drawn behind 0, 1. Others chose it with 0 and with 1, and behind 1; none of that is this user's."""
+    data = make_dataset([[0, 1, 9, 9], [1, 2, 9, 9], [0, 2, 9, 9]], ITEMS)
+    rollouts = Rollouts(np.array([0, 1, 2, 1, 2, 0, 2], np.int32), np.array([0, 3, 5, 7]), data)
+    memory = memory_of(data, None)
+    settings = SETTINGS.item_knn
+    assert settings is not None
+    counts = counted(data, None)
+    both, chosen = together(data, counts, settings.last)
+    own = together(data, [place < 2 and each for place, each in enumerate(counts)], settings.last)[0]
+    expected = {
+        "transitions": memory.parts["transitions"].prepare([[0, 1]], [None], [None]).scores()[0],
+        "item_knn": item_knn_scores([0, 1], both - own, chosen, settings),
+    }
+    for name, scores_I in expected.items():
+        items_NK, values_NK = MemoryTeacher(memory.with_weights({name: 1.0}), 1.0, rollouts).most_NK(np.array([1]))
+        assert scores_I[2] > 0
+        np.testing.assert_allclose(values_NK[items_NK == 2], scores_I[2], rtol=1e-5)
+
+
+def test_content_can_teach_alone(tmp_path: Path) -> None:
+    data, texts = random_log(4, items=ITEMS), random_texts(4, ITEMS)
+    memory = memory_of(data, texts).with_weights({"content": 2.0})
+    write_cache(network(), data, tmp_path / "t", label="t", memory=MemoryTeacher(memory, 0.5, data))
+    cache = open_cache(tmp_path / "t", data, CPU)
+    assert cache.memory == {"model": 0.5, "content": 2.0}
+    teaches = cache.batch(torch.arange(len(cache.rank)))
+    assert float(teaches.scores.largest()) > 0
+    assert torch.isfinite(torch.cat([block.clone() for block in score_blocks(teaches.scores)])).all()
 
 
 def test_candidates_have_the_scores_of_the_catalogue() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from refreshed import DAY, SETTINGS, catalogue, data_of, rows, stopping, trained
 from settings_of import parse_settings
 from test_ageing import changing
 from whole_runs import LooksAt, same
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.memory_teacher import MemoryTeacher
 from llmd4rec.distillation.plan import find, plan
 from llmd4rec.errors import DataError
 from llmd4rec.runs.changing_log import ChangingLog
@@ -23,8 +25,10 @@ from llmd4rec.runs.pipeline import train
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.run import Run
-from llmd4rec.runs.teachers import negatives_of
+from llmd4rec.runs.teachers import Teachers, negatives_of
 from llmd4rec.runs.update import Update, new_rows, update
+from llmd4rec.scoring.memory.settings import Memory
+from llmd4rec.scoring.memory.state import count_memory
 from llmd4rec.training.runtime import Interrupted
 
 STAGE = "undistilled"
@@ -200,6 +204,24 @@ def test_a_training_is_one_on_what_was_there_before_and_then_updates(tmp_path: P
         each = update(each, step.data, tmp_path / str(number))
     assert same(run.weights_of(STAGE), each.weights_of(STAGE))
     assert run.validation_of(STAGE) > 0.1
+
+
+def test_a_memory_that_teaches_has_counted_nothing_of_the_newest_rows(tmp_path: Path) -> None:
+    data = data_of(changing(), path=tmp_path / "data")
+    memory = Memory(content=None, recency=None, weights={"transitions": 1.0, "item_knn": 1.0})
+    asked = {"rounds": 1, "distill": {"memory": True}, "memory": memory.model_dump()}
+    run = trained(data, tmp_path / "run", **asked)
+    before = found_in(data).before
+    cache = Teachers(run, data, torch.device("cpu")).of(find(run.plan, "distilled-round-1"), before)
+    assert cache is not None
+    assert cache.sparse is not None
+    positions = np.arange(len(cache.rank))
+    for counted_on, taught in ((before, True), (data, False)):
+        counted = count_memory(memory, counted_on, None)
+        assert counted is not None
+        items_NK, values_NK = MemoryTeacher(counted, 1.0, before).most_NK(positions)
+        equal = np.array_equal(cache.sparse[0], items_NK) and np.allclose(cache.sparse[1], values_NK)
+        assert equal == taught
 
 
 def test_patience_does_not_end_short_passes(tmp_path: Path) -> None:

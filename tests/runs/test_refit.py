@@ -79,6 +79,16 @@ def test_what_validation_chose_is_kept_in_rounds_too(tmp_path: Path) -> None:
         assert made.record.stages[stage]["epochs"] == values["best_epoch"]
 
 
+@pytest.mark.parametrize("weights", [{"transitions": 1.0, "item_knn": 2.0}, {"transitions": 1.0}])
+def test_a_memory_that_has_taught_teaches_again(weights: dict[str, float], tmp_path: Path) -> None:
+    data = data_of(rows(8), path=tmp_path / "data")
+    asked = {"distill": {"memory": True}, "memory": {"content": None, "weights": weights}}
+    run = trained(data, tmp_path / "run", **TAUGHT | asked)
+    made = refit(run, data, tmp_path / "refit")
+    for each in (run, made):
+        assert each.record.stages["distilled-round-1"]["memory_teaches"] == {"model": 1.0, **weights}
+
+
 def test_kept_teachers_are_those_of_the_run(tmp_path: Path) -> None:
     data = data_of(rows(8), path=tmp_path / "data")
     run = trained(data, tmp_path / "run", **TAUGHT)

@@ -54,19 +54,32 @@ def test_counts_and_scores_are_those_of_loops(
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=SEEDS, last=st.sampled_from([1, 2, 4, 50]), at_once=st.booleans())
-def test_leaving_out_a_user_is_counting_the_others(seed: int, last: int, at_once: bool) -> None:
+@given(
+    seed=SEEDS,
+    last=st.sampled_from([1, 2, 4, 50]),
+    max_per_row=st.sampled_from([1, 4, 1000]),
+    at_once=st.booleans(),
+    changed=st.booleans(),
+)
+def test_leaving_out_a_user_is_counting_the_others(
+    seed: int, last: int, max_per_row: int, at_once: bool, changed: bool
+) -> None:
+    """Of rows that were cut to their highest counts, what was cut off is not taken off again."""
     data = random_log(seed)
-    asked = ItemKNN(last=last)
+    asked = ItemKNN(last=last, max_per_row=max_per_row)
     counts = counted(data, None)
     log = Log(data.items, data.offsets, np.array(counts), data.times, ITEMS)
     scorer = ItemKNNScorer.count(asked, log)
     whole, chosen = together(data, counts, last)
+    if changed and max_per_row == 1000:  # the rows of 0 and 1 are not those of a fresh count any more
+        scorer.observe([0], 1)
+        whole[0, 1], whole[1, 0], chosen[1] = whole[0, 1] + 1, whole[1, 0] + 1, chosen[1] + 1
+    kept = np.array([np.isin(np.arange(ITEMS), scorer.together(item)[0]) for item in range(ITEMS)])
     users, windows, expected = [], [], []
     histories = [data.items[a:b] for a, b in zip(data.offsets[:-1], data.train_end, strict=True)]
     for user, history in enumerate(histories):
         theirs = (np.arange(len(counts)) >= data.offsets[user]) & (np.arange(len(counts)) < data.train_end[user])
-        others = whole - together(data, theirs.tolist(), last)[0]
+        others = np.where(kept, whole - together(data, theirs.tolist(), last)[0], 0)
         for end in range(1, len(history)):
             users.append(user)
             windows.append(history[:end].tolist())

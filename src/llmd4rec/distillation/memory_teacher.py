@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llmd4rec.data.arrays import Int64Array
 from llmd4rec.data.batching import Histories
+from llmd4rec.distillation.rollouts import Rollouts
 from llmd4rec.scoring.memory.content import principal_directions
 from llmd4rec.scoring.memory.sparse import SparseRowQuery
 from llmd4rec.scoring.memory.state import CountedMemory
@@ -26,6 +27,8 @@ from llmd4rec.scoring.memory.state import CountedMemory
 Floats = NDArray[np.float32]
 #: So many items of a position get a number by transitions and item-kNN: those of the highest.
 KEPT = 128
+#: Positions that are asked about together.
+_POSITIONS_AT_ONCE = 512
 #: So many directions of the content vectors teach, which hold nearly all that ranks items (docs/memory.md): the wider a
 #: teacher, the more a step costs.
 CONTENT_DIM = 96
@@ -50,7 +53,10 @@ class MemoryTeacher:
         self._items, self._times = histories.items, histories.event_times
         starts = np.asarray(histories.offsets[:-1])
         inputs = np.maximum(np.asarray(histories.train_end) - starts - 1, 0)
-        self._end_P: Int64Array = np.repeat(np.asarray(histories.train_end), inputs)
+        # What was drawn behind a history was counted nowhere.
+        log = histories.source if isinstance(histories, Rollouts) else histories
+        counted = np.asarray(log.train_end) - np.asarray(log.offsets[:-1])
+        self._end_P: Int64Array = np.repeat(starts + counted, inputs)
         self._start_P: Int64Array = np.repeat(starts, inputs)
         within = np.arange(int(inputs.sum())) - np.repeat(np.cumsum(inputs) - inputs, inputs)
         self._last_P: Int64Array = self._start_P + within
@@ -79,19 +85,22 @@ class MemoryTeacher:
     def most_NK(self, position_N: Int64Array) -> tuple[NDArray[np.int32], Floats]:
         """The items that transitions and item-kNN add most to at some positions, and what; 0 where there are fewer."""
         counts = self._transitions is not None or self._item_knn is not None
-        shape = (len(position_N), min(KEPT, self.memory.num_rows) if counts else 0)
+        shape = (len(position_N), min(KEPT, self.memory.num_rows) if counts else 1)
         items_NK, values_NK = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        if not counts or not len(position_N):
+        if not counts:
             return items_NK, values_NK
-        asked = {"transitions": self._follow(position_N), "item_knn": self._together(position_N)}
-        queries = {name: query for name, query in asked.items() if query is not None}
-        summed = SparseRowQuery.weighted_sum(list(queries.values()), [self.memory.weights[name] for name in queries])
-        for place in range(len(position_N)):
-            columns, values = summed.entries(place)
-            if len(columns) > shape[1]:
-                best = np.sort(np.argpartition(-values, shape[1] - 1)[: shape[1]])
-                columns, values = columns[best], values[best]
-            items_NK[place, : len(columns)], values_NK[place, : len(columns)] = columns, values
+        for first in range(0, len(position_N), _POSITIONS_AT_ONCE):
+            some_N = position_N[first : first + _POSITIONS_AT_ONCE]
+            asked = {"transitions": self._follow(some_N), "item_knn": self._together(some_N)}
+            queries = {name: query for name, query in asked.items() if query is not None}
+            weights = [self.memory.weights[name] for name in queries]
+            summed = SparseRowQuery.weighted_sum(list(queries.values()), weights)
+            for place in range(len(some_N)):
+                columns, values = summed.entries(place)
+                if len(columns) > shape[1]:
+                    best = np.sort(np.argpartition(-values, shape[1] - 1)[: shape[1]])
+                    columns, values = columns[best], values[best]
+                items_NK[first + place, : len(columns)], values_NK[first + place, : len(columns)] = columns, values
         return items_NK, values_NK
 
     def _follow(self, position_N: Int64Array) -> SparseRowQuery | None:
@@ -100,7 +109,10 @@ class MemoryTeacher:
             return None
         settings = self._transitions.settings
         reach = max(len(settings.last), settings.gaps)
-        targets = self._items[self._last_P[position_N] + 1].tolist()
+        target_N = self._last_P[position_N] + 1
+        counted_N = target_N < self._end_P[position_N]
+        items = self._items[target_N].tolist()
+        targets = [item if counted else None for item, counted in zip(items, counted_N.tolist(), strict=True)]
         times, now = self._moments(position_N, reach)
         return self._transitions.prepare_leaving_out(self._windows(position_N, reach), times, now, targets)
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
 
 #: Of a stage's record, what a refit takes over.
-CHOSEN = ("validation", "best_epoch", "halved_after", "teachers", "logit_adjustment", "half_life_days", "newest_days")
+CHOSEN = (
+    "validation", "best_epoch", "halved_after", "teachers", "memory_teaches", "logit_adjustment", "half_life_days",
+    "newest_days",
+)  # fmt: skip
 
 
 def origin_of(run: Run, kind: str, data: Dataset, **more: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from llmd4rec.models.ensemble import Ensemble
 from llmd4rec.runs.memory import memory_texts
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.validation import validation_users
+from llmd4rec.scoring.baselines import shown
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import count_memory
 from llmd4rec.training.backends.torch_distributed import current_backend
@@ -158,29 +159,42 @@ class Teachers:
         texts_IT = memory_texts(settings, self.data, self.device)
         known = next((each for each in self._known.values() if tuple(each["teachers"]) == teachers), None)
         found = None if known is None else dict(known.get("memory_teaches", {}))
+        if found is not None and not found:
+            logger.info("  the memory does not teach: it did not in the run before")
+            return None
         # Recency depends on the moment of a request, which the student does not read.
         unread = ["recency", *([] if found is None or "item_knn" in found else ["item_knn"])]
-        counted = count_memory(asked.model_copy(update=dict.fromkeys(unread)), self.data, texts_IT)
+        asked = asked.model_copy(update=dict.fromkeys(unread))
+        counted = count_memory(asked, self.data, texts_IT)
         if counted is None:
             logger.info("  the memory does not teach: nothing can be counted")
             return None
+        model = 1.0
         if found is not None:
-            return MemoryTeacher(counted.with_weights(found), found["model"], histories) if found else None
-        if counted.settings.weights != "auto":
-            return MemoryTeacher(counted.without_unused(), 1.0, histories)
-        fitted = fit_memory(
-            counted,
-            self.data,
-            model=as_scorer(ranker),
-            filter_seen=settings.evaluation.filter_seen,
-            seed=settings.seed,
-        )
-        named = ", ".join(f"{name} {weight:.3g}" for name, weight in fitted.weights.items() if weight)
-        if not fitted.wanted:
-            logger.info("  the memory does not teach: validation is no better with it")
-            return None
-        logger.info(f"  the memory teaches: models {fitted.model:.3g}, {named}; validation {fitted.value:.4f}")
-        return MemoryTeacher(fitted.memory.without_unused(), fitted.model, histories)
+            model = found.pop("model")
+            counted = counted.with_weights(found)
+        elif counted.settings.weights == "auto":
+            fitted = fit_memory(
+                counted,
+                self.data,
+                model=as_scorer(ranker),
+                filter_seen=settings.evaluation.filter_seen,
+                seed=settings.seed,
+            )
+            if not fitted.wanted:
+                logger.info("  the memory does not teach: validation is no better with it")
+                return None
+            named = ", ".join(f"{shown(name)} {weight:.3g}" for name, weight in fitted.weights.items() if weight)
+            logger.info(f"  the memory teaches: models {fitted.model:.3g}, {named}; validation {fitted.value:.4f}")
+            counted, model = fitted.memory, fitted.model
+        counted = counted.without_unused()
+        if isinstance(histories, Dataset) and histories is not self.data:
+            # The newest rows are learned later: nothing of them is taught. What validation chose stays.
+            earlier = count_memory(counted.settings, histories, texts_IT)
+            if earlier is None:
+                return None
+            counted = earlier.with_weights(counted.weights)
+        return MemoryTeacher(counted, model, histories)
 
     def _chosen(
         self, models: dict[str, SequenceEncoder], chooses: bool, asks_tau: bool

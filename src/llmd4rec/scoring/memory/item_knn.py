@@ -86,22 +86,38 @@ class ItemKNNScorer(RowScorer):
             history_B: which of them each window is part of.
         """
         picks, weights = self._picks(windows)
-        more = None
-        if any(picks):
-            # Each item of each history is an item of its own, so that pairs of different histories do not meet.
-            lengths = [len(each) for each in histories]
-            key = np.repeat(np.arange(len(histories)) * self._num_rows, lengths) + np.concatenate(histories)
-            own, codes = np.unique(key, return_inverse=True)
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
-            log = Log(codes.astype(np.int32), offsets, np.ones(len(codes), bool), None, len(own))
-            starts, columns, counts, _ = count_together(log, self.settings.last, max(1, len(own)), shown=False)
-            places = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
-            asked = history_B[places] * self._num_rows + np.array([item for each in picks for item in each])
-            entries, others, values_NC = SparseRows(starts, columns, counts).gathered(own.searchsorted(asked))
-            weight = np.array([each for some in weights for each in some], np.float32)
-            values = -np.repeat(weight, entries) * values_NC[:, 0]
-            more = np.repeat(places, entries), (own[others] % self._num_rows).astype(np.int32), values
+        width = self._num_rows
+        # Each item of each history is an item of its own, so that pairs of different histories do not meet.
+        lengths = [len(each) for each in histories]
+        key = np.repeat(np.arange(len(histories)) * width, lengths) + np.concatenate([[], *histories]).astype(np.int64)
+        own, codes = np.unique(key, return_inverse=True)
+        place = np.repeat(np.arange(len(picks)), [len(each) for each in picks])
+        item = np.array([item for each in picks for item in each], np.int64)
+        asked = history_B[place] * width + item
+        code = own.searchsorted(asked)
+        known = np.flatnonzero(own[np.minimum(code, len(own) - 1)] == asked) if len(own) else np.empty(0, np.int64)
+        if not len(known):
+            return self._scored(picks, weights, None)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        log = Log(codes.astype(np.int32), offsets, np.ones(len(codes), bool), None, len(own))
+        starts, others, counts, _ = count_together(log, self.settings.last, len(own), shown=False)
+        counts[~self._kept(np.repeat(own, np.diff(starts)) % width, own[others] % width)] = 0
+        entries, columns, values_NC = SparseRows(starts, others, counts).gathered(code[known])
+        weight = np.array([each for some in weights for each in some], np.float32)[known]
+        values = -np.repeat(weight, entries) * values_NC[:, 0]
+        more = np.repeat(place[known], entries), (own[columns] % width).astype(np.int32), values
         return self._scored(picks, weights, more)
+
+    def _kept(self, row_N: Int64Array, column_N: Int64Array) -> NDArray[np.bool_]:
+        """Whether pairs are among those that long rows were cut to."""
+        rows, width = self._counts.rows, self._num_rows
+        kept_N = np.ones(len(row_N), bool)
+        cut = rows.longer_than(np.unique(row_N), self.settings.max_per_row)
+        if len(cut):
+            lengths, columns, _ = rows.gathered(cut)
+            in_cut = np.isin(row_N, cut)
+            kept_N[in_cut] = np.isin((row_N * width + column_N)[in_cut], np.repeat(cut, lengths) * width + columns)
+        return kept_N
 
     def _picks(self, windows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]]]:
         """The different items of each history, newest first, and what each of their pairs is worth."""

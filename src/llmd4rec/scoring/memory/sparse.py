@@ -20,6 +20,8 @@ Columns = NDArray[np.int32]
 Numbers = tuple[float, ...]
 #: Entries that are added to a row before they become part of it.
 _ADDED = 64
+#: So many rows are added up at once: what they hold stays near the processor.
+_ROWS_AT_ONCE = 1024
 #: Entries that are more than this share of all scores are added up in their places, not sorted; so many places at once,
 #: which a processor keeps near.
 _DENSE_FROM = 0.125
@@ -58,6 +60,14 @@ class SparseRows:
         columns, values_NC = columns[order], values_NC[order]
         first = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
         return columns[first], np.add.reduceat(values_NC, first, axis=0)
+
+    def longer_than(self, numbers: Rows, least: int) -> Rows:
+        """Those of some rows that have at least so many entries."""
+        changed, last = self._changed, len(self._starts) - 1
+        lengths = self._starts[np.minimum(numbers + 1, last)] - self._starts[np.minimum(numbers, last)]
+        touched = np.array([number in changed for number in numbers.tolist()], dtype=bool)
+        lengths[touched] = [len(self.row(number)[0]) for number in numbers[touched].tolist()]
+        return numbers[lengths >= least]
 
     def gathered(self, numbers: Rows) -> tuple[Rows, Columns, Floats]:
         """Many rows one after the other, in any order and perhaps in pieces: lengths, columns and numbers."""
@@ -162,8 +172,26 @@ class SparseRowQuery(RowQuery):
             weights: of each.
             width: I.
             mix_C: what each number of an entry weighs; None: it has one.
-            more: history, column and value of what is added beside the rows.
+            more: history, ascending, column and value of what is added beside the rows.
         """
+        behind = np.cumsum([len(each) for each in picks])
+        if len(picks) > 1 and behind[-1] > _ROWS_AT_ONCE:
+            cuts, parts = [0], []
+            while (first := cuts[-1]) < len(picks):
+                before = behind[first - 1] if first else 0
+                cuts.append(max(first + 1, int(behind.searchsorted(before + _ROWS_AT_ONCE, side="right"))))
+            for first, last in pairwise(cuts):
+                some = None
+                if more is not None:
+                    theirs = slice(*more[0].searchsorted([first, last]))
+                    some = more[0][theirs] - first, more[1][theirs], more[2][theirs]
+                parts.append(cls.of_sums(rows, picks[first:last], weights[first:last], width, mix_C, some))
+            ends = np.cumsum([0, *(len(each.columns) for each in parts)])
+            starts = np.concatenate([[0], *(each.starts[1:] + end for each, end in zip(parts, ends, strict=False))])
+            columns, values = (
+                np.concatenate(each) for each in zip(*((e.columns, e.values) for e in parts), strict=True)
+            )
+            return cls(starts, columns, values, width)
         lengths, columns, values_NC = rows.gathered(np.array([row for each in picks for row in each], np.int64))
         values = values_NC[:, 0] if mix_C is None else values_NC @ mix_C
         if len(columns) and columns.max() >= width:  # of items that a grown copy has observed

@@ -106,7 +106,7 @@ class TransitionScorer(RowScorer):
         windows: Sequence[Sequence[int]],
         times: Sequence[Sequence[int] | None],
         now: Sequence[int | None],
-        items: Sequence[int],
+        items: Sequence[int | None],
     ) -> SparseRowQuery:
         """As :meth:`prepare`, for steps that were counted themselves: less what each of them added.
 
@@ -115,7 +115,7 @@ class TransitionScorer(RowScorer):
         Args:
             windows, times: as for :meth:`prepare`; the last :attr:`Transitions.gaps` items at least.
             now: when each step was.
-            items: the item of each step.
+            items: the item of each step; None: it was not counted.
         """
         state = self._counts.state
         mix_C = state.mix_C(self.settings)
@@ -124,6 +124,8 @@ class TransitionScorer(RowScorer):
         columns: list[int] = []
         values: list[float] = []
         for place, (window, item) in enumerate(zip(windows, items, strict=True)):
+            if item is None:
+                continue
             for one, other, numbers in self._added(state, window, times[place], item, now[place]):
                 for pick, weight in zip(picks[place], weights[place], strict=True):
                     if pick == one:
