@@ -64,7 +64,7 @@ class TeacherCache:
     weights: Mapping[str, int] = field(default_factory=dict)
     #: τ of logit adjustment that validation allows a student; None: it was not asked for.
     tau: float | None = None
-    #: The items that the memory's transitions add something to at each position, and what; None: it does not teach.
+    #: The items that transitions and item-kNN add most to at each position, and what; None: the memory does not teach.
     sparse: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
     #: The weights of the memory's parts beside that of the models; none where it does not teach.
     memory: Mapping[str, float] = field(default_factory=dict)
