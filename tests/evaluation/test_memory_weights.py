@@ -272,6 +272,9 @@ def test_item_knn_stays_only_where_it_surely_pays() -> None:
     assert paid.weights["item_knn"] > 0
     assert in_vain.weights["item_knn"] == 0
     assert in_vain.left_out["item_knn"] == "validation is not surely better with it"
+    free = fit_memory(memory_of(walks(), None), walks(), must_pay=())  # as where it teaches, which costs less
+    assert free.weights["item_knn"] > 0
+    assert free.value == pytest.approx(in_vain.value, abs=in_vain.standard_error)
     three = fit_memory(memory_of(walks(), None, Memory(item_knn=None)), walks())
     assert in_vain.value == pytest.approx(three.value, abs=three.standard_error)
     fewer = fit_memory(memory_of(interests(), None, Memory(item_knn=None)), interests())

@@ -245,6 +245,19 @@ def test_item_knn_without_a_weight_is_neither_kept_nor_counted_in_a_refit(
         assert not list((each.folder / "memory").glob("item_knn*"))
 
 
+def test_item_knn_teaches_also_where_it_is_not_worth_serving(
+    pairs: Dataset, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    short = {"training__model__epochs": 1, "training__model__learning_rate": 1e-4}
+    distill = {"source": "ensemble", "memory": True, "logit_adjustment": 0.0}
+    settings = parse_settings(changed(tiny_settings, rounds=1, llm=None, memory=NO_TEXTS, distill=distill, **short))
+    run = settings.fit(pairs, tmp_path / "run")
+    assert run.record.memory is not None
+    served = run.record.memory["beside"]["undistilled"]
+    assert served["left_out"]["item_knn"] == "validation is not surely better with it"
+    assert run.record.stages["distilled-round-1"]["memory_teaches"]["item_knn"] > 0
+
+
 def test_counts_age_from_the_end_of_a_temporal_split_only(pairs: Dataset) -> None:
     assert counted_to(pairs) is None
     assert Memory.model_validate(NO_TEXTS).content is None

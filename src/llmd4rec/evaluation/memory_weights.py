@@ -8,14 +8,15 @@ random, which stand for all others. Targets that it finds count more than those 
 then makes NDCG@10 of those candidates better, as long as that is by more than the standard error of the difference,
 user by user. A part is left out where its weight would not be positive, or where NDCG without it is better by more than
 that. Item-kNN, which is the dearest to serve and on many logs knows nothing that the others do not, is left out also
-where NDCG with it is not better by more than that. With few targets the weights stay near the defaults.
+where NDCG with it is not better by more than that, unless it only teaches. With few targets the weights stay near the
+defaults.
 
 How fast recency forgets is chosen by NDCG, too; the half-life of the settings stays, if no other one is surely better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,7 +59,7 @@ PRIOR_TARGETS = 20.0
 FACTORS = (0.35, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8)
 #: A target counts as its probability to this power: one that nobody finds says little about the first ten places.
 FOUND = 0.25
-#: Parts that stay only where they make the sum better by more than the standard error of the difference.
+#: Parts that are served only where they make the sum better by more than the standard error of the difference.
 MUST_PAY = ("item_knn",)
 _MAX_PASSES, _ROUNDS = 4, 4
 
@@ -97,6 +98,7 @@ def fit_memory(
     held: HeldOut | None = None,
     filter_seen: bool = True,
     seed: int = 0,
+    must_pay: Collection[str] = MUST_PAY,
 ) -> FittedWeights:
     """Fits the weights of a memory, and of a model beside it.
 
@@ -107,19 +109,21 @@ def fit_memory(
         held: the targets; None: those of validation.
         filter_seen: items of the history are no candidates.
         seed: of the sample of targets and candidates.
+        must_pay: parts that stay only where they surely make the sum better.
 
     Raises:
         DataError: there is no validation target with a history.
     """
     found = sample_candidates(memory, data, model=model, held=held, filter_seen=filter_seen, seed=seed)
-    return choose_weights([found])
+    return choose_weights([found], must_pay)
 
 
-def choose_weights(found: Sequence[CandidateScores]) -> FittedWeights:
+def choose_weights(found: Sequence[CandidateScores], must_pay: Collection[str] = MUST_PAY) -> FittedWeights:
     """The weights that rank the targets best.
 
     Args:
         found: candidates of the targets; several where the memory, or the model, was another one for some of them.
+        must_pay: parts that stay only where they surely make the sum better.
 
     Raises:
         ConfigError: they are not scored by the same parts.
@@ -146,7 +150,7 @@ def choose_weights(found: Sequence[CandidateScores]) -> FittedWeights:
             place, days = names.index("recency"), _half_life(sample, names, recency_BCH, half_lives, start_F)
             sample.scores_BCF[..., place] = recency_BCH[..., half_lives.index(days)]
             memory = _with_half_life(memory, days)
-        weights_F, left_out = _fitted(sample, names, start_F)
+        weights_F, left_out = _fitted(sample, names, start_F, must_pay)
     values_B = sample.ndcg(weights_F)
     weights = dict(zip(names, weights_F.tolist(), strict=True))
     model = weights.pop(MODEL, 0.0)
@@ -215,7 +219,9 @@ class _Sample:
         return gain_B
 
 
-def _fitted(sample: _Sample, names: tuple[str, ...], start_F: Floats) -> tuple[Floats, dict[str, str]]:
+def _fitted(
+    sample: _Sample, names: tuple[str, ...], start_F: Floats, must_pay: Collection[str]
+) -> tuple[Floats, dict[str, str]]:
     """The weights, and which parts are left out and why."""
     used_F = np.ones(len(names), dtype=bool)
     weights_F = _searched(sample, _logit_of(sample, start_F, used_F))
@@ -236,7 +242,7 @@ def _fitted(sample: _Sample, names: tuple[str, ...], start_F: Floats) -> tuple[F
         used_F[place] = False
     used_F &= weights_F > 0
     why = {name: "validation is better without it" for name, used in zip(names, used_F, strict=True) if not used}
-    for name in MUST_PAY:
+    for name in must_pay:
         if name not in names or name in why or used_F.sum() == 1:
             continue
         others_F = used_F & (np.array(names) != name)

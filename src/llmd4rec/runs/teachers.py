@@ -180,6 +180,7 @@ class Teachers:
                 model=as_scorer(ranker),
                 filter_seen=settings.evaluation.filter_seen,
                 seed=settings.seed,
+                must_pay=(),  # teaching costs nothing to serve
             )
             if not fitted.wanted:
                 logger.info("  the memory does not teach: validation is no better with it")
