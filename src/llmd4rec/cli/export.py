@@ -91,7 +91,7 @@ def export(
     opened = open_run(run, trust_code)
     folder = out or opened.folder / "export"
     name, beside = without_memory(stage)
-    chosen = opened.resolve(name)
+    chosen = opened.resolve_alone() if memory == "off" and name == SERVED else opened.resolve(name)
     if both and name == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
         chosen = opened.resolve(DISTILLED)
     if beside and memory == "auto":

@@ -39,11 +39,11 @@ from llmd4rec.log import bar
 from llmd4rec.losses.base import TeacherBatch
 from llmd4rec.losses.int8 import Int8Rows
 from llmd4rec.losses.objective import seen_items
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors, PlusSparse, SparseScores
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, AddedScores, BlockScores, Factors, PlusSparse, SparseScores
 from llmd4rec.matmul import product
 from llmd4rec.models.base import SequenceEncoder
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 FILES = ("states.npy", "table.npy", "rank.npy")
 SPARSE_FILES = ("sparse_items.npy", "sparse_values.npy")
@@ -66,6 +66,8 @@ class TeacherCache:
     tau: float | None = None
     #: The items that transitions and item-kNN add most to at each position, and what; None: the memory does not teach.
     sparse: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    #: The last columns of the table, which are the memory's content, as floats; None: the memory does not teach.
+    content_IC: Tensor | None = None
     #: The weights of the memory's parts beside that of the models; none where it does not teach.
     memory: Mapping[str, float] = field(default_factory=dict)
 
@@ -74,17 +76,24 @@ class TeacherCache:
         numbers = position_N.numpy()
         device = (self.table if isinstance(self.table, Tensor) else self.table.values_RK).device
         table = self.table if candidate_C is None else self.table[candidate_C]
-        scores: BlockScores = Factors(to_device(torch.from_numpy(self.states[numbers]), device), table)
-        if self.sparse is not None:
+        states_ND = to_device(torch.from_numpy(self.states[numbers]), device)
+        scores: BlockScores = Factors(states_ND, table)
+        memory = None
+        if self.sparse is not None and self.content_IC is not None:
             items_NK, values_NK = (to_device(torch.from_numpy(each[numbers]), device) for each in self.sparse)
             sparse = SparseScores(items_NK.long(), values_NK)
-            scores = PlusSparse(scores, sparse if candidate_C is None else sparse.among(candidate_C))
+            content_IC = self.content_IC
+            if candidate_C is not None:
+                sparse, content_IC = sparse.among(candidate_C), content_IC[candidate_C]
+            scores = PlusSparse(scores, sparse)
+            memory = AddedScores(states_ND[:, states_ND.shape[1] - content_IC.shape[1] :], content_IC, sparse)
         return TeacherBatch(
             scores=scores,
             rank_N=to_device(torch.from_numpy(self.rank[numbers]), device),
             student_rank_N=(
                 None if self.student_rank is None else to_device(torch.from_numpy(self.student_rank[numbers]), device)
             ),
+            memory=memory,
         )
 
 
@@ -203,6 +212,7 @@ def write_cache(
                     "items": model.num_items,
                     "ranks": "exact" if rank_items is None else f"estimated among {rank_items} items",
                     "memory": {} if memory is None else dict(memory.weights),
+                    "content_dim": 0 if memory is None else memory.table_IC.shape[1],
                     "exclude_seen": exclude_seen,
                     "files": {name: identity(temporary / name) for name in files},
                 },
@@ -352,6 +362,7 @@ def open_cache(
             weights={str(stage): int(weight) for stage, weight in head["weights"].items()},
             tau=None if head["tau"] is None else float(head["tau"]),
             sparse=sparse,
+            content_IC=table[:, table.shape[1] - int(head["content_dim"]) :] if head["memory"] else None,
             memory={str(name): float(weight) for name, weight in head["memory"].items()},
         )
     except (DataError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:

@@ -20,7 +20,7 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "memory": "auto",
             "rounds": 1,
             "teachers": [{"name": "bsarec", "dim": "2x"}],
-            "distill": {"memory": "auto"},
+            "distill": {"memory": "auto", "beside_memory": True},
         },
         # All that was ever found to help, and the language model.
         "best": {
@@ -28,7 +28,7 @@ EFFORTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "rounds": 2,
             "teachers": "default",
             "llm": {},
-            "distill": {"memory": "auto"},
+            "distill": {"memory": "auto", "beside_memory": True},
         },
     }
 )

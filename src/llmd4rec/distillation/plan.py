@@ -6,6 +6,7 @@
     round r:
         llm-round-r                the language model, taught by the other models
         distilled-round-r          the served model, taught by the ensemble
+    beside-memory                  the same, with the memory's scores added to its own: what is served with the memory
 
 A run trains these stages one after the other, or independent ones side by side, and stops before the last round where
 another would not help (`runs/pipeline.py`). Two plans whose stage is equal train the same weights: that is how a run
@@ -14,13 +15,23 @@ knows what a changed setting invalidates (`runs/invalidation.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from llmd4rec.distillation.methods import METHODS, AnyMethod, LLMD4Rec
 from llmd4rec.distillation.settings import DistillationSettings, Student
-from llmd4rec.distillation.stage_ids import DISTILLED, LANGUAGE_MODEL, MEMORY, SERVED, UNDISTILLED, round_id, teacher_id
+from llmd4rec.distillation.stage_ids import (
+    BESIDE_MEMORY,
+    DISTILLED,
+    LANGUAGE_MODEL,
+    MEMORY,
+    SERVED,
+    UNDISTILLED,
+    round_id,
+    teacher_id,
+)
 from llmd4rec.errors import RunError
 from llmd4rec.features.text_settings import TextSettings
 from llmd4rec.losses.loss import Softmax
@@ -112,6 +123,11 @@ class Stage:
     note: str = ""
 
     @property
+    def beside_memory(self) -> bool:
+        """Whether its model is taught, and meant to be served, with the memory's scores added to its own."""
+        return self.teaching is not None and self.teaching.term.beside_memory
+
+    @property
     def taught_by(self) -> tuple[str, ...]:
         """Who teaches it: stages, and the memory where that does."""
         memory = self.teaching is not None and self.teaching.memory is not None
@@ -184,8 +200,8 @@ def network_name(stage: Stage) -> str:
 
 
 def rounds_of(stages: Iterable[Stage], student: Student) -> list[Stage]:
-    """The stages in which a student is taught, in the order of rounds."""
-    return [stage for stage in stages if stage.round and stage.role == student]
+    """The stages in which a student is taught, in the order of rounds; not the one that is never without the memory."""
+    return [stage for stage in stages if stage.round and stage.role == student and not stage.beside_memory]
 
 
 def ready(stages: Sequence[Stage], done: Iterable[str]) -> list[Stage]:
@@ -215,6 +231,8 @@ class _Plan:
             found.append(self._first("llm", LANGUAGE_MODEL, "llm-alone", self.llm))
         for number in range(1, settings.rounds + 1):
             found += [self._taught(student, number) for student in self.students]
+            if number == 1 and self.distill.beside_memory and settings.memory_teaches and "model" in self.students:
+                found.append(self._beside_memory())
         return found
 
     # ---- who takes part -----------------------------------------------------------------------------------------
@@ -300,6 +318,21 @@ class _Plan:
         training: Training = settings.training.llm if student == "llm" else settings.training.model
         seed_key = f"{'llm' if student == 'llm' else 'crm'}-round-{number}"
         return self._stage(round_id(student, number), student, number, network, training.in_round(), seed_key, **more)
+
+    def _beside_memory(self) -> Stage:
+        """The model of the first round once more, for the memory's side."""
+        stage = self._taught("model", 1)
+        assert stage.teaching is not None
+        # What the memory says need not be learned: half as many epochs are enough.
+        training = stage.training.model_copy(update={"epochs": math.ceil(stage.training.epochs / 2)})
+        return replace(
+            stage,
+            id=BESIDE_MEMORY,
+            seed_key="crm-beside-memory",
+            training=training,
+            teaching=replace(stage.teaching, term=replace(stage.teaching.term, beside_memory=True)),
+            note="the memory's scores are added to its own",
+        )
 
     def _stage(
         self,

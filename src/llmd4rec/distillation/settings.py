@@ -211,6 +211,12 @@ class DistillSettings(BaseModel):
         "it pays, item-kNN, less what the user who is taught added; for a model that is served without it. auto: where "
         "there is a memory, and the model learns from an ensemble by distill.method = llmd4rec",
     )
+    beside_memory: bool = Field(
+        False,
+        description="where the memory teaches: one more model, `beside-memory`, by the same teachers, in half as many "
+        "epochs, with the memory's scores added to its own as where both are served; it learns what the memory does "
+        "not say, and is served with it. Not where a moment divides the data: models are updated there, and learn alone",
+    )
     exclude_seen: bool = Field(
         False,
         description="while the model is taught, items of the history have no probability, neither its own nor the "

@@ -5,6 +5,8 @@ from __future__ import annotations
 UNDISTILLED, LANGUAGE_MODEL = "undistilled", "llm"
 #: Names that stand for a stage that depends on how a run went: the last round's model, and what validation chose.
 DISTILLED, SERVED = "distilled", "served"
+#: The model that learns what the memory does not say, and is served beside it.
+BESIDE_MEMORY = "beside-memory"
 #: The memory without a model. Behind the name of a stage: the two together.
 MEMORY = "memory"
 

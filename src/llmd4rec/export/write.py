@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from llmd4rec import __version__
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage
-from llmd4rec.distillation.stage_ids import UNDISTILLED, without_memory
+from llmd4rec.distillation.stage_ids import SERVED, UNDISTILLED, without_memory
 from llmd4rec.errors import ConfigError
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.export.graphs import check_parity, write_encoder, write_text_encoder
@@ -110,7 +110,15 @@ def export_run(
         options = replace(options, memory="on")
     if name == MEMORY:
         raise ConfigError("the memory alone has no network to export", "Export a model, with the memory beside it.")
-    stage = run.stage(name)
+    without = options.memory == "off"
+    stage = run.stage(run.resolve_alone() if without and name == SERVED else name)
+    if stage.beside_memory and without:
+        raise ConfigError(
+            f"{stage.id} was taught to stand beside the memory, and says by itself only what the memory does not",
+            f"Export {run.resolve_alone()}, or with the memory.",
+        )
+    if stage.beside_memory:
+        options = replace(options, memory="on")
     if stage.role == "llm":
         raise ConfigError(
             f"{stage.id} is a language model, which is too large to serve this way", "Export another stage (--stage)."

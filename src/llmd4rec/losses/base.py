@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from llmd4rec.data.batching import TrainingBatch
-from llmd4rec.losses.scores import BlockScores
+from llmd4rec.losses.scores import AddedScores, BlockScores
 from llmd4rec.models.base import SequenceEncoder
 
 
@@ -74,11 +74,13 @@ class TeacherBatch:
         scores: the teacher's, of the catalogue or of the sampled candidates.
         rank_N: the teacher's rank of each true item over the whole catalogue.
         student_rank_N: the student's rank at the start of the stage; None to use its current one.
+        memory: what of the teacher's scores is the memory's; None: it does not teach.
     """
 
     scores: BlockScores
     rank_N: Tensor
     student_rank_N: Tensor | None = None
+    memory: AddedScores | None = None
 
 
 class BatchTeacher(Protocol):

@@ -57,6 +57,9 @@ class RankingObjective:
         excluded = None
         if self.distill is not None and self.distill.exclude_seen:
             excluded = seen_items(batch) if candidate_C is None else seen_items(batch).among(candidate_C)
+        added = None
+        if self.distill is not None and self.distill.beside_memory and teacher is not None:
+            added = teacher.memory
         return ranking_loss(
             states_ND,
             table_ID,
@@ -74,6 +77,7 @@ class RankingObjective:
             ),
             cross_entropy=self.cross_entropy,
             excluded=excluded,
+            added=added,
         )
 
 

@@ -183,6 +183,32 @@ class PlusSparse:
         return self.added.add_(block, self.base.of(block, out_nI), self.unit)
 
 
+@dataclass(frozen=True)
+class AddedScores:
+    """What is added to a model's scores and is no part of it: products of states and a table, and a few numbers.
+
+    Attributes:
+        states_NC: of each position; C may be 0.
+        table_IC: of the items that have scores.
+        sparse: the numbers.
+    """
+
+    states_NC: Tensor
+    table_IC: Tensor
+    sparse: SparseScores
+
+    def to(self, states_ND: Tensor, table_ID: Tensor) -> PlusSparse:
+        """The sum of these and the products of a model's states and table."""
+        states_NK = torch.cat([states_ND, self.states_NC.to(states_ND)], 1)
+        table_IK = torch.cat([table_ID, self.table_IC.to(table_ID)], 1)
+        return PlusSparse(Factors(states_NK, table_IK), self.sparse)
+
+    def mean(self, share_I: Tensor) -> Tensor:
+        """The mean over positions of what is added to all items together, each of which counts for its share."""
+        of_factors = self.states_NC.to(share_I).mean(0) @ (share_I @ self.table_IC.to(share_I))
+        return of_factors + (self.sparse.values_NK * share_I[self.sparse.items_NK]).sum(1).mean()
+
+
 def score_blocks(scores: BlockScores, block_elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:
     """All scores, block by block of positions: [n, I], each overwritten by the next."""
     rows = max(32, block_elements // scores.num_items)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmd4rec.losses.base import StepLoss, TeacherBatch
 from llmd4rec.losses.sample_weights import rank_weights, weight_figures
-from llmd4rec.losses.scores import BLOCK_ELEMENTS, BlockScores, Factors, SparseScores
+from llmd4rec.losses.scores import BLOCK_ELEMENTS, AddedScores, BlockScores, Factors, SparseScores
 from llmd4rec.matmul import product
 
 #: On a GPU, which has no such cache and waits for each of a block's small kernels to be started: 256 MB.
@@ -49,6 +49,8 @@ class DistillationTerm:
         logit_adjustment_I: what is added to the student's scores while it learns and not when it serves, [I]; see
             :mod:`llmd4rec.distillation.logit_adjustment`. None: nothing.
         exclude_seen: whether items of the history have no probability, neither the student's nor the teacher's.
+        beside_memory: whether the memory's scores are added to the student's, as where both are served: it learns
+            what the memory does not say.
     """
 
     weight: float = 1.0
@@ -57,6 +59,7 @@ class DistillationTerm:
     scale_by_t2: bool = True
     logit_adjustment_I: Tensor | None = None
     exclude_seen: bool = False
+    beside_memory: bool = False
 
 
 def ranking_loss(
@@ -71,6 +74,7 @@ def ranking_loss(
     block_elements: int = BLOCK_ELEMENTS,
     cross_entropy: bool = True,
     excluded: SparseScores | None = None,
+    added: AddedScores | None = None,
 ) -> StepLoss:
     """Cross-entropy over the catalogue plus weighted distillation; see the module's docstring for the formula.
 
@@ -87,6 +91,7 @@ def ranking_loss(
         cross_entropy: False for the distillation term alone, beside another loss.
         excluded: takes all probability from some rows of `table_ID`, the student's and the teacher's, for each
             position; never from its true item. Label smoothing, which would ask for some, is not possible with it.
+        added: to the student's scores, everywhere in the loss; no gradient reaches it.
 
     Returns:
         The loss, with `ce` in nats; with a teacher also `kl`, the mean weighted KL in nats, and the figures of the
@@ -103,6 +108,7 @@ def ranking_loss(
         block_elements,
         cross_entropy,
         excluded,
+        added,
     )
     figures = {"ce": ce} if cross_entropy else {}
     if teacher is not None:
@@ -135,6 +141,7 @@ class _Walk(torch.autograd.Function):
         block_elements: int,
         cross_entropy: bool,
         excluded: SparseScores | None,
+        added: AddedScores | None,
     ) -> tuple[Tensor | None, ...]:
         positions, items = len(states_ND), len(table_ID)
         wants_gradient = states_ND.requires_grad or table_ID.requires_grad
@@ -142,7 +149,8 @@ class _Walk(torch.autograd.Function):
         states_ND, table_ID = states_ND.detach(), table_ID.detach()
         table_DI = table_ID.t()
         temperature = distill.temperature if distill is not None else 1.0
-        student = _Scores(Factors(states_ND, table_ID), bias_I, temperature)
+        scores = Factors(states_ND, table_ID) if added is None else added.to(states_ND, table_ID)
+        student = _Scores(scores, bias_I, temperature)
         buffer = states_ND.new_empty(rows, items)
         teacher_term = None
         if teacher is not None and distill is not None:
@@ -183,6 +191,8 @@ class _Walk(torch.autograd.Function):
             share_I = table_ID.new_full((items,), 1 / items) if bias_I is None else torch.softmax(bias_I, 0)
             mean_item_D = share_I @ table_ID
             ce -= label_smoothing * (states_ND.mean(0) @ mean_item_D).double()
+            if added is not None:
+                ce -= label_smoothing * added.mean(share_I).double()
         kl = teacher_term.kl / positions if teacher_term is not None else torch.zeros_like(ce)
         distilled = (distill.weight if distill is not None else 0.0) * kl
         total = (ce + distilled if cross_entropy else distilled).to(states_ND.dtype)
@@ -208,7 +218,7 @@ class _Walk(torch.autograd.Function):
         scale = gradients[0]
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to be waited for to learn that it is 1
             grad_states_ND, grad_table_ID = grad_states_ND * scale, grad_table_ID * scale
-        return grad_states_ND, grad_table_ID, None, None, None, None, None, None, None, None
+        return grad_states_ND, grad_table_ID, *[None] * 9
 
 
 class _Scores:

@@ -53,7 +53,7 @@ def origin_of(run: Run, kind: str, data: Dataset, **more: Any) -> dict[str, Any]
     """
     if not run.record.finished:
         raise RunError(f"{run.folder} is not finished", "Finish it first, with the command that began it.")
-    served = run.resolve(SERVED)
+    served = run.resolve_alone() if kind == "update" else run.resolve(SERVED)  # an update learns without a memory
     return {
         "kind": kind,
         "run": str(run.folder.resolve()),

@@ -31,8 +31,9 @@ from llmd4rec.distillation.logit_adjustment import popularity_prior
 from llmd4rec.distillation.plan import Stage, find, plan, rounds_of
 from llmd4rec.distillation.rollouts import draw_rollouts, open_rollouts
 from llmd4rec.distillation.settings import DistillationSettings, Student
-from llmd4rec.distillation.stage_ids import UNDISTILLED
+from llmd4rec.distillation.stage_ids import UNDISTILLED, round_id
 from llmd4rec.errors import RunError
+from llmd4rec.evaluation.evaluator import as_scorer
 from llmd4rec.evaluation.validation import validation_value
 from llmd4rec.features.item_features import ItemFeatures, item_features, written
 from llmd4rec.io.files import remove, sha256_file
@@ -52,6 +53,8 @@ from llmd4rec.runs.teachers import Teachers, cache_name, negatives_of
 from llmd4rec.runs.unmerged import FILE as UNMERGED
 from llmd4rec.runs.unmerged import save_unmerged
 from llmd4rec.runs.validation import validation_users
+from llmd4rec.scoring.base import Scorer
+from llmd4rec.scoring.sums import WeightedSum
 from llmd4rec.training import checkpoint
 from llmd4rec.training.backends.base import Backend
 from llmd4rec.training.backends.torch_distributed import current_backend, init_distributed
@@ -201,7 +204,7 @@ class Pipeline:
         """Whether the next round would teach every student what this one has taught it."""
         taught = {stage.role for stage in self.stages if stage.round}
         for stage in self.stages:
-            if stage.round != number:
+            if stage.round != number or stage.beside_memory:
                 continue
             weights = self.run_folder.record.stages[stage.id]["teachers"]
             used = [find(self.stages, teacher).role for teacher, weight in weights.items() if weight]
@@ -212,8 +215,19 @@ class Pipeline:
     # ---- one stage ----------------------------------------------------------------------------------------------
     def train(self, stage: Stage) -> None:
         """Trains one stage, unless it is done, and records it."""
-        if stage.id not in self.run_folder.record.stages:
-            self.record_result(stage, self.trained(stage))
+        if stage.id in self.run_folder.record.stages:
+            return
+        if stage.beside_memory and (why := self._not_beside_memory(stage)):
+            logger.info(f"{stage.id}  left out: {why}")
+            return
+        self.record_result(stage, self.trained(stage))
+
+    def _not_beside_memory(self, stage: Stage) -> str:
+        """Why there is no model that is taught beside the memory; empty: there is one."""
+        if self.data.is_temporal:
+            return "a moment divides the data, and models are updated, which learn without a memory"
+        taught = self.run_folder.record.stages[round_id("model", stage.round)]
+        return "" if taught.get("memory_teaches") else "the memory does not teach"
 
     def trained(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage and writes its weights; what the record will say of it."""
@@ -238,6 +252,7 @@ class Pipeline:
         schedule = Schedule(chosen.get("halved_after", ()) if chosen else None)
         objective, tau = self._objective(stage, cache, model)
         judged_on = self._changing.chosen_by(stage, newest)
+        beside = self._teachers.memory_of(cache) if stage.beside_memory and cache is not None and not chosen else None
         folder = run.checkpoint_of(stage.id)
         try:
             fitted = fit(
@@ -249,7 +264,7 @@ class Pipeline:
                 seed_key=stage.seed_key,
                 settings_name=f"training.{stage.student}",
                 seed=stage.seed,
-                validate=None if chosen else functools.partial(self._validate, data=judged_on),
+                validate=None if chosen else functools.partial(self._validate, data=judged_on, beside=beside),
                 # Each training has a copy of its own: settings are no place for what one of them has come to.
                 callbacks=[*map(copy.copy, self.settings.loggers), *self._callbacks, schedule, *stops],
                 selection=self._selection.name,
@@ -379,10 +394,10 @@ class Pipeline:
         """The validation value of a model that is trained."""
         return self.backend.from_first(self._validate(model.eval(), self.data) if self.backend.first else 0.0)
 
-    def _validate(self, model: SequenceEncoder, data: Dataset) -> float:
-        """What a model is worth on the validation targets of some data."""
+    def _validate(self, model: SequenceEncoder, data: Dataset, beside: Scorer | None = None) -> float:
+        """What a model is worth on the validation targets of some data, perhaps beside a memory."""
         return validation_value(
-            model,
+            model if beside is None else WeightedSum([as_scorer(model), beside], [1.0, 1.0]),
             data,
             self.settings.evaluation.filter_seen,
             validation_users(self.settings, data),

@@ -45,6 +45,7 @@ from llmd4rec.runs.pipeline import Pipeline
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.teachers import Teachers
 from llmd4rec.runs.validation import validation_users
+from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.training.backends.local import LocalBackend
 from llmd4rec.training.callbacks.base import Callback
@@ -123,6 +124,8 @@ class _Probe(Pipeline):
 
     def estimate(self, stage: Stage) -> StageEstimate:
         """How long a stage of the whole plan takes; those before it must have been estimated."""
+        if stage.beside_memory and self.data.is_temporal:  # it is left out there
+            return StageEstimate(stage.id, 0.0, 0, 0.0, 0.0, (0, 0, 0), 0, 0.0)
         llm = "llm" in {stage.role, *(find(self.stages, teacher).role for teacher in stage.teachers)}
         model = self.run_folder.build(stage)
         newest = self._changing.newest(stage)
@@ -152,7 +155,7 @@ class _Probe(Pipeline):
         self.train(find(self.stages, stage.id))
         points = [(users, _usual(took)) for users, took in zip(self._judged, self._validations, strict=True)]
         teachers = 0.0
-        if stage.teachers:
+        if stage.teachers and not stage.beside_memory:  # which are cached for the round's model already
             teachers = _at(windows.num_positions, cached) + _at(self._users, chosen) + self._timed.fixed
             teachers += _at(self.data.num_users, rolled)
         most, best = stage.training.epochs, BEST_EPOCHS[stage.role, bool(stage.round)]
@@ -201,13 +204,17 @@ class _Probe(Pipeline):
     def _newest(self, stage: Stage) -> None:
         """Its steps are as those of the passes before: they are not probed, but counted."""
 
-    def _validate(self, model: SequenceEncoder, data: Dataset) -> float:
+    def _not_beside_memory(self, stage: Stage) -> str:
+        """Whether the memory teaches is known when the whole run has been trained that far."""
+        return ""
+
+    def _validate(self, model: SequenceEncoder, data: Dataset, beside: Scorer | None = None) -> float:
         """Validates twice, on some users and on more."""
         value = 0.0
         for users, took in zip(self._judged, self._validations, strict=True):
             self._judge_on(users)
             begun = self._clock()
-            value = super()._validate(model, data)
+            value = super()._validate(model, data, beside)
             took.append(self._clock() - begun)
         return value
 

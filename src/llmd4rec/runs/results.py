@@ -159,9 +159,11 @@ def score_run(run: Run, data: Dataset) -> list[Result]:
     run.require(data)
     stages = {stage.id: stage for stage in run.reported()}
     beside = {with_memory(name): stages[name] for name in memory.stages_with_memory(run) if name in stages}
-    models = [run.model_scorer(name) for name in stages]
-    parameters = {model.stage: count_parameters(model.model)[0] for model in models}
-    scorers = [*models, *(run.scorer(name) for name in beside)]
+    models = {name: run.model_scorer(name) for name in stages}
+    parameters = {name: count_parameters(model.model)[0] for name, model in models.items()}
+    # What was taught beside the memory says by itself only what the memory does not.
+    alone = [model for name, model in models.items() if not stages[name].beside_memory]
+    scorers = [*alone, *(run.scorer(name) for name in beside)]
     times = milliseconds_per_request(scorers, data)
     served = memory.label_of(run, SERVED)
     results = []

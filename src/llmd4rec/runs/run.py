@@ -34,7 +34,7 @@ from llmd4rec.config.settings import differences, load_settings, save_settings
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import Stage, find, network_name, plan, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.distillation.stage_ids import DISTILLED, SERVED, UNDISTILLED
+from llmd4rec.distillation.stage_ids import BESIDE_MEMORY, DISTILLED, SERVED, UNDISTILLED
 from llmd4rec.errors import RunError
 from llmd4rec.inference.opening import LoadOptions
 from llmd4rec.inference.recommender import Recommender
@@ -256,8 +256,9 @@ class Run:
         """The id of a finished stage.
 
         Args:
-            name: an id; `distilled`: the model of the last round; `served`: what validation chose among `undistilled`
-                and the rounds, each with the memory where it wants that; the taught one where they are equal.
+            name: an id; `distilled`: the model of the last round; `served`: what validation chose among `undistilled`,
+                the rounds and `beside-memory`, each with the memory where it wants that; the taught one where they are
+                equal.
 
         Raises:
             RunError: this run has no such stage, or it is not finished.
@@ -269,8 +270,9 @@ class Run:
         if name == SERVED and self.record.origin is not None and self.record.origin["served"] in done:
             return str(self.record.origin["served"])
         if name == SERVED and UNDISTILLED in done:
-            value = memory.validation_with(self, [UNDISTILLED, *rounds])
-            best = max(rounds, key=lambda stage: value[stage], default=UNDISTILLED)
+            taught = [*rounds, *([BESIDE_MEMORY] if memory.is_wanted(self, BESIDE_MEMORY) else [])]
+            value = memory.validation_with(self, [UNDISTILLED, *taught])
+            best = max(taught, key=lambda stage: value[stage], default=UNDISTILLED)
             if value[best] >= value[UNDISTILLED]:
                 return best
             if not self._said_undistilled:  # once, however often it is asked
@@ -290,6 +292,18 @@ class Run:
             "Choose another stage (--stage), or continue the run with `llmd4rec train`.",
         )
 
+    def resolve_alone(self) -> str:
+        """The id of the stage that validation chose to stand without the memory.
+
+        Raises:
+            RunError: no model is finished.
+        """
+        if self.resolve(SERVED) != BESIDE_MEMORY:
+            return self.resolve(SERVED)
+        models = [stage.id for stage in self.plan if stage.role == "model" and not stage.beside_memory]
+        # The later one where two are equal: it was taught.
+        return max((stage for stage in reversed(models) if stage in self.record.stages), key=self.validation_of)
+
     def stage(self, name: str = SERVED) -> Stage:
         """The plan of a finished stage; see :meth:`resolve`."""
         return find(self.plan, self.resolve(name))
@@ -301,8 +315,8 @@ class Run:
     def reported(self) -> list[Stage]:
         """The finished stages of a results table: of each model the first and the last, and the one that is served."""
         done = [stage for stage in self.plan if stage.id in self.record.stages]
-        last = {stage.role: stage.id for stage in done if stage.round}
-        shown = {*last.values(), self.resolve(SERVED)} if done else set()
+        last = {stage.role: stage.id for stage in done if stage.round and not stage.beside_memory}
+        shown = {*last.values(), self.resolve(SERVED), BESIDE_MEMORY} if done else set()
         return [stage for stage in done if not stage.round or stage.id in shown]
 
     def build(self, stage: Stage) -> SequenceEncoder:

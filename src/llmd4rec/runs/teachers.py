@@ -26,9 +26,10 @@ from llmd4rec.evaluation.validation import EnsembleValidation
 from llmd4rec.log import bar, logger
 from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.ensemble import Ensemble
-from llmd4rec.runs.memory import memory_texts
+from llmd4rec.runs.memory import memory_scorer, memory_texts
 from llmd4rec.runs.run import Run
 from llmd4rec.runs.validation import validation_users
+from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import shown
 from llmd4rec.scoring.memory.settings import Memory
 from llmd4rec.scoring.memory.state import count_memory
@@ -79,6 +80,17 @@ class Teachers:
             before = self._cached(stage, histories, (teaching.student_ranks_of,))
             cache = replace(cache, student_rank=before.rank)
         return cache
+
+    def memory_of(self, cache: TeacherCache) -> Scorer | None:
+        """The memory of a cache as it teaches, to stand beside a model; None: it does not teach."""
+        settings = self.run.settings
+        if settings.memory is None or not cache.memory:
+            return None
+        weights = {part: weight for part, weight in cache.memory.items() if part != "model"}
+        unread = [part for part in ("recency", "item_knn") if part not in weights]
+        asked = settings.memory.model_copy(update=dict.fromkeys(unread))
+        counted = count_memory(asked, self.data, memory_texts(settings, self.data, self.device))
+        return None if counted is None else memory_scorer(counted.with_weights(weights).without_unused())
 
     def _cached(
         self, stage: Stage, histories: Histories, teachers: tuple[str, ...], *, asks_tau: bool = False

@@ -198,7 +198,7 @@ class _Updating:
 
     def __call__(self, into: Run) -> None:
         """Trains, keeps the weights and the record that they are there."""
-        served = self.run.stage()
+        served = find(self.run.plan, self.run.resolve_alone())
         if isinstance(served.network, LLM):
             raise ConfigError("a language model is served, which cannot be updated", "Refit the run instead.")
         settings = self.run.settings
