@@ -15,7 +15,7 @@ from llmd4rec.features.item_features import written
 from llmd4rec.models.sequential import BSARec, GRU4Rec, SASRec
 from llmd4rec.runs.invalidation import conflicts, invalidated
 
-LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2"}
+LLM_AND_AFTER = {"llm", "llm-round-1", "distilled-round-1", "beside-memory", "llm-round-2", "distilled-round-2"}
 
 
 def recipe(**changes: Any) -> DistillationSettings:
@@ -30,12 +30,13 @@ def test_the_default_recipe() -> None:
     stages = plan(recipe())
     assert [stage.id for stage in stages] == [
         "undistilled", "teacher-1", "teacher-2", "teacher-3", "llm",
-        "llm-round-1", "distilled-round-1", "llm-round-2", "distilled-round-2",
+        "llm-round-1", "distilled-round-1", "beside-memory", "llm-round-2", "distilled-round-2",
     ]  # fmt: skip
     by_id = {stage.id: stage for stage in stages}
     teachers = ("teacher-1", "teacher-2", "teacher-3")
     assert by_id["llm-round-1"].teachers == (*teachers, "undistilled", "llm")
     assert by_id["distilled-round-1"].teachers == ("llm-round-1", *teachers, "undistilled")
+    assert by_id["beside-memory"].taught_by == by_id["distilled-round-1"].taught_by
     assert by_id["llm-round-2"].teachers == (*teachers, "distilled-round-1", "llm-round-1")
     assert by_id["distilled-round-2"].teachers == ("llm-round-2", *teachers, "distilled-round-1")
     assert by_id["llm"].item_embeddings_of == "teacher-1"
@@ -57,7 +58,14 @@ def test_a_stage_stands_behind_all_that_it_needs() -> None:
     ("changes", "expected"),
     [
         ({"rounds": 0}, ["undistilled"]),
-        ({"llm": None, "rounds": 1}, ["undistilled", "teacher-1", "teacher-2", "teacher-3", "distilled-round-1"]),
+        (
+            {"llm": None, "rounds": 1},
+            ["undistilled", "teacher-1", "teacher-2", "teacher-3", "distilled-round-1", "beside-memory"],
+        ),
+        (
+            {"llm": None, "rounds": 1, "memory": None},
+            ["undistilled", "teacher-1", "teacher-2", "teacher-3", "distilled-round-1"],
+        ),
         # The model learns from the language model alone, which learns from the teachers.
         (
             {"teachers": 1, "rounds": 1, "distill": {"source": "partner"}},
@@ -156,7 +164,11 @@ def test_finding_a_stage() -> None:
         ({"evaluation": {"cutoffs": [3]}}, set()),
         ({"rounds": 3}, set()),
         ({"rounds": 1}, {"llm-round-2", "distilled-round-2"}),
-        ({"distill": {"weight": {"model": 1.0}}}, {"distilled-round-1", "llm-round-2", "distilled-round-2"}),
+        (
+            {"distill": {"weight": {"model": 1.0}}},
+            {"distilled-round-1", "beside-memory", "llm-round-2", "distilled-round-2"},
+        ),
+        ({"distill": {"memory": "auto", "beside_memory": False}}, {"beside-memory"}),
         ({"llm": {"layers": 3}}, LLM_AND_AFTER),
         ({"training": {"llm": {"epochs": 9}}}, LLM_AND_AFTER),
         ({"seed": 1}, set(ids(recipe()))),

@@ -114,6 +114,7 @@ def test_every_setting_of_a_run_belongs_to_a_training() -> None:
     assert free - counted == {
         "device", "threads", "training.model.checkpoint_seconds", "training.llm.checkpoint_seconds",
         "evaluation.cutoffs", "evaluation.metrics", "round_patience", "loggers",
+        "distill.beside_memory",  # which adds a training where the memory teaches, as it does not here
     }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ knows what a changed setting invalidates (`runs/invalidation.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -323,13 +322,10 @@ class _Plan:
         """The model of the first round once more, for the memory's side."""
         stage = self._taught("model", 1)
         assert stage.teaching is not None
-        # What the memory says need not be learned: half as many epochs are enough.
-        training = stage.training.model_copy(update={"epochs": math.ceil(stage.training.epochs / 2)})
         return replace(
             stage,
             id=BESIDE_MEMORY,
             seed_key="crm-beside-memory",
-            training=training,
             teaching=replace(stage.teaching, term=replace(stage.teaching.term, beside_memory=True)),
             note="the memory's scores are added to its own",
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from llmd4rec.distillation.plan import Role
-from llmd4rec.distillation.stage_ids import MEMORY, without_memory
+from llmd4rec.distillation.stage_ids import BESIDE_MEMORY, MEMORY, without_memory
 from llmd4rec.evaluation.evaluation import MetricInfo, main_metrics
 from llmd4rec.evaluation.significance import Comparison, Difference, GroupComparison
 from llmd4rec.evaluation.slices import SLICE_NAMES
@@ -175,6 +175,8 @@ def learning(content: ReportContent) -> str:
         title = "Validation, round by round"
         if {"llm", "model"} <= {point.role for point in points if point.round}:
             lead += " Within a round the language model is taught first, then the model."
+    if any(point.stage == BESIDE_MEMORY for point in points):
+        lead += f" That of {BESIDE_MEMORY} is of the model and the memory together."
     return _section("learning", title, lead, charts.curves(points, names, content.selection))
 
 
@@ -312,6 +314,8 @@ HOW_TO_READ = """<dl>
 the day leave the order within a day open; here the order is certain.</dd>
 <dt>Undistilled, distilled</dt><dd>The same network, trained only on the log, and trained on the log and on what its
 teachers predict. The served one is the better of the two on the validation items.</dd>
+<dt>beside-memory</dt><dd>The same network, taught with the memory's scores added to its own. It learns what the memory
+does not say, and is served with the memory alone.</dd>
 <dt>Ensemble weight</dt><dd>The share of one teacher in the mean of scores that a student learns. The weights are chosen
 on the validation items, or all equal (<code>ensemble.weights</code>). A teacher with weight 0 is unused.</dd>
 <dt>Logit adjustment τ</dt><dd>While the model is taught, τ · log(1 + training count) is added to an item's score. It is
