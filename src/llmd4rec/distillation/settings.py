@@ -213,9 +213,9 @@ class DistillSettings(BaseModel):
     )
     beside_memory: bool = Field(
         False,
-        description="where the memory teaches: one more model, `beside-memory`, is taught by the same teachers with the "
-        "memory's scores added to its own, as where both are served; it learns what the memory does not say, and is "
-        "served with it. Not where a moment divides the data: there models are updated, and learn alone",
+        description="where the memory teaches: one more model, `beside-memory`, is taught by the same teachers with "
+        "the memory's scores added to its own, as where both are served; it learns what the memory does not say, and "
+        "is served with it. Not where a moment divides the data: there models are updated, and learn alone",
     )
     exclude_seen: bool = Field(
         False,

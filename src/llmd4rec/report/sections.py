@@ -315,7 +315,7 @@ the day leave the order within a day open; here the order is certain.</dd>
 <dt>Undistilled, distilled</dt><dd>The same network, trained only on the log, and trained on the log and on what its
 teachers predict. The served one is the better of the two on the validation items.</dd>
 <dt>beside-memory</dt><dd>The same network, taught with the memory's scores added to its own. It learns what the memory
-does not say, and is served with the memory alone.</dd>
+does not say, and is served together with the memory only.</dd>
 <dt>Ensemble weight</dt><dd>The share of one teacher in the mean of scores that a student learns. The weights are chosen
 on the validation items, or all equal (<code>ensemble.weights</code>). A teacher with weight 0 is unused.</dd>
 <dt>Logit adjustment τ</dt><dd>While the model is taught, τ · log(1 + training count) is added to an item's score. It is
