@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from evaluation.examples import make_dataset
 from made_once import MadeOnce
-from runs.test_newest import changing, data_of
+from refreshed import data_of
 from settings_of import changed, parse_settings
+from test_ageing import changing
 from typer.testing import CliRunner
 
 from llmd4rec.cli import app
 from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.plan import find, plan, rounds_of
-from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.errors import ConfigError
+from llmd4rec.estimators import Distillation
 from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.inference.recommender import Recommender
@@ -32,7 +33,7 @@ STAGE = "beside-memory"
 ITEMS = 60
 
 
-def settings(tiny_settings: dict[str, Any], epochs: int = 6) -> DistillationSettings:
+def settings(tiny_settings: dict[str, Any], epochs: int = 6) -> Distillation:
     distill = {"source": "ensemble", "memory": True, "beside_memory": True, "logit_adjustment": 0.0}
     memory = {"content": None, "recency": None}
     short = {"training__model__epochs": epochs, "training__model__learning_rate": 0.01}
