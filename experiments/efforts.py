@@ -100,7 +100,11 @@ def point(effort: str, folder: str, run: Path, seed: int) -> dict[str, Any]:
 
 def best_alone(run: Run) -> str:
     """The model that validation finds best where no memory stands beside it."""
-    models = [stage.id for stage in run.plan if stage.role == "model" and stage.id in run.record.stages]
+    models = [
+        stage.id
+        for stage in run.plan
+        if stage.role == "model" and stage.id in run.record.stages and not stage.beside_memory
+    ]
     return max(models, key=lambda model: float(run.record.stages[model]["validation"]))
 
 

@@ -43,7 +43,7 @@ from llmd4rec.data.dataset import Dataset
 from llmd4rec.distillation.efforts import EFFORTS
 from llmd4rec.distillation.plan import Stage, find, rounds_of
 from llmd4rec.distillation.settings import DistillationSettings
-from llmd4rec.distillation.stage_ids import LANGUAGE_MODEL, MEMORY, UNDISTILLED, with_memory
+from llmd4rec.distillation.stage_ids import BESIDE_MEMORY, LANGUAGE_MODEL, MEMORY, UNDISTILLED, with_memory
 from llmd4rec.errors import ConfigError, LLMD4RecError
 from llmd4rec.evaluation.evaluation import Evaluation
 from llmd4rec.evaluation.significance import Comparison, compare
@@ -219,6 +219,7 @@ def trial(
         ]  # fmt: skip
         for stage in stages_with_memory(run):
             pairs += [(with_memory(stage), stage), (with_memory(stage), MEMORY)]
+        pairs += [(with_memory(BESIDE_MEMORY), with_memory(other)) for other in (best, first) if other is not None]
         for second, other in pairs:
             if second in evaluations and other in evaluations:
                 comparison = compare(evaluations[other], evaluations[second])
@@ -262,7 +263,8 @@ def scored(run: Run) -> list[str]:
     """The stages whose figures a result holds, in the order of the plan; then models with the memory, and it alone."""
     shown = {UNDISTILLED, TEACHER, LANGUAGE_MODEL, best_round(run, "model"), best_round(run, "llm")}
     stages = [stage.id for stage in run.plan if stage.id in shown & run.record.stages.keys()]
-    beside = [with_memory(stage) for stage in stages if stage in stages_with_memory(run)]
+    # What was taught beside the memory says by itself only what the memory does not.
+    beside = [with_memory(stage) for stage in (*stages, BESIDE_MEMORY) if stage in stages_with_memory(run)]
     return [*stages, *beside, *([MEMORY] if run.record.memory else [])]
 
 
