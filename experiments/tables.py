@@ -27,7 +27,8 @@ HEADLINE = ROOT / "experiments" / "headline.yaml"
 #: Between these lines the README holds the table that is made here.
 MARKS = ("<!-- made by experiments/tables.py -->", "<!-- end -->")
 MODELS = (
-    "undistilled", "distilled", "teacher-1", "llm", "llm distilled", "undistilled+memory", "distilled+memory", "memory",
+    "undistilled", "distilled", "teacher-1", "llm", "llm distilled", "undistilled+memory", "distilled+memory",
+    "beside-memory+memory", "memory",
 )  # fmt: skip
 #: Each model that is taught, undistilled and distilled.
 TAUGHT = {"model": ("undistilled", "distilled"), "llm": ("llm", "llm distilled")}
