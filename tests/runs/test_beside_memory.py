@@ -146,6 +146,10 @@ def test_it_is_left_out_where_it_would_be_in_vain(tiny_settings: dict[str, Any],
     assert made.record.finished
     assert made.resolve("served") in made.record.stages
     assert made.resolve_alone() == made.resolve("served")
+    if why == "a moment divides the data":  # nor in a refit of other data, which no moment divides
+        histories = [[(user + place) % 40 for place in range(6)] for user in range(60)]
+        given = make_dataset(histories, 40, [[86_400 * (user + place) for place in range(6)] for user in range(60)])
+    assert list(refit(made, given, tmp_path / "refit").record.stages) == list(made.record.stages)
 
 
 def test_a_probe_counts_it(data: Dataset, tiny_settings: dict[str, Any]) -> None:

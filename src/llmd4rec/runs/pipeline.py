@@ -224,6 +224,8 @@ class Pipeline:
 
     def _not_beside_memory(self, stage: Stage) -> str:
         """Why there is no model that is taught beside the memory; empty: there is one."""
+        if self._chosen:  # a refit does as the run before, which chose its epochs
+            return "" if stage.id in self._chosen else "there was none in the run before"
         if self.data.is_temporal:
             return "a moment divides the data, and models are updated, which learn without a memory"
         taught = self.run_folder.record.stages[round_id("model", stage.round)]
