@@ -22,6 +22,7 @@ from llmd4rec.estimators import Distillation
 from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs.memory import is_wanted
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
@@ -157,3 +158,10 @@ def test_a_probe_counts_it(data: Dataset, tiny_settings: dict[str, Any]) -> None
     assert found[STAGE].most_epochs == found["distilled-round-1"].most_epochs
     assert found[STAGE].teachers == 0 < found["distilled-round-1"].teachers
     assert found[STAGE].step > 0
+
+
+def test_the_report_names_it(run: Run, data: Dataset, tmp_path: Path) -> None:
+    """The figures at its top are of two models that are served without a memory; this one is a third."""
+    page = write_run_report(run, data, score_run(run, data), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"served beside a third model, {STAGE}" in page
+    assert f"That of {STAGE} is of the model and the memory together" in page

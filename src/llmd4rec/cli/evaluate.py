@@ -18,7 +18,7 @@ FilterSeen = Annotated[
 ]
 STAGES = (
     "undistilled, teacher-1, llm, llm-round-1, distilled-round-1 or distilled (the last round), or one of them with "
-    "the memory, as in distilled+memory; memory; or served"
+    "the memory, as in distilled+memory or beside-memory+memory; memory; or served"
 )
 Split = Literal["test", "valid"]
 Targets = Annotated[

@@ -22,7 +22,7 @@ def export(
         typer.Option(
             metavar="ID",
             help="Which trained model, no language model: undistilled, teacher-1, distilled-round-1, distilled (last "
-            "round) or served.",
+            "round), beside-memory (with the memory only) or served.",
         ),
     ] = "served",
     data: Annotated[

@@ -207,8 +207,8 @@ class DistillSettings(BaseModel):
     )
     memory: Literal["auto"] | bool = Field(
         False,
-        description="the memory teaches the model too, beside the other teachers: content, transitions and, where "
-        "it pays, item-kNN, less what the user who is taught added; for a model that is served without it. auto: where "
+        description="the memory teaches the model too, beside the other teachers: content, transitions and "
+        "item-kNN, less what the user who is taught added; for a model that is served without it. auto: where "
         "there is a memory, and the model learns from an ensemble by distill.method = llmd4rec",
     )
     beside_memory: bool = Field(

@@ -132,7 +132,9 @@ def _memory(content: ReportContent) -> str:
     reached = f"The memory alone, which needs no training, reaches {info.shown(alone.metrics[lead])}."
     if served is None:
         return f"{reached} Validation does not want it beside the model."
-    return f"{reached} It is served beside the model: together they reach {info.shown(served.metrics[lead])}."
+    other = without_memory(served.stage)[0] == BESIDE_MEMORY
+    beside = f"a third model, {BESIDE_MEMORY}, which was taught with it" if other else "the model"
+    return f"{reached} It is served beside {beside}: together they reach {info.shown(served.metrics[lead])}."
 
 
 def results(content: ReportContent) -> str:

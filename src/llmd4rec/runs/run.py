@@ -293,7 +293,7 @@ class Run:
         )
 
     def resolve_alone(self) -> str:
-        """The id of the stage that validation chose to stand without the memory.
+        """The id of what is served; where that is `beside-memory`, of the best model that can do without a memory.
 
         Raises:
             RunError: no model is finished.
