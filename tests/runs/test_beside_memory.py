@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from evaluation.examples import make_dataset
+from in_another_process import outcome
 from made_once import MadeOnce
 from refreshed import data_of
 from settings_of import changed, parse_settings
@@ -22,6 +25,7 @@ from llmd4rec.estimators import Distillation
 from llmd4rec.evaluation.evaluator import Evaluator
 from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.inference.recommender import Recommender
+from llmd4rec.log import logger
 from llmd4rec.report.from_run import write_run_report
 from llmd4rec.runs.memory import is_wanted
 from llmd4rec.runs.probe import probe
@@ -135,13 +139,34 @@ def test_a_refit_trains_it_again_and_an_update_takes_another(run: Run, data: Dat
     assert len(updated.recommender().recommend(["i3", "i4"], k=3).items) == 3
 
 
+def test_side_by_side_it_comes_to_the_same_numbers(
+    run: Run, data: Dataset, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two processes learn from teachers that were cached once."""
+    said = StringIO()
+    logger.addHandler(handler := logging.StreamHandler(said))
+    two = settings(tiny_settings).fit(data, tmp_path / "run", jobs=2)
+    logger.removeHandler(handler)
+    begun = [line for line in said.getvalue().splitlines() if line.endswith("begins")]
+    assert begun == ["distilled-round-1  begins", f"{STAGE}  begins"]
+    a, b = outcome(run.folder), outcome(two.folder)
+    # They are recorded as they come in.
+    a["record"]["stages"], b["record"]["stages"] = (dict(sorted(x["record"]["stages"].items())) for x in (a, b))
+    shared = {name for name in a if not name.startswith("evaluation")}  # other tests have evaluated that run
+    assert f"checkpoints/{STAGE}/best.safetensors" in shared
+    assert {name: a[name] for name in shared} == {name: b[name] for name in b}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("why", ["a moment divides the data", "the memory does not teach"])
-def test_it_is_left_out_where_it_would_be_in_vain(tiny_settings: dict[str, Any], tmp_path: Path, why: str) -> None:
+def test_it_is_left_out_where_it_would_be_in_vain(
+    tiny_settings: dict[str, Any], tmp_path: Path, why: str, jobs: int
+) -> None:
     given = data_of(changing(), path=tmp_path / "data")
     if why == "the memory does not teach":  # every history is another one, and nothing follows anything
         rng = np.random.default_rng(1)
         given = make_dataset([rng.permutation(40)[:6].tolist() for _ in range(60)], 40)
-    made = settings(tiny_settings, epochs=1).fit(given, tmp_path / "run")
+    made = settings(tiny_settings, epochs=1).fit(given, tmp_path / "run", jobs=jobs)
     assert list(made.record.stages) == ["undistilled", "distilled-round-1"]
     assert ("memory_teaches" in made.record.stages["distilled-round-1"]) == (why == "a moment divides the data")
     assert made.record.finished

@@ -89,6 +89,25 @@ def test_side_by_side_a_run_is_as_long_as_its_schedule(
     assert with_seconds(stages_of(settings), [10, 20, 15, 5], jobs).wall(done) == wall
 
 
+@pytest.mark.parametrize(
+    ("jobs", "done", "wall"),
+    [
+        (1, [], 10 + 20 + 50 + 30 + 3),
+        (2, [], 20 + 50 + 3),  # the 50 are 7 of caching and 43 of training, the 30 of training alone
+        (2, ["distilled-round-1"], 20 + 30 + 3),
+    ],
+)
+def test_side_by_side_the_models_of_a_round_wait_for_the_teachers_once(
+    settings: dict[str, Any], jobs: int, done: list[str], wall: float
+) -> None:
+    stages = plan(parse_settings(changed(settings, distill__beside_memory=True)))
+    each = [
+        StageEstimate(stage.id, 0, 1, took - cached, teachers=cached, epochs=(0, 0, 0), most_epochs=1)
+        for stage, took, cached in zip(stages, [10.0, 20.0, 50.0, 30.0], [0.0, 0.0, 7.0, 0.0], strict=True)
+    ]
+    assert RunEstimate(each, texts=1, memory=2, jobs=jobs, plan=stages).wall(done) == wall
+
+
 def test_a_probe_changes_nothing_of_its_process(settings: dict[str, Any], chain_data: Dataset) -> None:
     threads, level = torch.get_num_threads(), logger.level
     with pytest.raises(DataError, match="no validation targets"):

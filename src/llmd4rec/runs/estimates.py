@@ -95,9 +95,21 @@ class RunEstimate:
         """
         seconds = {each.stage: each.expected[which] for each in self.stages}
         first = [stage for stage in self.plan if not stage.round and stage.id not in done]
-        rounds = [stage for stage in self.plan if stage.round and stage.id not in done]
         before = _side_by_side(self.plan, first, seconds, self.jobs, done)
-        return self.texts + before + sum(seconds[stage.id] for stage in rounds) + self.memory
+        return self.texts + before + self._rounds(seconds, done) + self.memory
+
+    def _rounds(self, seconds: dict[str, float], done: Collection[str]) -> float:
+        """One stage after the other; but those that the same teachers teach, once these are cached."""
+        teachers = {each.stage: each.teachers for each in self.stages}
+        total, together = 0.0, dict[int, list[float]]()
+        for stage in self.plan:
+            if stage.round and stage.id not in done:
+                if stage.role == "model":
+                    total += teachers[stage.id]
+                    together.setdefault(stage.round, []).append(seconds[stage.id] - teachers[stage.id])
+                else:
+                    total += seconds[stage.id]
+        return total + sum(max(each) if self.jobs > 1 else sum(each) for each in together.values())
 
     def to_json(self, done: Collection[str] = ()) -> dict[str, Any]:
         """Plain values, without the plan."""

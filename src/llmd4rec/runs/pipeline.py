@@ -6,6 +6,7 @@
     teacher-3 ───┤                                              ensemble weights as validation chooses them
     llm ─────────┘  (behind teacher-1)                  train   cross-entropy + weight · distillation term
     llm-round-1 → distilled-round-1 → ...               keep    weights, then the record that says they are there
+                  beside-memory, side by side with it
 
 The rounds end before the last one where validation has stopped improving, or where only teachers were used that
 do not change. Nothing couples the models but the cached teachers, and nothing is added to any of them.
@@ -148,7 +149,7 @@ class Pipeline:
         else:
             for stage in first:
                 self.train(stage)
-        record.stopped_because = self._rounds()
+        record.stopped_because = self._rounds(jobs)
         record.memory = self._memory()
         record.finished = True
         self.run_folder.save()
@@ -166,18 +167,38 @@ class Pipeline:
             found = add_memory(run, self.data, self.device)
         return self.backend.from_first(found)
 
-    def _rounds(self) -> str:
+    def _rounds(self, jobs: int) -> str:
         """Trains the rounds; why there are no more."""
         rounds = self.settings.rounds
         for number in range(1, rounds + 1):
-            for stage in self.stages:
-                if stage.round == number:
-                    self.train(stage)
+            self._round(number, jobs)
             if self._no_improvement(number):
                 return f"round {number} did not improve the validation {self._selection.label}"
             if number < rounds and self._teachers_unchanged(number):
                 return f"in round {number} only teachers were used that do not change"
         return "all rounds done" if rounds else ""
+
+    def _round(self, number: int, jobs: int) -> None:
+        """Trains the stages of one round: one after the other, but the served models that the same teachers teach."""
+        left = [
+            stage for stage in self.stages if stage.round == number and stage.id not in self.run_folder.record.stages
+        ]
+        same_teachers = [stage for stage in left if stage.role == "model"]
+        if jobs > 1 and len(same_teachers) > 1:
+            for stage in left:
+                if stage not in same_teachers:
+                    self.train(stage)
+            if not self._not_beside_memory(same_teachers[-1]):
+                self._cache(same_teachers[0])  # here, once: the processes find it
+                run_side_by_side(self.run_folder, self.data, same_teachers, jobs, self.record_result)
+                return
+        for stage in left:
+            self.train(stage)
+
+    def _cache(self, stage: Stage) -> TeacherCache | None:
+        """The teachers of a stage, cached now unless they are."""
+        newest = self._newest(stage)
+        return self._teachers.of(stage, self._histories(stage, self.data if newest is None else newest.before))
 
     def _prepare_texts(self) -> None:
         run = self.run_folder
@@ -228,8 +249,13 @@ class Pipeline:
             return "" if stage.id in self._chosen else "there was none in the run before"
         if self.data.is_temporal:
             return "a moment divides the data, and models are updated, which learn without a memory"
-        taught = self.run_folder.record.stages[round_id("model", stage.round)]
-        return "" if taught.get("memory_teaches") else "the memory does not teach"
+        taught = self.run_folder.record.stages.get(round_id("model", stage.round))
+        if taught is None:
+            cache = self._cache(stage)
+            teaches = cache is not None and bool(cache.memory)
+        else:
+            teaches = bool(taught.get("memory_teaches"))
+        return "" if teaches else "the memory does not teach"
 
     def trained(self, stage: Stage) -> dict[str, Any]:
         """Trains one stage and writes its weights; what the record will say of it."""
