@@ -151,7 +151,7 @@ def headline(trials: Trials, chosen: dict[str, Any]) -> str:
         "undistilled": "SASRec with item features",
         "beside": "**SASRec + memory: `--effort fast`**",
         "default": "**SASRec taught: `--effort default`**",
-        "default beside": "**the same + memory**",
+        "default beside": "**SASRec taught beside the memory, with it: `--effort default`**",
         "distilled": "SASRec taught by three wide teachers",
         "gain": "Gain of these teachers, by seed (*p*)",
         "published": "Best published that we know",
@@ -233,6 +233,7 @@ class Headline:
 
         trained = [trial for trial in self.memory if trial["variant"] != "untrained"]
         taught = [trial for trial in trained if "distilled" in trial["models"]]
+        beside = [trial for trial in taught if "beside-memory+memory" in trial["models"]]
         return [
             ("memory alone", model(self.memory[:1], "memory")),
             ("identifiers only", model(self.identifiers, "undistilled")),
@@ -240,12 +241,13 @@ class Headline:
             ("with item features + memory", model(trained, "undistilled+memory")),
             ("with item features, taught by a BSARec and the memory", model(taught, "distilled")),
             ("the same + memory", model(taught, "distilled+memory")),
+            ("with item features, taught beside the memory, + memory", model(beside, "beside-memory+memory")),
             ("with item features, distilled", model(self.distilled, "distilled")),
         ]
 
     def cells(self) -> dict[str, str]:
         """The cells of the column, by row."""
-        (memory, identifiers, undistilled, beside, taught, taught_beside, distilled) = (
+        (memory, identifiers, undistilled, beside, taught, _, taught_beside, distilled) = (
             short(spread([model["test"]["ndcg@10"] for _, model in found])) for _, found in self.sources()
         )
         compared = [gain_of("model", trial) for trial in self.distilled]

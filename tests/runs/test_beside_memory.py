@@ -27,7 +27,7 @@ from llmd4rec.export.write import ExportOptions, export_run
 from llmd4rec.inference.recommender import Recommender
 from llmd4rec.log import logger
 from llmd4rec.report.from_run import write_run_report
-from llmd4rec.runs.memory import is_wanted
+from llmd4rec.runs.memory import is_wanted, validation_alone, validation_with
 from llmd4rec.runs.probe import probe
 from llmd4rec.runs.refit import refit
 from llmd4rec.runs.results import score_run
@@ -110,6 +110,36 @@ def test_it_is_served_with_the_memory_alone(run: Run, data: Dataset) -> None:
     assert run.resolve_alone() == max(alone, key=lambda name: alone[name])
 
 
+def test_of_several_rounds_those_are_compared_that_are_worth_something_with_the_memory(
+    data: Dataset, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The memory is not weighed beside every round; and what is selected with it is no match for what was without."""
+    rounds = changed(settings(tiny_settings).model_dump(mode="json"), rounds=2, round_patience=2)
+    run = parse_settings(rounds).fit(data, tmp_path / "run")
+    assert run.record.memory is not None
+    of = {name: float(entry["validation"]) for name, entry in run.record.memory["beside"].items()}
+    assert "distilled-round-1" not in of
+    assert {"undistilled", "distilled-round-2", STAGE} == set(of)
+    assert run.resolve("served") == max(of, key=lambda name: of[name])
+    values = validation_with(run, ["distilled-round-1", STAGE])
+    assert list(values) == [STAGE]
+
+
+def test_its_own_value_is_without_the_memory(run: Run, data: Dataset, tmp_path: Path) -> None:
+    """What the record calls its validation is that of both."""
+    value, label = validation_alone(run, STAGE)
+    assert label == "NDCG@10"
+    assert value == pytest.approx(Evaluator(["ndcg@10"]).evaluate(run, data, "valid", stage=STAGE).metrics["ndcg@10"])
+    assert validation_alone(run, "undistilled")[0] == run.validation_of("undistilled")
+    export_run(run, data, tmp_path / "export", STAGE)
+    found = Recommender.load(tmp_path / "export")
+    assert run.record.memory is not None
+    assert found.info.validation == run.record.memory["beside"][STAGE]["validation"]
+    assert found.model_alone().info.validation == run.recommender(STAGE).info.validation == pytest.approx(value)
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert f"by itself it has validation NDCG@10 {value:.4f}, and is not meant to be used so" in card
+
+
 def test_an_export_without_the_memory_is_of_another_model(run: Run, data: Dataset, tmp_path: Path) -> None:
     export_run(run, data, tmp_path / "with", "served", options=ExportOptions())
     found = Recommender.load(tmp_path / "with")
@@ -121,6 +151,8 @@ def test_an_export_without_the_memory_is_of_another_model(run: Run, data: Datase
     assert Recommender.load(tmp_path / "without").info.stage == run.resolve_alone()
     with pytest.raises(ConfigError, match="stand beside the memory"):
         export_run(run, data, tmp_path / "no", STAGE, options=ExportOptions(memory="off"))
+    with pytest.raises(ConfigError, match=r"served\+memory is to be exported without its memory"):
+        export_run(run, data, tmp_path / "no", "served+memory", options=ExportOptions(memory="off"))
     command = ["export", str(run.folder), "--out", str(tmp_path / "cli"), "--memory", "off"]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert Recommender.load(tmp_path / "cli").info.stage == run.resolve_alone()
@@ -147,6 +179,7 @@ def test_side_by_side_it_comes_to_the_same_numbers(
     logger.addHandler(handler := logging.StreamHandler(said))
     two = settings(tiny_settings).fit(data, tmp_path / "run", jobs=2)
     logger.removeHandler(handler)
+    assert "validation takes" not in said.getvalue()  # until the memory is weighed, nobody knows what is served
     begun = [line for line in said.getvalue().splitlines() if line.endswith("begins")]
     assert begun == ["distilled-round-1  begins", f"{STAGE}  begins"]
     a, b = outcome(run.folder), outcome(two.folder)
@@ -158,7 +191,7 @@ def test_side_by_side_it_comes_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("why", ["a moment divides the data", "the memory does not teach"])
+@pytest.mark.parametrize("why", ["a moment divides the data", "the memory does not teach", "the newest days come last"])
 def test_it_is_left_out_where_it_would_be_in_vain(
     tiny_settings: dict[str, Any], tmp_path: Path, why: str, jobs: int
 ) -> None:
@@ -166,9 +199,15 @@ def test_it_is_left_out_where_it_would_be_in_vain(
     if why == "the memory does not teach":  # every history is another one, and nothing follows anything
         rng = np.random.default_rng(1)
         given = make_dataset([rng.permutation(40)[:6].tolist() for _ in range(60)], 40)
-    made = settings(tiny_settings, epochs=1).fit(given, tmp_path / "run", jobs=jobs)
+    asked = settings(tiny_settings, epochs=1)
+    if why == "the newest days come last":
+        histories = [[(user + place) % 40 for place in range(6)] for user in range(60)]
+        given = make_dataset(histories, 40, [[86_400 * (user + place) for place in range(6)] for user in range(60)])
+        newest = {"training__newest_days": 10, "training__model__epochs": 1}
+        asked = parse_settings(changed(asked.model_dump(mode="json"), **newest))
+    made = asked.fit(given, tmp_path / "run", jobs=jobs)
     assert list(made.record.stages) == ["undistilled", "distilled-round-1"]
-    assert ("memory_teaches" in made.record.stages["distilled-round-1"]) == (why == "a moment divides the data")
+    assert ("memory_teaches" in made.record.stages["distilled-round-1"]) == (why != "the memory does not teach")
     assert made.record.finished
     assert made.resolve("served") in made.record.stages
     assert made.resolve_alone() == made.resolve("served")

@@ -42,7 +42,7 @@ class Beside:
     Attributes:
         memory: with the weights of its parts.
         weight: of the model.
-        validation: value of the selection metric of both together.
+        validation: NDCG@10 of both together.
     """
 
     memory: CountedMemory

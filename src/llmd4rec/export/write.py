@@ -46,6 +46,7 @@ from llmd4rec.models.base import SequenceEncoder
 from llmd4rec.models.embedding import item_embedding_of
 from llmd4rec.models.llm.item_text import encode_texts
 from llmd4rec.models.sequential import MODELS
+from llmd4rec.runs.memory import validation_alone
 from llmd4rec.runs.run import Run
 
 Floats = NDArray[np.float32]
@@ -105,7 +106,9 @@ def export_run(
     data = run.trained_on(data)
     if overwrite:
         require_export_or_new(folder)
-    name, beside = without_memory(name)
+    asked, (name, beside) = name, without_memory(name)
+    if beside and options.memory == "off":
+        raise ConfigError(f"{asked} is to be exported without its memory", f"Name {name}, or leave the memory on.")
     if beside and options.memory == "auto":
         options = replace(options, memory="on")
     if name == MEMORY:
@@ -216,11 +219,12 @@ def _write_model(
     write_encoder(model, folder / "encoder.onnx")
     table_ID = item_embedding_of(model).table().detach().float().numpy().copy()
     worst = check_parity(model, folder / "encoder.onnx", table_ID, data)
+    validation, selection = validation_alone(run, stage.id)
     head |= {
         "model": MODELS.dump(stage.network),
         "stage": stage.id,
-        "validation": run.validation_of(stage.id),
-        "selection": run.settings.evaluation.selection.label,
+        "validation": validation,
+        "selection": selection,
         "dim": model.dim,
         "max_length": model.max_length,
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmd4rec.distillation.stage_ids import BESIDE_MEMORY
+from llmd4rec.scoring.memory.settings import WEIGHED_BY
+
 
 def model_card(head: dict[str, Any]) -> str:
     """README.md of an export, from export.json."""
@@ -22,9 +25,13 @@ Scores every item of a catalogue of {head["items"]:,} as the next one after a hi
 
 
 def _about(head: dict[str, Any]) -> list[str]:
+    validation = f"validation {head['selection']} {head['validation']:.4f}"
+    selected = f", selected at {validation}"
+    if head["stage"] == BESIDE_MEMORY:
+        selected = f", taught to stand beside the memory; by itself it has {validation}, and is not meant to be used so"
     lines = [
-        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`, selected at validation "
-        f"{head['selection']} {head['validation']:.4f}; data fingerprint `{head['data']}`.",
+        f"- Trained by llmd4rec {head['llmd4rec']} in stage `{head['stage']}`{selected}; data fingerprint "
+        f"`{head['data']}`.",
         f"- Reads the last {head['max_length']} items of a history.",
         "- Selected and evaluated with the items of the history "
         + ("removed from the candidates." if head["filter_seen"] else "among the candidates: they may be recommended."),
@@ -92,10 +99,11 @@ def _memory(head: dict[str, Any]) -> list[str]:
     lines = [
         "- Beside the model stands a memory (`memory/`), which was counted and not trained: what follows what, what "
         f"reads alike, what is chosen now. Scores are a sum with the weights {weights}; validation "
-        f"{head['selection']} of both together is {found['validation']:.4f}. "
+        f"{WEIGHED_BY} of both together is {found['validation']:.4f}. "
         f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took "
         f"{found['milliseconds']:.2f} ms with it and {found['milliseconds_without']:.2f} ms without. "
-        "The snippet without this package below is of the model without its memory."
+        "The snippet without this package below is of the model without its memory"
+        + (": it shows how the graph is read, and recommends badly." if head["stage"] == BESIDE_MEMORY else ".")
     ]
     if "min_pair_users" in found:
         measured = (

@@ -39,6 +39,7 @@ from llmd4rec.inference.types import ExportInfo
 from llmd4rec.io.arrays import read_array
 from llmd4rec.io.files import read_json, sha256_file
 from llmd4rec.log import logger
+from llmd4rec.scoring.memory.settings import WEIGHED_BY
 from llmd4rec.scoring.memory.state import CountedMemory
 
 #: The folder of the memory, and its entry in export.json.
@@ -105,7 +106,7 @@ class Folder:
             fields=dict(head["fields"]),
             fingerprint=fingerprint(head["files"]),
             validation=float((beside or head)["validation"]),
-            selection=head["selection"],
+            selection=WEIGHED_BY if beside else head["selection"],
             filter_seen=head["filter_seen"],
             reads=tuple(head.get("reads", ())),
             can_add=can_add if embeds_items else None,

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmd4rec.data.dataset import Dataset
+from llmd4rec.distillation.plan import find
 from llmd4rec.distillation.settings import DistillationSettings
 from llmd4rec.distillation.stage_ids import MEMORY, SERVED, with_memory, without_memory
 from llmd4rec.errors import RunError
@@ -33,7 +34,7 @@ from llmd4rec.runs.validation import validation_users
 from llmd4rec.scoring.base import Scorer
 from llmd4rec.scoring.baselines import BASELINES, baseline_scorers, shown
 from llmd4rec.scoring.from_rows import RowsScorer
-from llmd4rec.scoring.memory.settings import Memory
+from llmd4rec.scoring.memory.settings import WEIGHED_BY, Memory
 from llmd4rec.scoring.memory.state import CountedMemory, count_memory
 from llmd4rec.scoring.sums import WeightedSum
 
@@ -165,16 +166,31 @@ def is_wanted(run: Run, stage_id: str) -> bool:
     return bool(_beside(run, stage_id).get("wanted"))
 
 
+def as_served(run: Run, stage_id: str) -> str:
+    """What a stage's model is called as it would be served: with the memory where validation wants that."""
+    return with_memory(stage_id) if is_wanted(run, stage_id) else stage_id
+
+
 def validation_with(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """The validation value of each stage as it would be served: with the memory where that is wanted there.
 
-    Values beside a memory are NDCG@10, whatever models are selected by, so that all are or none is.
+    Values beside a memory are NDCG@10, whatever models are selected by, so that all are or none is: a stage beside
+    which the memory has not been weighed is left out where others were. Of several rounds those have been weighed that
+    a table shows.
     """
-    beside = [_beside(run, stage) for stage in stages]
-    if not all("validation" in each for each in beside):  # no memory, or one whose weights were given
+    weighed = {stage: _beside(run, stage) for stage in stages if _beside(run, stage)}
+    if not weighed:  # no memory
         return {stage: run.validation_of(stage) for stage in stages}
-    values = [each["validation" if each["wanted"] else "model_validation"] for each in beside]
-    return dict(zip(stages, map(float, values), strict=True))
+    return {
+        stage: float(each["validation" if each["wanted"] else "model_validation"]) for stage, each in weighed.items()
+    }
+
+
+def validation_alone(run: Run, stage_id: str) -> tuple[float, str]:
+    """What the model of a stage is worth on validation without a memory, and by which metric."""
+    if find(run.plan, stage_id).beside_memory:  # what it was selected by is the value of both
+        return float(_beside(run, stage_id)["model_validation"]), WEIGHED_BY
+    return run.validation_of(stage_id), run.settings.evaluation.selection.label
 
 
 def memory_of(run: Run, stage_id: str | None = None) -> tuple[CountedMemory, float]:

@@ -249,6 +249,8 @@ class Pipeline:
             return "" if stage.id in self._chosen else "there was none in the run before"
         if self.data.is_temporal:
             return "a moment divides the data, and models are updated, which learn without a memory"
+        if self._changing.newest(stage) is not None:
+            return "the newest days are learned last, which is done without a memory"
         taught = self.run_folder.record.stages.get(round_id("model", stage.round))
         if taught is None:
             cache = self._cache(stage)

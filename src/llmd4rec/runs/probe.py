@@ -124,11 +124,11 @@ class _Probe(Pipeline):
 
     def estimate(self, stage: Stage) -> StageEstimate:
         """How long a stage of the whole plan takes; those before it must have been estimated."""
-        if stage.beside_memory and self.data.is_temporal:  # it is left out there
+        newest = self._changing.newest(stage)
+        if stage.beside_memory and (self.data.is_temporal or newest is not None):  # it is left out there
             return StageEstimate(stage.id, 0.0, 0, 0.0, 0.0, (0, 0, 0), 0, 0.0)
         llm = "llm" in {stage.role, *(find(self.stages, teacher).role for teacher in stage.teachers)}
         model = self.run_folder.build(stage)
-        newest = self._changing.newest(stage)
         data = self.data if newest is None else newest.before
         windows = TrainingWindows(data, model.max_length, model.reads)
         whole, newer = self._changing.training(stage, data, data)

@@ -16,7 +16,8 @@ from llmd4rec.inference.types import ExportInfo
 from llmd4rec.models.llm.settings import LLM
 from llmd4rec.models.sequential import MODELS
 from llmd4rec.runs.catalogue import read_counts
-from llmd4rec.runs.memory import memory_of, named
+from llmd4rec.runs.memory import memory_of, named, validation_alone
+from llmd4rec.scoring.memory.settings import WEIGHED_BY
 
 if TYPE_CHECKING:
     from llmd4rec.runs.run import Run
@@ -51,7 +52,6 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
             fields=kinds,
             fingerprint=run.record.data,
             filter_seen=run.settings.evaluation.filter_seen,
-            selection=run.settings.evaluation.selection.label,
             **more,
         )
 
@@ -60,12 +60,16 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         assert run.record.memory is not None  # as there is one
         vectors_ID, value = memory.vectors_ID, float(run.record.memory["alone"]["validation"])
         dim = 0 if vectors_ID is None else vectors_ID.shape[1]
-        info = info_of(MEMORY, MEMORY, dim, memory.max_length, memory=memory.weights, validation=value)
+        info = info_of(
+            MEMORY, MEMORY, dim, memory.max_length, memory=memory.weights, validation=value, selection=WEIGHED_BY
+        )
         return Recommender(info, memory, catalogue)
     stage, model = run.stage(stage_id), run.load(stage_id)
     name = stage.network.model if isinstance(stage.network, LLM) else MODELS.name_of(type(stage.network))
-    value = run.validation_of(stage_id)
-    alone = info_of(stage_id, name, model.dim, model.max_length, reads=model.reads, validation=value)
+    value, selection = validation_alone(run, stage_id)
+    alone = info_of(
+        stage_id, name, model.dim, model.max_length, reads=model.reads, validation=value, selection=selection
+    )
     indexed = options.wants_index(frame.height)
     if memory is None:
         return recommender_of_model(model, alone, catalogue, indexed=indexed)
@@ -76,6 +80,7 @@ def recommender_of(run: Run, options: LoadOptions) -> Recommender:
         max_length=max(model.max_length, memory.max_length),
         memory=weights_of(memory, weight),
         validation=float(run.record.memory["beside"][stage_id]["validation"]),
+        selection=WEIGHED_BY,
     )
     scorer = beside(scorer_of_model(model), memory, weight, indexed=indexed)
     return Recommender(info, scorer, catalogue, alone=alone)

@@ -272,14 +272,17 @@ class Run:
         if name == SERVED and UNDISTILLED in done:
             taught = [*rounds, *([BESIDE_MEMORY] if memory.is_wanted(self, BESIDE_MEMORY) else [])]
             value = memory.validation_with(self, [UNDISTILLED, *taught])
-            best = max(taught, key=lambda stage: value[stage], default=UNDISTILLED)
+            best = max((stage for stage in taught if stage in value), key=value.__getitem__, default=UNDISTILLED)
             if value[best] >= value[UNDISTILLED]:
                 return best
-            if not self._said_undistilled:  # once, however often it is asked
-                self._said_undistilled, label = True, self.settings.evaluation.selection.label
+            unsettled = self.settings.memory is not None and not self.record.finished  # it is not weighed yet
+            if not self._said_undistilled and not unsettled:  # once, however often it is asked
+                self._said_undistilled = True
+                taken, other = (
+                    f"{memory.as_served(self, stage)} ({value[stage]:.4f})" for stage in (UNDISTILLED, best)
+                )
                 logger.warning(
-                    f"the undistilled model is taken (validation {label} {value[UNDISTILLED]:.4f}), not "
-                    f"the distilled one ({value[best]:.4f}); evaluate, recommend and export take another with --stage"
+                    f"validation takes {taken}, not {other}; evaluate, recommend and export take another with --stage"
                 )
             return UNDISTILLED
         if name in done:

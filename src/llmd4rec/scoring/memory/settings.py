@@ -14,6 +14,9 @@ LAST_READ = (1.0, 0.5, 0.333, 0.25, 0.2, 0.167, 0.143, 0.125, 0.111, 0.1)
 #: Weights where none are fitted and none are given. Item-kNN is there only where it is known to pay.
 DEFAULT_WEIGHTS = {"content": 3.0, "transitions": 1.0, "recency": 1.2, "item_knn": 0.0}
 
+#: What weights are chosen by, on validation, whatever metric the models are selected by.
+WEIGHED_BY = "NDCG@10"
+
 
 class Content(BaseModel):
     """Items that read alike: mean of the text vectors of the most recent items · text vectors of all items."""
