@@ -187,9 +187,14 @@ def validation_with(run: Run, stages: Sequence[str]) -> dict[str, float]:
 
 
 def validation_alone(run: Run, stage_id: str) -> tuple[float, str]:
-    """What the model of a stage is worth on validation without a memory, and by which metric."""
-    if find(run.plan, stage_id).beside_memory:  # what it was selected by is the value of both
-        return float(_beside(run, stage_id)["model_validation"]), WEIGHED_BY
+    """What the model of a stage is worth on validation without a memory, and by which metric.
+
+    Of a model that was taught beside the memory that is known when the memory has been weighed; until then it is the
+    value of both.
+    """
+    entry = _beside(run, stage_id)
+    if entry and find(run.plan, stage_id).beside_memory:
+        return float(entry["model_validation"]), WEIGHED_BY
     return run.validation_of(stage_id), run.settings.evaluation.selection.label
 
 
