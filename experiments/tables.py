@@ -151,7 +151,7 @@ def headline(trials: Trials, chosen: dict[str, Any]) -> str:
         "undistilled": "SASRec with item features",
         "beside": "**SASRec + memory: `--effort fast`**",
         "default": "**SASRec taught: `--effort default`**",
-        "default beside": "**SASRec taught beside the memory, with it: `--effort default`**",
+        "default beside": "**SASRec taught beside the memory, with it**",
         "distilled": "SASRec taught by three wide teachers",
         "gain": "Gain of these teachers, by seed (*p*)",
         "published": "Best published that we know",

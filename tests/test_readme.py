@@ -90,7 +90,8 @@ def test_each_figure_says_what_made_it(place: int, data: str) -> None:
     assert rows[3][place] == ("" if trained == "untrained" else f"**{figure(memory, 'undistilled+memory')}**")
     taught = [] if trained == "untrained" else memory
     assert rows[4][place] == (f"**{figure(taught, 'distilled')}**" if taught else "")
-    assert rows[5][place] == (f"**{figure(taught, 'distilled+memory')}**" if taught else "")
+    beside = [trial for trial in taught if "beside-memory+memory" in trial["models"]]
+    assert rows[5][place] == (f"**{figure(beside, 'beside-memory+memory')}**" if beside else "")
     assert rows[6][place] == figure(distilled, "distilled")
     compared = [named(trial["comparisons"], "distilled over undistilled, test") for trial in distilled]
     gains = [groups["all"]["ndcg@10"] for groups in compared]
