@@ -131,6 +131,11 @@ def test_its_own_value_is_without_the_memory(run: Run, data: Dataset, tmp_path: 
     assert label == "NDCG@10"
     assert value == pytest.approx(Evaluator(["ndcg@10"]).evaluate(run, data, "valid", stage=STAGE).metrics["ndcg@10"])
     assert validation_alone(run, "undistilled")[0] == run.validation_of("undistilled")
+    other = Run.open(run.folder)  # of a run that is selected by another metric
+    by_hits = changed(other.settings.model_dump(mode="json"), evaluation__selection="hr@10")
+    other.settings = parse_settings(by_hits)
+    names = ("undistilled", "undistilled+memory", STAGE, f"{STAGE}+memory")
+    assert [other.recommender(name).info.selection for name in names] == ["HR@10", "NDCG@10", "NDCG@10", "NDCG@10"]
     export_run(run, data, tmp_path / "export", STAGE)
     found = Recommender.load(tmp_path / "export")
     assert run.record.memory is not None
@@ -153,6 +158,9 @@ def test_an_export_without_the_memory_is_of_another_model(run: Run, data: Datase
         export_run(run, data, tmp_path / "no", STAGE, options=ExportOptions(memory="off"))
     with pytest.raises(ConfigError, match=r"served\+memory is to be exported without its memory"):
         export_run(run, data, tmp_path / "no", "served+memory", options=ExportOptions(memory="off"))
+    refused = ["export", str(run.folder), "--out", str(tmp_path / "no"), "--stage", "served+memory", "--memory", "off"]
+    assert CliRunner().invoke(app, refused).exit_code == 2
+    assert not (tmp_path / "no").exists()
     command = ["export", str(run.folder), "--out", str(tmp_path / "cli"), "--memory", "off"]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert Recommender.load(tmp_path / "cli").info.stage == run.resolve_alone()

@@ -83,7 +83,7 @@ def export(
 
       llmd4rec export runs/first --out exports/shop --both --text-encoder
     """
-    from llmd4rec.distillation.stage_ids import DISTILLED, MEMORY, SERVED, UNDISTILLED, without_memory
+    from llmd4rec.distillation.stage_ids import DISTILLED, MEMORY, SERVED, UNDISTILLED, with_memory, without_memory
     from llmd4rec.export.write import ExportOptions, export_run
 
     if stage == MEMORY:
@@ -94,13 +94,11 @@ def export(
     chosen = opened.resolve_alone() if memory == "off" and name == SERVED else opened.resolve(name)
     if both and name == SERVED and chosen == UNDISTILLED:  # the two to compare are asked for
         chosen = opened.resolve(DISTILLED)
-    if beside and memory == "auto":
-        memory = "on"
     summary = export_run(
         opened,
         opened.load_data(data),
         folder,
-        chosen,
+        with_memory(chosen) if beside else chosen,
         overwrite=overwrite,
         options=ExportOptions(both, table, new_items, text_encoder, example_histories, memory, min_pair_users),
     )

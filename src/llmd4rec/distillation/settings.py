@@ -215,7 +215,8 @@ class DistillSettings(BaseModel):
         False,
         description="where the memory teaches: one more model, `beside-memory`, is taught by the same teachers with "
         "the memory's scores added to its own, as where both are served; it learns what the memory does not say, and "
-        "is served with it. Not where a moment divides the data: there models are updated, and learn alone",
+        "is served with it. Not where a moment divides the data, nor where the newest days are learned last: that is "
+        "done without a memory",
     )
     exclude_seen: bool = Field(
         False,

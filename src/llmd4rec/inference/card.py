@@ -103,7 +103,11 @@ def _memory(head: dict[str, Any]) -> list[str]:
         f"It takes {found['bytes'] / 2**20:.1f} MiB; when it was exported, scoring a request took "
         f"{found['milliseconds']:.2f} ms with it and {found['milliseconds_without']:.2f} ms without. "
         "The snippet without this package below is of the model without its memory"
-        + (": it shows how the graph is read, and recommends badly." if head["stage"] == BESIDE_MEMORY else ".")
+        + (
+            ", which was not taught to recommend so: it shows how the graph is read."
+            if head["stage"] == BESIDE_MEMORY
+            else "."
+        )
     ]
     if "min_pair_users" in found:
         measured = (
